@@ -1,0 +1,25 @@
+"""The one exception a user may see without a traceback."""
+
+import difflib
+
+
+class UserError(Exception):
+  """A mistake the user can mend: what is wrong, where, what to do. One line, exit code 2.
+
+  Everything else that is raised is a bug of ours and shows its traceback.
+  """
+
+  exit_code = 2
+
+  def __str__(self):
+    return ' '.join(super().__str__().split())
+
+
+def lookup(table, name, *, kind):
+  """Returns `table[name]`; an unknown name is a `UserError` that lists the known ones."""
+  if name in table:
+    return table[name]
+  near = difflib.get_close_matches(str(name), [str(known) for known in table], n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  known = ', '.join(sorted(str(known) for known in table))
+  raise UserError(f'unknown {kind} {name!r}{hint} (known: {known})')

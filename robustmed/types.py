@@ -1,0 +1,91 @@
+"""Every contract of the system on one screen. b = batch, always the leading axis."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+# {'image': [b, *spatial, c], 'target': pytree of [b, ...], 'mask': [b] bool (False = padding),
+#  'index': [b] int32 (stable sample id), 'group': [b] int32 (patient, volume, scan)}
+Batch = Mapping[str, Any]
+Objective = Callable[[Array], Array]  # image -> [b]; an attack maximises it per example
+Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], read at every scored point
+
+
+class AttackResult(NamedTuple):
+  """What an attack returns; every field is per example."""
+
+  x: Array  # the chosen iterate, [b, ...]
+  value: Array  # objective at x, [b]
+  distance: Array  # norm of x - centre under the threat, [b]
+  monitored: PyTree = None  # the folded monitor; [num_points, b, ...] leaves for fold='trace'
+  last_x: Array | None = None  # with keep='both': the last iterate ...
+  best_x: Array | None = None  # ... and the best one
+
+
+class Attack(Protocol):
+  """`x` is an image, a latent code, any array [b, ...]; `eps` is traced, scalar or [b].
+
+  `key` is one key (example i uses fold_in(key, i)) or [b] keys (one per example).
+  """
+
+  def __call__(
+    self,
+    objective: Objective,
+    x: Array,
+    *,
+    eps: Array | float,
+    key: Array,
+    monitor: Monitor | None = None,
+    start_radius: Array | float | None = None,
+  ) -> AttackResult: ...
+
+
+class Task(NamedTuple):
+  """Pure functions that bind a network's outputs to losses, attack objectives and metrics."""
+
+  init: Callable[..., PyTree]  # (key) -> variables {'params': ..., 'batch_stats': ...}
+  predict: Callable[..., PyTree]  # (variables, image) -> outputs, inference mode
+  forward: Callable[..., tuple[PyTree, PyTree]]  # (variables, image, key) -> (outputs, state)
+  losses: Callable[..., dict[str, Array]]  # (outputs, batch) -> {term: [b]}
+  objectives: Mapping[str, Callable[..., Array]]  # name -> (outputs, batch) -> [b]
+  metrics: Callable[..., dict[str, Array]]  # (outputs, batch) -> {name: [b]}
+  image_shape: tuple[int, ...]  # one example, channels last
+  units: str = ''  # what eps is measured in, printed beside it
+
+
+class Phase(NamedTuple):
+  """One update inside a train step: which parameters, which optimiser, which loss.
+
+  loss: (params, context) -> (values [b], aux), context being a `LossContext`.
+  """
+
+  name: str
+  loss: Callable[..., tuple[Array, dict[str, Any]]]
+  subset: str | None = None  # regular expression on 'a/b/c' parameter paths; None = all
+  optimiser: str = 'main'
+  repeat: int = 1
+
+
+class LossContext(NamedTuple):
+  """What a phase's loss may look at; all of it is traced."""
+
+  state: PyTree  # non-parameter collections, e.g. batch statistics
+  memory: PyTree  # the defense's memory
+  batch: Batch
+  keys: Array  # [b] one key per example, independent of batch size and device count
+  key: Array  # one key per step and device, for dropout
+  progress: Array  # fraction of training done, in [0, 1]
+
+
+class Defense(NamedTuple):
+  """init: (num_examples) -> memory; update: (memory, aux, batch) -> memory, aux/batch gathered
+  over devices so that every device computes the same memory."""
+
+  phases: tuple[Phase, ...]
+  init: Callable[[int], PyTree] = lambda num_examples: ()
+  update: Callable[..., PyTree] = lambda memory, aux, batch: memory
+  needs: tuple[str, ...] = ()  # other arms that must be finished first

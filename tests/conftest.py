@@ -1,0 +1,44 @@
+"""Strict mode for the whole suite: warnings are errors, no silent rank promotion, two devices."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+_count = '--xla_force_host_platform_device_count'
+if _count not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_count}=2'.strip()
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+import pathlib
+import warnings
+
+import jax
+import pytest
+
+CACHE = pathlib.Path(
+  os.environ.get('ROBUSTMED_TEST_CACHE', pathlib.Path(__file__).parent.parent / '.jax_cache')
+)
+jax.config.update('jax_compilation_cache_dir', str(CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_configure(config):
+  config.addinivalue_line('filterwarnings', 'error')
+
+
+@pytest.fixture(autouse=True)
+def _strict_warnings():
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    yield
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+  """The folder of real data sets; tests that need one skip with a reason where it is absent."""
+  folder = pathlib.Path(
+    os.environ.get('ROBUSTMED_DATA', pathlib.Path(__file__).parents[2] / 'shared' / 'data')
+  )
+  if not folder.is_dir():
+    pytest.skip(f'no real data at {folder}; set ROBUSTMED_DATA')
+  return folder
