@@ -1,0 +1,94 @@
+"""What a person watching a run sees: log lines, progress with time left, a polite stop."""
+
+import contextlib
+import signal
+import sys
+import time
+
+from robustmed import parallel
+
+INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
+
+
+class Stopped(SystemExit):
+  """A SIGTERM arrived and everything was saved: exit code 143."""
+
+  def __init__(self):
+    super().__init__(143)
+
+
+def say(text: str) -> None:
+  """One line on stderr, from one host only; stdout is for results."""
+  if parallel.is_writer():
+    print(f'[robustmed] {text}', file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+  seconds = round(seconds)
+  if seconds < 90:
+    return f'{seconds} s'
+  if seconds < 5400:
+    return f'{seconds / 60:.1f} min'
+  return f'{seconds / 3600:.1f} h'
+
+
+class Progress:
+  """A bar on a terminal, else one line per interval; silent for what ends within seconds."""
+
+  def __init__(self, name: str, total: int, *, done: int = 0):
+    self._name, self._total, self._first = name, max(1, total), done
+    self._started = self._shown = time.monotonic()
+    self._terminal = sys.stderr.isatty()
+    self._drawn = False
+
+  def update(self, done: int, note: str = '') -> None:
+    now = time.monotonic()
+    if now - self._shown < (0.2 if self._terminal else INTERVAL) or not parallel.is_writer():
+      return
+    self._shown = now
+    fraction = done / self._total
+    elapsed = now - self._started
+    moved = done - self._first
+    left = elapsed / moved * (self._total - done) if moved > 0 else float('nan')
+    eta = '' if left != left else f', {duration(left)} left'
+    text = f'{self._name} {done}/{self._total}{eta}{"  " + note if note else ""}'
+    if self._terminal:
+      bar = ('#' * int(24 * fraction)).ljust(24, '.')
+      print(f'\r\x1b[K{bar} {text}', end='', file=sys.stderr, flush=True)
+      self._drawn = True
+    else:
+      say(text)
+
+  def close(self) -> None:
+    if self._drawn:
+      print('\r\x1b[K', end='', file=sys.stderr, flush=True)
+
+
+class Stopper:
+  """Remembers that SIGTERM or SIGINT asked for a stop; loops ask `requested` between steps."""
+
+  def __init__(self):
+    self._flag = False
+
+  def requested(self) -> bool:
+    """True on every host as soon as one host was asked (a collective: call it on all)."""
+    return parallel.any_host(self._flag)
+
+  def ask(self, *_):
+    self._flag = True
+
+
+@contextlib.contextmanager
+def stop_on_signal():
+  """Yields a `Stopper`; a second signal of the same kind acts at once, as usual."""
+  stopper = Stopper()
+
+  def handle(number, frame):
+    stopper.ask()
+    signal.signal(number, signal.SIG_DFL)
+
+  previous = signal.signal(signal.SIGTERM, handle)
+  try:
+    yield stopper
+  finally:
+    signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,69 @@
+"""The one loss behind most defenses: a weighted sum of the task's loss on several images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from robustmed import types
+
+Array = jax.Array
+
+
+class Copy(NamedTuple):
+  """One image the network is trained on, and its share of the loss.
+
+  make: (variables, context) -> image; the variables come with their gradient stopped.
+  """
+
+  name: str
+  weight: float
+  make: Callable[[Any, types.LossContext], Array]
+
+
+CLEAN = Copy('clean', 1.0, lambda variables, context: context.batch['image'])
+
+
+def phase(task: types.Task, copies: Sequence[Copy], *, name: str = 'main', **kwargs) -> types.Phase:
+  """A phase whose loss is sum_c weight_c * (sum of the task's terms on copy c), per example.
+
+  The targets are the batch's for every copy; terms that look at the image (reconstruction) see
+  the copy. A network without batch statistics runs once on all copies stacked; with them once per
+  copy, so that every forward pass has statistics of its own, the last copy's being kept.
+  aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy).
+  """
+  copies = tuple(copies)
+
+  def loss(params, context):
+    frozen = {'params': jax.lax.stop_gradient(params), **context.state}
+    images = [jax.lax.stop_gradient(copy.make(frozen, context)) for copy in copies]
+    variables = {'params': params, **context.state}
+    outputs, state = _forward(task, variables, images, context)
+    values, aux = 0.0, {}
+    for copy, image, output in zip(copies, images, outputs):
+      terms = task.losses(output, {**context.batch, 'image': image})
+      total = sum(terms.values())
+      values = values + copy.weight * total
+      aux[f'loss/{copy.name}'] = total
+      for term, value in terms.items():
+        aux.setdefault(term, value)
+    return values, {'scalars': aux, 'state': state}
+
+  return types.Phase(name=name, loss=loss, **kwargs)
+
+
+def _forward(task, variables, images, context):
+  if len(variables) == 1 and len(images) > 1:
+    outputs, state = task.forward(variables, jnp.concatenate(images), context.key)
+    parts = [
+      jax.tree.map(lambda leaf: jnp.split(leaf, len(images))[i], outputs)  # noqa: B023
+      for i in range(len(images))
+    ]
+    return parts, state
+  outputs, state = [], context.state
+  for i, image in enumerate(images):
+    key = jax.random.fold_in(context.key, i)
+    output, state = task.forward({**variables, **state}, image, key)
+    outputs.append(output)
+  return outputs, state

@@ -1,0 +1,38 @@
+"""Differentiable per-example terms, [b, ...] -> [b], that tasks assemble into losses."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _axes(x: Array) -> tuple[int, ...]:
+  return tuple(range(1, x.ndim))
+
+
+def absolute_error(output: Array, target: Array) -> Array:
+  """Mean |output - target| over everything but the batch axis (spine eqs. 1 and 12)."""
+  return jnp.mean(jnp.abs(output - target), axis=_axes(output))
+
+
+def squared_error(output: Array, target: Array) -> Array:
+  """Mean squared difference over everything but the batch axis."""
+  return jnp.mean(jnp.square(output - target), axis=_axes(output))
+
+
+def binary_cross_entropy(logits: Array, target: Array) -> Array:
+  """Mean binary cross-entropy of logits against targets in [0, 1]; finite for any finite logit."""
+  # max(z, 0) - z t + log(1 + exp(-|z|))
+  terms = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+  return jnp.mean(terms, axis=_axes(terms))
+
+
+def soft_dice(probability: Array, target: Array, *, smooth: float = 0.0) -> Array:
+  """2 sum(p t) / (sum p + sum t) over everything but the batch axis, in [0, 1] (spine eq. 3).
+
+  With `smooth` added to both parts. An empty target met by an exactly empty prediction is 1.
+  """
+  both = jnp.sum(probability * target, axis=_axes(target))
+  size = jnp.sum(probability, axis=_axes(target)) + jnp.sum(target, axis=_axes(target))
+  empty = size + smooth == 0
+  return jnp.where(empty, 1.0, (2 * both + smooth) / jnp.where(empty, 1.0, size + smooth))

@@ -1,0 +1,215 @@
+"""The only file that knows devices and hosts.
+
+A function that runs on every device is made by `each_device`; inside it `total` and `gather` talk
+across devices. Outside, the host sees ordinary arrays: replicated values have no device axis, and
+batches keep the leading axis of the host's own examples.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from robustmed import errors
+
+AXIS = 'devices'
+PyTree = Any
+
+# jaxlib versions on which the flags below are known; an unknown flag aborts the process.
+_TUNED_JAXLIB = ('0.10.',)
+_CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
+
+
+def tune_cpu() -> str:
+  """Sets XLA flags that make the CPU backend faster; returns what was added ('' if nothing).
+
+  Must run before the first JAX computation. Flags of the user survive and win; GPU and TPU do not
+  look at these flags; unknown jaxlib versions are left alone.
+  """
+  import jaxlib
+
+  if not jaxlib.__version__.startswith(_TUNED_JAXLIB):
+    return ''
+  present = os.environ.get('XLA_FLAGS', '')
+  added = [flag for flag in _CPU_FLAGS if flag.split('=')[0] not in present]
+  if '--xla_cpu_prefer_vector_width=512' in added and not _has_avx512():
+    added.remove('--xla_cpu_prefer_vector_width=512')
+  os.environ['XLA_FLAGS'] = ' '.join([present, *added]).strip()
+  return ' '.join(added)
+
+
+def _has_avx512() -> bool:
+  try:
+    with open('/proc/cpuinfo') as file:
+      return 'avx512f' in file.read()
+  except OSError:
+    return False
+
+
+def start(
+  *, coordinator: str = '', num_processes: int = 0, process_id: int = -1, automatic: bool = False
+) -> None:
+  """Joins the hosts of a run; does nothing for a single process.
+
+  With `automatic` JAX reads the cluster's environment (SLURM, TPU pod, Kubernetes). On the CPU the
+  collectives go through gloo.
+  """
+  if not coordinator and not automatic:
+    return
+  if jax.config.jax_platforms == 'cpu':
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  if automatic:
+    jax.distributed.initialize()
+    return
+  if num_processes < 1 or not 0 <= process_id < num_processes:
+    raise errors.UserError(
+      f'--coordinator needs --num_processes >= 1 and 0 <= --process_id < --num_processes, '
+      f'got {num_processes} and {process_id}'
+    )
+  jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def host_index() -> int:
+  return jax.process_index()
+
+
+def host_count() -> int:
+  return jax.process_count()
+
+
+def is_writer() -> bool:
+  """True on the one host that writes reports, tables and logs."""
+  return jax.process_index() == 0
+
+
+def device_count() -> int:
+  """Devices of all hosts together."""
+  return jax.device_count()
+
+
+def local_device_count() -> int:
+  return jax.local_device_count()
+
+
+def describe() -> dict[str, Any]:
+  """Plain facts about devices and hosts, for logs and env.json."""
+  device = jax.local_devices()[0]
+  return {
+    'platform': device.platform,
+    'device': device.device_kind,
+    'devices': jax.device_count(),
+    'hosts': jax.process_count(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+  }
+
+
+def barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+# Around a mapped function -------------------------------------------------------------------
+
+
+def each_device(
+  function: Callable[..., Any], *, split: tuple[int, ...], gathered: bool | tuple[bool, ...] = True
+) -> Callable[..., Any]:
+  """Maps `function` over this host's devices with `jax.pmap`, compiled once per shape.
+
+  Arguments named in `split` are batches: their leading axis (a multiple of the local device count,
+  see `pad`) is cut over the devices. All other arguments are the same on every device. Of the
+  outputs, `gathered` ones (True/False per output) are per-example and come back joined on their
+  leading axis; the others must be equal on every device and come back once.
+  """
+  axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
+
+  @functools.cache
+  def mapped(num_args):
+    axes_in = tuple(0 if i in split else None for i in range(num_args))
+    return jax.pmap(function, axis_name=AXIS, in_axes=axes_in, out_axes=axes_out)
+
+  def call(*args):
+    count = jax.local_device_count()
+    cut = [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
+    outputs = mapped(len(args))(*cut)
+    if isinstance(gathered, bool):
+      return _join(outputs) if gathered else outputs
+    return tuple(_join(out) if joined else out for out, joined in zip(outputs, gathered))
+
+  return call
+
+
+def _cut(tree: PyTree, count: int) -> PyTree:
+  def one(leaf):
+    if leaf.shape[0] % count:
+      raise ValueError(f'leading axis {leaf.shape[0]} is not a multiple of {count} devices')
+    return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+
+  return jax.tree.map(one, tree)
+
+
+def _join(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+
+def pad(batch: PyTree, size: int) -> PyTree:
+  """Pads every leaf's leading axis to `size` by repeating the last example.
+
+  A repeated example keeps its finite values (no 0/0 in padding); its 'mask' entry becomes False.
+  """
+  num = len(jax.tree.leaves(batch)[0])
+  extra = size - num
+  if extra < 0:
+    raise ValueError(f'batch of {num} does not fit into {size}')
+  padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], extra, 0)]), batch)
+  if isinstance(padded, dict) and 'mask' in padded:
+    padded['mask'] = np.concatenate([np.asarray(batch['mask'], bool), np.zeros(extra, bool)])
+  return padded
+
+
+def round_up(size: int) -> int:
+  """The smallest multiple of this host's device count that holds `size` examples."""
+  count = jax.local_device_count()
+  return -(-size // count) * count
+
+
+def gather_rows(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Joins the per-example columns of all hosts, host 0 first; every host gets all rows."""
+  if jax.process_count() == 1:
+    return {name: np.asarray(column) for name, column in table.items()}
+  joined = multihost_utils.process_allgather({k: np.asarray(v) for k, v in table.items()})
+  return {name: np.asarray(c).reshape(-1, *c.shape[2:]) for name, c in joined.items()}
+
+
+def any_host(flag: bool) -> bool:
+  """True on every host as soon as it is true on one."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+# Inside a mapped function -------------------------------------------------------------------
+
+
+def total(tree: PyTree) -> PyTree:
+  """Sum over all devices of all hosts."""
+  return jax.lax.psum(tree, AXIS)
+
+
+def mean(tree: PyTree) -> PyTree:
+  """Mean over all devices of all hosts."""
+  return jax.lax.pmean(tree, AXIS)
+
+
+def gather(tree: PyTree) -> PyTree:
+  """Joins [b, ...] leaves of all devices into [devices * b, ...], the same on every device."""
+  return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def device_key(key: jax.Array) -> jax.Array:
+  """A key of this device's own."""
+  return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

@@ -1,0 +1,47 @@
+"""Turns a linen module into the pure functions a task is made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+class Network(NamedTuple):
+  init: Callable[[jax.Array], PyTree]  # key -> variables
+  predict: Callable[[PyTree, jax.Array], PyTree]  # (variables, image) -> outputs
+  forward: Callable[..., tuple[PyTree, PyTree]]  # (variables, image, key) -> (outputs, state)
+
+
+def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
+  """`module(image, train=...)` as pure functions.
+
+  `predict` runs in inference mode and writes nothing. `forward` runs in training mode and returns
+  the updated non-parameter collections (batch statistics); `key` feeds dropout. Outputs are float32
+  whatever the module computes in.
+  """
+
+  def init(key):
+    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+
+  def predict(variables, image):
+    return _float32(module.apply(variables, image, train=False))
+
+  def forward(variables, image, key):
+    outputs, state = module.apply(
+      variables,
+      image,
+      train=True,
+      rngs={'dropout': key},
+      mutable=[name for name in variables if name != 'params'],
+    )
+    return _float32(outputs), dict(state)
+
+  return Network(init, predict, forward)
+
+
+def _float32(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)

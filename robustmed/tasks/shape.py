@@ -1,0 +1,77 @@
+"""Disk shape: one network gives a contour and a segmentation (Chen et al. 2021, sections 3-5)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from robustmed import types
+from robustmed.metrics import contours, losses, overlap
+from robustmed.ops import polygon
+from robustmed.tasks import networks
+
+
+def make(module: nn.Module, *, side: int) -> types.Task:
+  """The task of spine.md: images [b, side, side, 1] in [0, 1].
+
+  Targets: 'contour' [b, 176, 2] (x, y) in pixels and 'mask' [b, side, side, 1] in {0, 1}. Outputs of
+  `module`: 'contour' and 'segmentation' (logits), and 'reconstruction' if it has one.
+  """
+  network = networks.bind(module, image_shape=(side, side, 1))
+
+  def metrics(outputs, batch):
+    filled = jax.vmap(lambda contour: polygon.fill(contour, side))(outputs['contour'])
+    target = batch['target']['mask'][..., 0] > 0.5
+    return {
+      'DICE_seg': overlap.dice(outputs['segmentation'][..., 0] > 0, target),
+      'DICE_reg': overlap.dice(filled, target),
+      'Error_reg': contours.point_error(outputs['contour'], batch['target']['contour']),
+    }
+
+  return types.Task(
+    init=network.init,
+    predict=network.predict,
+    forward=network.forward,
+    losses=loss_terms,
+    objectives=OBJECTIVES,
+    metrics=metrics,
+    image_shape=(side, side, 1),
+    units='fraction of the image range [0, 1]',
+  )
+
+
+def loss_terms(outputs, batch) -> dict[str, jax.Array]:
+  """L = L_reg + L_seg (eqs. 1-3), per example; with L_rec (eq. 12) where there is one."""
+  terms = {'reg': mean_absolute(outputs, batch), 'seg': segmentation_loss(outputs, batch)}
+  if 'reconstruction' in outputs:
+    terms['rec'] = losses.absolute_error(outputs['reconstruction'], batch['image'])
+  return terms
+
+
+def mean_absolute(outputs, batch) -> jax.Array:
+  return losses.absolute_error(outputs['contour'], batch['target']['contour'])
+
+
+def segmentation_loss(outputs, batch) -> jax.Array:
+  """0.5 BCE + 0.5 (1 - soft Dice), what the authors' training attack ascends."""
+  logits, mask = outputs['segmentation'], batch['target']['mask']
+  return 0.5 * losses.binary_cross_entropy(logits, mask) + 0.5 * soft_dice_loss(outputs, batch)
+
+
+def soft_dice_loss(outputs, batch) -> jax.Array:
+  """1 - soft Dice: J_IND_seg of eq. 5."""
+  return 1 - losses.soft_dice(jax.nn.sigmoid(outputs['segmentation']), batch['target']['mask'])
+
+
+def squared_contour(outputs, batch) -> jax.Array:
+  """Sum of squared coordinate differences: J_IND_reg of eq. 4."""
+  difference = outputs['contour'] - batch['target']['contour']
+  return jnp.sum(jnp.square(difference), axis=(1, 2))
+
+
+OBJECTIVES = {
+  'reg': squared_contour,
+  'seg': soft_dice_loss,
+  'train_reg': mean_absolute,
+  'train_seg': segmentation_loss,
+  'joint': lambda outputs, batch: sum(loss_terms(outputs, batch).values()),
+}

@@ -1,0 +1,74 @@
+"""Orbax checkpoints of a whole training state; atomic, newest two kept."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from robustmed import errors, files, parallel
+
+PyTree = Any
+CARD = 'network.json'
+
+
+class Store:
+  """The checkpoints of one arm and seed in `folder`."""
+
+  def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
+    self.folder = pathlib.Path(folder).absolute()
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=False
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """The newest complete step; a save that was interrupted does not count."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
+    """Writes step `step` whole or not at all; `extra` is JSON (the data position)."""
+    if self.latest() == step:
+      return
+    self._manager.save(
+      step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
+    )
+    self._manager.wait_until_finished()
+
+  def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """The state saved at `step`, shaped like `like`, and its extra."""
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+      found = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
+        ),
+      )
+    except (ValueError, KeyError, FileNotFoundError) as error:
+      raise errors.UserError(
+        f'checkpoint {self.folder}/{step} does not fit this configuration or is damaged: '
+        f'{str(error).splitlines()[0][:200]}'
+      ) from error
+    return found['state'], found['extra']
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def write_card(folder: str | os.PathLike, card: dict[str, Any]) -> None:
+  """Says beside the checkpoints which network they hold, so that it can be attacked elsewhere."""
+  if parallel.is_writer():
+    files.write_json(pathlib.Path(folder) / CARD, card)
+
+
+def read_card(folder: str | os.PathLike) -> dict[str, Any]:
+  path = pathlib.Path(folder) / CARD
+  if not path.is_file():
+    raise errors.UserError(
+      f'no {CARD} in {folder}; --checkpoint takes a folder like runs/X/checkpoints/ARM/seed0'
+    )
+  return files.read_json(path)

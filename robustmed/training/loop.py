@@ -1,0 +1,186 @@
+"""The one training loop: every defense of every paper goes through it."""
+
+import csv
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from robustmed import console, errors, files, parallel, types
+from robustmed.training import checkpoints, optimisers, step
+from robustmed.training import state as train_state
+
+Batches = Callable[[int], Iterator[dict[str, Any]]]  # start step -> batches
+
+
+class Diverged(errors.UserError):
+  """The loss stopped being finite."""
+
+
+def fit(
+  name: str,
+  *,
+  task: types.Task,
+  defense: types.Defense,
+  batches: Batches,
+  config: Mapping[str, Any],
+  folder: str | os.PathLike,
+  log: str | os.PathLike,
+  key: jax.Array,
+  num_examples: int,
+  stopper: console.Stopper,
+  augment: Callable[..., Any] | None = None,
+  initial: Any = None,
+) -> train_state.TrainState:
+  """Trains to config['steps'], going on from the last checkpoint in `folder` if there is one.
+
+  An interrupted run that goes on ends with the parameters of an undisturbed one, bit for bit on
+  one machine. `initial` are variables to start from (warm start). On SIGTERM the state is saved
+  and `console.Stopped` raised; on a non-finite loss `Diverged`.
+  """
+  num_steps = config['steps']
+  init_key, run_key = jax.random.split(key)
+  rules = {
+    rule: optimisers.make(options, num_steps=num_steps)
+    for rule, options in config['optimisers'].items()
+  }
+  state = train_state.create(
+    task,
+    defense,
+    step.for_phases(defense, rules),
+    key=init_key,
+    num_examples=num_examples,
+    average=config.get('ema', 0.0) > 0,
+  )
+  store = checkpoints.Store(folder)
+  latest = store.latest()
+  if latest is not None:
+    state, _ = store.restore(latest, state)
+  elif initial is not None:
+    state = _warm(state, initial)
+  done = int(state.step)
+  if done < num_steps:
+    train_step = step.make(
+      defense,
+      optimisers=rules,
+      num_steps=num_steps,
+      augment=augment,
+      ema=config.get('ema', 0.0),
+    )
+    with Log(log, done=done, every=config.get('log_every', 20)) as rows:
+      state = _run(
+        name, state, train_step, batches(done), config, store, run_key, stopper, rows, done
+      )
+  store.close()
+  return state
+
+
+def _warm(state, initial):
+  params = {'params': state.params, **state.state}
+  if jax.tree.map(lambda a: a.shape, params) != jax.tree.map(lambda a: a.shape, dict(initial)):
+    raise errors.UserError('the warm-start network has other shapes than this one')
+  rest = {name: value for name, value in initial.items() if name != 'params'}
+  average = initial['params'] if jax.tree.leaves(state.average) else ()
+  return state._replace(params=initial['params'], state=rest, average=average)
+
+
+def _run(name, state, train_step, stream, config, store, key, stopper, rows, done):
+  num_steps, every = config['steps'], config.get('checkpoint_every', 200)
+  check = 1 if parallel.host_count() == 1 else 10
+  progress = console.Progress(f'train {name}', num_steps, done=done)
+  pending = None
+  for number in range(done, num_steps):
+    state, scalars = train_step(state, next(stream), key)
+    last = number + 1 == num_steps
+    if rows.wanted(number + 1) or last:
+      # Reading the previous entry, not this one, leaves the device busy meanwhile.
+      if pending is not None:
+        _record(name, pending, rows, progress, store)
+      pending = (number + 1, scalars, state.bad_step)
+    stop = (number + 1) % check == 0 and stopper.requested()
+    if last or stop or (number + 1) % every == 0:
+      _record(name, pending, rows, progress, store)
+      pending = None
+      _stop_if_bad(name, state.bad_step, store)
+      store.save(number + 1, state, {'step': number + 1})
+    if stop and not last:
+      progress.close()
+      rows.close()
+      console.say(f'stopped in {name} at step {number + 1}; the same command goes on from there')
+      raise console.Stopped
+  progress.close()
+  return state
+
+
+def _record(name, pending, rows, progress, store):
+  if pending is None:
+    return
+  number, scalars, bad_step = pending
+  _stop_if_bad(name, bad_step, store)
+  values = {key: float(np.asarray(value)) for key, value in scalars.items()}
+  rows.write(number, values)
+  progress.update(number, f'loss {values[next(k for k in values if k.endswith("/loss"))]:.4g}')
+
+
+def _stop_if_bad(name, bad_step, store):
+  bad = int(bad_step)
+  if bad >= 0:
+    good = store.latest()
+    where = f'the last good checkpoint is {store.folder}/{good}' if good else 'no checkpoint yet'
+    raise Diverged(
+      f'training of {name} diverged: the loss is not finite at step {bad + 1}; {where}; '
+      f'lower the learning rate or clip the gradient'
+    )
+
+
+class Log:
+  """Scalars of one arm as CSV and TensorBoard; rows after the resumed step are dropped first."""
+
+  def __init__(self, path: str | os.PathLike, *, done: int, every: int):
+    self._path = pathlib.Path(path)
+    self._every = every
+    self._kept: list[dict[str, Any]] = []
+    self._board = None
+    self._started = time.monotonic()
+    if not parallel.is_writer():
+      return
+    if done and self._path.exists():
+      with self._path.open(newline='') as file:
+        self._kept = [row for row in csv.DictReader(file) if int(row['step']) <= done]
+    self._board = tensorboardX.SummaryWriter(
+      str(self._path.with_suffix('')), purge_step=done or None, flush_secs=10
+    )
+
+  def wanted(self, number: int) -> bool:
+    return number == 1 or number % self._every == 0
+
+  def write(self, number: int, values: Mapping[str, float]) -> None:
+    if self._board is None:
+      return
+    self._kept.append(
+      {'step': number, 'seconds': round(time.monotonic() - self._started, 3), **values}
+    )
+    for key, value in values.items():
+      self._board.add_scalar(key, value, number)
+
+  def close(self) -> None:
+    if self._board is None:
+      return
+    self._board.close()
+    self._board = None
+    names = list(dict.fromkeys(key for row in self._kept for key in row))
+    with files.replacing(self._path) as temporary, temporary.open('w', newline='') as file:
+      writer = csv.DictWriter(file, names, restval='')
+      writer.writeheader()
+      writer.writerows(self._kept)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
