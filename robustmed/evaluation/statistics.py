@@ -1,0 +1,265 @@
+"""From per-example rows to numbers with intervals: groups are resampled, never examples.
+
+A frame of rows has one line per (arm, attack, eps, index, seed), a `group` (patient, volume or
+scan) and one column per metric; diagnostics start with an underscore. Rules that hold everywhere:
+
+* An example that was run under several seeds counts once, with its mean over the seeds, so that
+  `n` is a number of examples.
+* A value that is not finite is unknown: it is left out, and `n` counts what is left.
+* Fewer than two groups give no interval (nan): nothing can be said about another patient.
+* Neither the order of the rows nor (beyond rounding) what else is in the frame changes a result.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from robustmed import errors
+
+KEYS = ('arm', 'attack', 'eps', 'index', 'seed')
+SUMMARY = ('arm', 'attack', 'eps', 'metric', 'mean', 'std', 'n', 'low', 'high')
+CLEAN = 'none'  # the attack of a clean row; its eps is 0
+
+_BLOCK = 4_000_000  # resampling weights held at once
+
+
+class Interval(NamedTuple):
+  low: float
+  high: float
+
+
+class Difference(NamedTuple):
+  """A paired difference, first minus second."""
+
+  mean: float  # over examples
+  low: float  # group bootstrap interval of the mean
+  high: float
+  p: float  # Wilcoxon signed-rank test on the group means of the differences
+  effect: float  # rank-biserial correlation in [-1, 1]; 1 = every group is in favour of the first
+  n: int  # pairs
+  groups: int
+
+
+def level(eps: float) -> float:
+  """The shortest decimal that float32 cannot tell from `eps`: 0.07 however it was stored."""
+  return float(str(np.float32(eps)))
+
+
+def prepare(rows: pd.DataFrame, *, metrics: Sequence[str] = ()) -> pd.DataFrame:
+  """Returns rows with the keys checked, levels made comparable, in one fixed order.
+
+  Raises:
+    UserError: a column is missing.
+    ValueError: a key occurs twice, which would count an example twice.
+  """
+  missing = [name for name in (*KEYS, 'group', *metrics) if name not in rows.columns]
+  if missing:
+    known = ', '.join(map(str, rows.columns))
+    raise errors.UserError(
+      f'the rows of the evaluation lack the column(s) {", ".join(missing)} (they have: {known})'
+    )
+  rows = rows.copy()
+  stored = rows['eps'].to_numpy(np.float64)
+  unique, inverse = np.unique(stored, return_inverse=True)
+  rows['eps'] = np.array([level(value) for value in unique], np.float64)[inverse]
+  rows = rows.sort_values([*KEYS], kind='stable', ignore_index=True)
+  repeated = rows.duplicated([*KEYS])
+  if repeated.any():
+    first = rows.loc[repeated.idxmax(), [*KEYS]].to_dict()
+    raise ValueError(f'{int(repeated.sum())} rows occur twice, the first of them {first}')
+  return rows
+
+
+def select(rows: pd.DataFrame, *, arm: str, attack: str, eps: float) -> pd.DataFrame:
+  """The rows of one cell of the grid; level 0 is the clean image whatever the attack."""
+  eps = level(eps)
+  attack = CLEAN if eps == 0 else attack
+  return rows[(rows['arm'] == arm) & (rows['attack'] == attack) & (rows['eps'] == eps)]
+
+
+def examples(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+  """One line per example of a cell: columns group, index, value (mean over seeds), sorted."""
+  value = rows[metric].to_numpy(np.float64)
+  kept = rows.loc[np.isfinite(value), ['group', 'index']].assign(value=value[np.isfinite(value)])
+  return kept.groupby(['group', 'index'], sort=True, as_index=False)['value'].mean()
+
+
+def summary(
+  rows: pd.DataFrame,
+  *,
+  metrics: Sequence[str],
+  seed: int = 0,
+  resamples: int = 2000,
+  level: float = 0.95,
+) -> pd.DataFrame:
+  """Mean, standard deviation over examples and group bootstrap interval of every cell.
+
+  Returns the columns of `SUMMARY`, ordered by arm, attack, eps as sorted and metric as given.
+  `std` has n - 1 in its denominator. Every cell uses the same draws of groups as long as it has
+  the same number of groups, so that neighbouring intervals do not differ by chance alone.
+  """
+  rows = prepare(rows, metrics=metrics)
+  table = []
+  for (arm, attack, eps), cell in rows.groupby(['arm', 'attack', 'eps'], sort=True):
+    for metric in metrics:
+      kept = examples(cell, metric=metric)
+      value = kept['value'].to_numpy()
+      sums, counts = _by_group(value, kept['group'].to_numpy())
+      table.append(((arm, attack, eps, metric), value, sums, counts))
+
+  by_size: dict[int, list[int]] = {}
+  for position, (_, _, sums, _) in enumerate(table):
+    by_size.setdefault(len(sums), []).append(position)
+  interval = np.full((len(table), 2), np.nan)
+  for size, positions in by_size.items():
+    if size >= 2:
+      sums = np.stack([table[position][2] for position in positions])
+      counts = np.stack([table[position][3] for position in positions])
+      means = _resampled_means(sums, counts, seed=seed, resamples=resamples)
+      interval[positions] = np.quantile(means, _tails(level), axis=0).T
+
+  lines = []
+  for (key, value, _, _), (low, high) in zip(table, interval, strict=True):
+    mean = value.mean() if len(value) else np.nan
+    std = value.std(ddof=1) if len(value) > 1 else np.nan
+    lines.append((*key, mean, std, len(value), low, high))
+  return pd.DataFrame(lines, columns=[*SUMMARY])
+
+
+def bootstrap_interval(
+  values: np.ndarray,
+  groups: np.ndarray,
+  *,
+  seed: int = 0,
+  resamples: int = 2000,
+  level: float = 0.95,
+) -> Interval:
+  """Percentile interval of the mean of `values` [n] when whole `groups` [n] are drawn."""
+  values = np.asarray(values, np.float64)
+  known = np.isfinite(values)
+  sums, counts = _by_group(values[known], np.asarray(groups)[known])
+  if len(sums) < 2:
+    return Interval(math.nan, math.nan)
+  means = _resampled_means(sums[None], counts[None], seed=seed, resamples=resamples)
+  low, high = np.quantile(means[:, 0], _tails(level))
+  return Interval(float(low), float(high))
+
+
+def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+  """The mean of `values` [n] in each group, in the order of the sorted groups, [g]."""
+  sums, counts = _by_group(np.asarray(values, np.float64), np.asarray(groups))
+  return sums / counts
+
+
+def signed_rank(differences: np.ndarray, *, alternative: str = 'two-sided') -> float:
+  """p of the Wilcoxon signed-rank test (Pratt's zeros: ranked, then dropped).
+
+  Differences below 1e-12 of the largest are zeros. Nothing to rank (no difference, or only zeros)
+  is no evidence: p = 1.
+  """
+  differences = _without_rounding(differences)
+  if not np.any(differences):
+    return 1.0
+  test = stats.wilcoxon(differences, zero_method='pratt', alternative=alternative)
+  return float(min(1.0, test.pvalue))
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+  """(R+ - R-) / (R+ + R-) with Pratt's ranks; 0 when every difference is zero."""
+  differences = _without_rounding(differences)
+  if not np.any(differences):
+    return 0.0
+  ranks = stats.rankdata(np.abs(differences))
+  used = ranks[differences != 0].sum()
+  return float((np.sign(differences) * ranks).sum() / used)
+
+
+def pair(first: pd.DataFrame, second: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+  """The examples known in both cells: columns group, index, first, second."""
+  first = examples(first, metric=metric).rename(columns={'value': 'first'})
+  second = examples(second, metric=metric).rename(columns={'value': 'second'})
+  return first.merge(second, on=['group', 'index'], how='inner', validate='one_to_one')
+
+
+def paired_difference(
+  first: pd.DataFrame,
+  second: pd.DataFrame,
+  *,
+  metric: str,
+  alternative: str = 'two-sided',
+  seed: int = 0,
+  resamples: int = 2000,
+  level: float = 0.95,
+) -> Difference:
+  """Compares two cells of prepared rows, first - second, on the examples that both have.
+
+  The interval resamples groups; the test ranks one mean difference per group. No pair at all
+  gives nan and p = 1.
+  """
+  both = pair(first, second, metric=metric)
+  difference = (both['first'] - both['second']).to_numpy()
+  groups = both['group'].to_numpy()
+  low, high = bootstrap_interval(difference, groups, seed=seed, resamples=resamples, level=level)
+  means = group_means(difference, groups)
+  return Difference(
+    mean=float(difference.mean()) if len(difference) else math.nan,
+    low=low,
+    high=high,
+    p=signed_rank(means, alternative=alternative),
+    effect=rank_biserial(means),
+    n=len(difference),
+    groups=len(means),
+  )
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+  """Holm's step-down adjusted p values; nan (not tested) stays nan and is not counted."""
+  p = np.asarray(p, np.float64)
+  adjusted = np.full(p.shape, np.nan)
+  tested = np.flatnonzero(~np.isnan(p))
+  order = tested[np.argsort(p[tested], kind='stable')]
+  factors = np.arange(len(order), 0, -1)
+  adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+  return adjusted
+
+
+def bonferroni(p: Sequence[float]) -> np.ndarray:
+  """p times the number of tests, at most 1; nan (not tested) stays nan and is not counted."""
+  p = np.asarray(p, np.float64)
+  return np.minimum(1.0, p * np.count_nonzero(~np.isnan(p)))
+
+
+def _tails(level: float) -> tuple[float, float]:
+  return (1 - level) / 2, (1 + level) / 2
+
+
+def _without_rounding(differences: np.ndarray) -> np.ndarray:
+  differences = np.asarray(differences, np.float64)
+  largest = np.abs(differences).max(initial=0.0)
+  return np.where(np.abs(differences) <= 1e-12 * largest, 0.0, differences)
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Sum and number of the values in each group, in the order of the sorted groups."""
+  names, inverse = np.unique(groups, return_inverse=True)
+  sums = np.bincount(inverse, weights=values, minlength=len(names))
+  return sums, np.bincount(inverse, minlength=len(names)).astype(np.float64)
+
+
+def _resampled_means(
+  sums: np.ndarray, counts: np.ndarray, *, seed: int, resamples: int
+) -> np.ndarray:
+  """Means of [cells, groups] sums and counts after drawing groups: [resamples, cells]."""
+  size = sums.shape[1]
+  random = np.random.default_rng(seed)
+  block = max(1, _BLOCK // size)
+  means = []
+  for start in range(0, resamples, block):
+    drawn = min(block, resamples - start)
+    weights = random.multinomial(size, np.full(size, 1 / size), size=drawn).astype(np.float64)
+    means.append((weights @ sums.T) / (weights @ counts.T))
+  return np.concatenate(means)
