@@ -1,0 +1,79 @@
+"""Projected gradient ascent, and its two relatives: search for a latent code, OOD images."""
+
+from robustmed import errors
+from robustmed.attacks import engine, rules
+from robustmed.attacks.threat import Threat
+
+
+def pgd(
+  *,
+  norm='linf',
+  num_steps=20,
+  step_size=None,
+  relative_step=None,
+  bounds=None,
+  region=None,
+  max_change=None,
+  rule='plain',
+  random_start=True,
+  restarts=1,
+  select='last',
+  keep=None,
+  fold='last',
+  score_last=True,
+  minimise=False,
+):
+  """x <- P(x + step * rule(direction(grad))), P onto ball and box (Madry et al. 2018).
+
+  The step is `step_size` (units of x) or `relative_step` * eps; with neither 2.5 * eps / num_steps.
+  rule: 'plain', 'momentum', 'adamax' or an optax transformation, see `rules.ascent`. The other
+  arguments are those of `engine.LoopAttack` and `threat.Threat`.
+  """
+  if step_size is None and relative_step is None:
+    relative_step = 2.5 / max(num_steps, 1)
+  if restarts > 1 and not random_start:
+    raise errors.UserError('restarts without random_start=True would repeat one and the same run')
+  return engine.LoopAttack(
+    threat=Threat(norm, bounds, region, max_change),
+    solver=rules.ascent(rule),
+    num_steps=num_steps,
+    step_size=step_size,
+    relative_step=relative_step,
+    random_start=random_start,
+    restarts=restarts,
+    select=select,
+    keep=keep,
+    fold=fold,
+    score_last=score_last,
+    minimise=minimise,
+  )
+
+
+def latent(**settings):
+  """PGD over a code: x is [b, d] or any shape, the objective decodes it. There is no box."""
+  if settings.get('bounds') is not None:
+    raise errors.UserError('a latent code has no bounds; put the clamp into the decoder')
+  return pgd(**settings)
+
+
+def ood(*, norm='l2', rule='adamax', random_start=False, max_change=1.0, **settings):
+  """Starts at an image from elsewhere, stays in a ball around *it*, and minimises the objective.
+
+  The objective is a mismatch of outputs, see `mismatch`; x is the out-of-distribution image, the
+  noise is clamped element-wise to `max_change` (None: not at all). Takes what `pgd` takes.
+  """
+  return pgd(
+    norm=norm,
+    rule=rule,
+    random_start=random_start,
+    max_change=max_change,
+    **{**settings, 'minimise': True},
+  )
+
+
+def mismatch(predict, wanted, loss):
+  """The objective `image -> loss(predict(image), wanted)` [b] for `ood`.
+
+  wanted: outputs to reproduce, such as predict(image of the training distribution).
+  """
+  return lambda image: loss(predict(image), wanted)

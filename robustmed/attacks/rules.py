@@ -1,0 +1,35 @@
+"""Step rules: optax transformations fed with the sign or the normalised gradient."""
+
+import jax
+import optax
+
+from robustmed import errors
+from robustmed.attacks import engine, threat
+
+# Each is scaled by +step_size afterwards. Fed with signs, Adamax's infinity norm stays at 1, so its
+# step is step_size times the bias-corrected mean sign, the state running on through projections.
+RULES = {
+  'plain': optax.identity,
+  'momentum': lambda: optax.ema(0.9, debias=True),
+  'adamax': lambda: optax.scale_by_adamax(b1=0.9, b2=0.999, eps=1e-8),
+}
+
+
+def ascent(rule='plain'):
+  """A solver that steps x by step_size x rule(direction of the gradient).
+
+  rule: a name of `RULES` or any `optax.GradientTransformation`. Such a rule gives the step upwards,
+  so use `optax.scale_by_adam()`, not `optax.adam(...)`, whose learning rate turns it downwards.
+  """
+  if not isinstance(rule, optax.GradientTransformation):
+    rule = errors.lookup(RULES, rule, kind='step rule')()
+
+  def init(problem, x):
+    # One state per example: a rule that clips by a global norm must not couple neighbours.
+    return x, jax.vmap(rule.init)(x)
+
+  def step(problem, index, x, value, grad, state):
+    update, state = jax.vmap(rule.update)(problem.threat.direction(grad), state, x)
+    return x + threat.column(problem.step_size, x) * update, state
+
+  return engine.Solver(init, step)

@@ -1,0 +1,132 @@
+"""Where an attack may go: a ball around the centre, a box of allowed values, a region."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import errors
+from robustmed.types import Array
+
+
+def column(values, like):
+  """A scalar or [b] as [b, 1, ...], ready to meet `like` [b, ...]."""
+  values = jnp.broadcast_to(jnp.asarray(values, like.dtype), like.shape[:1])
+  return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _rest(values):
+  return tuple(range(1, values.ndim))
+
+
+def _l2(values):
+  return jnp.sqrt(jnp.sum(values * values, axis=_rest(values), keepdims=True))
+
+
+class Norm(NamedTuple):
+  """What a norm means to an attack; all of it per example."""
+
+  direction: Callable[[Array], Array]  # gradient -> steepest unit step
+  project: Callable[[Array, Array], Array]  # (delta, radius [b, 1, ...]) -> nearest in the ball
+  length: Callable[[Array], Array]  # delta -> [b]
+
+
+NORMS = {
+  'linf': Norm(
+    direction=jnp.sign,
+    project=lambda delta, radius: jnp.clip(delta, -radius, radius),
+    length=lambda delta: jnp.max(jnp.abs(delta), axis=_rest(delta)),
+  ),
+  'l2': Norm(
+    direction=lambda grad: grad / jnp.maximum(_l2(grad), 1e-8),
+    project=lambda delta, radius: delta * jnp.minimum(1.0, radius / jnp.maximum(_l2(delta), 1e-30)),
+    length=lambda delta: _l2(delta).reshape(-1),
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Threat:
+  """The set of allowed images around a centre. Every method works per example, in float32.
+
+  norm: 'linf' or 'l2', the norm in which eps is measured.
+  bounds: None or (low, high), each a number or one value per channel [c], in the units of x. An
+    element of the centre that is outside already may stay where it is, never go further out; so
+    eps = 0 is the identity and the ball always holds.
+  region: None or an array of x's rank whose axes are x's or 1, such as [b, *spatial, 1]; where it
+    is 0 nothing moves.
+  max_change: None or a further limit on the change of each element, whatever the norm.
+  """
+
+  norm: str = 'linf'
+  bounds: tuple | None = None
+  region: Array | None = None
+  max_change: float | None = None
+
+  def __post_init__(self):
+    errors.lookup(NORMS, self.norm, kind='norm')
+    if self.bounds is None:
+      return
+    if not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2:
+      raise errors.UserError(f'bounds must be None or a pair (low, high), not {self.bounds!r}')
+    known = all(isinstance(side, int | float | tuple | list | np.ndarray) for side in self.bounds)
+    if known and np.any(np.asarray(self.bounds[0]) >= np.asarray(self.bounds[1])):
+      raise errors.UserError(f'bounds must be (low, high) with low < high, not {self.bounds!r}')
+
+  def check(self, x):
+    """Raises `UserError` where bounds or region do not fit the shape of `x`."""
+    for side in self.bounds or ():
+      if np.ndim(side) and np.shape(side) != x.shape[-1:]:
+        raise errors.UserError(
+          f'bounds of shape {np.shape(side)} do not fit x of shape {x.shape}: give a number or one '
+          f'value for each of the {x.shape[-1]} channels'
+        )
+    if self.region is None:
+      return
+    shape = np.shape(self.region)
+    if len(shape) != x.ndim or any(have not in (1, want) for have, want in zip(shape, x.shape)):
+      raise errors.UserError(
+        f'a region of shape {shape} does not fit x of shape {x.shape}: every axis must be 1 or '
+        'equal, for example [b, *spatial, 1]'
+      )
+
+  def masked(self, values):
+    """`values` with zeros outside the region."""
+    return values if self.region is None else jnp.where(jnp.asarray(self.region) != 0, values, 0)
+
+  def direction(self, grad):
+    """The steepest step of norm 1: the sign, or g / max(||g||, 1e-8)."""
+    return NORMS[self.norm].direction(self.masked(grad))
+
+  def project(self, x, centre, eps):
+    """The allowed point for `x`: into the eps ball (eps scalar or [b]), then into the box."""
+    delta = NORMS[self.norm].project(self.masked(x - centre), column(eps, centre))
+    if self.max_change is not None:
+      delta = jnp.clip(delta, -self.max_change, self.max_change)
+    x = centre + delta
+    if self.bounds is None:
+      return x
+    low, high = (self._side(side, centre) for side in self.bounds)
+    # The clamp comes last: between centre and x it can only shrink the distance.
+    return jnp.clip(x, jnp.minimum(low, centre), jnp.maximum(high, centre))
+
+  def start(self, keys, centre, radius):
+    """centre + noise: U(-radius, radius) per element, for l2 then projected onto that radius.
+
+    keys: [b]; radius: scalar or [b]. In many dimensions the l2 start lies on the sphere.
+    """
+    draw = lambda key: jax.random.uniform(key, centre.shape[1:], centre.dtype, -1.0, 1.0)
+    radius = column(radius, centre)
+    noise = self.masked(jax.vmap(draw)(keys) * radius)
+    return centre + NORMS[self.norm].project(noise, radius)
+
+  def distance(self, x, centre):
+    """||x - centre|| per example, [b]."""
+    return NORMS[self.norm].length(x - centre)
+
+  def _side(self, side, like):
+    side = jnp.asarray(side, like.dtype)
+    return side.reshape((1,) * (like.ndim - side.ndim) + side.shape)
