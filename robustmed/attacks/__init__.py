@@ -3,9 +3,12 @@
 import inspect
 
 from robustmed import errors
+from robustmed.attacks.apgd import apgd
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
-from robustmed.attacks.pgd import latent, mismatch, ood, pgd
+from robustmed.attacks.minimal import minimal_eps
+from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
+from robustmed.attacks.square import square
 from robustmed.attacks.threat import Threat
 
 ATTACKS = {
@@ -15,23 +18,28 @@ ATTACKS = {
   'pgd': pgd,
   'ood': ood,
   'latent': latent,
+  'apgd': apgd,
+  'square': square,
+  'noise': noise,
 }
+
+
+# Makers that take another one's settings, less those they fix.
+_LIKE = {'tifgsm': (ifgsm, 'minimise'), 'ood': (pgd, 'minimise'), 'latent': (pgd, 'bounds')}
 
 
 def settings(name):
   """The names of the settings that the attack `name` takes."""
-  names = dict.fromkeys(inspect.signature(errors.lookup(ATTACKS, name, kind='attack')).parameters)
-  if 'settings' in names:
-    base = ifgsm if name == 'tifgsm' else pgd
-    names |= dict.fromkeys(inspect.signature(base).parameters)
-    del names['settings']
-  return tuple(names)
+  maker = errors.lookup(ATTACKS, name, kind='attack')
+  base, fixed = _LIKE.get(name, (maker, None))
+  return tuple(known for known in inspect.signature(base).parameters if known != fixed)
 
 
 def make(name, **chosen):
-  """The attack `name` with these settings; what is unknown is a `UserError` with the known."""
+  """The attack `name` with these settings; an unknown one is a `UserError` with the known."""
+  known = dict.fromkeys(settings(name))
   for setting in chosen:
-    errors.lookup(settings(name), setting, kind=f'setting of attack {name!r}')
+    errors.lookup(known, setting, kind=f'setting of attack {name!r}')
   return ATTACKS[name](**chosen)
 
 
@@ -39,13 +47,17 @@ __all__ = [
   'ATTACKS',
   'LoopAttack',
   'Threat',
+  'apgd',
   'fgsm',
   'ifgsm',
   'latent',
   'make',
+  'minimal_eps',
   'mismatch',
+  'noise',
   'ood',
   'pgd',
   'settings',
+  'square',
   'tifgsm',
 ]

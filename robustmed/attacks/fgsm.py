@@ -59,4 +59,4 @@ def tifgsm(**settings):
 
   Takes what `ifgsm` takes; `value` is that loss and 'best' its smallest value.
   """
-  return ifgsm(**{**settings, 'minimise': True})
+  return ifgsm(minimise=True, **settings)

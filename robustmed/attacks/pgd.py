@@ -1,4 +1,4 @@
-"""Projected gradient ascent, and its two relatives: search for a latent code, OOD images."""
+"""Projected gradient ascent and its relatives: latent codes, OOD images, plain noise."""
 
 from robustmed import errors
 from robustmed.attacks import engine, rules
@@ -67,8 +67,17 @@ def ood(*, norm='l2', rule='adamax', random_start=False, max_change=1.0, **setti
     rule=rule,
     random_start=random_start,
     max_change=max_change,
-    **{**settings, 'minimise': True},
+    minimise=True,
+    **settings,
   )
+
+
+def noise(*, norm='linf', bounds=None, region=None, restarts=1, fold='last'):
+  """A random start and no step, the baseline that every attack must beat.
+
+  U(-eps, eps) for linf, for l2 see `Threat.start`. Restarts keep the worst draw per example.
+  """
+  return pgd(norm=norm, num_steps=0, bounds=bounds, region=region, restarts=restarts, fold=fold)
 
 
 def mismatch(predict, wanted, loss):
