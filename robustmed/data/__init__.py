@@ -1,0 +1,79 @@
+"""Data sources by name, each a pair of splits with random access.
+
+Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, without
+the data being there), `fingerprint(fields)` (all that the content depends on; checks the fields)
+and `Builder` (a `store.Builder`).
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from robustmed import errors
+from robustmed.data import store
+from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
+from robustmed.data.sources import lumbar_disks
+
+SOURCES = {
+  'lumbar_disks': lumbar_disks,
+  'phantom_lumbar_disks': phantom_lumbar_disks,
+}
+_COMMON = {'name': None, 'cache_dir': ''}
+
+
+class Source(NamedTuple):
+  """Splits: `len(split)`, `split[i]` -> dict of numpy arrays, `split.stack(feature)`."""
+
+  train: store.Split
+  test: store.Split
+  validation: store.Split | None = None
+  info: Mapping[str, Any] = {}
+
+
+def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the source's fields: its defaults with those of `config` on top.
+
+  An unknown field, or a value of another type than the default's, is a `UserError`.
+  """
+  config = dict(config)
+  source = errors.lookup(SOURCES, config.get('name'), kind='data source')
+  known = {**_COMMON, **source.DEFAULTS}
+  for name, value in config.items():
+    default = errors.lookup(known, name, kind=f'field of data source {config["name"]}')
+    if value is None and name in _COMMON:
+      continue
+    want = str if default is None else (int, float) if isinstance(default, float) else type(default)
+    if isinstance(value, pathlib.Path):
+      config[name] = value = str(value)
+    if not isinstance(value, want) or isinstance(value, bool) != isinstance(default, bool):
+      raise errors.UserError(f'data field {name} must be like {default!r}, not {value!r}')
+  return {**known, **config}
+
+
+def sizes(config: Mapping[str, Any]) -> dict[str, int]:
+  """Number of examples per split; needs no data where the source can do without."""
+  fields = fields_of(config)
+  return SOURCES[fields['name']].sizes(fields)
+
+
+def load(config: Mapping[str, Any]) -> Source:
+  """Returns the source that `config` (plain data with a 'name') describes, prepared once.
+
+  info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split and
+  'folder', where the prepared data lie.
+  """
+  fields = fields_of(config)
+  source = SOURCES[fields['name']]
+  splits, folder = store.prepare(
+    source.Builder,
+    fields,
+    root=store.cache_root(fields['cache_dir']),
+    fingerprint=source.fingerprint(fields),
+  )
+  info = {
+    'name': fields['name'],
+    'sizes': {name: len(split) for name, split in splits.items()},
+    'groups': {name: len(set(split.groups)) for name, split in splits.items()},
+    'folder': str(folder),
+  }
+  return Source(**splits, info=info)

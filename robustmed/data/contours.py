@@ -1,0 +1,42 @@
+"""What every source of contoured images stores: one frame of coordinates, one set of features.
+
+Contours are (x, y) in pixels and the centre of the first pixel is (0, 0), in masks and in warps
+alike, so that a mask and the image that it was drawn on are warped consistently.
+"""
+
+from typing import Any
+
+import numpy as np
+import skimage.draw
+import tensorflow_datasets as tfds
+
+NUM_POINTS = 176
+
+
+def features(side: int) -> tfds.features.FeaturesDict:
+  """Features of a side x side grey image with one contour and the mask that it encloses."""
+  return tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Tensor(shape=(side, side, 1), dtype=np.float32),
+      'contour': tfds.features.Tensor(shape=(NUM_POINTS, 2), dtype=np.float32),
+      'mask': tfds.features.Tensor(shape=(side, side, 1), dtype=np.float32),
+      'group': tfds.features.Scalar(dtype=np.int32),
+      'index': tfds.features.Scalar(dtype=np.int32),
+      'name': tfds.features.Text(),
+    }
+  )
+
+
+def example(
+  image: np.ndarray, contour: np.ndarray, *, index: int, group: int, name: str
+) -> dict[str, Any]:
+  """One example from an image [side, side] and its contour [176, 2]."""
+  filled = skimage.draw.polygon2mask(image.shape, contour[:, ::-1])
+  return {
+    'image': image.astype(np.float32)[..., None],
+    'contour': contour.astype(np.float32),
+    'mask': filled.astype(np.float32)[..., None],
+    'group': group,
+    'index': index,
+    'name': name,
+  }

@@ -1,0 +1,98 @@
+"""Batches of numpy arrays in an order that depends on the seed and the step alone (grain)."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from robustmed import errors
+from robustmed.data import store
+
+_BATCH_KEYS = ('image', 'index', 'group')
+_DRAW_LIMIT = 2**31  # draws are int32; two billion samples before they repeat
+
+
+class TrainBatches(Iterator[dict[str, Any]]):
+  """Endless batches of one host; `get_state()` is plain data that `set_state` resumes from."""
+
+  def __init__(self, dataset: grain.MapDataset, *, start_step: int):
+    self._dataset = dataset
+    self.set_state({'step': start_step})
+
+  def __next__(self) -> dict[str, Any]:
+    batch = next(self._iterator)
+    self._step += 1
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    return {'step': self._step}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    self._step = int(state['step'])
+    options = grain.ReadOptions(num_threads=min(4, os.cpu_count() or 1), prefetch_buffer_size=4)
+    self._iterator = iter(self._dataset[self._step :].to_iter_dataset(options))
+
+
+def train_batches(
+  source: store.Split,
+  *,
+  batch_size: int,
+  seed: int,
+  shard_index: int,
+  shard_count: int,
+  start_step: int = 0,
+) -> TrainBatches:
+  """Returns host `shard_index`'s batches, without end, from global step `start_step` on.
+
+  `batch_size` is that of one host. The hosts' batches of a step, one after the other, are the
+  global batch, which is the same for every `shard_count` at equal batch_size * shard_count: each
+  pass over the source is a new permutation. Fields: image, target, mask (all True), index, group
+  and draw, the int32 number of the sample in the whole run (step * global batch + position).
+  """
+  _check(source, batch_size, shard_index, shard_count)
+  samples = grain.MapDataset.source(source).seed(seed % 2**32).shuffle().repeat()
+  batches = samples.map_with_index(_pack).batch(batch_size)
+  return TrainBatches(batches[shard_index::shard_count], start_step=start_step)
+
+
+def eval_batches(
+  source: store.Split, *, batch_size: int, shard_index: int, shard_count: int
+) -> grain.MapDataset:
+  """Returns host `shard_index`'s batches in the order of the source: len, iteration, [i].
+
+  Every host has the same number of batches; what is missing in the last ones is filled with
+  copies of the last example under mask False. 'draw' is the position in the source.
+  """
+  _check(source, batch_size, shard_index, shard_count)
+  whole = batch_size * shard_count
+  padded = -(-len(source) // whole) * whole
+
+  def example(position):
+    packed = _pack(position, source[min(position, len(source) - 1)])
+    return {**packed, 'mask': np.bool_(position < len(source))}
+
+  return grain.MapDataset.range(padded).map(example).batch(batch_size)[shard_index::shard_count]
+
+
+def _check(source, batch_size, shard_index, shard_count):
+  if batch_size < 1:
+    raise errors.UserError(f'batch size must be at least 1, not {batch_size}')
+  if not 0 <= shard_index < shard_count:
+    raise ValueError(f'shard {shard_index} of {shard_count}')
+  if not len(source):
+    raise errors.UserError('the data split is empty')
+
+
+def _pack(position, example):
+  """One source example as one element of a `types.Batch`, with its place in the run."""
+  target = {k: v for k, v in example.items() if k not in (*_BATCH_KEYS, 'name')}
+  return {
+    'image': example['image'],
+    'target': target,
+    'mask': np.True_,
+    'index': np.int32(example['index']),
+    'group': np.int32(example['group']),
+    'draw': np.int32(position % _DRAW_LIMIT),
+  }

@@ -1,0 +1,188 @@
+"""Lumbar disk crops with contours: a folder of .mat or .npz files (Chen et al. 2021, section 3.1).
+
+Each file holds `img` [H, W], a square crop centred on one disk, and `shape` [176, 2], its closed
+contour as (x, y) in pixels with pieces left, bottom, right, top. A file is called
+`<patient>_<disk>.npz` (or .mat): all before the last underscore names the patient. The split is one
+of, in this order:
+
+- sub-folders `train/` and `test/`;
+- list files `train.txt` and `test.txt` with one file name a line;
+- none: the last fifth of the patients in alphabetical order is the test set.
+
+No patient may be on both sides. Images are min-max normalised and resized to side x side.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.io
+import skimage.transform
+
+from robustmed import errors
+from robustmed.data import contours, store
+
+DEFAULTS = {'folder': 'data/lumbar_disks', 'side': 128}
+NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
+SUFFIXES = ('.mat', '.npz')
+TEST_SHARE = 0.2
+# Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel over the edge is let pass.
+TOLERANCE = 1.0
+_HELP = (
+  'put one .mat or .npz file per disk there, named <patient>_<disk>, with img [H, W] and shape '
+  '[176, 2]; the public stand-in is SSMSpine (https://github.com/jiasongchen/SSMSpine), '
+  'or use the phantom_lumbar_disks source, which needs no files'
+)
+
+
+class File(NamedTuple):
+  path: pathlib.Path
+  patient: str
+
+
+def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
+  """Number of files per split; the paper's numbers where the folder is not there."""
+  if not pathlib.Path(fields['folder']).expanduser().is_dir():
+    return dict(NOMINAL)
+  return {name: len(files) for name, files in find(fields['folder']).items()}
+
+
+def fingerprint(fields: Mapping[str, Any]) -> Any:
+  """The files with their sizes and times, and the side."""
+  if fields['side'] < 16:
+    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
+  rows = []
+  for name, files in find(fields['folder']).items():
+    for file in files:
+      status = file.path.stat()
+      rows.append([name, str(file.path.resolve()), status.st_size, status.st_mtime_ns])
+  return {'side': fields['side'], 'files': rows}
+
+
+class LumbarDisks(store.Builder):
+  """The folder of the module's docstring as 'train' and 'test'."""
+
+  def features(self):
+    return contours.features(self.fields['side'])
+
+  def splits(self):
+    found = find(self.fields['folder'])
+    patients = sorted({file.patient for files in found.values() for file in files})
+    group = {patient: number for number, patient in enumerate(patients)}
+    first = {'train': 0, 'test': len(found['train'])}
+    return {name: self._examples(found[name], group, first=first[name]) for name in found}
+
+  def _examples(self, files, group, *, first) -> Iterator[dict[str, Any]]:
+    for position, file in enumerate(files):
+      image, contour = read(file.path)
+      image, contour = resize(image, contour, side=self.fields['side'])
+      yield contours.example(
+        image, contour, index=first + position, group=group[file.patient], name=file.path.stem
+      )
+
+
+def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
+  """Returns the files of 'train' and 'test', each sorted by name, both with at least one."""
+  root = pathlib.Path(folder).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(f'no folder {root}: {_HELP}')
+  if (root / 'train').is_dir() and (root / 'test').is_dir():
+    split = {name: _listing(root / name) for name in ('train', 'test')}
+  elif (root / 'train.txt').is_file() and (root / 'test.txt').is_file():
+    split = {name: _listed(root, f'{name}.txt') for name in ('train', 'test')}
+  else:
+    split = _by_patient(_listing(root))
+  if not any(split.values()):
+    raise errors.UserError(f'no .mat or .npz file in {root}: {_HELP}')
+  for name, files in split.items():
+    if not files:
+      raise errors.UserError(f'{root}: nothing for the {name} split; at least two patients needed')
+  both = {file.patient for file in split['train']} & {file.patient for file in split['test']}
+  if both:
+    raise errors.UserError(
+      f'{root}: patient {min(both)} is in train and in test; keep a patient on one side'
+    )
+  return split
+
+
+def _file(path):
+  return File(path, path.stem.rpartition('_')[0] or path.stem)
+
+
+def _listing(folder):
+  return [_file(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+
+
+def _listed(root, name):
+  lines = (root / name).read_text(encoding='utf-8', errors='replace').splitlines()
+  paths = sorted(root / line.strip() for line in lines if line.strip())
+  for path in paths:
+    if not path.is_file():
+      raise errors.UserError(f'{root / name} lists {path.name}, which is not there')
+  return [_file(path) for path in paths]
+
+
+def _by_patient(files):
+  patients = sorted({file.patient for file in files})
+  held = set(patients[len(patients) - max(1, round(TEST_SHARE * len(patients))) :])
+  return {
+    'train': [file for file in files if file.patient not in held],
+    'test': [file for file in files if file.patient in held],
+  }
+
+
+def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Returns image [H, W] in [0, 1] and contour [176, 2]; a bad file is a `UserError`."""
+  image, contour = _load(path)
+  if image.ndim != 2 or min(image.shape) < 2:
+    raise errors.UserError(f'{path}: img must be a grey image [H, W], not {list(image.shape)}')
+  if contour.shape != (contours.NUM_POINTS, 2):
+    raise errors.UserError(
+      f'{path}: shape must be [{contours.NUM_POINTS}, 2] points (x, y), not {list(contour.shape)}'
+    )
+  for key, value in (('img', image), ('shape', contour)):
+    if not np.isfinite(value).all():
+      raise errors.UserError(f'{path}: {key} has NaN or infinite values')
+  height, width = image.shape
+  if (contour < -TOLERANCE).any() or (contour > [width, height]).any():
+    raise errors.UserError(f'{path}: the contour leaves the image of {width} x {height} pixels')
+  low, high = image.min(), image.max()
+  if low == high:
+    raise errors.UserError(f'{path}: img is constant')
+  return (image - low) / (high - low), contour
+
+
+def _load(path):
+  try:
+    if path.suffix.lower() == '.npz':
+      with np.load(path, allow_pickle=False) as archive:
+        content = {key: archive[key] for key in ('img', 'shape') if key in archive}
+    else:
+      content = scipy.io.loadmat(path, variable_names=['img', 'shape'])
+    missing = [key for key in ('img', 'shape') if key not in content]
+    if missing:
+      raise errors.UserError(f'{path}: has no {missing[0]!r}; needs img [H, W] and shape [176, 2]')
+    return np.asarray(content['img'], np.float64), np.asarray(content['shape'], np.float64)
+  except errors.UserError:
+    raise
+  except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
+    raise errors.UserError(
+      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a '
+      f'{path.suffix} file, copy it again'
+    ) from error
+
+
+def resize(image: np.ndarray, contour: np.ndarray, *, side: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both at side x side, pixel areas kept in register; unchanged if that is the size."""
+  height, width = image.shape
+  if (height, width) == (side, side):
+    return image, contour
+  scaled = skimage.transform.resize(
+    image, (side, side), order=1, mode='edge', anti_aliasing=max(height, width) > side
+  )
+  scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
+  return scaled, (contour + 0.5) * (side / np.array([width, height])) - 0.5
+
+
+Builder = LumbarDisks

@@ -1,0 +1,159 @@
+"""Builds a source once into ArrayRecord files and reads it back at random, without TensorFlow."""
+
+import abc
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from robustmed import errors
+
+KEEP_BYTES = 512 * 2**20  # a split below this size stays decoded in memory once read
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Base of every source: examples in the order that `splits` gives them, floats finite.
+
+  A subclass says its `features` and its `splits`; `fields` are its settings, plain data. Every
+  example has 'image' [*spatial, c], 'index' (unique over all splits), 'group' and 'name'; all other
+  features become the target of a batch.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(self, *, fields: Mapping[str, Any], data_dir: str):
+    self.fields = dict(fields)
+    super().__init__(data_dir=data_dir, file_format='array_record')
+
+  @abc.abstractmethod
+  def features(self) -> tfds.features.FeaturesDict:
+    """The features for these fields."""
+
+  @abc.abstractmethod
+  def splits(self) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+    """Examples of each split; malformed input is a `UserError` that names the file."""
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=self.features(), disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    rows = self.splits()
+    self.groups = {name: [] for name in rows}  # filled as the examples are written
+    return {name: self._generate_examples(name, rows[name]) for name in rows}
+
+  def _generate_examples(self, split, rows):
+    for position, row in enumerate(rows):
+      self.groups[split].append(int(row['group']))
+      for key, value in row.items():
+        if np.asarray(value).dtype.kind == 'f' and not np.isfinite(value).all():
+          raise errors.UserError(f'{row["name"]}: {key} has values that are not finite')
+      yield position, row
+
+
+class Split:
+  """Random access to one prepared split: `len`, and `[i]` -> dict of numpy arrays.
+
+  `groups` has the group of every example, known without reading them. The arrays are read-only: small splits stay in memory and are shared by all readers.
+  """
+
+  def __init__(self, data_source, groups: list[int]):
+    self.groups = tuple(groups)
+    self._source = data_source
+    self._kept: dict[int, dict[str, Any]] | None = None
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return (self[i] for i in range(len(self)))
+
+  def __getitem__(self, index) -> dict[str, Any]:
+    index = int(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'{index} of {len(self)}')
+    if self._kept is not None and index in self._kept:
+      return self._kept[index]
+    example = dict(self._source[index])
+    for key, value in example.items():
+      if isinstance(value, np.ndarray):
+        value.setflags(write=False)
+      elif isinstance(value, bytes):
+        example[key] = value.decode()
+    if self._kept is None:
+      size = sum(np.asarray(value).nbytes for value in example.values())
+      self._kept = {} if size * len(self) <= KEEP_BYTES else None
+    if self._kept is not None:
+      self._kept[index] = example
+    return example
+
+  def stack(self, feature: str) -> np.ndarray:
+    """Returns one feature of all examples, [n, ...]."""
+    return np.stack([example[feature] for example in self])
+
+
+def cache_root(cache_dir: str | None) -> pathlib.Path:
+  """The folder of prepared data: the field, $ROBUSTMED_CACHE, else ~/.cache/robustmed."""
+  chosen = cache_dir or os.environ.get('ROBUSTMED_CACHE') or '~/.cache/robustmed'
+  return pathlib.Path(chosen).expanduser()
+
+
+def prepare(
+  builder_class: type[Builder],
+  fields: Mapping[str, Any],
+  *,
+  root: pathlib.Path,
+  fingerprint: Any,
+) -> tuple[dict[str, Split], pathlib.Path]:
+  """Returns the splits and the folder that holds them; builds them if nobody has.
+
+  `fingerprint` (plain data) is all that the content depends on. The folder appears complete or not
+  at all, and processes that prepare it at once all end with the one that came first.
+  """
+  text = json.dumps([builder_class.name, str(builder_class.VERSION), fingerprint], sort_keys=True)
+  folder = root / builder_class.name / hashlib.sha256(text.encode()).hexdigest()[:16]
+  if not (folder / 'dataset_info.json').is_file():
+    try:
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory(prefix='.building-', dir=folder.parent) as temporary:
+        _build(builder_class, fields, temporary=temporary, folder=folder)
+    except OSError as error:
+      raise errors.UserError(
+        f'cannot write prepared data to {folder.parent}: {error.strerror or error}; '
+        'set the data field cache_dir or $ROBUSTMED_CACHE to a writable folder with space'
+      ) from error
+  builder = tfds.builder_from_directory(str(folder))
+  groups = json.loads((folder / 'groups.json').read_text(encoding='utf-8'))
+  splits = {name: Split(builder.as_data_source(name), groups[name]) for name in groups}
+  return splits, folder
+
+
+def _build(builder_class, fields, *, temporary, folder):
+  with _quiet():
+    builder = builder_class(fields=fields, data_dir=temporary)
+    builder.download_and_prepare()
+  groups = pathlib.Path(builder.data_dir, 'groups.json')
+  groups.write_text(json.dumps(builder.groups), encoding='utf-8')
+  try:
+    os.rename(builder.data_dir, folder)
+  except OSError:
+    if not (folder / 'dataset_info.json').is_file():  # else another process was faster
+      raise
+
+
+@contextlib.contextmanager
+def _quiet():
+  """TFDS prints to stdout, which belongs to results, and draws bars."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()
