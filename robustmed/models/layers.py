@@ -1,0 +1,108 @@
+"""Linen layers over robustmed.ops, with torch's default initialisation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from robustmed.ops import conv, norms
+
+
+def uniform_fan_in(fan_in):
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for weights and for biases."""
+  bound = 1 / math.sqrt(fan_in)
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _cast(dtype, *arrays):
+  """Promotes the arrays that are there to `dtype`, or to their common type."""
+  dtype = dtype or jnp.result_type(*(a for a in arrays if a is not None))
+  return [None if a is None else a.astype(dtype) for a in arrays]
+
+
+class Conv(nn.Module):
+  """Convolution of x [b, *spatial, c]; symmetric integer padding, default kernel // 2."""
+
+  features: int
+  kernel: tuple[int, ...]
+  strides: int | tuple[int, ...] = 1
+  padding: int | tuple[int, ...] | None = None
+  groups: int = 1
+  use_bias: bool = False
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    inner = x.shape[-1] // self.groups
+    init = uniform_fan_in(inner * math.prod(self.kernel))
+    kernel = self.param('kernel', init, (*self.kernel, inner, self.features))
+    bias = self.param('bias', init, (self.features,)) if self.use_bias else None
+    x, kernel, bias = _cast(self.dtype, x, kernel, bias)
+    padding = tuple(k // 2 for k in self.kernel) if self.padding is None else self.padding
+    y = conv.conv(x, kernel, strides=self.strides, padding=padding, groups=self.groups)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution with torch's padding and output_padding.
+
+  The defaults double the grid exactly. The kernel is [*taps, features, inputs], that of the
+  convolution it is the adjoint of; torch's fan_in is then taps x features.
+  """
+
+  features: int
+  kernel: tuple[int, ...]
+  strides: int | tuple[int, ...] = 2
+  padding: int | tuple[int, ...] | None = None
+  output_padding: int | tuple[int, ...] = 1
+  use_bias: bool = False
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    init = uniform_fan_in(self.features * math.prod(self.kernel))
+    kernel = self.param('kernel', init, (*self.kernel, self.features, x.shape[-1]))
+    bias = self.param('bias', init, (self.features,)) if self.use_bias else None
+    x, kernel, bias = _cast(self.dtype, x, kernel, bias)
+    padding = tuple(k // 2 for k in self.kernel) if self.padding is None else self.padding
+    y = conv.conv_transpose(
+      x, kernel, strides=self.strides, padding=padding, output_padding=self.output_padding
+    )
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Norm(nn.Module):
+  """GroupNorm (groups=None: InstanceNorm) with affine parameters and, if given, LeakyReLU."""
+
+  groups: int | None = None
+  eps: float = 1e-5
+  leak: float | None = None
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    channels = x.shape[-1]
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    x = x.astype(self.dtype or x.dtype)
+    return norms.group_norm(
+      x, scale, bias, groups=self.groups or channels, eps=self.eps, leak=self.leak
+    )
+
+
+class Dense(nn.Module):
+  """x [b, c] -> [b, features]."""
+
+  features: int
+  use_bias: bool = False
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    init = uniform_fan_in(x.shape[-1])
+    kernel = self.param('kernel', init, (x.shape[-1], self.features))
+    bias = self.param('bias', init, (self.features,)) if self.use_bias else None
+    x, kernel, bias = _cast(self.dtype, x, kernel, bias)
+    y = x @ kernel
+    return y if bias is None else y + bias[None]

@@ -1,0 +1,332 @@
+"""Forms of a convolution that XLA's CPU backend runs fast, inside loops as well as outside.
+
+Three linear maps of one window geometry, all channels last, kernels [*taps, in / groups, out]:
+`forward` (x, k -> y), `transpose` (y, k -> x, the adjoint by x) and `kernel_gradient` (x, y -> k,
+the adjoint by k). Each picks matrix products, a native stride-1 2D convolution or lax itself; all
+choices agree to rounding. None of them has a derivative rule of its own: see conv_rules.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+FEW_POSITIONS = 512  # batch x output positions up to which one matrix product wins
+
+
+class Window(NamedTuple):
+  """Geometry of one convolution; hashable, hence static under jit."""
+
+  size: tuple[int, ...]  # input grid
+  taps: tuple[int, ...]  # kernel grid
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]  # negative values crop
+  dilation: tuple[int, ...]
+  groups: int = 1
+  precision: Any = None
+
+  @property
+  def out(self):
+    """The output grid."""
+    return tuple(
+      max(0, (n + lo + hi - d * (k - 1) - 1) // s + 1)
+      for n, k, s, (lo, hi), d in zip(*self[:5], strict=True)
+    )
+
+  def without_first(self, **changes):
+    """The same geometry over the remaining axes."""
+    return self._replace(**{name: getattr(self, name)[1:] for name in self._fields[:5]}, **changes)
+
+
+def spec(rank):
+  """dimension_numbers of channels-last arrays over 1 to 3 axes."""
+  spatial = 'DHW'[3 - rank :]
+  return f'N{spatial}C', f'{spatial}IO', f'N{spatial}C'
+
+
+def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
+  """lax.conv_general_dilated over this window."""
+  rank = len(window.size)
+  return lax.conv_general_dilated(
+    x,
+    k,
+    strides or window.strides,
+    padding or window.padding,
+    lhs_dilation=lhs_dilation or (1,) * rank,
+    rhs_dilation=window.dilation,
+    dimension_numbers=spec(rank),
+    feature_group_count=window.groups,
+    precision=window.precision,
+  )
+
+
+def swap(k, groups=1):
+  """The kernel of the adjoint: flipped over space, in and out axes swapped (per group)."""
+  rank = k.ndim - 2
+  k = lax.rev(k, tuple(range(rank)))
+  *taps, inner, outer = k.shape
+  k = k.reshape(*taps, inner, groups, outer // groups)
+  k = jnp.moveaxis(k, (rank + 2, rank), (rank, rank + 2))
+  return k.reshape(*taps, outer // groups, groups * inner)
+
+
+def _adjoint_padding(window):
+  """Padding with which the swapped kernel, over the dilated output, gives back the input grid."""
+  rows = []
+  for n, k, s, (lo, _), d, m in zip(*window[:5], window.out, strict=True):
+    front = d * (k - 1) - lo
+    rows.append((front, n + d * (k - 1) - front - ((m - 1) * s + 1)))
+  return tuple(rows)
+
+
+def native_transpose(window, y, k):
+  """The adjoint by x as lax writes it."""
+  ones = (1,) * len(window.size)
+  padding = _adjoint_padding(window)
+  k = swap(k, window.groups)
+  return native(window, y, k, lhs_dilation=window.strides, padding=padding, strides=ones)
+
+
+def native_kernel_gradient(window, x, y):
+  """The adjoint by k as lax writes it."""
+  shape = (*window.taps, x.shape[-1] // window.groups, y.shape[-1])
+  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+  return jax.linear_transpose(lambda k: native(window, x, k), kernel)(y)[0]
+
+
+def _pad(x, padding):
+  return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
+
+
+def _crop_or_pad(x, padding):
+  """Applies the negative part of the padding now; returns the rest for the convolution."""
+  if any(value < 0 for pair in padding for value in pair):
+    x = _pad(x, tuple((min(lo, 0), min(hi, 0)) for lo, hi in padding))
+  return x, tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
+
+
+def _tap_range(window, axis):
+  """Taps of this axis that meet the grid at some output position."""
+  n, s, d = window.size[axis], window.strides[axis], window.dilation[axis]
+  lo, m = window.padding[axis][0], window.out[axis]
+  live = [t for t in range(window.taps[axis]) if any(0 <= o * s + t * d - lo < n for o in range(m))]
+  return (live[0], live[-1] + 1) if live else (0, 1)
+
+
+def trim(window):
+  """Drops taps that only ever see padding; returns (window, tap ranges)."""
+  ranges = tuple(_tap_range(window, axis) for axis in range(len(window.size)))
+  padding = tuple(
+    (lo - start * d, hi - (k - stop) * d)
+    for (lo, hi), (start, stop), d, k in zip(
+      window.padding, ranges, window.dilation, window.taps, strict=True
+    )
+  )
+  taps = tuple(stop - start for start, stop in ranges)
+  return window._replace(taps=taps, padding=padding), ranges
+
+
+def _patch_pieces(window, x):
+  """One [b, *out, c] view of x for every tap, in row-major order of the taps."""
+  x = _pad(x, window.padding)
+  for tap in itertools.product(*map(range, window.taps)):
+    start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
+    stop = [a + (m - 1) * s + 1 for a, m, s in zip(start, window.out, window.strides, strict=True)]
+    yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *window.strides, 1))
+
+
+def patches(window, x):
+  """im2col: [b * positions, taps * c]."""
+  pieces = list(_patch_pieces(window, x))
+  stacked = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
+  return stacked.reshape(-1, stacked.shape[-1])
+
+
+def _fold(window, columns):
+  """Adjoint of the patches: [b, *out, taps, c] -> [b, *size, c]."""
+  total = None
+  for index, tap in enumerate(itertools.product(*map(range, window.taps))):
+    piece = columns[..., index, :]
+    config = [(0, 0, 0)]
+    for n, t, s, d, (lo, _), m in zip(
+      window.size, tap, window.strides, window.dilation, window.padding, window.out, strict=True
+    ):
+      front = t * d - lo
+      config.append((front, n - front - (m - 1) * s - 1, s - 1))
+    piece = lax.pad(piece, jnp.zeros((), piece.dtype), (*config, (0, 0, 0)))
+    total = piece if total is None else total + piece
+  return total
+
+
+def _is_few(window, batch):
+  small = all(n <= k for n, k in zip(window.size, window.taps, strict=True))
+  return small or batch * math.prod(window.out) <= FEW_POSITIONS
+
+
+def _is_pointwise(window):
+  return all(k == 1 for k in window.taps) and not any(map(any, window.padding))
+
+
+def _cut(k, ranges):
+  return k[tuple(slice(*r) for r in ranges)]
+
+
+def forward(window, x, k):
+  """y = x * k, [b, *out, features]."""
+  if window.groups > 1:
+    return native(window, x, k)
+  full, (window, ranges) = window, trim(window)
+  k = _cut(k, ranges)
+  batch, features = x.shape[0], k.shape[-1]
+  if _is_pointwise(window) or _is_few(full, batch):
+    columns = patches(window, x)
+    y = lax.dot(columns, k.reshape(-1, features), precision=window.precision)
+    # Without the barrier XLA pulls the patches' slices and transposes into one slow loop.
+    return lax.optimization_barrier(y).reshape(batch, *window.out, features)
+  if len(window.size) == 3:
+    return _forward_3d(window, x, k)
+  x, padding = _crop_or_pad(x, window.padding)
+  return native(window, x, k, padding=padding)
+
+
+def _depth_slice(window, x, tap):
+  """The depth planes that one tap reads, [b * planes, h, w, c]; x is padded over depth."""
+  start, m, s = tap * window.dilation[0], window.out[0], window.strides[0]
+  x = lax.slice_in_dim(x, start, start + (m - 1) * s + 1, s, axis=1)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _pad_depth(window, x):
+  return _pad(x, (window.padding[0], (0, 0), (0, 0)))
+
+
+def _forward_3d(window, x, k):
+  batch, plane = x.shape[0], window.without_first()
+  x = _pad_depth(window, x)
+  y = sum(forward(plane, _depth_slice(window, x, t), k[t]) for t in range(window.taps[0]))
+  return y.reshape(batch, *window.out, -1)
+
+
+def transpose(window, y, k):
+  """The adjoint of `forward` by x: [b, *size, inputs]."""
+  if window.groups > 1:
+    return native_transpose(window, y, k)
+  full, (window, ranges) = window, trim(window)
+  k = _cut(k, ranges)
+  batch, inputs = y.shape[0], k.shape[-2]
+  if _is_pointwise(window) or _is_few(full, batch):
+    columns = lax.dot_general(
+      y.reshape(-1, y.shape[-1]),
+      k.reshape(-1, k.shape[-1]),
+      (((1,), (1,)), ((), ())),
+      precision=window.precision,
+    )
+    columns = lax.optimization_barrier(columns)
+    return _fold(window, columns.reshape(batch, *window.out, math.prod(window.taps), inputs))
+  if len(window.size) == 3:
+    return _transpose_3d(window, y, k)
+  if all(s == 1 for s in window.strides):
+    adjoint = Window(
+      window.out,
+      window.taps,
+      window.strides,
+      _adjoint_padding(window),
+      window.dilation,
+      precision=window.precision,
+    )
+    return forward(adjoint, y, swap(k))
+  if any(d > 1 for d in window.dilation):
+    return native_transpose(window, y, k)
+  return _transpose_phases(window, y, k)
+
+
+def _transpose_3d(window, y, k):
+  batch, plane = y.shape[0], window.without_first()
+  s, d, m = window.strides[0], window.dilation[0], window.out[0]
+  flat = y.reshape(-1, *y.shape[2:])
+  total = None
+  for t in range(window.taps[0]):
+    piece = transpose(plane, flat, k[t])
+    piece = piece.reshape(batch, m, *piece.shape[1:])
+    front = t * d - window.padding[0][0]
+    back = window.size[0] - front - (m - 1) * s - 1
+    config = ((0, 0, 0), (front, back, s - 1), (0, 0, 0), (0, 0, 0), (0, 0, 0))
+    piece = lax.pad(piece, jnp.zeros((), piece.dtype), config)
+    total = piece if total is None else total + piece
+  return total
+
+
+def _phase_plan(n, k, s, lo):
+  """(zero taps put before the kernel, sub-kernel taps, first phase block, blocks) of one axis."""
+  extra = -lo % s
+  if -(-(k + extra) // s) > -(-k // s):
+    extra = 0
+  shifted = lo + extra
+  first = shifted // s
+  return extra, -(-(k + extra) // s), first, (shifted + n - 1) // s - first + 1
+
+
+def _transpose_phases(window, y, k):
+  """Strided adjoint as one stride-1 convolution to strides x inputs channels, interleaved."""
+  rank, inputs = len(window.size), k.shape[-2]
+  los = [lo for lo, _ in window.padding]
+  plans = [_phase_plan(*row) for row in zip(window.size, window.taps, window.strides, los)]
+  pads = [
+    (extra, sub * s - kk - extra)
+    for (extra, sub, _, _), kk, s in zip(plans, window.taps, window.strides)
+  ]
+  k = jnp.pad(k, (*pads, (0, 0), (0, 0)))
+  subs = tuple(sub for _, sub, _, _ in plans)
+  k = k.reshape(*itertools.chain(*zip(subs, window.strides)), *k.shape[-2:])
+  k = lax.rev(k, tuple(range(0, 2 * rank, 2)))
+  blocks, phases = tuple(range(0, 2 * rank, 2)), tuple(range(1, 2 * rank, 2))
+  k = k.transpose(*blocks, 2 * rank + 1, *phases, 2 * rank)
+  k = k.reshape(*subs, k.shape[rank], -1)
+  padding = []
+  for (_, sub, first, count), m in zip(plans, window.out):
+    padding.append((sub - 1 - first, count + sub - 1 - m - (sub - 1 - first)))
+  ones = (1,) * rank
+  inner = Window(window.out, subs, ones, tuple(padding), ones, precision=window.precision)
+  z = forward(inner, y, k)
+  counts = tuple(count for _, _, _, count in plans)
+  z = z.reshape(-1, *counts, *window.strides, inputs)
+  order = itertools.chain(*zip(range(1, rank + 1), range(rank + 1, 2 * rank + 1)))
+  z = z.transpose(0, *order, 2 * rank + 1)
+  z = z.reshape(-1, *(c * s for c, s in zip(counts, window.strides)), inputs)
+  starts = [
+    lo + extra - first * s for lo, (extra, _, first, _), s in zip(los, plans, window.strides)
+  ]
+  return lax.slice(
+    z,
+    (0, *starts, 0),
+    (z.shape[0], *(a + n for a, n in zip(starts, window.size)), inputs),
+  )
+
+
+def kernel_gradient(window, x, y):
+  """The adjoint of `forward` by k: [*taps, inputs, features]."""
+  if window.groups > 1:
+    return native_kernel_gradient(window, x, y)
+  inputs, features = x.shape[-1], y.shape[-1]
+  full, (window, ranges) = window, trim(window)
+  if len(window.size) == 3 and not _is_few(full, x.shape[0]):
+    plane, padded = window.without_first(), _pad_depth(window, x)
+    flat = y.reshape(-1, *y.shape[2:])
+    k = jnp.stack(
+      [kernel_gradient(plane, _depth_slice(window, padded, t), flat) for t in range(window.taps[0])]
+    )
+  else:
+    flat = y.reshape(-1, features)
+    contract = (((0,), (0,)), ((), ()))
+    k = jnp.stack(
+      [
+        lax.dot_general(piece.reshape(-1, inputs), flat, contract, precision=window.precision)
+        for piece in _patch_pieces(window, x)
+      ]
+    )
+  k = k.reshape(*window.taps, inputs, features)
+  outside = tuple((a, full_k - b) for (a, b), full_k in zip(ranges, full.taps, strict=True))
+  return jnp.pad(k, (*outside, (0, 0), (0, 0))) if any(map(any, outside)) else k
