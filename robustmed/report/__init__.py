@@ -1,0 +1,247 @@
+"""A finished run on paper: Markdown, one HTML page, CSV tables and PNG figures, all without JAX."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+import pandas as pd
+
+from robustmed.evaluation import claims
+from robustmed.report import content, figures, files, pages, tables
+from robustmed.report import inputs as inputs_lib
+from robustmed.report.spec import Arm, Panel, ReportSpec, Section
+
+__all__ = ['Arm', 'Panel', 'Report', 'ReportSpec', 'Section', 'write']
+
+MAX_EXAMPLE_FIGURES = 6
+
+
+class Report(NamedTuple):
+  """Where the pages lie, and what a terminal may print."""
+
+  markdown: pathlib.Path
+  html: pathlib.Path
+  verdict: str
+  table: str  # the first panel, as plain text
+  claims: pd.DataFrame
+
+
+class _Build(NamedTuple):
+  """What every part of the page looks at."""
+
+  folder: pathlib.Path
+  spec: ReportSpec
+  held: inputs_lib.Inputs
+  arms: tuple[Arm, ...]
+  decided: pd.DataFrame
+  units: str
+
+
+def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
+  """Reads `results/`, `logs/` and the two JSON files of a workdir and writes its `report/` folder.
+
+  The same workdir gives the same bytes. Every file appears whole or not at all.
+
+  Raises:
+    UserError: there are no results, a file is unreadable, or the folder cannot be written.
+  """
+  workdir = pathlib.Path(workdir)
+  held = inputs_lib.read(workdir)
+  build = _Build(
+    folder=workdir / 'report',
+    spec=spec,
+    held=held,
+    arms=tables.arms(held.rows, spec.arms),
+    decided=claims.decide(spec.claims, held.rows),
+    units=f'({spec.level_units})' if spec.level_units else '',
+  )
+  verdict = content.verdict(held, spec=spec, arms=build.arms, decided=build.decided)
+  blocks = [
+    pages.Callout(_state(build), f'**In short.** {verdict}'),
+    *(pages.Text(line) for line in spec.description),
+    pages.Heading(2, 'How to read this page'),
+    pages.Text(content.how_to_read(held, spec=spec)),
+    *_results(build),
+    *_examples(build),
+    *_claims(build),
+    *_checks(build),
+    *_sections(build),
+    *_notes(build),
+    *_training(build),
+    *_run(build),
+  ]
+  title = title or spec.title
+  markdown = pages.to_markdown(title, blocks, folder=build.folder)
+  html = pages.to_html(title, blocks)
+  return Report(
+    markdown=files.write(build.folder / 'report.md', markdown),
+    html=files.write(build.folder / 'report.html', html),
+    verdict=verdict.replace('**', '').replace('`', ''),
+    table=_text_table(build),
+    claims=build.decided,
+  )
+
+
+def _results(build: _Build) -> list:
+  spec, held = build.spec, build.held
+  _csv(build, 'summary', held.summary)
+  blocks = [pages.Heading(2, 'Results')]
+  failed = content.check_notes(held.checks, status='fail')
+  if failed:
+    blocks.append(pages.Callout('bad', f'**Failed checks: read these first.**\n\n{failed}'))
+  drawn, printed = [], []
+  for panel in spec.panels:
+    name = f'{panel.metric}_{panel.attack}'
+    known = held.summary['attack'].eq(panel.attack) & held.summary['metric'].eq(panel.metric)
+    if not known.any():
+      printed.append(pages.Text(f'`{panel.metric}` under `{panel.attack}`: not run.'))
+      continue
+    style = {'arms': build.arms, 'paper': spec.paper}
+    png = figures.curves(held.summary, panel=panel, units=build.units, **style)
+    drawn.append(_figure(build, f'curve_{name}', png, f'{panel.metric} under {panel.attack}'))
+    cells = {'metric': panel.metric, 'attack': panel.attack, 'paper': spec.paper}
+    cells['arms'] = [arm.name for arm in build.arms]
+    _csv(build, name, tables.pivot(held.summary, **cells))
+    labels = content.labels(build.arms, held.checks)
+    shown = tables.pivot(held.summary, show=True, labels=labels, **cells)
+    better = 'higher is better' if panel.higher_is_better else 'lower is better'
+    caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}'
+    printed.append(pages.Table(caption, shown))
+  return [*blocks, pages.Row(drawn), *printed] if drawn else [*blocks, *printed]
+
+
+def _examples(build: _Build) -> list:
+  stored = build.held.examples
+  if stored is None:
+    return []
+  blocks = []
+  cells = figures.example_cells(stored)
+  for attack, eps in cells[:MAX_EXAMPLE_FIGURES]:
+    here = {'attack': attack, 'eps': eps, 'arms': build.arms}
+    captions = _example_captions(build, attack=attack, eps=eps)
+    png = figures.examples(stored, captions=captions, units=build.units, **here)
+    if png is not None:
+      caption = f'One example under {attack} at {eps:g}; the perturbation has its own scale.'
+      blocks.append(_figure(build, f'examples_{attack}_{eps:g}', png, caption))
+  if blocks and len(cells) > MAX_EXAMPLE_FIGURES:
+    left = len(cells) - MAX_EXAMPLE_FIGURES
+    blocks.append(pages.Text(f'{left} more stored attack levels are not drawn.'))
+  return [pages.Heading(2, 'Examples'), *blocks] if blocks else []
+
+
+def _example_captions(build: _Build, *, attack: str, eps: float) -> dict:
+  """The drawn example's metrics: clean under the clean image, attacked under the attacked one."""
+  stored, rows = build.held.examples, build.held.rows
+  names = list(dict.fromkeys(p.metric for p in build.spec.panels if p.attack == attack))[:3]
+  captions = {}
+  picked = figures.example_index(stored, attack=attack, eps=eps, arms=build.arms)
+  for arm, index in picked.items():
+    mine = rows[(rows['arm'] == arm) & (rows['index'] == index)]
+    for attacked in (False, True):
+      level = eps if attacked else 0.0
+      line = mine[(mine['eps'] == level) & (mine['attack'].eq(attack) | (level == 0))]
+      if len(line):
+        values = [f'{name} {tables.number(line.iloc[0][name])}' for name in names]
+        captions[arm, attacked] = '   '.join(values)
+  return captions
+
+
+def _claims(build: _Build) -> list:
+  _csv(build, 'claims', build.decided)
+  if build.decided.empty:
+    return []
+  shown = tables.shown_claims(build.decided)
+  return [
+    pages.Heading(2, 'Claims'),
+    pages.Table('Each claim, its test and its verdict', shown),
+  ]
+
+
+def _checks(build: _Build) -> list:
+  frame = tables.check_frame(build.held.checks)
+  _csv(build, 'checks', frame)
+  blocks = [pages.Heading(2, 'Checks')]
+  if frame.empty:
+    return [*blocks, pages.Callout('open', 'No checks were stored with the results.')]
+  warned = content.check_notes(build.held.checks, status='warn')
+  if warned:
+    blocks.append(pages.Callout('open', f'**Warnings**\n\n{warned}'))
+  order = frame[['status', 'name', 'arm', 'detail']]
+  return [*blocks, pages.Table('Signs of broken or fooled attacks', order)]
+
+
+def _sections(build: _Build) -> list:
+  blocks = []
+  for section in map(Section._make, build.spec.sections):
+    blocks.append(pages.Heading(2, section.heading))
+    if section.markdown:
+      blocks.append(pages.Text(section.markdown))
+    paths = [build.folder.parent / path for path in section.figures]
+    blocks += [pages.Figure(path, path.stem.replace('_', ' ')) for path in paths]
+    for caption, frame in section.tables:
+      _csv(build, f'{section.heading}_{caption}', frame)
+      blocks.append(pages.Table(caption, frame.map(_printed)))
+  return blocks
+
+
+def _notes(build: _Build) -> list:
+  if not build.spec.notes:
+    return []
+  notes = '\n'.join(f'- {note}' for note in build.spec.notes)
+  return [pages.Heading(2, 'Notes'), pages.Text(notes)]
+
+
+def _training(build: _Build) -> list:
+  log = build.held.training
+  png = None if log is None else figures.training(log, arms=build.arms)
+  if png is None:
+    return []
+  caption = 'Training loss of every arm and seed.'
+  return [pages.Heading(2, 'Training'), _figure(build, 'training', png, caption)]
+
+
+def _run(build: _Build) -> list:
+  blocks = [pages.Heading(2, 'How this was made')]
+  named = {'Configuration': build.held.config, 'Environment': build.held.env}
+  for name, tree in named.items():
+    if tree:
+      frame = pd.DataFrame(tables.flatten(tree), columns=['field', 'value'])
+      blocks.append(pages.Folded(name, [pages.Table(name, frame)]))
+    else:
+      blocks.append(pages.Text(f'{name}: not stored in this workdir.'))
+  return blocks
+
+
+def _state(build: _Build) -> str:
+  statuses = {check.status for check in build.held.checks}
+  if 'fail' in statuses:
+    return 'bad'
+  clean = set(build.decided['verdict']) <= {'holds'} and statuses <= {'pass', 'skipped'}
+  return 'good' if clean and statuses else 'open'
+
+
+def _text_table(build: _Build) -> str:
+  """The first panel for a terminal, units and metric in its first line."""
+  if not build.spec.panels:
+    return ''
+  panel = build.spec.panels[0]
+  cells = {'metric': panel.metric, 'attack': panel.attack}
+  frame = tables.pivot(build.held.summary, arms=[arm.name for arm in build.arms], **cells)
+  body = frame.to_string(index=False, float_format=lambda value: f'{value:.3f}')
+  return f'{panel.metric} under {panel.attack} by level {build.units}\n{body}'
+
+
+def _printed(value) -> str:
+  return tables.number(value) if isinstance(value, float) else str(value)
+
+
+def _csv(build: _Build, name: str, frame: pd.DataFrame):
+  files.write(build.folder / 'tables' / f'{_file(name)}.csv', frame.to_csv(index=False))
+
+
+def _figure(build: _Build, name: str, png: bytes, caption: str) -> pages.Figure:
+  return pages.Figure(files.write(build.folder / 'figures' / f'{_file(name)}.png', png), caption)
+
+
+def _file(name: str) -> str:
+  return re.sub(r'[^\w.+-]+', '_', name)

@@ -1,0 +1,169 @@
+"""The words of the report: a verdict anybody can read, then how to read the rest."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from robustmed.evaluation import checks, claims, statistics
+from robustmed.report import inputs as inputs_lib
+from robustmed.report import spec as spec_lib
+from robustmed.report import tables
+
+
+def verdict(
+  held: inputs_lib.Inputs,
+  *,
+  spec: spec_lib.ReportSpec,
+  arms: Sequence[spec_lib.Arm],
+  decided: pd.DataFrame,
+) -> str:
+  """One paragraph: the main finding in numbers, the claims, and what the checks allow."""
+  sentences = [*_finding(held, spec=spec, arms=arms), _claims(decided), _checks(held.checks)]
+  return ' '.join(sentence for sentence in sentences if sentence)
+
+
+def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
+  """What the numbers, brackets, verdicts and checks mean, with the sizes of this run."""
+  rows = held.rows
+  seeds = rows['seed'].nunique()
+  count = rows[['group', 'index']].drop_duplicates().shape[0]
+  groups = rows['group'].nunique()
+  units = f' Levels are given in: {spec.level_units}.' if spec.level_units else ''
+  trained = f'{seeds} training runs (seeds) per arm' if seeds > 1 else 'one training run per arm'
+  lines = [
+    '- An **arm** is one way of training the network. An **attack** changes the image, by at most '
+    f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
+    f'- Every number is a mean over the test examples: {count} in {groups} groups (patients, '
+    f'volumes or scans), {trained}. An example run under several seeds counts once.',
+    '- Brackets and shaded bands are 95 % intervals from drawing whole groups anew. They say how '
+    'much another set of patients could change the mean, not how much another training could.',
+    '- A **claim** holds when its number lies where the paper says and the test, corrected for '
+    f'all claims (Holm), gives p below {claims.ALPHA:g}; it fails when the opposite is that '
+    'certain; otherwise these data leave it undecided. With several seeds it must do so in each.',
+    '- **Checks** look for attacks that are broken or fooled. Where one fails, the arm may look '
+    'more robust than it is.',
+  ]
+  smallest = 0.5**groups
+  if spec.claims and smallest * len(spec.claims) >= claims.ALPHA:
+    lines.append(
+      f'- With {groups} groups no p value can be below {smallest:.3g}, so that few or no claims '
+      'can be decided; use more groups.'
+    )
+  unknown = int(sum((~np.isfinite(rows[name].astype(float))).sum() for name in held.metrics))
+  if unknown:
+    lines.append(f'- {unknown} metric values are not finite; means and n leave them out.')
+  return '\n'.join(lines)
+
+
+def check_notes(found: Sequence[checks.Check], *, status: str) -> str:
+  """One line for each check of that status."""
+  lines = [f'- **{c.name}** ({c.arm}): {c.detail}' for c in found if c.status == status]
+  return '\n'.join(lines)
+
+
+def labels(arms: Sequence[spec_lib.Arm], found: Sequence[checks.Check]) -> dict[str, str]:
+  """Names for tables; an arm with a failed check is marked."""
+  failed = {check.arm for check in found if check.status == 'fail'}
+  return {arm.name: f'{arm.shown} (check failed)' if arm.name in failed else arm.shown
+          for arm in arms}  # fmt: skip
+
+
+def headline(
+  summary: pd.DataFrame, *, panel: spec_lib.Panel, arms: Sequence[spec_lib.Arm], wanted
+) -> float | None:
+  """The level to speak of: the wanted one, else where the arms' means lie furthest apart."""
+  levels = [eps for eps in tables.levels(summary, attack=panel.attack) if eps > 0]
+  if wanted is not None and statistics.level(wanted) in levels:
+    return statistics.level(wanted)
+  if not levels:
+    return None
+  means = {eps: [_mean(summary, panel, arm, eps) for arm in arms] for eps in levels}
+  known = {eps: [m for m in values if np.isfinite(m)] for eps, values in means.items()}
+  return max(levels, key=lambda eps: max(known[eps], default=0) - min(known[eps], default=0))
+
+
+def _finding(held, *, spec, arms) -> list[str]:
+  if not spec.panels:
+    return []
+  panel = spec.panels[0]
+  eps = headline(held.summary, panel=panel, arms=arms, wanted=spec.headline_eps)
+  if eps is None:
+    return [f'The attack `{panel.attack}` was not run.']
+  known = [
+    (arm, _mean(held.summary, panel, arm, 0.0), _mean(held.summary, panel, arm, eps))
+    for arm in arms
+  ]
+  known = [line for line in known if np.isfinite(line[2])]
+  if not known:
+    return [f'`{panel.metric}` has no values under `{panel.attack}` at {eps:g}.']
+  parts = [
+    f'**{tables.number(after)}** for {arm.shown} (clean {tables.number(before)})'
+    for arm, before, after in known
+  ]
+  better = 'higher is better' if panel.higher_is_better else 'lower is better'
+  sentences = [
+    f'Under the attack `{panel.attack}` at level {eps:g}, `{panel.metric}` ({better}) is '
+    f'{_list(parts)}.'
+  ]
+  if len(known) > 1:
+    pick = max if panel.higher_is_better else min
+    best = pick(known, key=lambda line: line[2])
+    sentences.append(f'There {best[0].shown} withstands the attack best.')
+  return sentences
+
+
+def _claims(decided: pd.DataFrame) -> str:
+  if decided.empty:
+    return ''
+  found = Counter(decided['verdict'])
+  words = {
+    'holds': 'hold',
+    'fails': 'fail',
+    'undecided': 'are undecided',
+    'not run': 'were not run',
+  }
+  single = {
+    'holds': 'holds',
+    'fails': 'fails',
+    'undecided': 'is undecided',
+    'not run': 'was not run',
+  }
+  parts = [
+    f'{found[name]} {single[name] if found[name] == 1 else words[name]}'
+    for name in claims.VERDICTS
+    if found[name]
+  ]
+  return f'Of the {len(decided)} claims tested here, {_list(parts)}.'
+
+
+def _checks(found: Sequence[checks.Check]) -> str:
+  if not found:
+    return 'No believability checks were found, so treat every figure with caution.'
+  count = Counter(check.status for check in found)
+  run = len(found) - count['skipped']
+  parts = [f'Of {run} believability checks, {count["pass"]} passed']
+  if count['warn']:
+    parts.append(f'{count["warn"]} gave a warning')
+  if count['fail']:
+    parts.append(f'{count["fail"]} **failed**')
+  text = f'{_list(parts)}.'
+  if count['skipped']:
+    text += f' {count["skipped"]} could not be run.'
+  failed = sorted({check.arm for check in found if check.status == 'fail'})
+  if failed:
+    text += f' Do not trust the figures of {_list(failed)} before the failed checks are understood.'
+  return text
+
+
+def _mean(summary, panel, arm, eps) -> float:
+  cells = tables.curve(summary, arm=arm.name, attack=panel.attack, metric=panel.metric)
+  kept = cells.loc[cells['eps'] == eps, 'mean']
+  return float(kept.iloc[0]) if len(kept) else float('nan')
+
+
+def _list(parts: Sequence[str]) -> str:
+  if len(parts) <= 1:
+    return ''.join(parts)
+  return f'{", ".join(parts[:-1])} and {parts[-1]}'

@@ -1,0 +1,280 @@
+"""The pictures of the report, as PNG bytes: no global state, no display, same input same picture.
+
+Colours are those of Okabe and Ito, which differ for every kind of colour vision; lines also differ
+by marker.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib.lines
+import matplotlib.patches
+import numpy as np
+import pandas as pd
+from matplotlib import figure as figure_lib
+from matplotlib.backends import backend_agg
+
+from robustmed.report import spec as spec_lib
+from robustmed.report import tables
+
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
+MARKERS = 'osD^vPX'
+TRUE, PREDICTED, REGION = '#F0E442', '#D55E00', '#56B4E9'
+DPI = 150
+
+_GREY = '#d9d9d9'
+
+
+def curves(
+  summary: pd.DataFrame,
+  *,
+  panel: spec_lib.Panel,
+  arms: Sequence[spec_lib.Arm],
+  units: str = '',
+  paper: pd.DataFrame | None = None,
+) -> bytes:
+  """Mean of a metric against the attack level, one line per arm with its interval as a band."""
+  figure, axes = _axes(width=6.4, height=4.4)
+  handles = []
+  with_paper = False
+  for arm, colour, marker in _styled(arms):
+    cells = tables.curve(summary, arm=arm.name, attack=panel.attack, metric=panel.metric)
+    x = cells['eps'].to_numpy()
+    (line,) = axes.plot(
+      x, cells['mean'], color=colour, ls=arm.line, marker=marker, ms=5, lw=1.8, label=arm.shown
+    )
+    handles.append(line)
+    axes.fill_between(x, cells['low'], cells['high'], color=colour, alpha=0.18, lw=0)
+    published = tables.published(paper, arm=arm.name, attack=panel.attack, metric=panel.metric)
+    if published:
+      with_paper = True
+      levels = sorted(published)
+      axes.plot(
+        levels,
+        [published[eps] for eps in levels],
+        color=colour,
+        ls=':',
+        lw=1.1,
+        marker=marker,
+        ms=5,
+        mfc='white',
+      )
+  if with_paper:
+    label = 'paper (hollow)'
+    handles.append(
+      matplotlib.lines.Line2D([], [], color='#555555', ls=':', marker='o', mfc='white', label=label)
+    )
+  levels = tables.levels(summary, attack=panel.attack)
+  _level_ticks(axes, levels)
+  if panel.limits:
+    axes.set_ylim(*panel.limits)
+  better = 'higher is better' if panel.higher_is_better else 'lower is better'
+  axes.set_ylabel(f'{panel.shown}\n({better})')
+  axes.set_xlabel(f'attack level {units}'.strip())
+  figure.suptitle(f'{panel.metric} under {panel.attack}', x=0.02, ha='left', fontweight='bold')
+  _legend(figure, handles)
+  return _png(figure)
+
+
+def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None:
+  """Loss against step, one colour per arm and one line per seed; None if there is nothing."""
+  if not {'arm', 'step', 'loss'} <= set(log.columns):
+    return None
+  log = log[np.isfinite(pd.to_numeric(log['loss'], errors='coerce'))]
+  named = {arm.name for arm in arms}
+  arms = (*arms, *(spec_lib.Arm(name) for name in log['arm'].unique() if name not in named))
+  arms = [arm for arm in arms if (log['arm'] == arm.name).any()]
+  if not arms:
+    return None
+  figure, axes = _axes(width=6.4, height=4.0)
+  handles = []
+  for arm, colour, _ in _styled(arms):
+    lines = log[log['arm'] == arm.name]
+    seeds = lines.groupby('seed', sort=True) if 'seed' in lines.columns else [(0, lines)]
+    for _, line in seeds:
+      line = line.sort_values('step')
+      loss = line['loss'].astype(float)
+      window = len(line) // 40
+      if window > 1:
+        axes.plot(line['step'], loss, color=colour, lw=0.6, alpha=0.25)
+        loss = loss.rolling(window, center=True, min_periods=1).mean()
+      (drawn,) = axes.plot(line['step'], loss, color=colour, ls=arm.line, lw=1.6, label=arm.shown)
+    handles.append(drawn)
+  low, high = log['loss'].min(), log['loss'].max()
+  if low > 0 and high > 30 * low:
+    axes.set_yscale('log')
+  axes.set_xlabel('optimiser step')
+  axes.set_ylabel('training loss')
+  figure.suptitle('Training', x=0.02, ha='left', fontweight='bold')
+  _legend(figure, handles)
+  return _png(figure)
+
+
+def examples(
+  stored: Mapping[str, np.ndarray],
+  *,
+  attack: str,
+  eps: float,
+  arms: Sequence[spec_lib.Arm],
+  captions: Mapping[tuple[str, bool], str] | None = None,
+  units: str = '',
+) -> bytes | None:
+  """Rows are arms; clean image, perturbation, attacked image, with outlines of truth and output.
+
+  One example is shown: the first that every arm has, else each arm's first. `captions` gives a
+  line under the image by (arm, attacked). Images are [n, h, w, c], of which channel 0 is drawn;
+  other ranks give None.
+  """
+  here = (stored['attack'] == attack) & np.isclose(stored['eps'], eps)
+  picked = _pick(stored, here=here, arms=arms)
+  if not picked or stored['image'].ndim != 4:
+    return None
+  captions = captions or {}
+  height, width = stored['image'].shape[1:3]
+  row = 2.65 * height / width + 0.42
+  figure = figure_lib.Figure(figsize=(8.6, row * len(picked) + 1.0), dpi=DPI, layout='constrained')
+  backend_agg.FigureCanvasAgg(figure)
+  grid = figure.subplots(len(picked), 3, squeeze=False)
+  positions = [position for _, position in picked]
+  clean = stored['image'][positions, ..., 0].astype(np.float64)
+  attacked = stored['adversarial'][positions, ..., 0].astype(np.float64)
+  change = attacked - clean
+  shades = {'cmap': 'gray', 'vmin': clean.min(), 'vmax': clean.max(), 'interpolation': 'nearest'}
+  largest = np.abs(change).max() or 1.0
+  for line, (arm, position) in enumerate(picked):
+    grid[line, 0].imshow(clean[line], **shades)
+    _outlines(grid[line, 0], stored, position, suffix='clean')
+    mappable = grid[line, 1].imshow(
+      change[line], cmap='PuOr', vmin=-largest, vmax=largest, interpolation='nearest'
+    )
+    grid[line, 2].imshow(attacked[line], **shades)
+    _outlines(grid[line, 2], stored, position, suffix='adv')
+    grid[line, 0].set_ylabel(arm.shown, fontsize=11, fontweight='bold')
+    grid[line, 0].set_xlabel(captions.get((arm.name, False), ''), fontsize=8.5)
+    grid[line, 2].set_xlabel(captions.get((arm.name, True), ''), fontsize=8.5)
+  for axes in grid.flat:
+    axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    for spine in axes.spines.values():
+      spine.set_visible(False)
+  for axes, title in zip(grid[0], ('clean image', 'perturbation', 'attacked image'), strict=True):
+    axes.set_title(title, fontsize=11)
+  bar = figure.colorbar(
+    mappable, ax=grid[:, 1], location='bottom', shrink=0.85, pad=0.02, aspect=25
+  )
+  bar.set_label(f'added to the image {units}'.strip(), fontsize=9)
+  bar.set_ticks([-largest, 0, largest], labels=[f'{-largest:.3g}', '0', f'{largest:.3g}'])
+  figure.suptitle(f'{attack} at {eps:g}', x=0.02, ha='left', fontweight='bold')
+  _legend(figure, _outline_handles(stored))
+  return _png(figure)
+
+
+def example_cells(stored: Mapping[str, np.ndarray]) -> list[tuple[str, float]]:
+  """The (attack, level) pairs for which there are stored examples."""
+  return sorted({(str(attack), float(eps)) for attack, eps in zip(stored['attack'], stored['eps'])})
+
+
+def example_index(stored, *, attack: str, eps: float, arms) -> dict[str, int]:
+  """Which example `examples` draws for each arm."""
+  here = (stored['attack'] == attack) & np.isclose(stored['eps'], eps)
+  picked = _pick(stored, here=here, arms=arms)
+  return {arm.name: int(stored['index'][position]) for arm, position in picked}
+
+
+def _pick(stored, *, here, arms):
+  """[(arm, position in the stored arrays)]."""
+  by_arm = {}
+  for arm in arms:
+    positions = np.flatnonzero(here & (stored['arm'] == arm.name))
+    if len(positions):
+      by_arm[arm] = {int(stored['index'][position]): position for position in positions[::-1]}
+  if not by_arm:
+    return []
+  first = next(iter(by_arm.values()))
+  common = [index for index in reversed(first) if all(index in held for held in by_arm.values())]
+  return [
+    (arm, held[common[0]] if common else next(reversed(held.values())))
+    for arm, held in by_arm.items()
+  ]
+
+
+def _outlines(axes, stored, position: int, *, suffix: str):
+  """Contours are (x, y) in pixels, x to the right; a region is drawn where it is above 0.5."""
+  region = stored.get(f'seg_{suffix}')
+  if region is not None:
+    shown = np.squeeze(region[position])
+    colour = np.array([int(REGION[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    overlay = np.zeros((*shown.shape, 4))
+    overlay[..., :3] = colour
+    overlay[..., 3] = 0.45 * (shown > 0.5)
+    axes.imshow(overlay, interpolation='nearest')
+  truth = stored.get('contour_true')
+  if truth is not None:
+    axes.plot(*_closed(truth[position]), color=TRUE, lw=1.6)
+  elif stored.get('mask_true') is not None:
+    mask = np.squeeze(stored['mask_true'][position]).astype(float)
+    if mask.min() < 0.5 < mask.max():
+      axes.contour(mask, levels=[0.5], colors=[TRUE], linewidths=1.6)
+  found = stored.get(f'contour_{suffix}')
+  if found is not None:
+    axes.plot(*_closed(found[position]), color=PREDICTED, lw=1.6, ls=(0, (3, 1.2)))
+
+
+def _outline_handles(stored):
+  line, handles = matplotlib.lines.Line2D, []
+  if 'contour_true' in stored or 'mask_true' in stored:
+    handles.append(line([], [], color=TRUE, lw=3, label='true outline'))
+  if 'contour_adv' in stored:
+    style = {'color': PREDICTED, 'ls': (0, (3, 1.2)), 'lw': 2}
+    handles.append(line([], [], label='predicted contour', **style))
+  if 'seg_adv' in stored:
+    patch = matplotlib.patches.Patch(color=REGION, alpha=0.6, label='predicted segmentation')
+    handles.append(patch)
+  return handles
+
+
+def _closed(contour: np.ndarray):
+  return np.concatenate([contour, contour[:1]]).T
+
+
+def _styled(arms: Sequence[spec_lib.Arm]):
+  for position, arm in enumerate(arms):
+    colour = arm.colour or COLOURS[position % len(COLOURS)]
+    yield arm, colour, MARKERS[position % len(MARKERS)]
+
+
+def _axes(*, width: float, height: float):
+  figure = figure_lib.Figure(figsize=(width, height), dpi=DPI, layout='constrained')
+  backend_agg.FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  axes.grid(color=_GREY, lw=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[['top', 'right']].set_visible(False)
+  return figure, axes
+
+
+def _level_ticks(axes, levels: Sequence[float]):
+  """Every level has a tick; labels that would touch their neighbour are left away."""
+  if not levels:
+    return
+  span = (max(levels) - min(levels)) or 1.0
+  labelled, last = [], None
+  for eps in levels:
+    if last is None or eps - last >= 0.075 * span:
+      labelled.append(eps)
+      last = eps
+  axes.set_xticks(labelled, labels=[f'{eps:g}' for eps in labelled])
+  axes.set_xticks([eps for eps in levels if eps not in labelled], minor=True)
+  margin = 0.03 * span
+  axes.set_xlim(min(levels) - margin, max(levels) + margin)
+
+
+def _legend(figure, handles):
+  if handles:
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(4, len(handles)),
+                  frameon=False)  # fmt: skip
+
+
+def _png(figure) -> bytes:
+  held = io.BytesIO()
+  figure.savefig(held, format='png', facecolor='white', metadata={'Software': None})
+  return held.getvalue()

@@ -1,0 +1,121 @@
+"""Reads what training and evaluation left in a workdir. Nothing here is ever unpickled."""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from robustmed import errors
+from robustmed.evaluation import checks, statistics
+
+EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
+
+
+class Inputs(NamedTuple):
+  rows: pd.DataFrame
+  metrics: tuple[str, ...]
+  summary: pd.DataFrame
+  checks: tuple[checks.Check, ...]
+  examples: Mapping[str, np.ndarray] | None
+  training: pd.DataFrame | None
+  config: Mapping[str, Any]
+  env: Mapping[str, Any]
+
+
+def read(workdir: pathlib.Path) -> Inputs:
+  """Returns everything that the report is made of.
+
+  Only `results/rows.parquet` must be there. `results/summary.csv` is used when it covers every
+  metric of the rows, else it is computed again.
+
+  Raises:
+    UserError: no rows, or a file that cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
+  results = workdir / 'results'
+  path = results / 'rows.parquet'
+  if not path.is_file():
+    raise errors.UserError(f'no results at {path}: run --stage evaluate with this workdir first')
+  rows = statistics.prepare(_reading(path, pd.read_parquet))
+  if rows.empty:
+    raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
+  skip = {*statistics.KEYS, 'group'}
+  metrics = tuple(
+    name
+    for name in rows.columns
+    if name not in skip and not name.startswith('_') and pd.api.types.is_numeric_dtype(rows[name])
+  )
+  found = _json(results / 'checks.json', default=[])
+  return Inputs(
+    rows=rows,
+    metrics=metrics,
+    summary=_summary(results / 'summary.csv', rows=rows, metrics=metrics),
+    checks=tuple(_check(line, results / 'checks.json') for line in found),
+    examples=_examples(results / 'examples.npz'),
+    training=_optional(workdir / 'logs' / 'train.csv', pd.read_csv),
+    config=_json(workdir / 'config.json', default={}),
+    env=_json(workdir / 'env.json', default={}),
+  )
+
+
+def _reading(path: pathlib.Path, reader):
+  try:
+    return reader(path)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:  # ArrowInvalid is a ValueError
+    raise errors.UserError(
+      f'cannot read {path}: {error}; delete it and run that stage again'
+    ) from (error)
+
+
+def _optional(path: pathlib.Path, reader):
+  return _reading(path, reader) if path.is_file() else None
+
+
+def _json(path: pathlib.Path, *, default):
+  return _reading(path, lambda p: json.loads(p.read_text())) if path.is_file() else default
+
+
+def _check(line, path: pathlib.Path) -> checks.Check:
+  try:
+    return checks.Check(**line) if isinstance(line, Mapping) else checks.Check(*line)
+  except TypeError as error:
+    raise errors.UserError(
+      f'{path} holds a check without name, arm, status and detail; run --stage evaluate again'
+    ) from error
+
+
+def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame:
+  def reader(file):
+    return pd.read_csv(
+      file, keep_default_na=False, na_values={'mean': '', 'std': '', 'low': '', 'high': ''}
+    )
+
+  stored = _optional(path, reader)
+  if stored is not None and [*stored.columns] == [*statistics.SUMMARY]:
+    keys = ['arm', 'attack', 'eps']
+    cells = set(rows[keys].itertuples(index=False, name=None))
+    if all(
+      cells == set(stored.loc[stored['metric'] == metric, keys].itertuples(index=False, name=None))
+      for metric in metrics
+    ):
+      return stored
+  return statistics.summary(rows, metrics=metrics)
+
+
+def _examples(path: pathlib.Path):
+  def reader(file):
+    with np.load(file, allow_pickle=False) as stored:
+      return {name: stored[name] for name in stored.files}
+
+  stored = _optional(path, reader)
+  if stored is None or not len(stored.get('arm', ())):
+    return None
+  missing = [name for name in EXAMPLE_KEYS if name not in stored]
+  if missing:
+    raise errors.UserError(f'{path} lacks the arrays {missing}; run --stage evaluate again')
+  stored['eps'] = np.array([statistics.level(eps) for eps in stored['eps']])
+  return stored

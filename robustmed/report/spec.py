@@ -1,0 +1,78 @@
+"""What an experiment tells the report about itself: plain data."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from robustmed import errors
+from robustmed.evaluation.claims import Claim
+
+PAPER = ('arm', 'attack', 'eps', 'metric', 'mean')
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """How one arm is named and drawn; a colour of None is taken from the colour-blind-safe list."""
+
+  name: str
+  label: str = ''
+  colour: str | None = None
+  line: str = '-'
+
+  @property
+  def shown(self) -> str:
+    return self.label or self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """One metric under one attack: a curve figure and a table of arms by levels."""
+
+  metric: str
+  attack: str
+  higher_is_better: bool = True
+  label: str = ''  # of the y axis
+  limits: tuple[float, float] | None = None
+
+  @property
+  def shown(self) -> str:
+    return self.label or self.metric
+
+
+class Section(NamedTuple):
+  """More of the experiment's own: simple Markdown, picture files, (caption, frame) tables."""
+
+  heading: str
+  markdown: str = ''
+  figures: Sequence[str | os.PathLike] = ()
+  tables: Sequence[tuple[str, pd.DataFrame]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSpec:
+  """Everything about the page that is not in the workdir.
+
+  `arms` gives order and style; arms of the rows that it does not name follow, arms without rows
+  are left out. `paper` holds published means with the columns of `PAPER`. `headline_eps` is the
+  level that the opening paragraph speaks of (None: where the arms differ most).
+  """
+
+  title: str
+  description: tuple[str, ...] = ()
+  panels: tuple[Panel, ...] = ()
+  level_units: str = ''
+  arms: tuple[Arm, ...] = ()
+  claims: tuple[Claim, ...] = ()
+  paper: pd.DataFrame | None = None
+  notes: tuple[str, ...] = ()
+  sections: tuple[Section, ...] = ()
+  headline_eps: float | None = None
+
+  def __post_init__(self):
+    if self.paper is not None:
+      missing = [name for name in PAPER if name not in self.paper.columns]
+      if missing:
+        raise errors.UserError(f'the paper values of the report lack the columns {missing}')
