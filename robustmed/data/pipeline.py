@@ -1,6 +1,8 @@
 """Batches of numpy arrays in an order that depends on the seed and the step alone (grain)."""
 
+import functools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data import store
 
-_BATCH_KEYS = ('image', 'index', 'group')
+_NOT_TARGET = ('image', 'index', 'group', 'name')
 _DRAW_LIMIT = 2**31  # draws are int32; two billion samples before they repeat
 
 
@@ -52,9 +54,21 @@ def train_batches(
   and draw, the int32 number of the sample in the whole run (step * global batch + position).
   """
   _check(source, batch_size, shard_index, shard_count)
-  samples = grain.MapDataset.source(source).seed(seed % 2**32).shuffle().repeat()
-  batches = samples.map_with_index(_pack).batch(batch_size)
+
+  def batch(number):
+    draws = number * batch_size + np.arange(batch_size)
+    epochs, positions = np.divmod(draws, len(source))
+    order = [_permutation(seed, int(epoch), len(source)) for epoch in epochs]
+    chosen = [permutation[position] for permutation, position in zip(order, positions)]
+    return _collate([source[i] for i in chosen], draws % _DRAW_LIMIT, np.ones(batch_size, bool))
+
+  batches = grain.MapDataset.range(sys.maxsize).map(batch)
   return TrainBatches(batches[shard_index::shard_count], start_step=start_step)
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed, epoch, size):
+  return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 def eval_batches(
@@ -67,13 +81,14 @@ def eval_batches(
   """
   _check(source, batch_size, shard_index, shard_count)
   whole = batch_size * shard_count
-  padded = -(-len(source) // whole) * whole
+  steps = -(-len(source) // whole)
 
-  def example(position):
-    packed = _pack(position, source[min(position, len(source) - 1)])
-    return {**packed, 'mask': np.bool_(position < len(source))}
+  def batch(number):
+    positions = number * batch_size + np.arange(batch_size)
+    examples = [source[min(position, len(source) - 1)] for position in positions]
+    return _collate(examples, positions, positions < len(source))
 
-  return grain.MapDataset.range(padded).map(example).batch(batch_size)[shard_index::shard_count]
+  return grain.MapDataset.range(steps * shard_count).map(batch)[shard_index::shard_count]
 
 
 def _check(source, batch_size, shard_index, shard_count):
@@ -85,14 +100,17 @@ def _check(source, batch_size, shard_index, shard_count):
     raise errors.UserError('the data split is empty')
 
 
-def _pack(position, example):
-  """One source example as one element of a `types.Batch`, with its place in the run."""
-  target = {k: v for k, v in example.items() if k not in (*_BATCH_KEYS, 'name')}
+def _collate(examples, draws, mask):
+  """Source examples as one `types.Batch`."""
+
+  def stack(key):
+    return np.stack([example[key] for example in examples])
+
   return {
-    'image': example['image'],
-    'target': target,
-    'mask': np.True_,
-    'index': np.int32(example['index']),
-    'group': np.int32(example['group']),
-    'draw': np.int32(position % _DRAW_LIMIT),
+    'image': stack('image'),
+    'target': {key: stack(key) for key in examples[0] if key not in _NOT_TARGET},
+    'mask': mask,
+    'index': stack('index').astype(np.int32),
+    'group': stack('group').astype(np.int32),
+    'draw': draws.astype(np.int32),
   }

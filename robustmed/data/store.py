@@ -61,7 +61,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 class Split:
   """Random access to one prepared split: `len`, and `[i]` -> dict of numpy arrays.
 
-  `groups` has the group of every example, known without reading them. The arrays are read-only: small splits stay in memory and are shared by all readers.
+  `groups` has the group of every example, known without reading them. The arrays are read-only:
+  small splits stay in memory and are shared by all readers.
   """
 
   def __init__(self, data_source, groups: list[int]):

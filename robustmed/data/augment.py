@@ -1,0 +1,90 @@
+"""New samples made on the device: nothing is stored and nothing waits for the host."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import types
+from robustmed.data import shapes
+from robustmed.ops import polygon, spline, warp
+
+polygon_mask = jax.jit(polygon.fill, static_argnums=1)
+
+
+def virtual_disk(
+  model: shapes.ShapeModel,
+  *,
+  side: int,
+  landmark_stride: int = 1,
+  grid_stride: int = 1,
+) -> Callable[[jax.Array, types.Batch], dict]:
+  """Returns (keys [b], batch) -> batch of virtual disks (Chen et al. 2021, section 3.1).
+
+  Each image of the batch gives its texture to a shape drawn from the model under the example's own
+  key: the thin-plate spline (kernel r) that maps the new contour onto the donor's, and 16 points of
+  the border onto themselves, says where every pixel of the new image is read (zero outside). The
+  targets 'contour' [b, 176, 2] and 'mask' [b, side, side, 1] are those of the new shape; all other
+  fields stay.
+
+  `landmark_stride` keeps every n-th contour point for the spline; with `grid_stride` n the spline
+  is evaluated at every n-th pixel and interpolated between. Both 1 is the paper's warp. One frame
+  of coordinates serves contour, mask and warp, so a shape equal to the donor's leaves the image as
+  it is; the authors' code has a half-pixel slip there.
+  """
+
+  def one(key, image, contour):
+    drawn = shapes.sample(key, model)
+    warped = warp_to(
+      image, contour, drawn, landmark_stride=landmark_stride, grid_stride=grid_stride
+    )
+    mask = polygon.fill(drawn, side)[..., None]
+    return warped, drawn, mask.astype(image.dtype)
+
+  def apply(keys, batch):
+    target = batch['target']
+    image, contour, mask = jax.vmap(one)(keys, batch['image'], target['contour'])
+    return {**batch, 'image': image, 'target': {**target, 'contour': contour, 'mask': mask}}
+
+  return apply
+
+
+def warp_to(
+  image: jax.Array,
+  contour: jax.Array,
+  new_contour: jax.Array,
+  *,
+  landmark_stride: int = 1,
+  grid_stride: int = 1,
+) -> jax.Array:
+  """Returns image [side, side, c] warped so that `contour` [n, 2] comes to lie on `new_contour`."""
+  side = image.shape[0]
+  border = jnp.asarray(_border(side))
+  # unit coordinates keep the float32 system well conditioned
+  source = jnp.concatenate([new_contour[::landmark_stride], border]) / side
+  target = jnp.concatenate([contour[::landmark_stride], border]) / side
+  fitted = spline.fit(source, target, kernel='r')
+  knots = np.arange(0, side - 1 + grid_stride, grid_stride, dtype=np.float32)
+  x, y = np.meshgrid(knots, knots)
+  points = jnp.asarray(np.stack([x, y], axis=-1).reshape(-1, 2) / side)
+  where = side * spline.evaluate(fitted, points).reshape(len(knots), len(knots), 2)
+  if grid_stride > 1:
+    between = jnp.asarray(_interpolation(side, knots))
+    where = jnp.einsum('ri,ijc,sj->rsc', between, where, between, precision='highest')
+  return warp.sample(image, where[..., ::-1], mode='zero')
+
+
+def _border(side):
+  """The 16 fixed points [16, 2] on the border, corners included."""
+  ticks = np.array([0, side // 4 - 1, side // 2 - 1, 3 * side // 4 - 1, side - 1], np.float32)
+  x, y = np.meshgrid(ticks, ticks)
+  points = np.stack([x, y], axis=-1)
+  edge = (x == 0) | (x == side - 1) | (y == 0) | (y == side - 1)
+  return points[edge]
+
+
+def _interpolation(side, knots):
+  """Matrix [side, len(knots)] that interpolates linearly between equidistant knots."""
+  at = np.arange(side, dtype=np.float32)[:, None]
+  return np.maximum(0, 1 - np.abs(at - knots) / (knots[1] - knots[0]))
