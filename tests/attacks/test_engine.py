@@ -1,0 +1,318 @@
+"""The loop's guarantees, whatever the solver."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from robustmed import attacks, errors
+from robustmed.attacks import engine
+
+SHAPE = (3, 4, 4, 2)
+BOUNDS = {
+  'free': None,
+  'box': (0.0, 1.0),
+  'channels': (np.asarray([0.0, 0.1], np.float32), np.asarray([0.8, 1.0], np.float32)),
+}
+
+
+def _region():
+  region = np.zeros((3, 4, 4, 1), np.float32)
+  region[:, 1:3, :2] = 1
+  return region
+
+
+@pytest.mark.parametrize(
+  ('norm', 'bounds', 'masked', 'rule'),
+  list(itertools.product(('linf', 'l2'), BOUNDS, (False, True), ('plain', 'adamax'))),
+)
+def test_invariants(problems, norm, bounds, masked, rule):
+  """Inside ball, box and region; eps = 0 is the identity; the best is never below the start."""
+  objective = problems.network(SHAPE[1:])
+  x = problems.images(SHAPE)
+  eps = jnp.asarray([0.0, 0.1, 0.6])
+  attack = attacks.pgd(
+    norm=norm,
+    num_steps=4,
+    relative_step=0.7,
+    bounds=BOUNDS[bounds],
+    region=_region() if masked else None,
+    rule=rule,
+    select='best',
+    keep='both',
+    fold='trace',
+  )
+  result = problems.call(attack, objective, x, eps, monitor=objective)
+  np.testing.assert_array_equal(result.x[0], x[0])
+  for image in (result.x, result.last_x, result.best_x):
+    delta = np.asarray(image, np.float64) - np.asarray(x)
+    length = np.abs(delta).max((1, 2, 3)) if norm == 'linf' else np.sqrt((delta**2).sum((1, 2, 3)))
+    assert np.all(length <= np.asarray(eps) * (1 + 1e-5) + 1e-6)
+    if BOUNDS[bounds] is not None:
+      low, high = (np.broadcast_to(side, x.shape) for side in BOUNDS[bounds])
+      assert np.all(image >= np.minimum(low, x))
+      assert np.all(image <= np.maximum(high, x))
+    if masked:
+      outside = np.broadcast_to(_region() == 0, x.shape)
+      np.testing.assert_array_equal(np.asarray(image)[outside], np.asarray(x)[outside])
+  delta = np.asarray(result.x, np.float64) - np.asarray(x)
+  length = np.abs(delta).max((1, 2, 3)) if norm == 'linf' else np.sqrt((delta**2).sum((1, 2, 3)))
+  np.testing.assert_allclose(result.distance, length, atol=1e-6)
+  trace = result.monitored
+  assert trace.shape == (5, 3)
+  np.testing.assert_allclose(result.value, trace.max(0), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(result.value, objective(result.x), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(trace[-1], objective(result.last_x), rtol=1e-5, atol=1e-6)
+  assert result.value[2] > trace[0, 2]
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('bounds', [None, (0.0, 1.0)])
+def test_linear_model_reaches_the_exact_optimum(problems, norm, bounds):
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE), jnp.float32)
+  x, eps = problems.images(SHAPE), 0.3
+  attack = attacks.pgd(norm=norm, num_steps=60, relative_step=0.2, bounds=bounds)
+  result = problems.call(attack, problems.linear(weights), x, eps)
+  w, start = np.asarray(weights, np.float64), np.asarray(x, np.float64)
+  if norm == 'linf':
+    best = start + eps * np.sign(w)
+    best = best if bounds is None else np.clip(best, 0, 1)
+    np.testing.assert_allclose(result.x, best, atol=1e-6)
+  elif bounds is None:
+    best = start + eps * w / np.sqrt((w**2).sum((1, 2, 3), keepdims=True))
+    np.testing.assert_allclose(result.x, best, atol=1e-4)
+  else:
+    gain = ((np.asarray(result.x) - start) * w).sum((1, 2, 3))
+    assert np.all(gain > 0.8 * eps * np.sqrt((w**2).sum((1, 2, 3))))
+
+
+def test_same_key_same_bits_and_another_key_another_start(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  run = functools.partial(problems.call, attacks.pgd(num_steps=2), objective, x, 0.1)
+  one, two, other = run(key=3), run(key=3), run(key=4)
+  chex.assert_trees_all_equal(one, two)
+  assert np.any(np.asarray(one.x) != np.asarray(other.x))
+
+
+def test_neighbours_do_not_change_me(problems):
+  """Nor does padding: rows are alone, whatever stands beside them."""
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  attack = attacks.pgd(num_steps=5, norm='l2', rule=optax.clip_by_global_norm(0.5), restarts=2)
+  one = problems.call(attack, objective, x, 0.5)
+  two = problems.call(attack, objective, x.at[1:].set(7.0), 0.5)
+  np.testing.assert_array_equal(one.x[0], two.x[0])
+  np.testing.assert_array_equal(one.value[0], two.value[0])
+  assert np.any(np.asarray(one.x[1]) != np.asarray(two.x[1]))
+
+
+def test_example_keys_belong_to_examples_not_positions(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(3))
+  attack = attacks.pgd(num_steps=3)
+  straight = problems.call(attack, objective, x, 0.1, key=keys)
+  order = jnp.asarray([2, 0, 1])
+  turned = problems.call(attack, objective, x[order], 0.1, key=keys[order])
+  np.testing.assert_array_equal(straight.x[order], turned.x)
+  # One key means fold_in(key, i), and the number of examples does not matter.
+  folded = problems.call(attack, objective, x, 0.1, key=jax.random.key(5))
+  np.testing.assert_array_equal(straight.x, folded.x)
+  start = attacks.noise()
+  few = problems.call(start, objective, x[:2], 0.1, key=5)
+  np.testing.assert_array_equal(few.x, problems.call(start, objective, x, 0.1, key=5).x[:2])
+
+
+def test_raw_keys_are_understood(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  typed = problems.call(attacks.noise(), objective, x, 0.1, key=jax.random.key(2))
+  raw = problems.call(attacks.noise(), objective, x, 0.1, key=jax.random.PRNGKey(2))
+  np.testing.assert_array_equal(typed.x, raw.x)
+
+
+def test_one_trace_for_levels_margins_and_step_sizes(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+
+  @jax.jit
+  @chex.assert_max_traces(1)
+  def run(x, eps, step, key):
+    attack = attacks.pgd(num_steps=3, relative_step=step)
+    return attack(objective, x, eps=jnp.broadcast_to(eps, (3,)), key=key).value
+
+  values = [run(x, eps, 0.25, jax.random.key(0)) for eps in (0.0, 0.01, 0.03, 0.05, 0.1, 0.2)]
+  run(x, 0.2, 0.5, jax.random.key(1))
+  assert np.all(np.diff(np.stack(values), axis=0) > 0)
+
+
+def test_scalar_eps_equals_the_same_eps_for_each(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  attack = attacks.pgd(num_steps=3, norm='l2')
+  one = problems.call(attack, objective, x, 0.4)
+  each = problems.call(attack, objective, x, jnp.full(3, 0.4))
+  chex.assert_trees_all_equal(one, each)
+
+
+def test_2d_is_3d_with_depth_one(problems):
+  flat, deep = (2, 4, 3, 2), (2, 1, 4, 3, 2)
+  x, objective = problems.images(flat), problems.network(flat[1:])
+  for name, norm in itertools.product(('pgd', 'apgd'), ('linf', 'l2')):
+    attack = attacks.make(name, norm=norm, num_steps=4, bounds=(0.0, 1.0))
+    two = problems.call(attack, objective, x, 0.2)
+    three = problems.call(attack, objective, x.reshape(deep), 0.2)
+    np.testing.assert_allclose(three.x.reshape(flat), two.x, atol=1e-6)
+
+
+def test_any_array_is_an_x(problems):
+  for shape in ((3, 5), (3,), (2, 2, 2, 2, 2, 2)):
+    x = problems.images(shape)
+    goal = x + 0.05
+    result = problems.call(attacks.pgd(num_steps=30), problems.bowl(goal), x, 0.2)
+    np.testing.assert_allclose(result.x, goal, atol=0.02)
+
+
+def test_start_radius_is_separate_from_eps(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  attack = attacks.pgd(norm='l2', num_steps=0, random_start=False)
+  assert np.all(problems.call(attack, objective, x, 0.5).distance == 0)
+  radius = jnp.asarray([0.0, 0.2, 9.0])
+  result = problems.call(attack, objective, x, 0.5, start_radius=radius)
+  np.testing.assert_allclose(result.distance, [0.0, 0.2, 0.5], rtol=1e-5)
+
+
+def test_restarts_keep_the_best_run_of_each_example(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  noise = {count: attacks.noise(restarts=count, fold='max') for count in (1, 2, 6)}
+  values = {
+    count: problems.call(attack, objective, x, 0.3, monitor=objective)
+    for count, attack in noise.items()
+  }
+  # The first run is the run without restarts, so more restarts are never worse.
+  assert np.all(values[2].value >= values[1].value)
+  assert np.all(values[6].value >= values[2].value)
+  assert np.any(values[6].value > values[1].value)
+  for count in noise:
+    np.testing.assert_allclose(values[count].value, objective(values[count].x), rtol=1e-5)
+    np.testing.assert_allclose(values[count].monitored, values[count].value, rtol=1e-5)
+  # By hand: run r of example i draws from fold_in(fold_in(key, i), r).
+  keys = engine.example_keys(jax.random.key(0), 3)
+  draws = []
+  for restart in range(6):
+    fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
+    draws.append(objective(attacks.Threat().start(fresh, x, 0.3)))
+  np.testing.assert_allclose(values[6].value, np.max(draws, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize('fold', ['last', 'max', 'any', 'trace'])
+def test_restarted_monitors_and_both_iterates(problems, fold):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  attack = attacks.pgd(num_steps=3, relative_step=2.0, restarts=3, fold=fold, keep='both')
+  look = lambda image: {'high': objective(image) > 0, 'mean': jnp.mean(image, (1, 2, 3))}
+  result = problems.call(attack, objective, x, 0.2, monitor=look)
+  lead = (4, 3) if fold == 'trace' else (3,)
+  assert result.monitored['high'].shape == result.monitored['mean'].shape == lead
+  last = result.monitored['mean'][-1] if fold == 'trace' else result.monitored['mean']
+  if fold in ('last', 'trace'):
+    np.testing.assert_allclose(last, np.mean(result.x, (1, 2, 3)), rtol=1e-6)
+  np.testing.assert_array_equal(result.last_x, result.x)
+  assert np.all(objective(result.best_x) >= result.value - 1e-6)
+
+
+def test_without_scoring_the_last_point(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  settings = {'num_steps': 3, 'fold': 'trace', 'keep': 'both'}
+  full = problems.call(attacks.pgd(**settings), objective, x, 0.1, monitor=objective)
+  short = attacks.pgd(**settings, score_last=False)
+  less = problems.call(short, objective, x, 0.1, monitor=objective)
+  np.testing.assert_array_equal(full.x, less.x)
+  np.testing.assert_array_equal(full.monitored[:-1], less.monitored)
+  np.testing.assert_array_equal(less.value, less.monitored[-1])
+  np.testing.assert_allclose(objective(less.best_x), less.monitored.max(0), rtol=1e-5)
+  assert short.num_forwards == 0
+  assert short.num_gradients == 3
+
+
+def test_minimise_goes_down_and_reports_the_objective(problems):
+  x = problems.images(SHAPE)
+  up = lambda image: -problems.bowl(x + 0.05)(image) + 2.0
+  attack = attacks.pgd(num_steps=40, minimise=True, select='best', random_start=False)
+  result = problems.call(attack, up, x, 0.2)
+  np.testing.assert_allclose(result.value, 2.0, atol=0.02)
+  assert np.all(result.value <= up(x))
+
+
+def test_half_precision_keeps_its_dtype_and_is_attacked_in_float32(problems):
+  x = problems.images(SHAPE).astype(jnp.bfloat16)
+  seen = []
+  weights = jnp.ones(SHAPE[1:])
+
+  def objective(image):
+    seen.append(image.dtype)
+    return problems.linear(weights[None])(image)
+
+  result = problems.call(attacks.pgd(num_steps=10), objective, x, 0.001)
+  assert result.x.dtype == jnp.bfloat16
+  assert set(seen) == {jnp.dtype('float32')}
+  np.testing.assert_allclose(result.distance, 0.001, rtol=1e-3)
+
+
+def test_result_is_constant_to_differentiation(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  attack = attacks.pgd(num_steps=2, norm='l2')
+
+  def loss(scale):
+    result = attack(lambda image: scale * objective(image), x, eps=0.1, key=jax.random.key(0))
+    return scale * jnp.sum(objective(result.x))
+
+  value, grad = jax.value_and_grad(loss)(jnp.float32(2.0))
+  np.testing.assert_allclose(grad, value / 2.0, rtol=1e-5)
+
+
+def test_a_nan_example_harms_only_itself(problems):
+  x = problems.images(SHAPE)
+  objective = lambda image: (
+    jnp.where(jnp.arange(3) == 1, jnp.nan, 1.0) * problems.linear(jnp.ones((1, *SHAPE[1:])))(image)
+  )
+  result = problems.call(attacks.pgd(num_steps=3, restarts=2, select='best'), objective, x, 0.1)
+  assert np.all(np.isfinite(result.x[jnp.asarray([0, 2])]))
+  assert np.all(np.isfinite(result.value[jnp.asarray([0, 2])]))
+
+
+def test_runs_under_vmap_and_pmap(problems):
+  objective = problems.network(SHAPE[1:])
+  x = problems.images((2, *SHAPE))
+  attack = attacks.pgd(num_steps=2, relative_step=0.5)
+  keys = jax.random.split(jax.random.key(0), (2, 3))
+  run = lambda x, key: attack(objective, x, eps=0.1, key=key).x
+  each = jnp.stack([jax.jit(run)(x[i], keys[i]) for i in range(2)])
+  np.testing.assert_allclose(jax.jit(jax.vmap(run))(x, keys), each, atol=1e-6)
+  np.testing.assert_array_equal(jax.pmap(run)(x, keys), each)
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'says'),
+  [
+    ({'objective': lambda x: jnp.sum(x)}, r'shape \(3,\), but returned shape \(\)'),
+    ({'objective': lambda x: x}, r'but returned shape \(3, 4, 4, 2\)'),
+    ({'objective': lambda x: jnp.sum(x, (1, 2, 3)) > 0}, 'floating values, not bool'),
+    ({'x': jnp.zeros(SHAPE, jnp.uint8)}, 'uint8'),
+    ({'x': jnp.float32(1.0)}, r'shape \[b, ...\]'),
+    ({'eps': jnp.zeros(2)}, r'eps must be a number or have shape \(3,\)'),
+    ({'eps': jnp.zeros((3, 1))}, r'got \(3, 1\)'),
+    ({'start_radius': jnp.zeros(4)}, 'start_radius'),
+    ({'key': jax.random.split(jax.random.key(0), 2)}, '3 keys'),
+    ({'monitor': lambda x: {'mean': jnp.mean(x)}}, 'leading axis 3'),
+  ],
+)
+def test_mistakes_at_call(problems, wrong, says):
+  given = {
+    'objective': problems.network(SHAPE[1:]),
+    'x': problems.images(SHAPE),
+    'eps': 0.1,
+    'key': jax.random.key(0),
+  }
+  given |= wrong
+  with pytest.raises(errors.UserError, match=says):
+    attacks.pgd(num_steps=1)(given.pop('objective'), given.pop('x'), **given)
