@@ -192,6 +192,13 @@ def any_host(flag: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def from_writer(array: np.ndarray) -> np.ndarray:
+  """The writer host's value of `array` on every host, so that all take the same decisions."""
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(array)))
+
+
 # Inside a mapped function -------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ Array = jax.Array
 PyTree = Any
 
 # {'image': [b, *spatial, c], 'target': pytree of [b, ...], 'mask': [b] bool (False = padding),
-#  'index': [b] int32 (stable sample id), 'group': [b] int32 (patient, volume, scan)}
+#  'index': [b] int32 (stable sample id), 'group': [b] int32 (patient, volume, scan)};
+#  in training also 'draw': [b] int32, the number of this draw in the run's global stream
 Batch = Mapping[str, Any]
 Objective = Callable[[Array], Array]  # image -> [b]; an attack maximises it per example
 Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], read at every scored point
@@ -52,9 +53,12 @@ class Task(NamedTuple):
   forward: Callable[..., tuple[PyTree, PyTree]]  # (variables, image, key) -> (outputs, state)
   losses: Callable[..., dict[str, Array]]  # (outputs, batch) -> {term: [b]}
   objectives: Mapping[str, Callable[..., Array]]  # name -> (outputs, batch) -> [b]
+  # batch['image'] is what the network saw, batch['clean'] what it was before the attack
   metrics: Callable[..., dict[str, Array]]  # (outputs, batch) -> {name: [b]}
   image_shape: tuple[int, ...]  # one example, channels last
   units: str = ''  # what eps is measured in, printed beside it
+  # (outputs) -> {'_saturated': [b], ...}: what the believability checks look at
+  diagnostics: Callable[..., dict[str, Array]] = lambda outputs: {}
 
 
 class Phase(NamedTuple):
@@ -81,6 +85,14 @@ class LossContext(NamedTuple):
   progress: Array  # fraction of training done, in [0, 1]
 
 
+class Cost(NamedTuple):
+  """Work per example and step, for forecasts."""
+
+  gradients: float = 0.0  # input gradients of attacks
+  forwards: float = 0.0  # forward passes alone
+  passes: float = 1.0  # training passes, forward and backward
+
+
 class Defense(NamedTuple):
   """init: (num_examples) -> memory; update: (memory, aux, batch) -> memory, aux/batch gathered
   over devices so that every device computes the same memory."""
@@ -88,4 +100,4 @@ class Defense(NamedTuple):
   phases: tuple[Phase, ...]
   init: Callable[[int], PyTree] = lambda num_examples: ()
   update: Callable[..., PyTree] = lambda memory, aux, batch: memory
-  needs: tuple[str, ...] = ()  # other arms that must be finished first
+  cost: Cost = Cost()

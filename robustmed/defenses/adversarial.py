@@ -46,7 +46,12 @@ def make(
   copies = [weighted.CLEAN._replace(weight=clean_weight)]
   for i, (name, weight) in enumerate(objectives.items()):
     copies.append(weighted.Copy(name, weight, attacked(i, name)))
-  return types.Defense(phases=(weighted.phase(task, copies),))
+  cost = types.Cost(
+    gradients=len(objectives) * attack.num_gradients,
+    forwards=len(objectives) * attack.num_forwards,
+    passes=len(copies),
+  )
+  return types.Defense(phases=(weighted.phase(task, copies),), cost=cost)
 
 
 def budget(eps: float, progress: jax.Array, ramp_levels: int) -> jax.Array:

@@ -36,4 +36,4 @@ def make(
     weighted.CLEAN._replace(weight=clean_weight),
     weighted.Copy('noisy', 1 - clean_weight, noisy),
   ]
-  return types.Defense(phases=(weighted.phase(task, copies),))
+  return types.Defense(phases=(weighted.phase(task, copies),), cost=types.Cost(passes=2))

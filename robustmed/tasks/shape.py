@@ -13,8 +13,8 @@ from robustmed.tasks import networks
 def make(module: nn.Module, *, side: int) -> types.Task:
   """The task of spine.md: images [b, side, side, 1] in [0, 1].
 
-  Targets: 'contour' [b, 176, 2] (x, y) in pixels and 'mask' [b, side, side, 1] in {0, 1}. Outputs of
-  `module`: 'contour' and 'segmentation' (logits), and 'reconstruction' if it has one.
+  Targets: 'contour' [b, 176, 2] (x, y) in pixels and 'mask' [b, side, side, 1] in {0, 1}. The
+  module's outputs: 'contour', 'segmentation' (logits) and, if it has one, 'reconstruction'.
   """
   network = networks.bind(module, image_shape=(side, side, 1))
 
@@ -36,6 +36,7 @@ def make(module: nn.Module, *, side: int) -> types.Task:
     metrics=metrics,
     image_shape=(side, side, 1),
     units='fraction of the image range [0, 1]',
+    diagnostics=diagnostics,
   )
 
 
@@ -45,6 +46,13 @@ def loss_terms(outputs, batch) -> dict[str, jax.Array]:
   if 'reconstruction' in outputs:
     terms['rec'] = losses.absolute_error(outputs['reconstruction'], batch['image'])
   return terms
+
+
+def diagnostics(outputs) -> dict[str, jax.Array]:
+  """Share of the pixels whose float32 probability is exactly 0 or 1."""
+  probability = jax.nn.sigmoid(outputs['segmentation'])
+  hard = (probability == 0) | (probability == 1)
+  return {'_saturated': jnp.mean(hard.astype(jnp.float32), axis=(1, 2, 3))}
 
 
 def mean_absolute(outputs, batch) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from robustmed import errors, files, parallel
+from robustmed import errors, files, parallel, types
 
 PyTree = Any
 CARD = 'network.json'
@@ -34,7 +34,8 @@ class Store:
     if self.latest() == step:
       return
     self._manager.save(
-      step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)),
     )
     self._manager.wait_until_finished()
 
@@ -57,6 +58,31 @@ class Store:
 
   def close(self) -> None:
     self._manager.close()
+
+
+def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
+  """The network alone, written whole or not at all; its presence says the training is finished."""
+  with ocp.StandardCheckpointer() as saver:
+    saver.save(pathlib.Path(path).absolute(), variables)
+
+
+def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
+  """The network at `path`, which must be one of `task`."""
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise errors.UserError(f'no saved network at {path}')
+  like = jax.eval_shape(task.init, jax.random.key(0))
+  device = jax.local_devices()[0]
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), like)
+  try:
+    with ocp.StandardCheckpointer() as loader:
+      return loader.restore(path, like)
+  except (ValueError, KeyError, FileNotFoundError) as error:
+    raise errors.UserError(
+      f'the network at {path} does not fit this configuration or is damaged: '
+      f'{str(error).splitlines()[0][:200]}'
+    ) from error
 
 
 def write_card(folder: str | os.PathLike, card: dict[str, Any]) -> None:

@@ -98,8 +98,7 @@ def make(
       new = new._replace(average=jax.tree.map(blend, new.average, new.params))
     return _guard(state, new, scalars), scalars
 
-  mapped = parallel.each_device(one_device, split=(1,), gathered=(False, False))
-  return mapped
+  return parallel.each_device(one_device, split=(1,), gathered=(False, False))
 
 
 def _update(state, phase, optimiser, gradient, aux):

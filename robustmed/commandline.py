@@ -1,0 +1,148 @@
+"""From the words of a command line to a checked configuration."""
+
+import argparse
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from robustmed import errors
+
+STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
+_EPILOG = """\
+Any field of the configuration can be set: --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
+
+examples:
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
+  python -m robustmed.main --config configs/quickstart.py:smoke --workdir runs/smoke
+  python -m robustmed.main --config configs/quickstart.py --stage describe
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart --stage train --arms adv
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/other --stage evaluate \\
+      --checkpoint runs/quickstart/checkpoints/adv/seed0 --config.data.source=lumbar_disks --config.data.dir=DIR
+"""
+
+
+class Command(NamedTuple):
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path | None
+  stage: str
+  arms: tuple[str, ...]  # () = all
+  checkpoint: pathlib.Path | None
+  coordinator: str
+  num_processes: int
+  process_id: int
+  distributed: bool
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    raise errors.UserError(f'{message}; see --help')
+
+
+def parser() -> argparse.ArgumentParser:
+  out = _Parser(
+    prog='python -m robustmed.main',
+    description='Trains, attacks and judges medical-image networks; one config file per experiment.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = out.add_argument
+  add('--config', required=True, metavar='FILE[:PRESET]', help='experiment, e.g. configs/spine.py')
+  add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
+  add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
+  add('--arms', default='', metavar='A,B', help='only these arms (and those they need)')
+  add('--checkpoint', metavar='DIR', help='with --stage evaluate: attack this saved network')
+  several = out.add_argument_group('several hosts (the same command on each)')
+  several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
+  several.add_argument(
+    '--coordinator', default='', metavar='HOST:PORT', help='or name them by hand'
+  )
+  several.add_argument('--num_processes', type=int, default=0)
+  several.add_argument('--process_id', type=int, default=-1)
+  return out
+
+
+def parse(words: Sequence[str]) -> Command:
+  """Reads the command line; every mistake in it is a `UserError`."""
+  known, overrides = parser().parse_known_args(list(words))
+  config = load_config(known.config)
+  _apply(config, overrides)
+  config.lock()
+  if known.stage != 'describe' and not known.workdir:
+    raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
+  if known.checkpoint and known.stage != 'evaluate':
+    raise errors.UserError('--checkpoint goes with --stage evaluate')
+  return Command(
+    config=config,
+    workdir=pathlib.Path(known.workdir).absolute() if known.workdir else None,
+    stage=known.stage,
+    arms=tuple(arm for arm in known.arms.split(',') if arm),
+    checkpoint=pathlib.Path(known.checkpoint).absolute() if known.checkpoint else None,
+    coordinator=known.coordinator,
+    num_processes=known.num_processes,
+    process_id=known.process_id,
+    distributed=known.distributed,
+  )
+
+
+def load_config(name: str) -> ml_collections.ConfigDict:
+  """The configuration of FILE or FILE:PRESET."""
+  path, _, preset = name.partition(':')
+  file = pathlib.Path(path)
+  if not file.is_file():
+    near = sorted(str(p) for p in file.parent.glob('*.py')) if file.parent.is_dir() else []
+    known = f' (there are: {", ".join(near)})' if near else ''
+    raise errors.UserError(f'no config file {path}{known}')
+  spec = importlib.util.spec_from_file_location(f'robustmed_config_{file.stem}', file)
+  if spec is None or spec.loader is None:
+    raise errors.UserError(f'{path} is not a Python config file')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise errors.UserError(f'{path} is not valid Python: {error}') from None
+  if not hasattr(module, 'get_config'):
+    raise errors.UserError(f'{path} has no function get_config(preset)')
+  return module.get_config(preset)
+
+
+def _apply(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+  for word in overrides:
+    if word.startswith('--config.'):
+      _check_path(config, word[len('--config.') :].partition('=')[0])
+    elif word.startswith('-'):
+      raise errors.UserError(f'unknown flag {word}; see --help')
+  values = absl_flags.FlagValues()
+  argv = ['robustmed', *overrides]
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+  try:
+    rest = values(argv)
+  except (absl_flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+    raise errors.UserError(f'bad configuration override: {error}') from None
+  if len(rest) > 1:
+    raise errors.UserError(f'unexpected argument {rest[1]!r}; see --help')
+
+
+def _check_path(config: ml_collections.ConfigDict, path: str) -> None:
+  """A misspelt field is an error that names the nearest one."""
+  node, walked = config, []
+  for part in path.split('.'):
+    if not isinstance(node, ml_collections.ConfigDict):
+      raise errors.UserError(
+        f'config field {".".join(walked)} is a value and has no field {part!r}'
+      )
+    if part not in node:
+      near = difflib.get_close_matches(part, list(node), n=1, cutoff=0.3)
+      where = '.'.join([*walked, near[0]]) if near else ''
+      hint = f'; did you mean --config.{where}?' if near else ''
+      raise errors.UserError(
+        f'unknown config field {path!r}{hint} (known here: {", ".join(sorted(node))})'
+      )
+    node = node[part]
+    walked.append(part)

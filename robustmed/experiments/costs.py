@@ -1,0 +1,90 @@
+"""What a run will cost, read from shapes alone: nothing is computed, no data is needed."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import types
+
+PyTree = Any
+
+
+def parameter_count(task: types.Task) -> int:
+  variables = jax.eval_shape(task.init, jax.random.key(0))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
+
+
+def multiply_adds(task: types.Task) -> int:
+  """Multiply-adds of one example's forward pass: convolutions and matrix products, no bias."""
+  return _count(_forward_jaxpr(task), _multiply_adds_of)
+
+
+def activation_bytes(task: types.Task) -> int:
+  """Bytes of all intermediate values of one example's forward pass, an upper bound of what a
+  gradient keeps."""
+  return _count(_forward_jaxpr(task), lambda eqn: sum(_nbytes(out.aval) for out in eqn.outvars))
+
+
+def device_bytes(
+  task: types.Task, *, batch_per_device: int, optimiser_slots: int, copies: float
+) -> int:
+  """Estimated peak of one train step on one device: weights, gradient, optimiser, activations."""
+  weights = 4 * parameter_count(task) * (2 + optimiser_slots)
+  return int(weights + copies * batch_per_device * activation_bytes(task))
+
+
+def training_gradients(cost: types.Cost, *, steps: int, batch_size: int) -> int:
+  """Gradient evaluations of a training: attack gradients plus training passes."""
+  return round(steps * batch_size * (cost.gradients + cost.passes))
+
+
+def evaluation_gradients(probes: Mapping[str, Any], *, num_examples: int) -> int:
+  """Gradient evaluations of one network's row of the grid, the clean cell's included."""
+  grid = sum(p.attack.num_gradients * sum(eps > 0 for eps in p.levels) for p in probes.values())
+  return round(num_examples * (grid + 1))
+
+
+def _forward_jaxpr(task: types.Task):
+  variables = jax.eval_shape(task.init, jax.random.key(0))
+  image = jax.ShapeDtypeStruct((1, *task.image_shape), jnp.float32)
+  return jax.make_jaxpr(task.predict)(variables, image).jaxpr
+
+
+def _count(jaxpr, of) -> int:
+  total = 0
+  for eqn in jaxpr.eqns:
+    inner = [
+      getattr(value, 'jaxpr', value)
+      for value in jax.tree.leaves(
+        list(eqn.params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr')
+      )
+      if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
+    ]
+    total += sum(_count(sub, of) for sub in inner) if inner else of(eqn)
+  return total
+
+
+def _nbytes(aval) -> int:
+  return (
+    math.prod(getattr(aval, 'shape', ())) * np.dtype(getattr(aval, 'dtype', np.float32)).itemsize
+  )
+
+
+def _multiply_adds_of(eqn) -> int:
+  name = eqn.primitive.name
+  if name == 'dot_general':
+    ((contract, _), _) = eqn.params['dimension_numbers']
+    shape = eqn.invars[0].aval.shape
+    return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contract)
+  if name == 'conv_general_dilated':
+    numbers = eqn.params['dimension_numbers']
+    kernel = eqn.invars[1].aval.shape
+    per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+    # Zeros that a dilated input brings are no work in the network as its papers count it.
+    dilation = math.prod(eqn.params['lhs_dilation'])
+    return math.prod(eqn.outvars[0].aval.shape) * per_output // dilation
+  return 0

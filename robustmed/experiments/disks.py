@@ -1,0 +1,87 @@
+"""Pieces that the disk-shape experiments share: task, data, pictures, files."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from robustmed import data, errors, models, tasks, types
+from robustmed.data import shapes
+from robustmed.data.sources import lumbar_disks
+
+
+def make_task(config: ml_collections.ConfigDict) -> types.Task:
+  """The task of config.model and config.data.side."""
+  options = config.model.to_dict()
+  make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
+  dtype = errors.lookup(
+    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
+  )
+  return tasks.TASKS['shape'](
+    make(side=config.data.side, dtype=dtype, **options), side=config.data.side
+  )
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  fields = config.data.to_dict()
+  name = fields.pop('source')
+  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
+  chosen = {k: v for k, v in fields.items() if k in known and (k != 'dir' or v)}
+  return {'name': name, **chosen}
+
+
+def make_augment(config: ml_collections.ConfigDict):
+  """source -> on-device drawing of virtual disks from a shape model of its training contours."""
+
+  def build(source):
+    if not config.augment.components:
+      return None
+    return augment.virtual_disk(
+      shape_model(config, source),
+      side=config.data.side,
+      landmark_stride=config.augment.landmark_stride,
+      grid_stride=config.augment.grid_stride,
+    )
+
+  return build
+
+
+def shape_model(config: ml_collections.ConfigDict, source) -> shapes.ShapeModel:
+  return shapes.fit(source.train.stack('contour'), config.augment.components)
+
+
+def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
+  """An .npz that the lumbar_disks source reads: patient and disk in its name, img and shape."""
+  lumbar_disks.write(
+    pathlib.Path(folder),
+    image[..., 0],
+    example['target']['contour'],
+    patient=int(example['group']),
+    disk=int(example['index']),
+  )
+
+
+def make_pictures(task: types.Task):
+  """(variables, examples, attacked images) -> contours and masks for the report's pictures."""
+  predict = jax.jit(task.predict)
+
+  def pictures(variables, examples, images):
+    count = len(images)
+    outputs = predict(variables, np.concatenate([examples['image'], images]))
+    contour = np.asarray(outputs['contour'])
+    probability = np.asarray(jax.nn.sigmoid(outputs['segmentation']))[..., 0]
+    return {
+      'contour_true': examples['target']['contour'],
+      'contour_clean': contour[:count],
+      'contour_adv': contour[count:],
+      'mask_true': examples['target']['mask'][..., 0],
+      'seg_clean': probability[:count],
+      'seg_adv': probability[count:],
+    }
+
+  return pictures

@@ -1,0 +1,425 @@
+"""The stages of every experiment: describe, train, evaluate, report. Each can be resumed."""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from robustmed import commandline, console, errors, experiments, files, parallel, report
+from robustmed.data import pipeline
+from robustmed.evaluation import checks, grid, statistics
+from robustmed.experiments import costs, experiment, workdir
+from robustmed.training import checkpoints, loop
+from robustmed.training import state as train_state
+
+PyTree = Any
+
+
+def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
+  """Does what the command line asks for."""
+  config = command.config
+  build = errors.lookup(experiments.EXPERIMENTS, config.experiment, kind='experiment')
+  if not hasattr(build, 'build'):
+    build.run(config, workdir=command.workdir)
+    return
+  exp = build.build(config)
+  if command.stage == 'describe':
+    print(json.dumps(describe(exp, config, command.arms), indent=2))
+    return
+  Run(exp, config, command, cpu_flags).go()
+
+
+class Run:
+  """One experiment in one workdir."""
+
+  def __init__(self, exp, config, command, cpu_flags=''):
+    self.exp: experiment.Experiment = exp
+    self.config: ml_collections.ConfigDict = config
+    self.command: commandline.Command = command
+    self.folder: pathlib.Path = command.workdir
+    self.order, self.extra = experiment.in_order(exp.arms, command.arms)
+    self._cpu_flags = cpu_flags
+    self._source = None
+    self._evaluator = None
+
+  def go(self) -> None:
+    stage, config = self.command.stage, self.config
+    imported = self._imported() if self.command.checkpoint else None
+    workdir.claim(self.folder, {'config': config.to_dict(), 'checkpoint': _card_of(imported)})
+    facts = parallel.describe()
+    flags = f', XLA_FLAGS added: {self._cpu_flags}' if self._cpu_flags else ''
+    console.say(
+      f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
+      f'{flags}'
+    )
+    _compilation_cache()
+    for name in self.extra:
+      console.say(
+        f'arm {name!r} was not asked for but is needed: finished ones are used, else trained'
+      )
+    with console.stop_on_signal() as stopper:
+      if stage in ('all', 'train'):
+        self._forecast(stage)
+        self.train(stopper)
+      if stage in ('all', 'evaluate'):
+        self.evaluate(stopper, imported)
+    if stage in ('all', 'report') and parallel.is_writer():
+      self.report()
+    parallel.barrier('end')
+
+  # Stages -------------------------------------------------------------------------------------
+
+  def train(self, stopper) -> None:
+    for seed in range(self.config.seeds):
+      for name in self.order:
+        if self._final(name, seed).exists():
+          continue
+        self._train_arm(self.exp.arms[name], seed, stopper)
+    if parallel.is_writer():
+      self._merge_logs()
+
+  def _train_arm(self, arm, seed, stopper) -> None:
+    source, options = self.source(), arm.train
+    batch_size = options['batch_size']
+    self._check_batch(batch_size)
+    folder = self._folder(arm.name, seed)
+
+    def batches(start):
+      return pipeline.train_batches(
+        source.train,
+        batch_size=batch_size // parallel.host_count(),
+        seed=self.config.seed + 1000 * seed,
+        shard_index=parallel.host_index(),
+        shard_count=parallel.host_count(),
+        start_step=start,
+      )
+
+    console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
+    state = loop.fit(
+      arm.name,
+      task=self.exp.task,
+      defense=arm.defense,
+      batches=batches,
+      config=options,
+      folder=folder / 'state',
+      log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
+      key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
+      num_examples=len(source.train),
+      stopper=stopper,
+      augment=self.exp.augment(source),
+      initial=self._load(arm.init_from, seed) if arm.init_from else None,
+    )
+    checkpoints.write_card(
+      folder,
+      {
+        'experiment': self.exp.name,
+        'arm': arm.name,
+        'seed': seed,
+        'model': self.config.model.to_dict(),
+        'image_shape': list(self.exp.task.image_shape),
+      },
+    )
+    checkpoints.save_variables(self._final(arm.name, seed), train_state.variables(state))
+
+  def evaluate(self, stopper, imported=None) -> None:
+    models = imported or self._models()
+    parts = self.folder / 'results' / 'parts'
+    rows = grid.run(
+      self.evaluator(), models, batches=self._test_batches, folder=parts, stopper=stopper
+    )
+    if parallel.is_writer():
+      results = self.folder / 'results'
+      with files.replacing(results / 'rows.parquet') as temporary:
+        rows.to_parquet(temporary, index=False)
+      metrics = [name for name in rows.columns if name not in grid.KEYS and name[0] != '_']
+      table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
+      with files.replacing(results / 'summary.csv') as temporary:
+        table.to_csv(temporary, index=False, float_format='%.6g')
+      found = checks.run(rows, **self.exp.checks)
+      files.write_json(results / 'checks.json', [check._asdict() for check in found])
+    self._save_pictures(models, rows)
+    self._save_worst(models, rows)
+    if parallel.is_writer() and self.command.stage == 'evaluate':
+      self._print_table()
+      print(f'rows: {self.folder / "results" / "rows.parquet"}')
+      print(f'summary: {self.folder / "results" / "summary.csv"}')
+
+  def report(self) -> None:
+    if not (self.folder / 'results' / 'rows.parquet').exists():
+      raise errors.UserError(
+        f'{self.folder} has no results yet; run --stage evaluate (or all) before --stage report'
+      )
+    report.write(self.folder, spec=self.exp.report(None))
+    self._print_table()
+    print(f'report: {self.folder / "report" / "report.html"}')
+
+  # Parts --------------------------------------------------------------------------------------
+
+  def source(self):
+    if self._source is None:
+      self._source = self.exp.source()
+    return self._source
+
+  def evaluator(self) -> grid.Evaluator:
+    if self._evaluator is None:
+      key = jax.random.fold_in(jax.random.key(self.config.seed), 0xA77AC)
+      self._evaluator = grid.Evaluator(self.exp.task, self.exp.probes, key=key, main=self.exp.main)
+    return self._evaluator
+
+  def _folder(self, arm, seed) -> pathlib.Path:
+    return self.folder / 'checkpoints' / arm / f'seed{seed}'
+
+  def _final(self, arm, seed) -> pathlib.Path:
+    return self._folder(arm, seed) / 'variables'
+
+  def _load(self, arm, seed) -> PyTree:
+    path = self._final(arm, seed)
+    if not path.exists():
+      raise errors.UserError(
+        f'arm {arm!r} (seed {seed}) is not trained in {self.folder}; run --stage train --arms {arm}'
+      )
+    return checkpoints.load_variables(path, self.exp.task)
+
+  def _models(self) -> list[grid.Model]:
+    return [
+      grid.Model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
+      for seed in range(self.config.seeds)
+      for name in self.order
+      if name not in self.extra
+    ]
+
+  def _imported(self) -> list[grid.Model]:
+    folder = self.command.checkpoint
+    card = checkpoints.read_card(folder)
+    here = {
+      'model': self.config.model.to_dict(),
+      'image_shape': list(self.exp.task.image_shape),
+    }
+    there = {name: card.get(name) for name in here}
+    changed = workdir.differences(there, json.loads(json.dumps(here)))
+    if changed:
+      raise errors.UserError(
+        f'the network in {folder} is not the one this configuration describes: {"; ".join(changed)}'
+      )
+    load = lambda: checkpoints.load_variables(folder / 'variables', self.exp.task)
+    return [grid.Model(card['arm'], card['seed'], load)]
+
+  def _test_batches(self):
+    size = self.config.evaluate.batch_size
+    return pipeline.eval_batches(
+      self._test_split(),
+      batch_size=max(1, size // parallel.host_count()),
+      shard_index=parallel.host_index(),
+      shard_count=parallel.host_count(),
+    )
+
+  def _test_split(self):
+    return self.source().test
+
+  def _check_batch(self, batch_size) -> None:
+    if batch_size % parallel.device_count():
+      raise errors.UserError(
+        f'train.batch_size={batch_size} is not a multiple of the {parallel.device_count()} devices'
+      )
+
+  def _forecast(self, stage) -> None:
+    """Says how long the run will take, from a few seconds of calibration."""
+    plan = describe(self.exp, self.config, self.command.arms, light=True)
+    left = plan['gradients']['total'] if stage == 'all' else plan['gradients']['train']
+    done = [
+      (name, seed)
+      for seed in range(self.config.seeds)
+      for name in self.order
+      if self._final(name, seed).exists()
+    ]
+    left -= sum(plan['gradients']['per_arm'][name] for name, _ in done)
+    if left <= 0 or left < self.config.forecast_above:
+      return
+    variables = jax.jit(self.exp.task.init)(jax.random.key(0))
+    batch = grid.device_batch(next(iter(self._test_batches())))
+    once = lambda: jax.block_until_ready(self.evaluator()(variables, batch, grid.CLEAN, 0.0)[0])
+    once()
+    started, count = time.monotonic(), 0
+    while time.monotonic() - started < 1.0 or count < 2:
+      once()
+      count += 1
+    rate = count * len(batch['mask']) * parallel.host_count() / (time.monotonic() - started)
+    console.say(
+      f'forecast: {left:,} gradient evaluations at {rate:,.0f}/s here: about '
+      f'{console.duration(left / rate)}, compilation not counted'
+    )
+
+  def _merge_logs(self) -> None:
+    tables = []
+    for path in sorted((self.folder / 'logs').glob('*.seed*.csv')):
+      arm, seed = path.stem.rsplit('.seed', 1)
+      table = pd.read_csv(path)
+      table.insert(0, 'arm', arm)
+      table.insert(1, 'seed', int(seed))
+      tables.append(table.rename(columns={'main/loss': 'loss'}))
+    with files.replacing(self.folder / 'logs' / 'train.csv') as temporary:
+      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+
+  def _save_pictures(self, models, rows) -> None:
+    """Arrays for the report's pictures: the first examples under the main attack."""
+    options = self.config.report
+    path = self.folder / 'results' / 'examples.npz'
+    if self.exp.pictures is None or not options.pictures:
+      return
+    if bool(parallel.from_writer(np.array(path.exists()))):
+      return
+    indices = sorted(rows['index'].unique())[:: max(1, rows['index'].nunique() // options.pictures)]
+    columns: dict[str, list[Any]] = {}
+    for model in models:
+      if model.seed != models[0].seed:
+        continue
+      variables = model.load()
+      found = list(
+        grid.attacked_examples(
+          self.evaluator(),
+          variables,
+          self._test_batches,
+          attack=self.exp.main,
+          eps=options.picture_eps,
+          wanted=indices[: options.pictures],
+        )
+      )
+      examples = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *[example for example, _, _ in found]
+      )
+      images = np.stack([image for _, image, _ in found])
+      same = {'arm': model.arm, 'attack': self.exp.main, 'eps': options.picture_eps}
+      arrays = {
+        **{name: np.array([value] * len(found)) for name, value in same.items()},
+        'index': examples['index'],
+        'image': examples['image'],
+        'adversarial': images,
+        **self.exp.pictures(variables, examples, images),
+      }
+      for name, value in arrays.items():
+        columns.setdefault(name, []).append(np.asarray(value))
+    if parallel.is_writer() and columns:
+      with files.replacing(path) as temporary:
+        np.savez_compressed(temporary, **{k: np.concatenate(v) for k, v in columns.items()})
+
+  def _save_worst(self, models, rows) -> None:
+    """The worst N examples of every arm at the main attack's strongest level, as data files."""
+    count = self.config.evaluate.save_examples
+    if not count:
+      return
+    eps = max(self.exp.probes[self.exp.main].levels)
+    metric, higher = self.exp.checks['metric'], self.exp.checks['higher_is_better']
+    for model in models:
+      here = rows[
+        (rows.arm == model.arm)
+        & (rows.seed == model.seed)
+        & (rows.attack == self.exp.main)
+        & (rows.eps == eps)
+      ]
+      worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
+      folder = (
+        self.folder / 'results' / 'worst' / f'{model.arm}.seed{model.seed}.{self.exp.main}.{eps:g}'
+      )
+      for example, image, _ in grid.attacked_examples(
+        self.evaluator(),
+        model.load(),
+        self._test_batches,
+        attack=self.exp.main,
+        eps=eps,
+        wanted=worst['index'],
+      ):
+        self.exp.write_example(folder, image, example)
+      console.say(f'wrote the {len(worst)} worst examples of {model.arm} to {folder}')
+
+  def _print_table(self) -> None:
+    table = pd.read_csv(self.folder / 'results' / 'summary.csv', keep_default_na=False)
+    metric = self.exp.checks['metric']
+    shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.main])]
+    pivot = shown.pivot_table(index='arm', columns='eps', values='mean', sort=False)
+    order = [name for name in self.order if name in pivot.index]
+    pivot = pivot.reindex([*order, *[n for n in pivot.index if n not in order]])[sorted(pivot)]
+    print(f'\n{metric} under {self.exp.main} (columns: eps, {self.exp.task.units})')
+    print(pivot.to_string(float_format=lambda value: f'{value:.3f}'))
+    for check in files.read_json(self.folder / 'results' / 'checks.json'):
+      if check['status'] in ('warn', 'fail'):
+        print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
+
+
+def describe(exp, config, wanted=(), *, light: bool = False) -> dict[str, Any]:
+  """What `--stage describe` prints: counts and costs, computed from shapes alone."""
+  order, extra = experiment.in_order(exp.arms, tuple(wanted))
+  sizes = dict(exp.sizes())
+  arms, per_arm = {}, {}
+  for name in order:
+    arm = exp.arms[name]
+    per_arm[name] = costs.training_gradients(
+      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
+    )
+    arms[name] = {
+      'steps': arm.train['steps'],
+      'batch_size': arm.train['batch_size'],
+      'needs': list(arm.needs),
+      'gradients': per_arm[name] * config.seeds,
+    }
+  judged = len([name for name in order if name not in extra]) * config.seeds
+  per_network = costs.evaluation_gradients(exp.probes, num_examples=sizes.get('test', 0))
+  train = sum(per_arm.values()) * config.seeds
+  gradients = {
+    'train': train,
+    'evaluate': judged * per_network,
+    'total': train + judged * per_network,
+    'per_arm': per_arm,
+  }
+  if light:
+    return {'gradients': gradients}
+  batch = max(arm.train['batch_size'] for arm in exp.arms.values())
+  passes = max(arm.defense.cost.passes for arm in exp.arms.values())
+  return {
+    'experiment': exp.name,
+    'preset': config.preset,
+    'networks': {
+      config.model.name: {
+        'parameters': costs.parameter_count(exp.task),
+        'gmacs_per_example': round(costs.multiply_adds(exp.task) / 1e9, 6),
+        'input_shape': list(exp.task.image_shape),
+      }
+    },
+    'arms': arms,
+    'seeds': config.seeds,
+    'attacks': {
+      name: {
+        'objective': probe.objective,
+        'levels': list(probe.levels),
+        'gradients_per_example': probe.attack.num_gradients,
+        'forwards_per_example': probe.attack.num_forwards,
+      }
+      for name, probe in exp.probes.items()
+    },
+    'eps_units': exp.task.units,
+    'data': sizes,
+    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
+    'device_bytes': costs.device_bytes(
+      exp.task,
+      batch_per_device=-(-batch // jax.device_count()),
+      optimiser_slots=2,
+      copies=passes,
+    ),
+    'gradients': gradients,
+  }
+
+
+def _card_of(models) -> Any:
+  return [[m.arm, m.seed] for m in models] if models else None
+
+
+def _compilation_cache() -> None:
+  """Programs compiled once are found again by the next run of this user."""
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

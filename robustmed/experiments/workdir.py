@@ -1,0 +1,77 @@
+"""A run's folder: `config.json env.json checkpoints/ logs/ results/ report/`."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from robustmed import errors, files, parallel
+
+PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
+
+
+def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Makes `folder` this configuration's, or refuses: another configuration's folder is not touched."""
+  plain = json.loads(json.dumps(config))
+  path = folder / 'config.json'
+  try:
+    if parallel.is_writer():
+      folder.mkdir(parents=True, exist_ok=True)
+    writable = os.access(folder, os.W_OK) or not parallel.is_writer()
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot make the workdir {folder}: {error.strerror}; choose another --workdir'
+    ) from None
+  if not writable:
+    raise errors.UserError(f'the workdir {folder} is not writable; choose another --workdir')
+  if path.exists():
+    changed = differences(files.read_json(path), plain)
+    if changed:
+      raise errors.UserError(
+        f'{folder} holds a run of another configuration: {"; ".join(changed[:6])}'
+        f'{f"; and {len(changed) - 6} more" if len(changed) > 6 else ""}; '
+        f'use another --workdir or remove that one'
+      )
+  elif parallel.is_writer():
+    files.write_json(path, plain)
+  if parallel.is_writer():
+    files.write_json(folder / 'env.json', environment())
+
+
+def differences(old: Any, new: Any, path: str = '') -> list[str]:
+  """'train.steps: 10 there, 20 here' for every leaf that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    out = []
+    for name in sorted({*old, *new}):
+      out += differences(
+        old.get(name, '(absent)'), new.get(name, '(absent)'), f'{path}.{name}' if path else name
+      )
+    return out
+  return [] if old == new else [f'{path}: {old} there, {new} here']
+
+
+def environment() -> dict[str, Any]:
+  versions = {}
+  for name in PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = _own_version() if name == 'robustmed' else 'absent'
+  return {
+    **parallel.describe(),
+    'python': platform.python_version(),
+    'system': platform.platform(),
+    'cores': os.cpu_count(),
+    'versions': versions,
+    'command': ' '.join(['python -m robustmed.main', *sys.argv[1:]]),
+  }
+
+
+def _own_version() -> str:
+  import robustmed
+
+  return robustmed.__version__
