@@ -75,7 +75,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
         'init_from': 'std',
         'train': {'steps': 200},
       },
-    }
+    },
+    sort_keys=False,
   )
   pgd = {'name': 'pgd', 'norm': 'linf', 'num_steps': 20, 'relative_step': 0.2, 'bounds': BOUNDS}
   fgsm = {'name': 'fgsm', 'bounds': BOUNDS}

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from robustmed import errors
 
+PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
 STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set: --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
@@ -95,6 +96,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   """The configuration of FILE or FILE:PRESET."""
   path, _, preset = name.partition(':')
   file = pathlib.Path(path)
+  if not file.is_file() and not file.is_absolute() and (PROJECT / file).is_file():
+    file = PROJECT / file
   if not file.is_file():
     near = sorted(str(p) for p in file.parent.glob('*.py')) if file.parent.is_dir() else []
     known = f' (there are: {", ".join(near)})' if near else ''

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from robustmed import data, errors, models, tasks, types
-from robustmed.data import shapes
+from robustmed.data import augment, shapes
 from robustmed.data.sources import lumbar_disks
 
 

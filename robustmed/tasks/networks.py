@@ -25,6 +25,9 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
   """
 
   def init(key):
+    # Threefry, once per parameter, would take longer to compile than the network itself.
+    data = jax.random.key_data(key).reshape(-1)[:2]
+    key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl='unsafe_rbg')
     return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
   def predict(variables, image):

@@ -1,0 +1,46 @@
+# Sourced by the scripts beside it: makes .venv once for every change of its inputs and activates it.
+# usage: . launch/environment.sh [requirement files...]
+
+say() { printf '[launch] %s\n' "$*" >&2; }
+fail() { printf 'robustmed: error: %s\n' "$*" >&2; exit 2; }
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit 1
+venv=${ROBUSTMED_VENV:-$root/.venv}
+
+find_python() {
+  local name
+  for name in ${ROBUSTMED_PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      printf '%s\n' "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+make_environment() {
+  local accelerator=${ROBUSTMED_ACCELERATOR:-cpu} files=("$@") python stamp
+  case $accelerator in cpu | cuda12 | cuda13 | tpu) ;; *)
+    fail "ROBUSTMED_ACCELERATOR must be cpu, cuda12, cuda13 or tpu, not '$accelerator'" ;;
+  esac
+  stamp=$({ printf '%s\n' "$accelerator"; cat "${files[@]}"; } | cksum)
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.stamp-$#" 2>/dev/null)" = "$stamp" ]; then
+    return
+  fi
+  if [ ! -x "$venv/bin/python" ]; then
+    python=$(find_python) || fail 'needs Python 3.11, 3.12 or 3.13 on PATH (or set ROBUSTMED_PYTHON)'
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+  fi
+  local command=("$venv/bin/python" -m pip install --disable-pip-version-check --quiet)
+  local file
+  for file in "${files[@]}"; do command+=(-r "$file"); done
+  if [ "$accelerator" != cpu ]; then
+    # The pinned jax, with the plugin of the accelerator.
+    command+=("jax[$accelerator]==$(sed -n 's/^jax==\([^ ]*\).*/\1/p' requirements.txt)")
+  fi
+  say "${command[*]}"
+  "${command[@]}"
+  printf '%s\n' "$stamp" >"$venv/.stamp-$#"
+}
