@@ -34,18 +34,19 @@ def virtual_disk(
   it is; the authors' code has a half-pixel slip there.
   """
 
-  def one(key, image, contour):
-    drawn = shapes.sample(key, model)
-    warped = warp_to(
-      image, contour, drawn, landmark_stride=landmark_stride, grid_stride=grid_stride
-    )
-    mask = polygon.fill(drawn, side)[..., None]
-    return warped, drawn, mask.astype(image.dtype)
-
   def apply(keys, batch):
     target = batch['target']
-    image, contour, mask = jax.vmap(one)(keys, batch['image'], target['contour'])
-    return {**batch, 'image': image, 'target': {**target, 'contour': contour, 'mask': mask}}
+    contour = jax.vmap(shapes.sample, in_axes=(0, None))(keys, model)
+    image = warp_to(
+      batch['image'],
+      target['contour'],
+      contour,
+      landmark_stride=landmark_stride,
+      grid_stride=grid_stride,
+    )
+    mask = jax.vmap(lambda points: polygon.fill(points, side))(contour)[..., None]
+    target = {**target, 'contour': contour, 'mask': mask.astype(image.dtype)}
+    return {**batch, 'image': image, 'target': target}
 
   return apply
 
@@ -58,21 +59,22 @@ def warp_to(
   landmark_stride: int = 1,
   grid_stride: int = 1,
 ) -> jax.Array:
-  """Returns image [side, side, c] warped so that `contour` [n, 2] comes to lie on `new_contour`."""
-  side = image.shape[0]
+  """Returns image [b, side, side, c] warped so that `contour` [b, n, 2] lies on `new_contour`."""
+  side = image.shape[1]
   border = jnp.asarray(_border(side))
-  # unit coordinates keep the float32 system well conditioned
-  source = jnp.concatenate([new_contour[::landmark_stride], border]) / side
-  target = jnp.concatenate([contour[::landmark_stride], border]) / side
-  fitted = spline.fit(source, target, kernel='r')
   knots = np.arange(0, side - 1 + grid_stride, grid_stride, dtype=np.float32)
-  x, y = np.meshgrid(knots, knots)
-  points = jnp.asarray(np.stack([x, y], axis=-1).reshape(-1, 2) / side)
-  where = side * spline.evaluate(fitted, points).reshape(len(knots), len(knots), 2)
+  points = jnp.asarray(np.stack(np.meshgrid(knots, knots), axis=-1))
+
+  def positions(old, new):
+    source = jnp.concatenate([new[::landmark_stride], border])
+    target = jnp.concatenate([old[::landmark_stride], border])
+    return spline.evaluate(spline.fit(source, target, kernel='r'), points, kernel='r')
+
+  where = jax.vmap(positions)(contour, new_contour)
   if grid_stride > 1:
     between = jnp.asarray(_interpolation(side, knots))
-    where = jnp.einsum('ri,ijc,sj->rsc', between, where, between, precision='highest')
-  return warp.sample(image, where[..., ::-1], mode='zero')
+    where = jnp.einsum('ri,bijc,sj->brsc', between, where, between, precision='highest')
+  return warp.sample(image, where[..., ::-1], padding='zero')
 
 
 def _border(side):

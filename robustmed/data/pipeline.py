@@ -68,7 +68,7 @@ def train_batches(
 
 @functools.lru_cache(maxsize=8)
 def _permutation(seed, epoch, size):
-  return np.random.default_rng([seed, epoch]).permutation(size)
+  return np.random.default_rng([seed % 2**32, epoch]).permutation(size)
 
 
 def eval_batches(

@@ -35,6 +35,8 @@ def fit(contours: np.ndarray, num_components: int) -> ShapeModel:
   mean = flat.mean(axis=0)
   _, singular, components = np.linalg.svd(flat - mean, full_matrices=False)
   variance = singular**2 / (len(flat) - 1)
+  if not variance.sum() > 0:
+    raise errors.UserError('a shape model needs contours that differ')
   components = components[:num_components]
   largest = np.abs(components).argmax(axis=1)
   components = components * np.sign(components[np.arange(num_components), largest])[:, None]

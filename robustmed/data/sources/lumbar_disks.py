@@ -155,11 +155,12 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _load(path):
   try:
-    if path.suffix.lower() == '.npz':
-      with np.load(path, allow_pickle=False) as archive:
+    with path.open('rb') as file:  # the readers leave a damaged file open that they open themselves
+      if path.suffix.lower() == '.npz':
+        archive = np.load(file, allow_pickle=False)
         content = {key: archive[key] for key in ('img', 'shape') if key in archive}
-    else:
-      content = scipy.io.loadmat(path, variable_names=['img', 'shape'])
+      else:
+        content = scipy.io.loadmat(file, variable_names=['img', 'shape'])
     missing = [key for key in ('img', 'shape') if key not in content]
     if missing:
       raise errors.UserError(f'{path}: has no {missing[0]!r}; needs img [H, W] and shape [176, 2]')

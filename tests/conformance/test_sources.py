@@ -1,0 +1,119 @@
+"""Every data source, real or synthetic, through the same suite."""
+
+import jax
+import numpy as np
+import pytest
+
+from robustmed import data
+from robustmed.data import pipeline, store
+
+
+def _disk_folder(folder):
+  """The phantom written in the file format of the real source."""
+  phantom = data.load({**CONFIGS['phantom_lumbar_disks'], 'cache_dir': str(folder / 'phantom')})
+  raw = folder / 'raw'
+  raw.mkdir()
+  for example in [*phantom.train, *phantom.test]:
+    np.savez(
+      raw / f'{example["name"]}.npz', img=example['image'][..., 0] * 900, shape=example['contour']
+    )
+  return {'folder': str(raw)}
+
+
+CONFIGS = {
+  'phantom_lumbar_disks': {
+    'name': 'phantom_lumbar_disks',
+    'side': 16,
+    'train_patients': 4,
+    'test_patients': 1,
+    'disks_per_patient': 2,
+  },
+  'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
+}
+FILES = {'lumbar_disks': _disk_folder}  # real sources: makes a small folder of the original files
+TWINS = {'lumbar_disks': 'phantom_lumbar_disks'}
+
+
+def config_of(name, tmp_path_factory):
+  folder = tmp_path_factory.mktemp(name)
+  files = FILES[name](folder) if name in FILES else {}
+  return {**CONFIGS[name], **files, 'cache_dir': str(folder / 'cache')}
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory):
+  return {name: config_of(name, tmp_path_factory) for name in data.SOURCES}
+
+
+@pytest.fixture(scope='module')
+def sources(configs):
+  return {name: data.load(config) for name, config in configs.items()}
+
+
+def test_every_source_is_tested_and_real_ones_have_twins():
+  assert set(CONFIGS) == set(data.SOURCES)
+  real = {name for name in data.SOURCES if not name.startswith('phantom_')}
+  assert real == set(FILES) == set(TWINS)
+  assert set(TWINS.values()) <= set(data.SOURCES)
+
+
+@pytest.mark.parametrize('name', data.SOURCES)
+class TestSource:
+  def test_table_entry(self, name):
+    module = data.SOURCES[name]
+    assert issubclass(module.Builder, store.Builder)
+    assert module.Builder.name == name
+    assert all(isinstance(value, str | int | float | tuple) for value in module.DEFAULTS.values())
+
+  def test_sizes_before_and_after(self, name, configs, sources):
+    assert data.sizes(configs[name]) == sources[name].info['sizes']
+    assert all(count > 0 for count in data.sizes({'name': name}).values())
+
+  def test_examples(self, name, sources):
+    source = sources[name]
+    seen = set()
+    for split in (source.train, source.test):
+      assert len(split) > 0
+      for example, group in zip(split, split.groups):
+        assert example['image'].dtype == np.float32 and example['image'].ndim in (3, 4)
+        assert example['group'] == group
+        assert isinstance(example['name'], str)
+        for value in example.values():
+          value = np.asarray(value)
+          assert value.dtype.kind != 'f' or np.isfinite(value).all()
+        seen.add(int(example['index']))
+    assert seen == set(range(len(source.train) + len(source.test)))
+
+  def test_no_group_on_both_sides(self, name, sources):
+    assert not set(sources[name].train.groups) & set(sources[name].test.groups)
+
+  def test_loading_again_gives_the_same(self, name, configs, sources):
+    again = data.load(configs[name])
+    assert again.info == sources[name].info
+    jax.tree.map(np.testing.assert_array_equal, again.test[0], sources[name].test[0])
+
+  def test_batches(self, name, sources):
+    split = sources[name].train
+    one = next(pipeline.train_batches(split, batch_size=3, seed=0, shard_index=0, shard_count=1))
+    evaluation = list(pipeline.eval_batches(split, batch_size=3, shard_index=0, shard_count=1))
+    for batch in (one, *evaluation):
+      assert set(batch) == {'image', 'target', 'mask', 'index', 'group', 'draw'}
+      assert {len(leaf) for leaf in jax.tree.leaves(batch)} == {3}
+      assert jax.tree.structure(batch) == jax.tree.structure(one)
+    assert sum(int(batch['mask'].sum()) for batch in evaluation) == len(split)
+
+
+@pytest.mark.parametrize(('real', 'twin'), TWINS.items())
+def test_twins_have_the_same_features(real, twin, sources):
+  describe = lambda example: {key: (np.shape(v), type(v)) for key, v in example.items()}
+  assert describe(sources[real].train[0]) == describe(sources[twin].train[0])
+
+
+def test_phantom_survives_the_way_through_the_files_of_the_real_source(sources):
+  for split in ('train', 'test'):
+    real = getattr(sources['lumbar_disks'], split)
+    twin = getattr(sources['phantom_lumbar_disks'], split)
+    np.testing.assert_allclose(real.stack('image'), twin.stack('image'), atol=1e-6)
+    np.testing.assert_array_equal(real.stack('contour'), twin.stack('contour'))
+    np.testing.assert_array_equal(real.stack('mask'), twin.stack('mask'))
+    assert real.groups == twin.groups
