@@ -8,6 +8,7 @@ from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
+from robustmed.attacks.sharing import Shared
 from robustmed.attacks.square import square
 from robustmed.attacks.threat import Threat
 
@@ -46,6 +47,7 @@ def make(name, **chosen):
 __all__ = [
   'ATTACKS',
   'LoopAttack',
+  'Shared',
   'Threat',
   'apgd',
   'fgsm',

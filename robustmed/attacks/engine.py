@@ -59,8 +59,8 @@ class LoopAttack:
   step_size | relative_step: the step's length in units of x, or as a share of eps; numbers or
     (traced) arrays, scalar or [b].
   random_start: start at a random point of radius `start_radius` (at call; default eps).
-  restarts: independent runs; per example the run with the best value is kept, so a result is never
-    worse than that of the same attack with fewer restarts.
+  restarts: independent runs, the later ones with keys fold_in(key of the example, run); per
+    example the run with the best value is kept, so more restarts never make a result worse.
   select: 'last' or 'best' scored iterate becomes `x`; keep='both' returns both.
   fold: how the monitor's values become one answer, see `folds`.
   score_last: a run of N steps scores N + 1 points, the last by a forward pass alone. Without it
@@ -134,7 +134,11 @@ class LoopAttack:
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
 
     def run(restart):
-      fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
+      # The first run is that of the attack without restarts, and needs no key of its own.
+      fresh = keys
+      if self.restarts > 1:
+        folded = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
+        fresh = jnp.where(restart == 0, keys, folded)
       return self._run(problem._replace(keys=fresh), evaluate, monitor, start_radius)
 
     if self.restarts == 1:
@@ -255,7 +259,7 @@ def _evaluator(objective, monitor, sense):
   def look(x):
     if monitor is None:
       return None
-    seen = monitor(lax.stop_gradient(x))
+    seen = monitor(x)
     for leaf in jax.tree.leaves(seen):
       if jnp.shape(leaf)[:1] != x.shape[:1]:
         raise errors.UserError(

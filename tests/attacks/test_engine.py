@@ -1,7 +1,6 @@
 """The loop's guarantees, whatever the solver."""
 
 import functools
-import itertools
 
 import chex
 import jax
@@ -27,10 +26,11 @@ def _region():
   return region
 
 
+@pytest.mark.parametrize('rule', ['plain', 'adamax'])
 @pytest.mark.parametrize(
-  ('norm', 'bounds', 'masked', 'rule'),
-  list(itertools.product(('linf', 'l2'), BOUNDS, (False, True), ('plain', 'adamax'))),
+  ('bounds', 'masked'), [('free', False), ('box', False), ('channels', False), ('box', True)]
 )
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
 def test_invariants(problems, norm, bounds, masked, rule):
   """Inside ball, box and region; eps = 0 is the identity; the best is never below the start."""
   objective = problems.network(SHAPE[1:])
@@ -158,7 +158,7 @@ def test_scalar_eps_equals_the_same_eps_for_each(problems):
 def test_2d_is_3d_with_depth_one(problems):
   flat, deep = (2, 4, 3, 2), (2, 1, 4, 3, 2)
   x, objective = problems.images(flat), problems.network(flat[1:])
-  for name, norm in itertools.product(('pgd', 'apgd'), ('linf', 'l2')):
+  for name, norm in (('pgd', 'l2'), ('apgd', 'linf')):
     attack = attacks.make(name, norm=norm, num_steps=4, bounds=(0.0, 1.0))
     two = problems.call(attack, objective, x, 0.2)
     three = problems.call(attack, objective, x.reshape(deep), 0.2)
@@ -183,7 +183,8 @@ def test_start_radius_is_separate_from_eps(problems):
 
 
 def test_restarts_keep_the_best_run_of_each_example(problems):
-  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  weights = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+  x, objective = problems.images(SHAPE), problems.linear(weights)
   noise = {count: attacks.noise(restarts=count, fold='max') for count in (1, 2, 6)}
   values = {
     count: problems.call(attack, objective, x, 0.3, monitor=objective)
@@ -196,11 +197,11 @@ def test_restarts_keep_the_best_run_of_each_example(problems):
   for count in noise:
     np.testing.assert_allclose(values[count].value, objective(values[count].x), rtol=1e-5)
     np.testing.assert_allclose(values[count].monitored, values[count].value, rtol=1e-5)
-  # By hand: run r of example i draws from fold_in(fold_in(key, i), r).
+  # By hand: run r > 0 of example i draws from fold_in(fold_in(key, i), r).
   keys = engine.example_keys(jax.random.key(0), 3)
   draws = []
   for restart in range(6):
-    fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
+    fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, restart) if restart else keys
     draws.append(objective(attacks.Threat().start(fresh, x, 0.3)))
   np.testing.assert_allclose(values[6].value, np.max(draws, axis=0), rtol=1e-5)
 

@@ -1,0 +1,194 @@
+"""APGD, Square and the search for the smallest eps find known optima."""
+
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustmed import attacks, errors
+
+apgd = sys.modules['robustmed.attacks.apgd']
+square = sys.modules['robustmed.attacks.square']
+SHAPE = (3, 4, 4, 2)
+
+
+def test_apgd_checkpoints_of_the_paper():
+  # p = 0, .22, .41, .57, .70, .80, .87, .93, .99: the sequence printed with algorithm 1.
+  assert apgd.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+  assert apgd.checkpoints(1) == []
+  for steps in (2, 7, 20, 1000):
+    marks = apgd.checkpoints(steps)
+    assert marks == sorted(set(marks))
+    assert all(0 < mark < steps for mark in marks)
+
+
+def _apgd_reference(grad, value, x, eps, num_steps, bounds):
+  """Algorithm 1 for one example in float64, linf, without a random start."""
+  place = lambda z: np.clip(np.clip(z, x - eps, x + eps), *bounds)
+  step, now, before = 2 * eps, x.copy(), x.copy()
+  best, best_value, last_value = x.copy(), -np.inf, -np.inf
+  mark_value, halved, rises, mark = -np.inf, False, 0, 0
+  halvings = 0
+  for k in range(num_steps):
+    f = value(now)
+    rises += k > 0 and f > last_value
+    last_value = f
+    if f > best_value:
+      best, best_value = now.copy(), f
+    if k in apgd.checkpoints(num_steps):
+      stalled = rises < 0.75 * (k - mark)
+      stuck = not halved and best_value <= mark_value
+      halved = stalled or stuck
+      if halved:
+        step, now, halvings = step / 2, best.copy(), halvings + 1
+      mark, mark_value, rises = k, best_value, 0
+    z = place(now + step * np.sign(grad(now)))
+    new = z if k == 0 else place(now + 0.75 * (z - now) + 0.25 * (now - before))
+    before, now = now, new
+  if value(now) > best_value:
+    best = now
+  return best, halvings
+
+
+def test_apgd_against_numpy():
+  rng = np.random.default_rng(0)
+  x, scale = rng.uniform(size=(2, 6)), rng.uniform(0.5, 9.0, size=6)
+  goal = x + np.asarray([[0.03], [0.3]]) * rng.choice([-1, 1], size=(2, 6))
+  objective = lambda image: (
+    -jnp.sum(
+      jnp.asarray(scale, jnp.float32)[None] * (image - jnp.asarray(goal, jnp.float32)) ** 2, 1
+    )
+  )
+  attack = attacks.apgd(num_steps=20, bounds=(0.0, 1.0), random_start=False)
+  result = attack(objective, jnp.asarray(x, jnp.float32), eps=0.1, key=jax.random.key(0))
+  total = 0
+  for i in range(2):
+    want, halvings = _apgd_reference(
+      lambda z, i=i: -2 * scale * (z - goal[i]),
+      lambda z, i=i: -(scale * (z - goal[i]) ** 2).sum(),
+      x[i],
+      0.1,
+      20,
+      (0, 1),
+    )
+    total += halvings
+    np.testing.assert_allclose(result.x[i], want, atol=1e-5)
+  assert total > 1
+
+
+def test_apgd_gets_closer_than_a_fixed_step(problems):
+  x = problems.images(SHAPE)
+  objective = problems.bowl(x + 0.031)
+  ours = problems.call(attacks.apgd(num_steps=60, random_start=False), objective, x, 0.1)
+  fixed = attacks.pgd(num_steps=60, relative_step=0.25, select='best', random_start=False)
+  theirs = problems.call(fixed, objective, x, 0.1)
+  assert np.all(ours.value > 0.1 * theirs.value)
+  np.testing.assert_allclose(ours.x, x + 0.031, atol=1e-3)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_apgd_finds_the_linear_optimum(problems, norm):
+  weights = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+  x = problems.images(SHAPE)
+  result = problems.call(attacks.apgd(norm=norm, num_steps=30), problems.linear(weights), x, 0.2)
+  dual = np.abs(weights).sum((1, 2, 3)) if norm == 'linf' else np.sqrt((weights**2).sum((1, 2, 3)))
+  gain = result.value - problems.linear(weights)(x)
+  np.testing.assert_allclose(gain, 0.2 * dual, rtol=1e-3)
+
+
+def test_square_needs_no_gradient_and_finds_the_linf_optimum(problems):
+  """The objective is a step function: its gradient is zero everywhere."""
+  signs = np.random.default_rng(0).choice([-1.0, 1.0], SHAPE).astype(np.float32)
+  x = problems.images(SHAPE)
+  objective = lambda image: jnp.sum((image - x) * signs > 0.199, (1, 2, 3)).astype(jnp.float32)
+  result = problems.call(attacks.square(num_steps=600), objective, x, 0.2)
+  assert np.all(result.value == np.prod(SHAPE[1:]))
+  blind = problems.call(attacks.pgd(num_steps=20), objective, x, 0.2)
+  assert np.all(blind.value < 0.2 * np.prod(SHAPE[1:]))
+  assert attacks.square(num_steps=600).num_gradients == 0
+  assert attacks.square(num_steps=600).num_forwards == 601
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_square_keeps_only_better_proposals(problems, norm):
+  shape = {'linf': (2, 3, 4, 5, 1), 'l2': SHAPE}[norm]
+  x = problems.images(shape)
+  weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  objective = problems.linear(weights)
+  attack = attacks.square(norm=norm, bounds=(0.0, 1.0), num_steps=300, fold='trace')
+  result = problems.call(attack, objective, x, 0.3, monitor=objective)
+  np.testing.assert_allclose(result.value, result.monitored.max(0), rtol=1e-6)
+  np.testing.assert_allclose(result.value, objective(result.x), rtol=1e-4, atol=1e-5)
+  assert np.all(result.value > result.monitored[:20].max(0))
+  rest = problems.axes(x)
+  dual = np.abs(weights).sum(rest) if norm == 'linf' else np.sqrt((weights**2).sum(rest))
+  assert np.all(result.value - objective(x) > 0.4 * 0.3 * dual)
+  assert np.all((result.x >= 0) & (result.x <= 1))
+
+
+def test_square_windows():
+  sides = square.sides((10, 20), 1000, 0.8)
+  assert sides.shape == (1000, 2)
+  np.testing.assert_array_equal(sides[0], [10, 13])  # sqrt(.8 * 200) = 12.6, cut to the image
+  assert np.all(np.diff(sides[:, 1]) <= 0)
+  assert sides[-1, 0] == round((0.8 / 2**9 * 200) ** 0.5) == 1
+  masks = jax.vmap(lambda key: square._window(key, jnp.asarray([2, 3]), (4, 5, 2)))(
+    jax.random.split(jax.random.key(0), 200)
+  )
+  assert np.all(masks.sum((1, 2, 3)) == 2 * 3 * 2)
+  share = np.asarray(masks, np.float64).mean((0, 3))
+  assert np.all(share > 0.05)  # every position is reached
+
+
+def test_square_on_codes(problems):
+  weights = np.random.default_rng(0).choice([-1.0, 1.0], (2, 6)).astype(np.float32)
+  x = problems.images((2, 6))
+  result = problems.call(attacks.square(num_steps=250), problems.linear(weights), x, 0.1)
+  np.testing.assert_allclose(result.x, x + 0.1 * weights, atol=1e-6)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_minimal_eps_of_a_linear_model(problems, norm):
+  """margin / ||w||_dual, inf where `upper` is too little, 0 where it is broken already."""
+  weights = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+  dual = np.abs(weights).sum(1) if norm == 'linf' else np.linalg.norm(weights, axis=1)
+  x = problems.images((4, 5))
+  want = np.asarray([0.02, 0.31, 0.9, -0.1])
+  margin = jnp.asarray(want * dual, jnp.float32)
+  score = lambda image: problems.linear(weights)(image) - problems.linear(weights)(x) - margin
+  attack = attacks.fgsm(norm=norm)
+  chex.clear_trace_counter()
+
+  @jax.jit
+  @chex.assert_max_traces(1)
+  def search(x, upper):
+    broken = lambda image: score(image) >= 0
+    key = jax.random.key(0)
+    return attacks.minimal_eps(
+      attack, score, x, broken=broken, upper=upper, key=key, num_bisections=12
+    )
+
+  found = search(x, jnp.full(4, 0.5))
+  np.testing.assert_allclose(found[:2], want[:2], atol=0.5 / 2**12 + 1e-6)
+  assert np.isinf(found[2])
+  assert found[3] == 0
+  np.testing.assert_allclose(search(x, jnp.full(4, 2.0))[2], 0.9, atol=2.0 / 2**12 + 1e-6)
+  assert np.all(
+    score(attack(score, x, eps=found.at[2:].set(0.0), key=jax.random.key(0)).x)[:2] >= 0
+  )
+
+
+def test_minimal_eps_wants_a_verdict_per_example(problems):
+  x = problems.images((3, 2))
+  with pytest.raises(errors.UserError, match='one bool per example'):
+    attacks.minimal_eps(
+      attacks.fgsm(),
+      problems.bowl(0.0),
+      x,
+      broken=lambda image: jnp.sum(image, 1),
+      upper=1.0,
+      key=jax.random.key(0),
+    )
