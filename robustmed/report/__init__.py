@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from robustmed import files
 from robustmed.evaluation import claims
-from robustmed.report import content, figures, files, pages, tables
+from robustmed.report import content, figures, pages, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report.spec import Arm, Panel, ReportSpec, Section
 
@@ -74,8 +75,8 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
   markdown = pages.to_markdown(title, blocks, folder=build.folder)
   html = pages.to_html(title, blocks)
   return Report(
-    markdown=files.write(build.folder / 'report.md', markdown),
-    html=files.write(build.folder / 'report.html', html),
+    markdown=_write(build.folder / 'report.md', markdown),
+    html=_write(build.folder / 'report.html', html),
     verdict=verdict.replace('**', '').replace('`', ''),
     table=_text_table(build),
     claims=build.decided,
@@ -132,7 +133,7 @@ def _examples(build: _Build) -> list:
 def _example_captions(build: _Build, *, attack: str, eps: float) -> dict:
   """The drawn example's metrics: clean under the clean image, attacked under the attacked one."""
   stored, rows = build.held.examples, build.held.rows
-  names = list(dict.fromkeys(p.metric for p in build.spec.panels if p.attack == attack))[:3]
+  names = dict.fromkeys(p.metric for p in build.spec.panels if p.attack == attack)
   captions = {}
   picked = figures.example_index(stored, attack=attack, eps=eps, arms=build.arms)
   for arm, index in picked.items():
@@ -142,7 +143,7 @@ def _example_captions(build: _Build, *, attack: str, eps: float) -> dict:
       line = mine[(mine['eps'] == level) & (mine['attack'].eq(attack) | (level == 0))]
       if len(line):
         values = [f'{name} {tables.number(line.iloc[0][name])}' for name in names]
-        captions[arm, attacked] = '   '.join(values)
+        captions[arm, attacked] = '\n'.join(values)
   return captions
 
 
@@ -236,11 +237,17 @@ def _printed(value) -> str:
 
 
 def _csv(build: _Build, name: str, frame: pd.DataFrame):
-  files.write(build.folder / 'tables' / f'{_file(name)}.csv', frame.to_csv(index=False))
+  _write(build.folder / 'tables' / f'{_file(name)}.csv', frame.to_csv(index=False))
 
 
 def _figure(build: _Build, name: str, png: bytes, caption: str) -> pages.Figure:
-  return pages.Figure(files.write(build.folder / 'figures' / f'{_file(name)}.png', png), caption)
+  return pages.Figure(_write(build.folder / 'figures' / f'{_file(name)}.png', png), caption)
+
+
+def _write(path: pathlib.Path, content: bytes | str) -> pathlib.Path:
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+  return path
 
 
 def _file(name: str) -> str:

@@ -46,7 +46,7 @@ def curves(
     handles.append(line)
     axes.fill_between(x, cells['low'], cells['high'], color=colour, alpha=0.18, lw=0)
     published = tables.published(paper, arm=arm.name, attack=panel.attack, metric=panel.metric)
-    if published:
+    if set(published) - {0.0}:
       with_paper = True
       levels = sorted(published)
       axes.plot(
@@ -67,7 +67,8 @@ def curves(
   levels = tables.levels(summary, attack=panel.attack)
   _level_ticks(axes, levels)
   if panel.limits:
-    axes.set_ylim(*panel.limits)
+    low, high = panel.limits
+    axes.set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
   better = 'higher is better' if panel.higher_is_better else 'lower is better'
   axes.set_ylabel(f'{panel.shown}\n({better})')
   axes.set_xlabel(f'attack level {units}'.strip())
@@ -131,7 +132,7 @@ def examples(
     return None
   captions = captions or {}
   height, width = stored['image'].shape[1:3]
-  row = 2.65 * height / width + 0.42
+  row = 2.65 * height / width + 0.5
   figure = figure_lib.Figure(figsize=(8.6, row * len(picked) + 1.0), dpi=DPI, layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   grid = figure.subplots(len(picked), 3, squeeze=False)
@@ -150,8 +151,12 @@ def examples(
     grid[line, 2].imshow(attacked[line], **shades)
     _outlines(grid[line, 2], stored, position, suffix='adv')
     grid[line, 0].set_ylabel(arm.shown, fontsize=11, fontweight='bold')
-    grid[line, 0].set_xlabel(captions.get((arm.name, False), ''), fontsize=8.5)
-    grid[line, 2].set_xlabel(captions.get((arm.name, True), ''), fontsize=8.5)
+    under = [captions.get((arm.name, False), ''), '', captions.get((arm.name, True), '')]
+    height_of_text = max(text.count('\n') for text in under)
+    for axes, text in zip(grid[line], under, strict=True):
+      # the same number of lines under every image keeps the row level
+      text += '\n' * (height_of_text - text.count('\n'))
+      axes.set_xlabel(text or ' ', fontsize=8.5)
   for axes in grid.flat:
     axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for spine in axes.spines.values():
@@ -270,8 +275,8 @@ def _level_ticks(axes, levels: Sequence[float]):
 
 def _legend(figure, handles):
   if handles:
-    figure.legend(handles=handles, loc='outside lower center', ncols=min(4, len(handles)),
-                  frameon=False)  # fmt: skip
+    columns = min(4, len(handles))
+    figure.legend(handles=handles, loc='outside lower center', ncols=columns, frameon=False)
 
 
 def _png(figure) -> bytes:

@@ -19,6 +19,8 @@ STATES = {
   'undecided': 'open', 'warn': 'open', 'not run': 'none', 'skipped': 'none',
 }  # fmt: skip
 
+_NUMBER = re.compile(r'(< )?[-−]?\d[\d.]*(e[-+]?\d+)?|–')
+
 
 class Heading(NamedTuple):
   level: int
@@ -136,19 +138,22 @@ def _table(block: Table) -> str:
   for row in block.frame.itertuples(index=False):
     cells = [_table_cell(name, value) for name, value in zip(block.frame.columns, row)]
     lines.append(f'<tr>{"".join(cells)}</tr>')
-  caption = f'<caption>{html.escape(block.caption)}</caption>'
-  inner = f'{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-  return f'<div class="scroll" tabindex="0"><table>{inner}</table></div>'
+  # outside the table, so that it does not scroll away with it
+  caption = f'<p class="caption">{html.escape(block.caption)}</p>'
+  inner = f'<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
+  return f'{caption}<div class="scroll" tabindex="0"><table>{inner}</table></div>'
 
 
 def _table_cell(name, value) -> str:
   text = html.escape(str(value))
   if name in ('verdict', 'status') and value in STATES:
     return f'<td><span class="badge {STATES[value]}">{text}</span></td>'
-  kind = (
-    'long' if len(text) > 40 else 'num' if re.match(r'[-−<–]?\s?[\d.]*\d|–$', str(value)) else ''
-  )
-  return f'<td class="{kind}">{text}</td>' if kind else f'<td>{text}</td>'
+  interval = re.fullmatch(r'(\S+) (\[[^\]]*\])', text)
+  if interval:
+    return f'<td class="num">{interval[1]}<br><small>{interval[2]}</small></td>'
+  if len(text) > 40:
+    return f'<td class="long">{text}</td>'
+  return f'<td class="num">{text}</td>' if _NUMBER.fullmatch(str(value)) else f'<td>{text}</td>'
 
 
 def _prose(markdown: str) -> str:
@@ -213,14 +218,17 @@ code { font-size: .9em; background: var(--panel); padding: .1em .3em; border-rad
 .callout.good { border-color: var(--good); } .callout.bad { border-color: var(--bad);
   background: var(--bad-bg); } .callout.open { border-color: var(--open);
   background: var(--open-bg); }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+.scroll { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .88rem; min-width: 24rem; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+.caption { font-weight: 600; margin: 1.4rem 0 .3rem; max-width: none; break-after: avoid; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .7rem;
   border-bottom: 1px solid var(--rule); }
 th { background: var(--panel); white-space: nowrap; }
 td.num { font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.long { min-width: 15rem; max-width: 28rem; }
+td small { color: var(--soft); }
+td:first-child:not(.long) { white-space: nowrap; }
+.callout p, .callout ul { max-width: none; }
+td.long { min-width: 12rem; max-width: 28rem; }
 .badge { padding: .1em .55em; border-radius: 1em; font-weight: 600; white-space: nowrap;
   color: var(--none); background: var(--none-bg); }
 .badge.good { color: var(--good); background: var(--good-bg); }
@@ -228,7 +236,7 @@ td.long { min-width: 15rem; max-width: 28rem; }
 .badge.open { color: var(--open); background: var(--open-bg); }
 .row { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
-figure { margin: .6rem 0; }
+figure { margin: .6rem 0; max-width: 52rem; }
 img { max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--rule);
   border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }

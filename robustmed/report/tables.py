@@ -16,7 +16,7 @@ def number(value: float) -> str:
   """Three decimals below 10, four digits above; unknown is a dash."""
   if value is None or not math.isfinite(value):
     return '–'
-  return f'{value:.3f}' if abs(value) < 10 else f'{value:.4g}'
+  return f'{value:.3f}' if abs(value) < 10 else f'{value:#.4g}'
 
 
 def probability(p: float) -> str:
@@ -76,10 +76,11 @@ def pivot(
     shown = labels.get(arm, arm)
     lines.append([shown, *(_cell(cells, eps, show=show) for eps in columns)])
     reported = published(paper, arm=arm, attack=attack, metric=metric)
-    if reported:
+    if set(reported) - {0.0}:
       values = [reported.get(eps, math.nan) for eps in columns]
       lines.append([shown + PAPER_MARK, *(map(number, values) if show else values)])
-  return pd.DataFrame(lines, columns=['arm', *(f'{eps:g}' for eps in columns)])
+  heads = ['0 (clean)' if show and eps == 0 else f'{eps:g}' for eps in columns]
+  return pd.DataFrame(lines, columns=['arm', *heads])
 
 
 def check_frame(found: Sequence[checks.Check]) -> pd.DataFrame:
