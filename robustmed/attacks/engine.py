@@ -224,8 +224,10 @@ class LoopAttack:
 def example_keys(key, batch):
   """[b] keys: `fold_in(key, i)` of one key, or the [b] keys that were given."""
   key = jnp.asarray(key)
-  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+  if key.dtype == jnp.uint32 and key.ndim in (1, 2):
     key = jax.random.wrap_key_data(key)
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    raise errors.UserError(f'key must come from jax.random.key(seed), not be {key.dtype}')
   if key.ndim == 0:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
   if key.shape != (batch,):

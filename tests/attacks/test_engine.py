@@ -304,6 +304,7 @@ def test_runs_under_vmap_and_pmap(problems):
     ({'eps': jnp.zeros((3, 1))}, r'got \(3, 1\)'),
     ({'start_radius': jnp.zeros(4)}, 'start_radius'),
     ({'key': jax.random.split(jax.random.key(0), 2)}, '3 keys'),
+    ({'key': 3}, 'jax.random.key'),
     ({'monitor': lambda x: {'mean': jnp.mean(x)}}, 'leading axis 3'),
   ],
 )

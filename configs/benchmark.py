@@ -1,0 +1,29 @@
+"""Speed of attacks: one JSON line per workload on stdout.
+
+  python -m robustmed.main --config configs/benchmark.py --config.workloads=spine
+
+`spine` is PGD-20 Linf on the full-width disk-shape network, batch 8, 1x128x128; `small_grids` is a
+3x3 convolution, 1024 to 1024 channels, on the 1x1, 2x2 and 4x4 grids at the bottom of every U-Net.
+Preset `smoke`: the same at a size for tests.
+"""
+
+import ml_collections
+
+from robustmed import errors
+
+
+def get_config(preset: str = '') -> ml_collections.ConfigDict:
+  """The configuration of a preset: '' (full size) or 'smoke'."""
+  errors.lookup(dict.fromkeys(('', 'smoke')), preset, kind='preset')
+  config = ml_collections.ConfigDict()
+  config.experiment = 'benchmark'
+  config.preset = preset
+  config.workloads = ('spine',)  # also as 'spine,small_grids'
+  config.batch = 0  # 0: the workload's own
+  config.steps = 0  # 0: the workload's own
+  config.repeats = 3
+  config.width = 1.0  # share of every network's channels
+  if preset == 'smoke':
+    config.workloads = ('spine', 'small_grids')
+    config.update({'batch': 2, 'steps': 2, 'repeats': 2, 'width': 1 / 32})
+  return config
