@@ -1,0 +1,193 @@
+"""Every check on rows that pass it and on rows made to fail it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed import errors
+from robustmed.evaluation import checks
+
+LEVELS = (0.03, 0.07, 0.2)
+NAMES = (
+  'zero gradients', 'more budget, more harm', 'more budget, larger objective',
+  'many steps beat one', 'gradients beat noise', 'saturated outputs', 'inside the ball',
+  'objective above its start', 'defined values',
+)  # fmt: skip
+
+
+def make_rows(arms=('std', 'adv'), *, count=24):
+  random = np.random.default_rng(0)
+  strength = {'none': 0.0, 'noise': 0.1, 'fgsm': 2.0, 'pgd_seg': 4.0}
+  parts = []
+  for arm in arms:
+    for attack, power in strength.items():
+      for eps in LEVELS if attack != 'none' else (0.0,):
+        dice = 0.9 - power * eps + random.normal(scale=0.01, size=count)
+        index = np.arange(count)
+        part = pd.DataFrame({'index': index, 'group': index // 2, 'dice': dice})
+        extra = {'_value': 1 - dice, '_start': 0.05, '_distance': eps, '_zero_grad': 0.01}
+        part = part.assign(arm=arm, attack=attack, eps=eps, seed=0, _saturated=0.1, **extra)
+        parts.append(part)
+  return pd.concat(parts, ignore_index=True)
+
+
+def run(rows, **changes):
+  keywords = {'metric': 'dice', 'higher_is_better': True} | changes
+  return {(check.name, check.arm): check for check in checks.run(rows, **keywords)}
+
+
+def where(rows, **wanted):
+  mask = np.ones(len(rows), bool)
+  for name, value in wanted.items():
+    mask &= np.isclose(rows[name], value) if name == 'eps' else (rows[name] == value).to_numpy()
+  return mask
+
+
+def test_an_honest_run_passes_everything():
+  found = checks.run(make_rows(), metric='dice', higher_is_better=True)
+  assert [check.name for check in found] == [*NAMES, *NAMES]
+  assert {check.status for check in found} == {'pass'}, found
+  assert checks.worst(found) == 'pass'
+
+
+def test_an_error_metric_is_read_the_other_way_round():
+  rows = make_rows()
+  rows['dice'] = 1 - rows['dice']
+  assert {check.status for check in run(rows, higher_is_better=False).values()} == {'pass'}
+  wrong = run(rows, higher_is_better=True)
+  assert wrong['more budget, more harm', 'std'].status == 'fail'
+
+
+@pytest.mark.parametrize(('share', 'status'), [(0.0, 'pass'), (0.25, 'warn'), (0.75, 'fail')])
+def test_zero_gradients_of_a_defense(share, status):
+  rows = make_rows()
+  mine = where(rows, arm='adv', attack='pgd_seg')
+  rows.loc[mine & (rows['index'] < share * 24), '_zero_grad'] = 0.999
+  found = run(rows)
+  assert found['zero gradients', 'adv'].status == status
+  assert found['zero gradients', 'std'].status == 'pass'
+  assert f'{share:.1%}' in found['zero gradients', 'adv'].detail
+
+
+def test_zero_gradients_everywhere_are_no_sign_of_a_defense_but_are_told():
+  rows = make_rows().assign(_zero_grad=1.0)
+  found = run(rows)
+  assert found['zero gradients', 'adv'].status == 'warn'
+  assert found['zero gradients', 'std'].status == 'fail'
+
+
+def test_more_budget_that_helps_the_defender():
+  rows = make_rows()
+  mine = where(rows, arm='adv', attack='pgd_seg', eps=0.2)
+  rows.loc[mine, 'dice'] = 0.85
+  rows.loc[mine, '_value'] = 0.1
+  found = run(rows)
+  for name in ('more budget, more harm', 'more budget, larger objective'):
+    assert found[name, 'adv'].status == 'fail'
+    assert '0.07 -> 0.2' in found[name, 'adv'].detail
+    assert found[name, 'std'].status == 'pass'
+
+
+def test_a_trifling_step_back_is_a_warning_and_noise_is_none():
+  rows = make_rows()
+  lower, upper = (where(rows, arm='std', attack='pgd_seg', eps=eps) for eps in (0.07, 0.2))
+  rows.loc[upper, 'dice'] = rows.loc[lower, 'dice'].to_numpy() + 0.001
+  assert run(rows)['more budget, more harm', 'std'].status == 'warn'
+  random = np.random.default_rng(3)
+  rows.loc[upper, 'dice'] = rows.loc[lower, 'dice'].to_numpy() + random.normal(0, 0.01, size=24)
+  assert run(rows)['more budget, more harm', 'std'].status == 'pass'
+
+
+def test_clean_rows_take_part_in_monotony():
+  rows = make_rows()
+  rows.loc[where(rows, arm='std', attack='none'), 'dice'] = 0.5
+  found = run(rows)['more budget, more harm', 'std']
+  assert found.status == 'fail' and '0 -> 0.03' in found.detail
+
+
+def test_one_step_beating_many():
+  rows = make_rows()
+  rows.loc[where(rows, arm='adv', attack='fgsm', eps=0.07), 'dice'] -= 0.4
+  found = run(rows)
+  assert found['many steps beat one', 'adv'].status == 'fail'
+  assert 'at 0.07' in found['many steps beat one', 'adv'].detail
+  assert 'at 0.2 ' not in found['many steps beat one', 'adv'].detail
+  assert found['many steps beat one', 'std'].status == 'pass'
+
+
+@pytest.mark.parametrize(('shift', 'status'), [(-0.2, 'fail'), (0.0, 'warn')])
+def test_noise_as_strong_as_gradients(shift, status):
+  rows = make_rows()
+  for eps in LEVELS:
+    strong = rows.loc[where(rows, arm='adv', attack='pgd_seg', eps=eps), 'dice'].to_numpy()
+    random = np.random.default_rng(5).normal(0, 0.005, size=24)
+    rows.loc[where(rows, arm='adv', attack='noise', eps=eps), 'dice'] = strong + shift + random
+  found = run(rows)
+  assert found['gradients beat noise', 'adv'].status == status
+  assert found['gradients beat noise', 'std'].status == 'pass'
+
+
+@pytest.mark.parametrize(('share', 'status'), [(0.3, 'pass'), (0.7, 'warn'), (1.0, 'fail')])
+def test_saturated_outputs(share, status):
+  rows = make_rows()
+  rows.loc[where(rows, arm='adv', attack='pgd_seg'), '_saturated'] = share
+  assert run(rows)['saturated outputs', 'adv'].status == status
+
+
+def test_one_example_outside_the_ball():
+  rows = make_rows()
+  position = np.flatnonzero(where(rows, arm='adv', attack='fgsm', eps=0.07))[3]
+  rows.loc[position, '_distance'] = 0.07 * (1 + 1e-6)
+  assert run(rows)['inside the ball', 'adv'].status == 'pass'
+  rows.loc[position, '_distance'] = 0.0702
+  found = run(rows)
+  assert found['inside the ball', 'adv'].status == 'fail'
+  assert '1 of 216' in found['inside the ball', 'adv'].detail
+  assert 'fgsm at 0.07' in found['inside the ball', 'adv'].detail
+  assert found['inside the ball', 'std'].status == 'pass'
+
+
+def test_objective_below_its_start():
+  rows = make_rows()
+  rows.loc[where(rows, arm='std', attack='noise'), '_value'] = 0.0  # noise may do that
+  assert run(rows)['objective above its start', 'std'].status == 'pass'
+  mine = where(rows, arm='adv', attack='pgd_seg', eps=0.03)
+  rows.loc[mine & (rows['index'] < 6), '_value'] = 0.04
+  found = run(rows)['objective above its start', 'adv']
+  assert found.status == 'warn' and 'pgd_seg at 0.03 (25.0%)' in found.detail
+  rows.loc[mine, '_value'] = 0.04
+  found = run(rows)['objective above its start', 'adv']
+  assert found.status == 'fail' and 'pgd_seg at 0.03' in found.detail
+
+
+def test_unknown_values_are_told():
+  rows = make_rows()
+  rows.loc[np.flatnonzero(where(rows, arm='adv', attack='pgd_seg', eps=0.2))[:2], 'dice'] = np.nan
+  found = run(rows)
+  assert found['defined values', 'adv'].status == 'warn'
+  assert found['defined values', 'adv'].detail.startswith('2 of ')
+  assert found['defined values', 'std'].status == 'pass'
+
+
+def test_nothing_to_look_at_is_skipped_with_a_reason():
+  rows = make_rows()
+  bare = rows[rows['attack'].isin(['none', 'pgd_seg'])]
+  bare = bare.drop(columns=[name for name in bare if name.startswith('_')])
+  found = run(bare)
+  assert len(found) == 2 * len(NAMES)
+  skipped = {name for (name, arm), check in found.items() if check.status == 'skipped'}
+  assert skipped == {*NAMES} - {'more budget, more harm', 'defined values'}
+  assert all(check.detail for check in found.values())
+
+
+def test_a_missing_metric_is_a_clear_error():
+  with pytest.raises(errors.UserError, match='auroc'):
+    checks.run(make_rows(), metric='auroc', higher_is_better=True)
+
+
+def test_worst():
+  make = lambda *statuses: [checks.Check('', '', status, '') for status in statuses]
+  assert checks.worst([]) == 'skipped'
+  assert checks.worst(make('pass', 'skipped')) == 'pass'
+  assert checks.worst(make('pass', 'warn')) == 'warn'
+  assert checks.worst(make('warn', 'fail', 'pass')) == 'fail'
