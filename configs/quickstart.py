@@ -96,7 +96,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': 0.07})
   if preset == 'smoke':
     config.data.update({'train_patients': 4, 'test_patients': 2})
-    config.model.width = 0.03125
+    config.model.update({'name': 'disk_shape_lite', 'width': 0.25})
     config.train.update({'steps': 3, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
     for arm in ('rand', 'adv'):
       config.arms[arm].train.steps = 2

@@ -52,7 +52,8 @@ class Evaluator:
     self._key = key
     self.probes = dict(probes)
     self._programs = {name: attack_program(task, probe) for name, probe in probes.items()}
-    self._clean = clean_program(task, probes[main].objective)
+    objectives = {probe.objective for probe in probes.values()}
+    self._clean = clean_program(task, sorted(objectives), main=probes[main].objective)
 
   def __call__(self, variables: PyTree, batch: dict[str, Any], attack: str, eps: float):
     """(columns {name: [b]}, attacked images [b, ...]) of one host batch."""
@@ -62,25 +63,29 @@ class Evaluator:
     return self._programs[attack](variables, batch, jnp.float32(eps), key)
 
 
-def clean_program(task: types.Task, objective: str):
-  """(variables, batch) -> metrics and diagnostics of the undisturbed images."""
+def clean_program(task: types.Task, objectives: Sequence[str], *, main: str):
+  """(variables, batch) -> metrics, diagnostics and every objective of the undisturbed images.
+
+  The objectives' columns are `_value.<name>`; `_zero_grad` is about the gradient of `main`.
+  """
 
   def one_device(variables, batch):
     batch = {**batch, 'clean': batch['image']}
 
     def scored(image):
       outputs = task.predict(variables, image)
-      value = task.objectives[objective](outputs, {**batch, 'image': image})
-      return jnp.sum(value), (value, outputs)
+      seen = {**batch, 'image': image}
+      values = {name: task.objectives[name](outputs, seen) for name in objectives}
+      return jnp.sum(values[main]), (values, outputs)
 
-    gradient, (value, outputs) = jax.grad(scored, has_aux=True)(batch['image'])
+    gradient, (values, outputs) = jax.grad(scored, has_aux=True)(batch['image'])
     zero = jnp.mean((gradient == 0).astype(jnp.float32), axis=tuple(range(1, gradient.ndim)))
     return {
       **task.metrics(outputs, batch),
       **task.diagnostics(outputs),
-      '_value': value,
-      '_start': value,
-      '_distance': jnp.zeros_like(value),
+      **{f'_value.{name}': value for name, value in values.items()},
+      '_value': values[main],
+      '_distance': jnp.zeros_like(zero),
       '_zero_grad': zero,
     }
 
@@ -101,7 +106,6 @@ def attack_program(task: types.Task, probe: Probe):
       **task.metrics(outputs, seen),
       **task.diagnostics(outputs),
       '_value': objective(outputs, seen),
-      '_start': score(batch['image']),
       '_distance': result.distance,
     }
     return columns, result.x
@@ -155,11 +159,19 @@ def run(
     progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
   progress.close()
   parallel.barrier('evaluation')
-  return collect(folder, [cell for _, cell in grid])
+  return collect(folder, [cell for _, cell in grid], evaluator.probes)
 
 
-def collect(folder, wanted: Sequence[Cell]) -> pd.DataFrame:
+def collect(folder, wanted: Sequence[Cell], probes: Mapping[str, Probe]) -> pd.DataFrame:
+  """The rows of all cells; `_start` is each attack's objective at the clean image."""
   rows = pd.concat([pd.read_parquet(folder / cell.file) for cell in wanted], ignore_index=True)
+  rows['_start'] = rows['_value']
+  clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
+  for name, probe in probes.items():
+    here = rows['attack'] == name
+    places = pd.MultiIndex.from_frame(rows.loc[here, ['arm', 'seed', 'index']])
+    rows.loc[here, '_start'] = clean[f'_value.{probe.objective}'].reindex(places).to_numpy()
+  rows = rows[[name for name in rows.columns if not name.startswith('_value.')]]
   rows = rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], kind='stable')
   names = [*KEYS, *[name for name in rows.columns if name not in KEYS]]
   return rows[names].reset_index(drop=True)

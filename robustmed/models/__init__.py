@@ -1,5 +1,8 @@
 """Networks by name; each entry is a linen module class: MODELS[name](**fields)."""
 
-from robustmed.models import disk_shape
+from robustmed.models import disk_shape, disk_shape_lite
 
-MODELS = {'disk_shape': disk_shape.DiskShapeNet}
+MODELS = {
+  'disk_shape': disk_shape.DiskShapeNet,
+  'disk_shape_lite': disk_shape_lite.DiskShapeLite,
+}

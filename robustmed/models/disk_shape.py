@@ -107,7 +107,8 @@ class DiskShapeNet(nn.Module):
     return h.astype(jnp.float32).reshape(-1, NUM_POINTS, 2) + self.side / 2
 
   @nn.compact
-  def __call__(self, image):
+  def __call__(self, image, *, train: bool = False):
+    del train  # neither dropout nor batch statistics
     self._check(image)
     dtype, c = self.dtype, self._channels
     x = layers.Conv(c(32), (7, 7), strides=2, use_bias=True, dtype=dtype, name='stem0')(image)

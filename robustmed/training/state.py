@@ -24,7 +24,7 @@ def create(
   task: types.Task, defense: types.Defense, optimisers, *, key, num_examples: int, average: bool
 ) -> TrainState:
   """A fresh state; equal keys give equal states on any number of devices."""
-  variables = task.init(key)
+  variables = jax.jit(task.init)(key)
   params = variables['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),
