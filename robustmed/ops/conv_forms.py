@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from robustmed.ops import conv_turned
+
 FEW_POSITIONS = 512  # batch x output positions up to which one matrix product wins
 
 
@@ -63,14 +65,29 @@ def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
   )
 
 
+def _rearrange(k, function):
+  """function(k), which moves axis -1 to axis -2, done in two halves that are then joined.
+
+  XLA hoists a join of loop-invariant arrays out of a loop, but neither a reverse nor a transpose
+  on its own: without this an attack would rearrange all its kernels in every step.
+  """
+  if k.shape[-1] < 2:
+    return function(k)
+  halves = jnp.split(k, [k.shape[-1] // 2], axis=-1)
+  return jnp.concatenate([function(half) for half in halves], axis=-2)
+
+
+def _swap(k):
+  return lax.rev(k, tuple(range(k.ndim - 2))).swapaxes(-1, -2)
+
+
 def swap(k, groups=1):
   """The kernel of the adjoint: flipped over space, in and out axes swapped (per group)."""
-  rank = k.ndim - 2
-  k = lax.rev(k, tuple(range(rank)))
+  if groups == 1:
+    return _rearrange(k, _swap)
   *taps, inner, outer = k.shape
-  k = k.reshape(*taps, inner, groups, outer // groups)
-  k = jnp.moveaxis(k, (rank + 2, rank), (rank, rank + 2))
-  return k.reshape(*taps, outer // groups, groups * inner)
+  k = lax.rev(k, tuple(range(k.ndim - 2))).reshape(*taps, inner, groups, outer // groups)
+  return k.swapaxes(-1, -3).reshape(*taps, outer // groups, groups * inner)
 
 
 def _adjoint_padding(window):
@@ -145,22 +162,6 @@ def patches(window, x):
   return stacked.reshape(-1, stacked.shape[-1])
 
 
-def _fold(window, columns):
-  """Adjoint of the patches: [b, *out, taps, c] -> [b, *size, c]."""
-  total = None
-  for index, tap in enumerate(itertools.product(*map(range, window.taps))):
-    piece = columns[..., index, :]
-    config = [(0, 0, 0)]
-    for n, t, s, d, (lo, _), m in zip(
-      window.size, tap, window.strides, window.dilation, window.padding, window.out, strict=True
-    ):
-      front = t * d - lo
-      config.append((front, n - front - (m - 1) * s - 1, s - 1))
-    piece = lax.pad(piece, jnp.zeros((), piece.dtype), (*config, (0, 0, 0)))
-    total = piece if total is None else total + piece
-  return total
-
-
 def _is_few(window, batch):
   small = all(n <= k for n, k in zip(window.size, window.taps, strict=True))
   return small or batch * math.prod(window.out) <= FEW_POSITIONS
@@ -210,23 +211,29 @@ def _forward_3d(window, x, k):
   return y.reshape(batch, *window.out, -1)
 
 
+def _spread(x, window, axes, fronts):
+  """Puts output positions `strides` apart on the input grid, from `fronts` on; zeros between."""
+  config = [(0, 0, 0)] * x.ndim
+  for axis, front in zip(axes, fronts, strict=True):
+    n, s, m = window.size[axis], window.strides[axis], window.out[axis]
+    config[axis + 1] = (front, n - front - (m - 1) * s - 1, s - 1)
+  return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
 def transpose(window, y, k):
   """The adjoint of `forward` by x: [b, *size, inputs]."""
   if window.groups > 1:
     return native_transpose(window, y, k)
   full, (window, ranges) = window, trim(window)
   k = _cut(k, ranges)
-  batch, inputs = y.shape[0], k.shape[-2]
-  if _is_pointwise(window) or _is_few(full, batch):
-    columns = lax.dot_general(
-      y.reshape(-1, y.shape[-1]),
-      k.reshape(-1, k.shape[-1]),
-      (((1,), (1,)), ((), ())),
-      precision=window.precision,
-    )
-    columns = lax.optimization_barrier(columns)
-    return _fold(window, columns.reshape(batch, *window.out, math.prod(window.taps), inputs))
-  if len(window.size) == 3:
+  rank = len(window.size)
+  if _is_few(full, y.shape[0]) and y.size < y.shape[-1] ** 2:
+    return conv_turned.transpose(window, y, k)
+  if _is_pointwise(window):
+    flat = Window(window.out, window.taps, (1,) * rank, window.padding, (1,) * rank)
+    x = forward(flat._replace(precision=window.precision), y, swap(k))
+    return _spread(x, window, range(rank), [0] * rank)
+  if rank == 3 and not _is_few(full, y.shape[0]):
     return _transpose_3d(window, y, k)
   if all(s == 1 for s in window.strides):
     adjoint = Window(
@@ -245,16 +252,13 @@ def transpose(window, y, k):
 
 def _transpose_3d(window, y, k):
   batch, plane = y.shape[0], window.without_first()
-  s, d, m = window.strides[0], window.dilation[0], window.out[0]
+  d, m = window.dilation[0], window.out[0]
   flat = y.reshape(-1, *y.shape[2:])
   total = None
   for t in range(window.taps[0]):
     piece = transpose(plane, flat, k[t])
     piece = piece.reshape(batch, m, *piece.shape[1:])
-    front = t * d - window.padding[0][0]
-    back = window.size[0] - front - (m - 1) * s - 1
-    config = ((0, 0, 0), (front, back, s - 1), (0, 0, 0), (0, 0, 0), (0, 0, 0))
-    piece = lax.pad(piece, jnp.zeros((), piece.dtype), config)
+    piece = _spread(piece, window, [0], [t * d - window.padding[0][0]])
     total = piece if total is None else total + piece
   return total
 
@@ -278,13 +282,16 @@ def _transpose_phases(window, y, k):
     (extra, sub * s - kk - extra)
     for (extra, sub, _, _), kk, s in zip(plans, window.taps, window.strides)
   ]
-  k = jnp.pad(k, (*pads, (0, 0), (0, 0)))
   subs = tuple(sub for _, sub, _, _ in plans)
-  k = k.reshape(*itertools.chain(*zip(subs, window.strides)), *k.shape[-2:])
-  k = lax.rev(k, tuple(range(0, 2 * rank, 2)))
   blocks, phases = tuple(range(0, 2 * rank, 2)), tuple(range(1, 2 * rank, 2))
-  k = k.transpose(*blocks, 2 * rank + 1, *phases, 2 * rank)
-  k = k.reshape(*subs, k.shape[rank], -1)
+
+  def cut_into_phases(k):
+    k = jnp.pad(k, (*pads, (0, 0), (0, 0)))
+    k = k.reshape(*itertools.chain(*zip(subs, window.strides)), *k.shape[-2:])
+    k = lax.rev(k, blocks).transpose(*blocks, 2 * rank + 1, *phases, 2 * rank)
+    return k.reshape(*subs, k.shape[rank], -1)
+
+  k = _rearrange(k, cut_into_phases)
   padding = []
   for (_, sub, first, count), m in zip(plans, window.out):
     padding.append((sub - 1 - first, count + sub - 1 - m - (sub - 1 - first)))

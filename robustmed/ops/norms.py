@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _per_channel(group_values, channels):
@@ -18,8 +19,17 @@ def _over_space(values, x):
 
 
 def _group_mean(channel_sums, groups, count):
-  """[b, c] sums over space -> [b, groups] means over space and the group's channels."""
-  return channel_sums.reshape(channel_sums.shape[0], groups, -1).sum(-1) / count
+  """[b, c] sums over space -> [b, groups] means over space and the group's channels.
+
+  A matrix product and not a second sum: XLA would merge two sums into one strided reduction over
+  the whole array, twenty times slower on the CPU.
+  """
+  channels = channel_sums.shape[-1]
+  if groups == channels:
+    return channel_sums / count
+  members = np.repeat(np.eye(groups), channels // groups, axis=0) / count
+  members = jnp.asarray(members, channel_sums.dtype)
+  return jnp.matmul(channel_sums, members, precision='highest')
 
 
 def _statistics(x, groups, eps):

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from robustmed import errors
-from robustmed.ops import conv, conv_forms
+from robustmed.ops import conv, conv_forms, conv_turned
 
 
 @pytest.fixture(autouse=True)
@@ -89,17 +89,19 @@ def test_every_form_against_lax(case, few, monkeypatch):
   x, k = draw(0, 2, *grid, 4), draw(1, *taps, 4 // groups, 8)
   y = draw(2, 2, *window.out, 8)
   by_lax = functools.partial(conv_forms.native, window)
+  turned = conv_turned.transpose if groups == 1 else conv_forms.native_transpose
   fast = jax.jit(
     lambda x, k, y: (
       conv_forms.forward(window, x, k),
       conv_forms.transpose(window, y, k),
       conv_forms.kernel_gradient(window, x, y),
       conv_forms.native_transpose(window, y, k),
+      turned(window, y, k),
     )
   )
   slow = jax.jit(lambda x, k, y: (by_lax(x, k), *jax.vjp(by_lax, x, k)[1](y)))
   forward, by_x, by_k = slow(x, k, y)
-  for actual, expected in zip(fast(x, k, y), (forward, by_x, by_k, by_x), strict=True):
+  for actual, expected in zip(fast(x, k, y), (forward, by_x, by_k, by_x, by_x), strict=True):
     np.testing.assert_allclose(actual, expected, atol=1e-11 * (1 + np.abs(expected).max()))
 
 

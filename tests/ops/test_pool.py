@@ -1,0 +1,33 @@
+"""ops.pool against Flax, in 1, 2 and 3 dimensions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from robustmed import errors
+from robustmed.ops import pool
+
+
+@pytest.mark.parametrize('window', [(2,), (2, 3), (2, 1, 3)])
+def test_pooling_and_its_gradient(window):
+  shape = (2, *(w * n for w, n in zip(window, (3, 2, 4))), 2)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+  for ours, theirs in ((pool.average, nn.avg_pool), (pool.maximum, nn.max_pool)):
+    expected = lambda x, theirs=theirs: theirs(x, window, strides=window)
+    np.testing.assert_allclose(ours(x, window), expected(x), atol=1e-6)
+    weights = jnp.arange(expected(x).size, dtype=jnp.float32).reshape(expected(x).shape)
+    actual = jax.grad(lambda x, ours=ours: (weights * ours(x, window)).sum())(x)
+    reference = jax.grad(lambda x, expected=expected: (weights * expected(x)).sum())(x)
+    np.testing.assert_allclose(actual, reference, atol=1e-4)
+
+
+def test_equal_maxima_share_the_gradient():
+  gradient = jax.grad(lambda x: pool.maximum(x, 2).sum())(jnp.ones((1, 2, 2, 1)))
+  np.testing.assert_allclose(gradient, np.full((1, 2, 2, 1), 0.25))
+
+
+def test_grid_that_does_not_divide():
+  with pytest.raises(errors.UserError, match=r'pooling by \(2, 2\).*\(4, 5\)'):
+    pool.average(jnp.zeros((1, 4, 5, 1)), 2)
