@@ -89,7 +89,8 @@ def render(contour, patient, rng, *, side, contrast, noise):
   """Returns images [n, side, side] in [0, 1].
 
   contour: [n, 176, 2], fractions of the side about the crop centre; patient: a `Patient`;
-  contrast: nucleus above marrow; noise: standard deviation of the two channels of the noise.
+  contrast: nucleus above marrow, rim and endplates below it in proportion; noise: standard
+  deviation of the two channels of the noise.
   """
   count = len(contour)
   pixel = 1 / side
@@ -164,7 +165,8 @@ def render(contour, patient, rng, *, side, contrast, noise):
   image = image + (next_disk - image) * _inside(beside, edge)
 
   # the disk: dark endplates and annulus, a bright nucleus with its cleft
-  image = image + (0.1 - image) * _inside(to_disk - 0.011, edge)
+  endplate = max(patient.bone - 1.1 * contrast, 0.05)
+  image = image + (endplate - image) * _inside(to_disk - 0.011, edge)
   nucleus = _inside(np.maximum(to_disk + 0.028, np.abs(u) - 0.78 * length), 0.045)
   cleft = _inside(np.hypot(u / (0.5 * length), (v + 0.004 * wave) / 0.008) - 1, 1.0)
   level = grade[:, 0] * (nucleus - 0.35 * cleft * vary(0.2, 1.0)) - 0.7 * (1 - nucleus)
