@@ -1,0 +1,194 @@
+"""Formatting, pages, figures and tables one by one."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from robustmed import report
+from robustmed.evaluation import checks, statistics
+from robustmed.report import content, figures, pages, tables
+
+
+@pytest.fixture
+def summary(workdir):
+  rows = pd.read_parquet(workdir / 'results' / 'rows.parquet')
+  return statistics.summary(rows, metrics=['DICE_seg', 'Error_reg'], resamples=200)
+
+
+def pixels(png):
+  return np.asarray(Image.open(io.BytesIO(png)).convert('RGB')).astype(int)
+
+
+def has_colour(image, colour):
+  wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+  return bool((np.abs(image - wanted).max(axis=-1) < 12).any())
+
+
+@pytest.mark.parametrize(
+  ('value', 'shown'),
+  [(0.12345, '0.123'), (9.9994, '9.999'), (12.6, '12.60'), (-15.42, '-15.42'), (1234.5, '1234.'),
+   (float('nan'), '–'), (float('inf'), '–'), (0.0, '0.000')],
+)  # fmt: skip
+def test_number(value, shown):
+  assert tables.number(value).rstrip('.') == shown.rstrip('.')
+
+
+def test_probability():
+  assert [tables.probability(p) for p in (0.0004, 0.04, 1.0, np.nan)] == [
+    '< 0.001', '0.040', '1.000', '–',
+  ]  # fmt: skip
+
+
+def test_pivot_shows_intervals_and_missing_cells(summary):
+  known = summary[~((summary['arm'] == 'adv') & (summary['eps'] == 0.2))]
+  frame = tables.pivot(
+    known, metric='DICE_seg', attack='pgd_seg', arms=['adv', 'std'], show=True,
+    labels={'adv': 'A'},
+  )  # fmt: skip
+  assert frame['arm'].tolist() == ['A', 'std']
+  assert [*frame.columns] == ['arm', '0 (clean)', '0.01', '0.07', '0.2']
+  assert frame.loc[0, '0.2'] == '–'
+  line = tables.curve(summary, arm='std', attack='pgd_seg', metric='DICE_seg').iloc[-1]
+  assert frame.loc[1, '0.2'] == f'{line["mean"]:.3f} [{line["low"]:.3f}, {line["high"]:.3f}]'
+
+
+def test_arms_follow_the_spec_then_the_rows():
+  rows = pd.DataFrame({'arm': ['b', 'a', 'c']})
+  found = tables.arms(rows, [report.Arm('c', 'C'), report.Arm('x')])
+  assert [(arm.name, arm.shown) for arm in found] == [('c', 'C'), ('b', 'b'), ('a', 'a')]
+
+
+def test_flatten():
+  tree = {'a': 1, 'b': {'c': [1, 2], 'd': {'e': None}}, 'f': {}}
+  assert tables.flatten(tree) == [('a', '1'), ('b.c', '[1, 2]'), ('b.d.e', 'None'), ('f', '{}')]
+
+
+def test_checks_are_ordered_by_gravity_and_complete():
+  found = [checks.Check(s, 'std', s, '') for s in ('pass', 'skipped', 'warn', 'fail', 'pass')]
+  frame = tables.check_frame(found)
+  assert frame['status'].tolist() == ['fail', 'warn', 'skipped', 'pass', 'pass']
+
+
+def test_data_cannot_become_markup():
+  evil = '<script>|`x`| *y* [z](u) _w_'
+  frame = pd.DataFrame({'a|b': [evil], 'verdict': ['holds']})
+  page = pages.to_html(evil, [pages.Table(evil, frame), pages.Text(evil), pages.Heading(2, evil)])
+  assert '<script' not in page and page.count('&lt;script&gt;') == 6
+  assert '<span class="badge good">holds</span>' in page
+  text = pages.to_markdown('T', [pages.Table('c', frame)], folder='.')
+  assert '<script' not in text
+  assert r'| a\|b | verdict |' in text and r'\[z\](u) \_w\_' in text
+
+
+def test_prose():
+  page = pages.to_html('T', [pages.Text('### H\n\none\ntwo `a<b` **c**\n\n- x\n- y\n\nend')])
+  assert '<h3>H</h3><p>one two <code>a&lt;b</code> <strong>c</strong></p>' in page
+  assert '<ul><li>x</li><li>y</li></ul><p>end</p>' in page
+
+
+def test_cells_of_tables():
+  frame = pd.DataFrame({'x': ['0.5 [0.4, 0.6]', '< 0.001', 'word', '0.123', 'y' * 50]})
+  page = pages.to_html('T', [pages.Table('', frame)])
+  assert '<td class="num">0.5<br><small>[0.4, 0.6]</small></td>' in page
+  assert '<td class="num">&lt; 0.001</td>' in page and '<td>word</td>' in page
+  assert '<td class="num">0.123</td>' in page and f'<td class="long">{"y" * 50}</td>' in page
+
+
+def test_an_unknown_block_is_a_bug():
+  with pytest.raises(TypeError, match='not a block'):
+    pages.to_html('T', ['text'])
+  with pytest.raises(TypeError, match='not a block'):
+    pages.to_markdown('T', ['text'], folder='.')
+
+
+def test_curves_draw_every_arm(summary):
+  arms = [report.Arm('std'), report.Arm('adv', colour='#123456')]
+  panel = report.Panel('DICE_seg', 'pgd_seg', limits=(0, 1))
+  image = pixels(figures.curves(summary, panel=panel, arms=arms))
+  assert has_colour(image, figures.COLOURS[0]) and has_colour(image, '#123456')
+  alone = pixels(figures.curves(summary, panel=panel, arms=arms[:1]))
+  assert not has_colour(alone, '#123456')
+  assert not np.array_equal(alone[:, -40:], 255) and image.shape[1] > 800
+
+
+def test_nothing_is_cut_at_the_edges(summary, workdir):
+  """The outermost pixels of every picture are white, however long the labels are."""
+  long = 'a rather long name of an arm'
+  arms = [report.Arm('std', long), report.Arm('adv', long + ' too')]
+  panel = report.Panel('Error_reg', 'pgd_seg', label='a long label of the vertical axis (px)')
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    stored = dict(stored)
+  log = pd.read_csv(workdir / 'logs' / 'train.csv')
+  captions = {('std', True): 'DICE_seg 0.1\nError_reg 12'}
+  drawn = [
+    figures.curves(summary, panel=panel, arms=arms, units='(a fraction of the intensity range)'),
+    figures.examples(stored, attack='pgd_seg', eps=0.07, arms=arms[:1], captions=captions),
+    figures.training(log, arms=arms),
+  ]
+  for png in drawn:
+    image = pixels(png)
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+      assert edge.min() == 255
+
+
+def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    stored = dict(stored)
+  arms = [report.Arm('std'), report.Arm('adv')]
+  assert figures.example_cells(stored) == [('pgd_seg', pytest.approx(0.07))]
+  at = {'attack': 'pgd_seg', 'eps': 0.07, 'arms': arms}
+  assert figures.example_index(stored, **at) == {'std': 4, 'adv': 4}
+  image = pixels(figures.examples(stored, **at))
+  assert has_colour(image, figures.TRUE) and has_colour(image, figures.PREDICTED)
+  less = {name: value for name, value in stored.items() if not name.startswith('contour')}
+  bare = pixels(figures.examples(less, **at))
+  assert has_colour(bare, figures.TRUE) and not has_colour(bare, figures.PREDICTED)
+  stored['index'] = np.array([4, 2, 2, 7])
+  assert figures.example_index(stored, **at) == {'std': 2, 'adv': 2}
+  assert figures.examples(stored, attack='fgsm', eps=0.07, arms=arms) is None
+  volumes = stored | {
+    'image': stored['image'][..., None],
+    'adversarial': stored['image'][..., None],
+  }
+  assert figures.examples(volumes, **at) is None
+
+
+def test_contours_are_x_then_y(workdir):
+  """A contour in the right half of the picture is drawn in its right half."""
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    stored = {name: value[:1] for name, value in stored.items() if 'seg' not in name}
+  stored['image'] = stored['adversarial'] = np.zeros((1, 16, 16, 1))
+  angle = np.linspace(0, 2 * np.pi, 40)
+  for name in ('contour_true', 'contour_clean', 'contour_adv'):
+    stored[name] = np.stack([12 + 2 * np.cos(angle), 4 + 2 * np.sin(angle)], -1)[None]
+  png = figures.examples(stored, attack='pgd_seg', eps=0.07, arms=[report.Arm('std')])
+  image = pixels(png)
+  black = (image.max(axis=-1) < 5).nonzero()
+  first = black[1] < image.shape[1] / 3
+  top, bottom = black[0][first].min(), black[0][first].max()
+  left, right = black[1][first].min(), black[1][first].max()
+  picture = image[top:bottom, left:right]
+  wanted = [int(figures.PREDICTED[at : at + 2], 16) for at in (1, 3, 5)]
+  y, x = (np.abs(picture - wanted).max(axis=-1) < 30).nonzero()
+  assert x.mean() > 0.6 * (right - left) and y.mean() < 0.4 * (bottom - top)
+
+
+def test_training_without_losses_is_left_out():
+  assert figures.training(pd.DataFrame({'step': [1]}), arms=[]) is None
+  nothing = pd.DataFrame({'arm': ['a'], 'step': [1], 'loss': [np.nan]})
+  assert figures.training(nothing, arms=[]) is None
+
+
+def test_the_headline_level_is_the_wanted_one_or_where_the_arms_differ_most(summary):
+  arms = [report.Arm('std'), report.Arm('adv')]
+  panel = report.Panel('DICE_seg', 'pgd_seg')
+  kept = summary[(summary['metric'] == 'DICE_seg') & (summary['attack'] == 'pgd_seg')]
+  means = kept.pivot(index='eps', columns='arm', values='mean')
+  widest = (means['adv'] - means['std']).idxmax()
+  for wanted, level in ((0.01, 0.01), (None, widest), (0.5, widest)):
+    assert content.headline(summary, panel=panel, arms=arms, wanted=wanted) == level
+  square = report.Panel('DICE_seg', 'square')
+  assert content.headline(summary, panel=square, arms=arms, wanted=0.01) is None
