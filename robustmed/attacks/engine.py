@@ -62,7 +62,8 @@ class LoopAttack:
   restarts: independent runs, the later ones with keys fold_in(key of the example, run); per
     example the run with the best value is kept, so more restarts never make a result worse.
   select: 'last' or 'best' scored iterate becomes `x`; keep='both' returns both.
-  fold: how the monitor's values become one answer, see `folds`.
+  fold: how the monitor's values become one answer, see `folds`. The monitor is traced together with
+    the gradient: a host callback in it needs `lax.stop_gradient` on what it is given.
   score_last: a run of N steps scores N + 1 points, the last by a forward pass alone. Without it
     only x_0 ... x_(N-1) are scored: 'last' still returns x_N but its `value` is that of x_(N-1),
     and 'best' chooses among the scored points.
