@@ -24,7 +24,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       f'cannot write {path}: {error.strerror or error}; check the free space and the permissions'
     ) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

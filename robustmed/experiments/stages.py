@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import pandas as pd
 
 from robustmed import commandline, console, errors, experiments, files, parallel, report
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, grid, statistics
-from robustmed.experiments import costs, experiment, workdir
+from robustmed.experiments import description, experiment, keepsakes, workdir
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
@@ -29,7 +28,7 @@ def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
     return
   exp = build.build(config)
   if command.stage == 'describe':
-    print(json.dumps(describe(exp, config, command.arms), indent=2))
+    print(json.dumps(description.describe(exp, config, command.arms), indent=2))
     return
   Run(exp, config, command, cpu_flags).go()
 
@@ -142,8 +141,11 @@ class Run:
         table.to_csv(temporary, index=False, float_format='%.6g')
       found = checks.run(rows, **self.exp.checks)
       files.write_json(results / 'checks.json', [check._asdict() for check in found])
-    self._save_pictures(models, rows)
-    self._save_worst(models, rows)
+    context = keepsakes.Context(
+      self.exp, self.config, self.folder / 'results', self.evaluator(), self._test_batches
+    )
+    keepsakes.save_pictures(context, models, rows)
+    keepsakes.save_worst(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':
       self._print_table()
       print(f'rows: {self.folder / "results" / "rows.parquet"}')
@@ -229,7 +231,7 @@ class Run:
 
   def _forecast(self, stage) -> None:
     """Says how long the run will take, from a few seconds of calibration."""
-    plan = describe(self.exp, self.config, self.command.arms, light=True)
+    plan = description.describe(self.exp, self.config, self.command.arms, light=True)
     left = plan['gradients']['total'] if stage == 'all' else plan['gradients']['train']
     done = [
       (name, seed)
@@ -265,77 +267,6 @@ class Run:
     with files.replacing(self.folder / 'logs' / 'train.csv') as temporary:
       pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
 
-  def _save_pictures(self, models, rows) -> None:
-    """Arrays for the report's pictures: the first examples under the main attack."""
-    options = self.config.report
-    path = self.folder / 'results' / 'examples.npz'
-    if self.exp.pictures is None or not options.pictures:
-      return
-    if bool(parallel.from_writer(np.array(path.exists()))):
-      return
-    indices = sorted(rows['index'].unique())[:: max(1, rows['index'].nunique() // options.pictures)]
-    columns: dict[str, list[Any]] = {}
-    for model in models:
-      if model.seed != models[0].seed:
-        continue
-      variables = model.load()
-      found = list(
-        grid.attacked_examples(
-          self.evaluator(),
-          variables,
-          self._test_batches,
-          attack=self.exp.main,
-          eps=options.picture_eps,
-          wanted=indices[: options.pictures],
-        )
-      )
-      examples = jax.tree.map(
-        lambda *leaves: np.stack(leaves), *[example for example, _, _ in found]
-      )
-      images = np.stack([image for _, image, _ in found])
-      same = {'arm': model.arm, 'attack': self.exp.main, 'eps': options.picture_eps}
-      arrays = {
-        **{name: np.array([value] * len(found)) for name, value in same.items()},
-        'index': examples['index'],
-        'image': examples['image'],
-        'adversarial': images,
-        **self.exp.pictures(variables, examples, images),
-      }
-      for name, value in arrays.items():
-        columns.setdefault(name, []).append(np.asarray(value))
-    if parallel.is_writer() and columns:
-      with files.replacing(path) as temporary:
-        np.savez_compressed(temporary, **{k: np.concatenate(v) for k, v in columns.items()})
-
-  def _save_worst(self, models, rows) -> None:
-    """The worst N examples of every arm at the main attack's strongest level, as data files."""
-    count = self.config.evaluate.save_examples
-    if not count:
-      return
-    eps = max(self.exp.probes[self.exp.main].levels)
-    metric, higher = self.exp.checks['metric'], self.exp.checks['higher_is_better']
-    for model in models:
-      here = rows[
-        (rows.arm == model.arm)
-        & (rows.seed == model.seed)
-        & (rows.attack == self.exp.main)
-        & (rows.eps == eps)
-      ]
-      worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
-      folder = (
-        self.folder / 'results' / 'worst' / f'{model.arm}.seed{model.seed}.{self.exp.main}.{eps:g}'
-      )
-      for example, image, _ in grid.attacked_examples(
-        self.evaluator(),
-        model.load(),
-        self._test_batches,
-        attack=self.exp.main,
-        eps=eps,
-        wanted=worst['index'],
-      ):
-        self.exp.write_example(folder, image, example)
-      console.say(f'wrote the {len(worst)} worst examples of {model.arm} to {folder}')
-
   def _print_table(self) -> None:
     table = pd.read_csv(self.folder / 'results' / 'summary.csv', keep_default_na=False)
     metric = self.exp.checks['metric']
@@ -348,69 +279,6 @@ class Run:
     for check in files.read_json(self.folder / 'results' / 'checks.json'):
       if check['status'] in ('warn', 'fail'):
         print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
-
-
-def describe(exp, config, wanted=(), *, light: bool = False) -> dict[str, Any]:
-  """What `--stage describe` prints: counts and costs, computed from shapes alone."""
-  order, extra = experiment.in_order(exp.arms, tuple(wanted))
-  sizes = dict(exp.sizes())
-  arms, per_arm = {}, {}
-  for name in order:
-    arm = exp.arms[name]
-    per_arm[name] = costs.training_gradients(
-      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
-    )
-    arms[name] = {
-      'steps': arm.train['steps'],
-      'batch_size': arm.train['batch_size'],
-      'needs': list(arm.needs),
-      'gradients': per_arm[name] * config.seeds,
-    }
-  judged = len([name for name in order if name not in extra]) * config.seeds
-  per_network = costs.evaluation_gradients(exp.probes, num_examples=sizes.get('test', 0))
-  train = sum(per_arm.values()) * config.seeds
-  gradients = {
-    'train': train,
-    'evaluate': judged * per_network,
-    'total': train + judged * per_network,
-    'per_arm': per_arm,
-  }
-  if light:
-    return {'gradients': gradients}
-  batch = max(arm.train['batch_size'] for arm in exp.arms.values())
-  passes = max(arm.defense.cost.passes for arm in exp.arms.values())
-  return {
-    'experiment': exp.name,
-    'preset': config.preset,
-    'networks': {
-      config.model.name: {
-        'parameters': costs.parameter_count(exp.task),
-        'gmacs_per_example': round(costs.multiply_adds(exp.task) / 1e9, 6),
-        'input_shape': list(exp.task.image_shape),
-      }
-    },
-    'arms': arms,
-    'seeds': config.seeds,
-    'attacks': {
-      name: {
-        'objective': probe.objective,
-        'levels': list(probe.levels),
-        'gradients_per_example': probe.attack.num_gradients,
-        'forwards_per_example': probe.attack.num_forwards,
-      }
-      for name, probe in exp.probes.items()
-    },
-    'eps_units': exp.task.units,
-    'data': sizes,
-    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
-    'device_bytes': costs.device_bytes(
-      exp.task,
-      batch_per_device=-(-batch // jax.device_count()),
-      optimiser_slots=2,
-      copies=passes,
-    ),
-    'gradients': gradients,
-  }
 
 
 def _card_of(models) -> Any:

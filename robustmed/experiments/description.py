@@ -1,0 +1,80 @@
+"""What `--stage describe` prints: counts and costs, from shapes alone, without the data."""
+
+from typing import Any
+
+import ml_collections
+
+from robustmed import parallel
+from robustmed.experiments import costs, experiment
+
+
+def describe(
+  exp: experiment.Experiment,
+  config: ml_collections.ConfigDict,
+  wanted: tuple[str, ...] = (),
+  *,
+  light: bool = False,
+) -> dict[str, Any]:
+  """Networks, arms, attacks, data sizes, steps, memory and gradients of the whole run.
+
+  With `light` only 'gradients', which needs no tracing of networks.
+  """
+  order, extra = experiment.in_order(exp.arms, tuple(wanted))
+  sizes = dict(exp.sizes())
+  arms, per_arm = {}, {}
+  for name in order:
+    arm = exp.arms[name]
+    per_arm[name] = costs.training_gradients(
+      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
+    )
+    arms[name] = {
+      'steps': arm.train['steps'],
+      'batch_size': arm.train['batch_size'],
+      'needs': list(arm.needs),
+      'gradients': per_arm[name] * config.seeds,
+    }
+  judged = len([name for name in order if name not in extra]) * config.seeds
+  per_network = costs.evaluation_gradients(exp.probes, num_examples=sizes.get('test', 0))
+  train = sum(per_arm.values()) * config.seeds
+  gradients = {
+    'train': train,
+    'evaluate': judged * per_network,
+    'total': train + judged * per_network,
+    'per_arm': per_arm,
+  }
+  if light:
+    return {'gradients': gradients}
+  batch = max(arm.train['batch_size'] for arm in exp.arms.values())
+  passes = max(arm.defense.cost.passes for arm in exp.arms.values())
+  return {
+    'experiment': exp.name,
+    'preset': config.preset,
+    'networks': {
+      config.model.name: {
+        'parameters': costs.parameter_count(exp.task),
+        'gmacs_per_example': round(costs.multiply_adds(exp.task) / 1e9, 6),
+        'input_shape': list(exp.task.image_shape),
+      }
+    },
+    'arms': arms,
+    'seeds': config.seeds,
+    'attacks': {
+      name: {
+        'objective': probe.objective,
+        'levels': list(probe.levels),
+        'gradients_per_example': probe.attack.num_gradients,
+        'forwards_per_example': probe.attack.num_forwards,
+      }
+      for name, probe in exp.probes.items()
+    },
+    'eps_units': exp.task.units,
+    'data': sizes,
+    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
+    'device_bytes': costs.device_bytes(
+      exp.task,
+      batch_per_device=-(-batch // parallel.device_count()),
+      optimiser_slots=2,
+      copies=passes,
+    ),
+    'gradients': gradients,
+  }

@@ -1,0 +1,84 @@
+"""Attacked examples that outlive an evaluation: arrays for pictures, worst cases as data files."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from robustmed import console, files, parallel
+from robustmed.evaluation import grid
+from robustmed.experiments import experiment
+
+
+class Context(NamedTuple):
+  """What both need of a run."""
+
+  exp: experiment.Experiment
+  config: ml_collections.ConfigDict
+  results: pathlib.Path
+  evaluator: grid.Evaluator
+  batches: grid.Batches
+
+  def attacked(self, model: grid.Model, *, eps: float, wanted):
+    """(example, attacked image) of the wanted indices under the main attack."""
+    found = grid.attacked_examples(
+      self.evaluator, model.load(), self.batches, attack=self.exp.main, eps=eps, wanted=wanted
+    )
+    return [(example, image) for example, image, _ in found]
+
+
+def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
+  """results/examples.npz: evenly spaced examples of the first seed under the main attack."""
+  options, path = context.config.report, context.results / 'examples.npz'
+  if context.exp.pictures is None or not options.pictures:
+    return
+  if bool(parallel.from_writer(np.array(path.exists()))):
+    return
+  indices = np.sort(rows['index'].unique())
+  indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
+  columns: dict[str, list[Any]] = {}
+  for model in models:
+    if model.seed != models[0].seed:
+      continue
+    found = context.attacked(model, eps=options.picture_eps, wanted=indices)
+    if not found:
+      continue
+    examples = jax.tree.map(lambda *leaves: np.stack(leaves), *[example for example, _ in found])
+    images = np.stack([image for _, image in found])
+    same = {'arm': model.arm, 'attack': context.exp.main, 'eps': options.picture_eps}
+    arrays = {
+      **{name: np.array([value] * len(found)) for name, value in same.items()},
+      'index': examples['index'],
+      'image': examples['image'],
+      'adversarial': images,
+      **context.exp.pictures(model.load(), examples, images),
+    }
+    for name, value in arrays.items():
+      columns.setdefault(name, []).append(np.asarray(value))
+  if parallel.is_writer() and columns:
+    with files.replacing(path) as temporary:
+      np.savez_compressed(temporary, **{k: np.concatenate(v) for k, v in columns.items()})
+
+
+def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
+  """The worst evaluate.save_examples examples of every network at the strongest level.
+
+  They are files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
+  """
+  count, name = context.config.evaluate.save_examples, context.exp.main
+  if not count:
+    return
+  eps = max(context.exp.probes[name].levels)
+  metric, higher = context.exp.checks['metric'], context.exp.checks['higher_is_better']
+  cell = rows[(rows.attack == name) & (rows.eps == eps)]
+  for model in models:
+    here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
+    worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
+    folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
+    for example, image in context.attacked(model, eps=eps, wanted=worst['index']):
+      context.exp.write_example(folder, image, example)
+    console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')

@@ -1,0 +1,33 @@
+import os
+import signal
+
+import pytest
+
+from robustmed import console
+
+
+def test_duration_reads_well():
+  assert [console.duration(s) for s in (3.4, 120, 7200)] == ['3 s', '2.0 min', '2.0 h']
+
+
+def test_sigterm_sets_a_flag_and_the_old_handler_returns():
+  before = signal.getsignal(signal.SIGTERM)
+  with console.stop_on_signal() as stopper:
+    assert not stopper.requested()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stopper.requested()
+  assert signal.getsignal(signal.SIGTERM) == before
+  with pytest.raises(SystemExit) as ended:
+    raise console.Stopped
+  assert ended.value.code == 143
+
+
+def test_progress_is_quiet_at_first_and_says_how_long(capsys, monkeypatch):
+  clock = iter([0.0, 1.0, 20.0])
+  monkeypatch.setattr(console.time, 'monotonic', lambda: next(clock))
+  progress = console.Progress('train std', 100)
+  progress.update(1)
+  progress.update(20, 'loss 3')
+  progress.close()
+  lines = capsys.readouterr().err.splitlines()
+  assert lines == ['[robustmed] train std 20/100, 80 s left  loss 3']
