@@ -41,8 +41,9 @@ def _affine_basis(points):
 def fit(points, values, *, kernel='r', smoothing=0.0):
   """The spline with value values [n, v] at points [n, d]; one set, use vmap for a batch.
 
-  The points must be distinct and not all on one line. `smoothing` adds to the diagonal of K, in
-  units of the scaled coordinates.
+  The points must be distinct and not all on one line. In float32 a smooth map of 192 points over
+  128 pixels is exact to 1e-4 pixels; close points torn far apart cost digits. `smoothing` adds to
+  the diagonal of K, in units of the scaled coordinates.
   """
   n, rank = points.shape
   low, high = points.min(0), points.max(0)

@@ -11,16 +11,18 @@ from robustmed.ops import pool
 
 
 @pytest.mark.parametrize('window', [(2,), (2, 3), (2, 1, 3)])
-def test_pooling_and_its_gradient(window):
+@pytest.mark.parametrize(
+  ('ours', 'theirs'), [(pool.average, nn.avg_pool), (pool.maximum, nn.max_pool)]
+)
+def test_pooling_and_its_gradient(ours, theirs, window):
   shape = (2, *(w * n for w, n in zip(window, (3, 2, 4))), 2)
   x = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-  for ours, theirs in ((pool.average, nn.avg_pool), (pool.maximum, nn.max_pool)):
-    expected = lambda x, theirs=theirs: theirs(x, window, strides=window)
-    np.testing.assert_allclose(ours(x, window), expected(x), atol=1e-6)
-    weights = jnp.arange(expected(x).size, dtype=jnp.float32).reshape(expected(x).shape)
-    actual = jax.grad(lambda x, ours=ours: (weights * ours(x, window)).sum())(x)
-    reference = jax.grad(lambda x, expected=expected: (weights * expected(x)).sum())(x)
-    np.testing.assert_allclose(actual, reference, atol=1e-4)
+  expected = theirs(x, window, strides=window)
+  np.testing.assert_allclose(ours(x, window), expected, atol=1e-6)
+  weights = jnp.arange(expected.size, dtype=jnp.float32).reshape(expected.shape)
+  actual = jax.grad(lambda x: (weights * ours(x, window)).sum())(x)
+  reference = jax.grad(lambda x: (weights * theirs(x, window, strides=window)).sum())(x)
+  np.testing.assert_allclose(actual, reference, atol=1e-4)
 
 
 def test_equal_maxima_share_the_gradient():

@@ -26,7 +26,7 @@ def test_nearest_repeats():
 def test_half_pixel_centres_are_jax_image_s(size):
   x = jnp.asarray(draw(2, 4, 5, 3))
   expected = jax.image.resize(x, (2, *size, 3), 'linear', antialias=False)
-  np.testing.assert_allclose(resize.linear(x, size), expected, atol=1e-6)
+  np.testing.assert_allclose(resize.linear(x, size), expected, atol=5e-6)
 
 
 @pytest.mark.parametrize(('grid', 'size'), [((5,), (9,)), ((4, 5), (7, 3)), ((3, 4, 2), (5, 4, 6))])
