@@ -75,7 +75,8 @@ def parse(words: Sequence[str]) -> Command:
   config = load_config(known.config)
   _apply(config, overrides)
   config.lock()
-  if known.stage != 'describe' and not known.workdir:
+  needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
+  if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
   if known.checkpoint and known.stage != 'evaluate':
     raise errors.UserError('--checkpoint goes with --stage evaluate')

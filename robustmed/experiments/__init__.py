@@ -1,5 +1,9 @@
-"""Experiments by name: plain composition of everything else. One file and one line each."""
+"""Experiments by name: plain composition of everything else. One file and one line each.
 
-from robustmed.experiments import quickstart
+A module has `build(config) -> Experiment`, which the stages run, or, like the benchmark,
+`run(config, workdir=...)`, which does all by itself.
+"""
 
-EXPERIMENTS = {'quickstart': quickstart}
+from robustmed.experiments import benchmark, quickstart
+
+EXPERIMENTS = {'benchmark': benchmark, 'quickstart': quickstart}

@@ -23,6 +23,7 @@ def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
   """Does what the command line asks for."""
   config = command.config
   build = errors.lookup(experiments.EXPERIMENTS, config.experiment, kind='experiment')
+  _compilation_cache()
   if not hasattr(build, 'build'):
     build.run(config, workdir=command.workdir)
     return
@@ -56,7 +57,6 @@ class Run:
       f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
       f'{flags}'
     )
-    _compilation_cache()
     for name in self.extra:
       console.say(
         f'arm {name!r} was not asked for but is needed: finished ones are used, else trained'

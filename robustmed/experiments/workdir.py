@@ -15,7 +15,7 @@ PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 
 
 def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Makes `folder` this configuration's, or refuses: another configuration's folder is not touched."""
+  """Makes `folder` this configuration's, or refuses: that of another one is not touched."""
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
   try:

@@ -85,7 +85,7 @@ def make(
         loss, gradient = parallel.total((loss, gradient))
         new = _update(new, phase, optimisers[phase.optimiser], gradient, aux)
         scalars[f'{phase.name}/loss'] = loss
-        scalars[f'{phase.name}/gradient_norm'] = optax.global_norm(gradient)
+        scalars[f'{phase.name}/gradient_norm'] = optax.tree.norm(gradient)
         for name, value in aux.get('scalars', {}).items():
           mean = parallel.total(jnp.sum(jnp.where(batch['mask'], value, 0.0))) / count
           scalars[f'{phase.name}/{name}'] = mean

@@ -1,0 +1,147 @@
+import csv
+
+import jax
+import numpy as np
+import optax
+import pytest
+import toys
+
+from robustmed import console, errors
+from robustmed.defenses import standard
+from robustmed.training import checkpoints, loop
+from robustmed.training import state as train_state
+
+CONFIG = {
+  'steps': 7,
+  'optimisers': {'main': {'name': 'adamax', 'lr': 0.05}},
+  'log_every': 2,
+  'checkpoint_every': 3,
+}
+
+
+class StopAt(console.Stopper):
+  """Asks for a stop after so many questions, as SIGTERM would."""
+
+  def __init__(self, after):
+    super().__init__()
+    self._left = after
+
+  def requested(self):
+    self._left -= 1
+    return self._left < 0
+
+
+def _fit(folder, *, stopper=None, config=None, **kwargs):
+  task = toys.task()
+  return loop.fit(
+    'std',
+    task=task,
+    defense=standard.make(task),
+    batches=kwargs.pop('batches', toys.stream()),
+    config={**CONFIG, **(config or {})},
+    folder=folder / 'state',
+    log=folder / 'logs' / 'std.csv',
+    key=jax.random.key(0),
+    num_examples=8,
+    stopper=stopper or console.Stopper(),
+    **kwargs,
+  )
+
+
+def _log(folder):
+  with (folder / 'logs' / 'std.csv').open(newline='') as file:
+    return [{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize('stop_after', [0, 2, 3, 5])
+def test_stopping_and_going_on_changes_nothing(tmp_path, stop_after):
+  whole = _fit(tmp_path / 'whole')
+  with pytest.raises(console.Stopped) as ended:
+    _fit(tmp_path / 'cut', stopper=StopAt(stop_after))
+  assert ended.value.code == 143
+  store = checkpoints.Store(tmp_path / 'cut' / 'state')
+  assert store.latest() == stop_after + 1
+  store.close()
+  toys.assert_equal_trees(_fit(tmp_path / 'cut'), whole)
+  assert [int(row['step']) for row in _log(tmp_path / 'cut')][-1] == 7
+  whole_rows = {row['step']: row for row in _log(tmp_path / 'whole')}
+  for row in _log(tmp_path / 'cut'):
+    assert whole_rows.get(row['step'], row) == row
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+  first = _fit(tmp_path)
+
+  def explode(start):
+    raise AssertionError('no batch was due')
+    yield
+
+  toys.assert_equal_trees(_fit(tmp_path, batches=explode), first)
+
+
+def test_the_loss_goes_down_and_is_logged(tmp_path):
+  _fit(tmp_path, config={'steps': 200, 'checkpoint_every': 200})
+  rows = _log(tmp_path)
+  assert [int(row['step']) for row in rows][:3] == [1, 2, 4]
+  assert float(rows[-1]['main/loss']) < 0.7 * float(rows[0]['main/loss'])
+  assert list((tmp_path / 'logs' / 'std').glob('events.*'))
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
+  def batches(start):
+    for number, batch in enumerate(toys.stream()(start), start=start):
+      if number == 4:
+        batch['image'][:] = np.nan
+      yield batch
+
+  with pytest.raises(
+    loop.Diverged, match=r'not finite at step 5; the last good checkpoint is .*/3;'
+  ):
+    _fit(tmp_path, batches=batches)
+  assert issubclass(loop.Diverged, errors.UserError)
+  store = checkpoints.Store(tmp_path / 'state')
+  assert store.latest() == 3
+  store.close()
+
+
+def test_warm_start_begins_at_the_given_network(tmp_path):
+  task = toys.task()
+  given = task.init(jax.random.key(9))
+  frozen = {'optimisers': {'main': {'name': 'sgd', 'lr': 0.0}}, 'steps': 1}
+  state = _fit(tmp_path, initial=given, config=frozen)
+  toys.assert_equal_trees(train_state.variables(state), given)
+  other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), np.float32), given)
+  with pytest.raises(errors.UserError, match='other shapes'):
+    _fit(tmp_path / 'b', initial=other)
+
+
+def test_saved_variables_come_back_and_misfits_are_user_errors(tmp_path):
+  task = toys.task()
+  variables = task.init(jax.random.key(3))
+  checkpoints.save_variables(tmp_path / 'v', variables)
+  toys.assert_equal_trees(checkpoints.load_variables(tmp_path / 'v', task), variables)
+  with pytest.raises(errors.UserError, match='no saved network'):
+    checkpoints.load_variables(tmp_path / 'nothing', task)
+  with pytest.raises(errors.UserError, match='does not fit'):
+    checkpoints.load_variables(tmp_path / 'v', toys.task(toys.Net(norm=True)))
+  checkpoints.write_card(tmp_path, {'arm': 'std'})
+  assert checkpoints.read_card(tmp_path) == {'arm': 'std'}
+  with pytest.raises(errors.UserError, match=r'no network\.json'):
+    checkpoints.read_card(tmp_path / 'nothing')
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+  _fit(tmp_path, config={'steps': 2})
+  task = toys.task(toys.Net(norm=True))
+  state = train_state.create(
+    task,
+    standard.make(task),
+    {'main': optax.sgd(0.1)},
+    key=jax.random.key(0),
+    num_examples=8,
+    average=False,
+  )
+  store = checkpoints.Store(tmp_path / 'state')
+  with pytest.raises(errors.UserError, match='does not fit this configuration'):
+    store.restore(2, state)
+  store.close()

@@ -1,0 +1,188 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toys
+
+from robustmed import parallel, types
+from robustmed.defenses import standard, weighted
+from robustmed.training import state as train_state
+from robustmed.training import step
+
+SGD = {'main': optax.sgd(0.1)}
+
+
+def _state(task, defense, rules=None, **kwargs):
+  rules = step.for_phases(defense, rules or SGD)
+  return train_state.create(
+    task, defense, rules, key=jax.random.key(0), num_examples=8, average=False, **kwargs
+  )
+
+
+def _step(defense, rules=None, **kwargs):
+  return step.make(defense, optimisers=rules or SGD, num_steps=10, **kwargs)
+
+
+def test_one_step_is_plain_gradient_descent_on_the_mean_loss():
+  task = toys.task()
+  defense = standard.make(task)
+  state, batch = _state(task, defense), toys.batch(6)
+  new, scalars = _step(defense)(state, batch, jax.random.key(1))
+
+  def loss(params):
+    return jnp.mean(task.losses(task.predict({'params': params}, batch['image']), batch)['bce'])
+
+  value, gradient = jax.value_and_grad(loss)(state.params)
+  want = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, want)
+  assert float(scalars['main/loss']) == pytest.approx(float(value), rel=1e-6)
+  assert float(scalars['main/bce']) == pytest.approx(float(value), rel=1e-6)
+  assert float(scalars['main/gradient_norm']) == pytest.approx(
+    float(optax.tree.norm(gradient)), rel=1e-5
+  )
+  assert int(new.step) == 1 and int(new.bad_step) == -1
+
+
+def test_padding_is_ignored_whatever_finite_values_it_holds():
+  task = toys.task()
+  defense = standard.make(task)
+  batch = toys.batch(4)
+  padded = parallel.pad(batch, 6)
+  dirty = {**padded, 'image': np.array(padded['image'])}
+  dirty['image'][4:] = 7.0
+  results = [
+    _step(defense)(_state(task, defense), one, jax.random.key(1))[0].params
+    for one in (batch, padded, dirty)
+  ]
+  for other in results[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), results[0], other)
+
+
+def test_a_non_finite_loss_freezes_the_state_and_names_the_step():
+  task = toys.task()
+  defense = standard.make(task)
+  run, key = _step(defense), jax.random.key(1)
+  state, _ = run(_state(task, defense), toys.batch(6), key)
+  bad = toys.batch(6)
+  bad['image'][0] = np.inf
+  after, _ = run(state, bad, key)
+  assert int(after.bad_step) == 1 and int(after.step) == 2
+  toys.assert_equal_trees(after.params, state.params)
+  later, _ = run(after, toys.batch(6), key)
+  assert int(later.bad_step) == 1
+  toys.assert_equal_trees(later.params, state.params)
+
+
+def _phase(task, name, optimiser, subset, sign=1.0):
+  inner = weighted.phase(task, [weighted.CLEAN], name=name, subset=subset, optimiser=optimiser)
+
+  def loss(params, context):
+    values, aux = inner.loss(params, context)
+    return sign * values, aux
+
+  return inner._replace(loss=loss)
+
+
+def test_phases_update_their_own_parameters_in_turn():
+  task = toys.task()
+  defense = types.Defense(
+    phases=(
+      _phase(task, 'body', 'slow', '^hidden/'),
+      _phase(task, 'critic', 'fast', '^out/', sign=-1.0)._replace(repeat=2),
+    )
+  )
+  rules = {'slow': optax.adam(0.1), 'fast': optax.sgd(0.5)}
+  state, batch = _state(task, defense, rules), toys.batch(6)
+  new, scalars = _step(defense, rules)(state, batch, jax.random.key(1))
+  loss = lambda params: jnp.mean(
+    task.losses(task.predict({'params': params}, batch['image']), batch)['bce']
+  )
+  hidden = jax.grad(loss)(state.params)['hidden']
+  updates, _ = optax.adam(0.1).update(hidden, optax.adam(0.1).init(state.params['hidden']))
+  params = {**state.params, 'hidden': optax.apply_updates(state.params['hidden'], updates)}
+  for _ in range(2):  # the critic climbs, twice, and sees the body's update
+    gradient = jax.grad(loss)(params)['out']
+    params = {**params, 'out': jax.tree.map(lambda p, g: p + 0.5 * g, params['out'], gradient)}
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), new.params, params)
+  assert set(scalars) >= {'body/loss', 'critic/loss'}
+
+
+def test_phases_may_share_an_optimiser_only_with_the_same_subset():
+  task = toys.task()
+  both = types.Defense(phases=(_phase(task, 'a', 'main', None), _phase(task, 'b', 'main', '^out/')))
+  with pytest.raises(ValueError, match='must share their subset'):
+    _step(both)
+  nothing = types.Defense(phases=(_phase(task, 'a', 'main', '^typo/'),))
+  with pytest.raises(ValueError, match='no parameter path matches'):
+    _state(task, nothing)
+
+
+def test_memory_is_updated_once_from_all_devices():
+  task = toys.task()
+  plain = standard.make(task).phases[0]
+
+  def loss(params, context):
+    values, aux = plain.loss(params, context)
+    return values, {**aux, 'seen': context.batch['image'][:, 0, 0, 0]}
+
+  defense = types.Defense(
+    phases=(plain._replace(loss=loss),),
+    init=lambda count: jnp.zeros(count),
+    update=lambda memory, aux, batch: memory.at[batch['index']].add(aux['main']['seen']),
+  )
+  batch = toys.batch(6)
+  new, _ = _step(defense)(_state(task, defense), batch, jax.random.key(1))
+  np.testing.assert_allclose(new.memory[:6], batch['image'][:, 0, 0, 0], rtol=1e-6)
+  np.testing.assert_array_equal(new.memory[6:], 0)
+
+
+def test_augmentation_follows_the_draw_not_the_place():
+  task = toys.task()
+  defense = standard.make(task)
+
+  def augment(keys, batch):
+    noise = jax.vmap(lambda key: jax.random.normal(key, batch['image'].shape[1:]))(keys)
+    return {**batch, 'image': batch['image'] + noise}
+
+  batch = toys.batch(6)
+  order = np.array([3, 1, 5, 0, 4, 2])
+  shuffled = jax.tree.map(lambda leaf: leaf[order], batch)
+  run = _step(defense, augment=augment)
+  first, _ = run(_state(task, defense), batch, jax.random.key(1))
+  second, _ = run(_state(task, defense), shuffled, jax.random.key(1))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first.params, second.params
+  )
+  plain, _ = _step(defense)(_state(task, defense), batch, jax.random.key(1))
+  assert not np.allclose(first.params['hidden']['kernel'], plain.params['hidden']['kernel'])
+
+
+def test_batch_statistics_are_those_of_the_global_batch():
+  task = toys.task(toys.Net(norm=True, axis_name=parallel.AXIS))
+  defense = standard.make(task)
+  batch = toys.batch(8)
+  new, _ = _step(defense)(_state(task, defense), batch, jax.random.key(1))
+  alone = toys.task(toys.Net(norm=True))
+  state = _state(task, defense)
+
+  def loss(params):
+    outputs, _ = alone.forward({'params': params, **state.state}, batch['image'], jax.random.key(0))
+    return jnp.mean(alone.losses(outputs, batch)['bce'])
+
+  want = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, want)
+  assert not np.allclose(new.state['batch_stats']['BatchNorm_0']['mean'], 0)
+
+
+def test_moving_average_is_what_is_evaluated():
+  task = toys.task()
+  defense = standard.make(task)
+  rules = step.for_phases(defense, SGD)
+  state = train_state.create(
+    task, defense, rules, key=jax.random.key(0), num_examples=8, average=True
+  )
+  new, _ = _step(defense, ema=0.75)(state, toys.batch(6), jax.random.key(1))
+  want = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, new.params)
+  got = train_state.variables(new)['params']
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, want)
