@@ -16,15 +16,18 @@ from robustmed import errors
 PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
 STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
 _EPILOG = """\
-Any field of the configuration can be set: --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
+Any field of the configuration can be set:
+  --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
 
 examples:
   python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
   python -m robustmed.main --config configs/quickstart.py:smoke --workdir runs/smoke
   python -m robustmed.main --config configs/quickstart.py --stage describe
-  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart --stage train --arms adv
-  python -m robustmed.main --config configs/quickstart.py --workdir runs/other --stage evaluate \\
-      --checkpoint runs/quickstart/checkpoints/adv/seed0 --config.data.source=lumbar_disks --config.data.dir=DIR
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart \\
+      --stage train --arms adv
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/other \\
+      --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
+      --config.data.source=lumbar_disks --config.data.dir=DIR
 """
 
 
@@ -48,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
   out = _Parser(
     prog='python -m robustmed.main',
-    description='Trains, attacks and judges medical-image networks; one config file per experiment.',
+    description='Trains, attacks and judges medical-image networks; one config per experiment.',
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

@@ -211,7 +211,7 @@ def attacked_examples(
 
   The attack on an example does not depend on its batch, so this repeats what the grid saw.
   """
-  wanted = set(int(index) for index in wanted)
+  wanted = {int(index) for index in wanted}
   for batch in batches():
     places = [
       i

@@ -28,8 +28,8 @@ class DiskShapeLite(nn.Module):
     del train  # neither dropout nor batch statistics
     if self.side % 8 or image.shape[1:] != (self.side, self.side, 1):
       raise errors.UserError(
-        f'DiskShapeLite(side={self.side}) reads images [b, {self.side}, {self.side}, 1] with a side '
-        f'that is a multiple of 8, got {image.shape}'
+        f'DiskShapeLite(side={self.side}) reads images [b, {self.side}, {self.side}, 1], the side '
+        f'being a multiple of 8, got {image.shape}'
       )
     skips, x = [], image
     for level, full in enumerate((16, 32, 64)):

@@ -1,0 +1,127 @@
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import toys
+
+from robustmed import attacks, console, errors, parallel
+from robustmed.evaluation import grid
+
+PGD = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
+
+
+def _evaluator(task, **more):
+  probes = {'pgd': grid.Probe(PGD, 'bce', (0.05, 0.2)), **more}
+  return grid.Evaluator(task, probes, key=jax.random.key(5), main='pgd')
+
+
+def _batches():
+  whole = [toys.batch(6), toys.batch(4, start=6)]
+  return [parallel.pad(batch, 6) for batch in whole]
+
+
+def _models(task):
+  return [
+    grid.Model(arm, 0, lambda seed=seed: task.init(jax.random.key(seed)))
+    for seed, arm in enumerate(('std', 'adv'))
+  ]
+
+
+def _run(folder, task, *, stopper=None, evaluator=None):
+  return grid.run(
+    evaluator or _evaluator(task),
+    _models(task),
+    batches=_batches,
+    folder=folder,
+    stopper=stopper or console.Stopper(),
+  )
+
+
+def test_rows_are_complete_sorted_and_right(tmp_path):
+  task = toys.task()
+  rows = _run(tmp_path, task)
+  assert list(rows.columns[:6]) == list(grid.KEYS)
+  assert len(rows) == 2 * 3 * 10
+  assert set(rows.columns[rows.isna().any()]) == {'_zero_grad'}  # known for clean rows only
+  assert sorted(rows['index'].unique()) == list(range(10))
+  clean = rows[(rows.arm == 'std') & (rows.attack == 'none')].sort_values('index')
+  batch = toys.batch(10)
+  outputs = task.predict(
+    task.init(jax.random.key(0)), np.concatenate([b['image'] for b in _valid()])
+  )
+  value = task.objectives['bce'](outputs, {'target': {'label': _labels()}})
+  np.testing.assert_allclose(clean['_value'], value, rtol=1e-5)
+  np.testing.assert_array_equal(clean['group'], batch['group'])
+  for eps in (0.05, 0.2):
+    cell = rows[(rows.arm == 'std') & (rows.eps == eps)].sort_values('index')
+    np.testing.assert_allclose(cell['_start'], value, rtol=1e-5)
+    assert (cell['_distance'] <= eps + 1e-6).all() and (cell['_value'] > cell['_start']).all()
+
+
+def _valid():
+  return [jax.tree.map(lambda leaf: leaf[np.asarray(b['mask'])], b) for b in _batches()]  # noqa: B023
+
+
+def _labels():
+  return np.concatenate([b['target']['label'] for b in _valid()])
+
+
+def test_metrics_see_the_attacked_image(tmp_path):
+  rows = _run(tmp_path, toys.task())
+  change = rows.pivot_table(index=['arm', 'index'], columns='eps', values='brightness')
+  assert (change[0.2] != change[0.0]).all()
+
+
+class _StopAt(console.Stopper):
+  def __init__(self, after):
+    super().__init__()
+    self._left = after
+
+  def requested(self):
+    self._left -= 1
+    return self._left < 0
+
+
+@pytest.mark.parametrize('after', [0, 1, 4])
+def test_a_stopped_grid_goes_on_to_the_same_rows(tmp_path, after):
+  task = toys.task()
+  whole = _run(tmp_path / 'whole', task)
+  with pytest.raises(console.Stopped):
+    _run(tmp_path / 'cut', task, stopper=_StopAt(after))
+  assert len(list((tmp_path / 'cut').glob('*.parquet'))) == after
+  pd.testing.assert_frame_equal(_run(tmp_path / 'cut', task), whole)
+  evaluator = _evaluator(task)
+  evaluator._programs = evaluator._clean = None  # nothing is left to be done
+  pd.testing.assert_frame_equal(_run(tmp_path / 'cut', task, evaluator=evaluator), whole)
+
+
+def test_one_program_serves_all_arms_and_levels(tmp_path):
+  task = toys.task()
+  traces = []
+
+  def counted(objective, x, **kwargs):
+    traces.append(x.shape)
+    return PGD(objective, x, **kwargs)
+
+  evaluator = _evaluator(task)
+  evaluator.probes['pgd'] = grid.Probe(counted, 'bce', (0.01, 0.05, 0.1, 0.2))
+  evaluator._programs['pgd'] = grid.attack_program(task, evaluator.probes['pgd'])
+  _run(tmp_path, task, evaluator=evaluator)
+  assert len(traces) == 1
+
+
+def test_an_example_is_attacked_alike_alone_and_in_a_batch():
+  task = toys.task()
+  evaluator, variables = _evaluator(task), task.init(jax.random.key(0))
+  found = list(
+    grid.attacked_examples(evaluator, variables, _batches, attack='pgd', eps=0.1, wanted=[7, 2])
+  )
+  assert [int(example['index']) for example, _, _ in found] == [2, 7]
+  alone = jax.tree.map(lambda leaf: leaf[2:4], toys.batch(6))
+  _, images = evaluator(variables, grid.device_batch(alone), 'pgd', 0.1)
+  np.testing.assert_allclose(np.asarray(images)[0], found[0][1], atol=1e-6)
+
+
+def test_an_unknown_objective_is_a_user_error():
+  with pytest.raises(errors.UserError, match="unknown objective 'dice'"):
+    _evaluator(toys.task(), other=grid.Probe(PGD, 'dice', (0.1,)))

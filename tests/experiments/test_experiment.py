@@ -1,0 +1,111 @@
+import ml_collections
+import pytest
+import toys
+
+from robustmed import commandline, errors, types
+from robustmed.experiments import experiment, workdir
+
+
+def _arms(**needs):
+  blank = types.Defense(phases=())
+  return {name: experiment.Arm(name, blank, {}, init_from=need) for name, need in needs.items()}
+
+
+def test_needed_arms_come_first_and_are_said():
+  arms = _arms(adv='std', student='teacher', std='', teacher='')
+  assert experiment.in_order(arms) == (['std', 'adv', 'teacher', 'student'], [])
+  assert experiment.in_order(arms, ('adv',)) == (['std', 'adv'], ['std'])
+  assert experiment.in_order(arms, ('std',)) == (['std'], [])
+
+
+def test_unknown_and_circular_needs_are_user_errors():
+  with pytest.raises(errors.UserError, match=r"unknown arm 'avd'; did you mean 'adv'"):
+    experiment.in_order(_arms(adv='', std=''), ('avd',))
+  with pytest.raises(errors.UserError, match=r"unknown arm \(needed by adv\) 'nobody'"):
+    experiment.in_order(_arms(adv='nobody'))
+  with pytest.raises(errors.UserError, match='in a circle: a -> b -> a'):
+    experiment.in_order(_arms(a='b', b='a'))
+
+
+def _config(**arm):
+  return ml_collections.ConfigDict(
+    {
+      'train': {'steps': 10, 'batch_size': 4},
+      'arms': {'std': {'defense': {'name': 'standard'}, **arm}},
+      'evaluate': {
+        'levels': (0.1,),
+        'attacks': {
+          'pgd': {'name': 'pgd', 'num_steps': 2, 'objective': 'bce', 'levels': (0.3, 0.5)}
+        },
+      },
+    }
+  )
+
+
+def test_arms_and_probes_from_plain_data():
+  task = toys.task()
+  arm = experiment.make_arms(task, _config(train={'steps': 3}))['std']
+  assert arm.train == {'steps': 3, 'batch_size': 4} and arm.needs == ()
+  probe = experiment.make_probes(task, _config())['pgd']
+  assert probe.levels == (0.3, 0.5) and probe.attack.num_gradients == 2
+
+
+@pytest.mark.parametrize(
+  'arm, message',
+  [
+    ({'train': {'step': 3}}, "unknown training option of an arm 'step'; did you mean 'steps'"),
+    ({'defense': {'name': 'standrad'}}, "unknown defense 'standrad'; did you mean 'standard'"),
+    ({'defense': {'name': 'noise', 'epz': 1}}, "unknown field of defense 'noise' 'epz'"),
+  ],
+)
+def test_misspelt_plain_data_is_a_user_error(arm, message):
+  with pytest.raises(errors.UserError, match=message):
+    experiment.make_arms(toys.task(), _config(**arm))
+
+
+def test_misspelt_attacks_and_objectives_are_user_errors():
+  config = _config()
+  config.evaluate.attacks.pgd.objective = 'seg'
+  with pytest.raises(errors.UserError, match="unknown objective 'seg'"):
+    experiment.make_probes(toys.task(), config)
+  config.evaluate.attacks.pgd.update({'objective': 'bce', 'name': 'pdg'})
+  with pytest.raises(errors.UserError, match="unknown attack 'pdg'; did you mean 'pgd'"):
+    experiment.make_probes(toys.task(), config)
+
+
+def test_a_workdir_belongs_to_one_configuration(tmp_path):
+  config = {'a': {'b': 1, 'c': (1, 2)}}
+  workdir.claim(tmp_path / 'w', config)
+  workdir.claim(tmp_path / 'w', config)
+  with pytest.raises(errors.UserError, match=r'another configuration: a\.b: 1 there, 2 here; use'):
+    workdir.claim(tmp_path / 'w', {'a': {'b': 2, 'c': (1, 2)}})
+  with pytest.raises(errors.UserError, match=r'a\.d: \(absent\) there'):
+    workdir.claim(tmp_path / 'w', {'a': {'b': 1, 'c': (1, 2), 'd': 0}})
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='cannot make the workdir'):
+    workdir.claim(tmp_path / 'file' / 'w', config)
+
+
+def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatch, tmp_path):
+  import json
+
+  from robustmed import main
+
+  monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path))
+  monkeypatch.setattr(commandline, 'PROJECT', commandline.PROJECT)
+  config = str(commandline.PROJECT / 'configs' / 'quickstart.py') + ':paper'
+  assert main.main(['--config', config, '--stage', 'describe', '--config.data.dir=/nowhere']) == 0
+  told = json.loads(capsys.readouterr().out)
+  network = told['networks']['disk_shape']
+  assert network['parameters'] == 38_998_721
+  assert network['gmacs_per_example'] == pytest.approx(0.581, abs=0.002)
+  assert network['input_shape'] == [128, 128, 1]
+  assert told['data'] == {'train': 400, 'test': 100}
+  assert list(told['arms']) == ['std', 'rand', 'adv'] and told['arms']['adv']['needs'] == ['std']
+  # adv: two PGD-20 and three training passes on 64 images, 10,000 times
+  assert told['arms']['adv']['gradients'] == 10_000 * 64 * (40 + 3)
+  assert told['attacks']['pgd_seg']['levels'] == [0.01, 0.03, 0.05, 0.07, 0.1, 0.2]
+  per_network = 100 * (1 + 6 * (100 + 1))  # clean, PGD-100, FGSM; noise takes none
+  assert told['gradients']['evaluate'] == 3 * per_network
+  assert told['steps'] == 30_000 and told['device_bytes'] > 38_998_721 * 16
+  assert not list(tmp_path.iterdir())
