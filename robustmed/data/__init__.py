@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 from robustmed import errors
 from robustmed.data import store
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.sources import lumbar_disks
+from robustmed.data.sources import disk_masks, lumbar_disks, spider, ssmspine
 
 SOURCES = {
+  'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
   'phantom_lumbar_disks': phantom_lumbar_disks,
+  'spider': spider,
+  'ssmspine': ssmspine,
 }
 _COMMON = {'name': None, 'cache_dir': ''}
 
@@ -59,8 +62,8 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
 def load(config: Mapping[str, Any]) -> Source:
   """Returns the source that `config` (plain data with a 'name') describes, prepared once.
 
-  info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split and
-  'folder', where the prepared data lie.
+  info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split,
+  'folder', where the prepared data lie, and 'counts', what the source left out or mended.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
@@ -75,5 +78,6 @@ def load(config: Mapping[str, Any]) -> Source:
     'sizes': {name: len(split) for name, split in splits.items()},
     'groups': {name: len(set(split.groups)) for name, split in splits.items()},
     'folder': str(folder),
+    'counts': store.counts(folder),
   }
   return Source(**splits, info=info)

@@ -1,6 +1,7 @@
 """Builds a source once into ArrayRecord files and reads it back at random, without TensorFlow."""
 
 import abc
+import collections
 import contextlib
 import hashlib
 import io
@@ -31,6 +32,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def __init__(self, *, fields: Mapping[str, Any], data_dir: str):
     self.fields = dict(fields)
+    self.counts = collections.Counter()  # what a source left out or mended, told to the user
     super().__init__(data_dir=data_dir, file_format='array_record')
 
   @abc.abstractmethod
@@ -136,12 +138,19 @@ def prepare(
   return splits, folder
 
 
+def counts(folder: pathlib.Path) -> dict[str, int]:
+  """What the source counted while a folder of prepared data was built; {} if nothing."""
+  path = folder / 'counts.json'
+  return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+
+
 def _build(builder_class, fields, *, temporary, folder):
   with _quiet():
     builder = builder_class(fields=fields, data_dir=temporary)
     builder.download_and_prepare()
-  groups = pathlib.Path(builder.data_dir, 'groups.json')
-  groups.write_text(json.dumps(builder.groups), encoding='utf-8')
+  for name, value in (('groups', builder.groups), ('counts', builder.counts)):
+    path = pathlib.Path(builder.data_dir, f'{name}.json')
+    path.write_text(json.dumps(value), encoding='utf-8')
   try:
     os.rename(builder.data_dir, folder)
   except OSError:

@@ -20,13 +20,12 @@ import numpy as np
 import scipy.io
 import skimage.transform
 
-from robustmed import errors
-from robustmed.data import contours, store
+from robustmed import errors, files
+from robustmed.data import contours, exams, store
 
-DEFAULTS = {'folder': 'data/lumbar_disks', 'side': 128}
+DEFAULTS = {'dir': '', 'side': 128}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
 SUFFIXES = ('.mat', '.npz')
-TEST_SHARE = 0.2
 # Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel over the edge is let pass.
 TOLERANCE = 1.0
 _HELP = (
@@ -43,9 +42,9 @@ class File(NamedTuple):
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Number of files per split; the paper's numbers where the folder is not there."""
-  if not pathlib.Path(fields['folder']).expanduser().is_dir():
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
-  return {name: len(files) for name, files in find(fields['folder']).items()}
+  return {name: len(listed) for name, listed in find(fields['dir']).items()}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
@@ -53,8 +52,8 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
   if fields['side'] < 16:
     raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
   rows = []
-  for name, files in find(fields['folder']).items():
-    for file in files:
+  for name, listed in find(fields['dir']).items():
+    for file in listed:
       status = file.path.stat()
       rows.append([name, str(file.path.resolve()), status.st_size, status.st_mtime_ns])
   return {'side': fields['side'], 'files': rows}
@@ -67,14 +66,14 @@ class LumbarDisks(store.Builder):
     return contours.features(self.fields['side'])
 
   def splits(self):
-    found = find(self.fields['folder'])
-    patients = sorted({file.patient for files in found.values() for file in files})
+    found = find(self.fields['dir'])
+    patients = sorted({file.patient for listed in found.values() for file in listed})
     group = {patient: number for number, patient in enumerate(patients)}
     first = {'train': 0, 'test': len(found['train'])}
     return {name: self._examples(found[name], group, first=first[name]) for name in found}
 
-  def _examples(self, files, group, *, first) -> Iterator[dict[str, Any]]:
-    for position, file in enumerate(files):
+  def _examples(self, listed, group, *, first) -> Iterator[dict[str, Any]]:
+    for position, file in enumerate(listed):
       image, contour = read(file.path)
       image, contour = resize(image, contour, side=self.fields['side'])
       yield contours.example(
@@ -84,19 +83,17 @@ class LumbarDisks(store.Builder):
 
 def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
   """Returns the files of 'train' and 'test', each sorted by name, both with at least one."""
-  root = pathlib.Path(folder).expanduser()
-  if not root.is_dir():
-    raise errors.UserError(f'no folder {root}: {_HELP}')
+  root = exams.root_of(str(folder), help_text=_HELP)
   if (root / 'train').is_dir() and (root / 'test').is_dir():
     split = {name: _listing(root / name) for name in ('train', 'test')}
   elif (root / 'train.txt').is_file() and (root / 'test.txt').is_file():
     split = {name: _listed(root, f'{name}.txt') for name in ('train', 'test')}
   else:
-    split = _by_patient(_listing(root))
+    split = _by_patient(_listing(root), root=root)
   if not any(split.values()):
     raise errors.UserError(f'no .mat or .npz file in {root}: {_HELP}')
-  for name, files in split.items():
-    if not files:
+  for name, listed in split.items():
+    if not listed:
       raise errors.UserError(f'{root}: nothing for the {name} split; at least two patients needed')
   both = {file.patient for file in split['train']} & {file.patient for file in split['test']}
   if both:
@@ -107,11 +104,11 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
 
 
 def _file(path):
-  return File(path, path.stem.rpartition('_')[0] or path.stem)
+  return File(path, exams.exam_of(path))
 
 
 def _listing(folder):
-  return [_file(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+  return [_file(path) for path in exams.listing(folder, SUFFIXES)]
 
 
 def _listed(root, name):
@@ -123,12 +120,13 @@ def _listed(root, name):
   return [_file(path) for path in paths]
 
 
-def _by_patient(files):
-  patients = sorted({file.patient for file in files})
-  held = set(patients[len(patients) - max(1, round(TEST_SHARE * len(patients))) :])
+def _by_patient(listed, *, root):
+  if not listed:
+    return {'train': [], 'test': []}
+  held = exams.held_out([file.patient for file in listed], where=root, kind='patients')
   return {
-    'train': [file for file in files if file.patient not in held],
-    'test': [file for file in files if file.patient in held],
+    'train': [file for file in listed if file.patient not in held],
+    'test': [file for file in listed if file.patient in held],
   }
 
 
@@ -184,6 +182,20 @@ def resize(image: np.ndarray, contour: np.ndarray, *, side: int) -> tuple[np.nda
   )
   scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
   return scaled, (contour + 0.5) * (side / np.array([width, height])) - 0.5
+
+
+def write(
+  folder: str | pathlib.Path, image: np.ndarray, contour: np.ndarray, *, patient: int, disk: int
+) -> pathlib.Path:
+  """Writes one file of this source, whole or not at all, and returns its path.
+
+  image: [h, w]; contour: [176, 2]. The source min-max normalises what it reads, so an image comes
+  back bit by bit exactly if its values span [0, 1], at the same side.
+  """
+  path = pathlib.Path(folder) / f'patient{patient:04d}_{disk:05d}.npz'
+  with files.replacing(path) as temporary:
+    np.savez(temporary, img=image, shape=contour)
+  return path
 
 
 Builder = LumbarDisks

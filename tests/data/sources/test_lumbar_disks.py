@@ -9,7 +9,7 @@ from robustmed.data.sources import lumbar_disks
 
 def load(folder, tmp_path, *, side=20):
   cache = str(tmp_path / 'cache')
-  return data.load({'name': 'lumbar_disks', 'folder': folder, 'side': side, 'cache_dir': cache})
+  return data.load({'name': 'lumbar_disks', 'dir': str(folder), 'side': side, 'cache_dir': cache})
 
 
 def fill_folder(folder, disk_file, *, patients=5, disks=2, suffix='npz'):
@@ -61,10 +61,10 @@ def test_sub_folders_and_lists_say_the_split(tmp_path, disk_file):
 
 
 def test_sizes_with_and_without_the_folder(tmp_path, disk_file):
-  fields = {'name': 'lumbar_disks', 'folder': str(tmp_path / 'absent')}
+  fields = {'name': 'lumbar_disks', 'dir': str(tmp_path / 'absent')}
   assert data.sizes(fields) == {'train': 400, 'test': 100}
   folder = fill_folder(tmp_path / 'raw', disk_file, patients=3)
-  assert data.sizes({**fields, 'folder': folder}) == {'train': 4, 'test': 2}
+  assert data.sizes({**fields, 'dir': folder}) == {'train': 4, 'test': 2}
 
 
 def test_resize_keeps_contour_and_image_in_register():
@@ -89,6 +89,34 @@ def test_changed_files_are_read_again(tmp_path, disk_file):
   disk_file(folder / 'p0_1.npz')
   after = load(folder, tmp_path)
   assert after.info['folder'] != before.info['folder'] and after.info['sizes']['train'] == 2
+
+
+def test_no_folder_named(tmp_path):
+  with pytest.raises(errors.UserError, match=r'data field dir is empty.*named <patient>_<disk>'):
+    load('', tmp_path)
+  assert data.sizes({'name': 'lumbar_disks'}) == {'train': 400, 'test': 100}
+
+
+def test_written_examples_come_back_bit_by_bit(tmp_path, small):
+  folder = tmp_path / 'worst'
+  rows = [small.train[0], small.test[0], small.test[1]]
+  for row in rows:
+    path = lumbar_disks.write(
+      folder, row['image'][..., 0], row['contour'], patient=row['group'], disk=row['index']
+    )
+  assert path.parent == folder and len(list(folder.iterdir())) == 3
+  back = load(folder, tmp_path, side=32)
+  for row, again in zip(rows, [*back.train, *back.test]):
+    for feature in ('image', 'contour', 'mask'):
+      np.testing.assert_array_equal(again[feature], row[feature])
+  assert back.train.groups == (0,) and back.test.groups == (1, 1)
+
+
+def test_half_written_and_hidden_files_are_not_read(tmp_path, disk_file):
+  folder = fill_folder(tmp_path / 'raw', disk_file, patients=2, disks=1)
+  (folder / '._p0_0.npz').write_bytes(b'')
+  (folder / '.p5_0.17.tmp.npz').write_bytes(b'')
+  assert load(folder, tmp_path).info['sizes'] == {'train': 1, 'test': 1}
 
 
 @pytest.mark.parametrize('make', ['absent', 'empty', 'one patient', 'shared patient'])
