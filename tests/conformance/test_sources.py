@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import spines
+import torch_files
 
-from robustmed import data
+from robustmed import data, errors
 from robustmed.data import pipeline, store
 
 
@@ -17,7 +19,31 @@ def _disk_folder(folder):
     np.savez(
       raw / f'{example["name"]}.npz', img=example['image'][..., 0] * 900, shape=example['contour']
     )
-  return {'folder': str(raw)}
+  return {'dir': str(raw)}
+
+
+def _mask_folder(folder):
+  return {'dir': str(spines.fill(folder / 'raw'))}
+
+
+def _spider_folder(folder):
+  for patient in range(3):
+    image, mask, _ = spines.draw(patient)
+    mask = np.where(mask > 0, 200 + mask, 0).astype(np.uint8)
+    for kind, plane in (('images', image), ('masks', mask)):
+      path = folder / 'raw' / kind / f'{patient}_t2.mha'
+      spines.save_volume(path, plane, spacing=(4, 1, 1), direction=(1, 2, 0))
+  return {'dir': str(folder / 'raw')}
+
+
+def _tensor_folder(folder):
+  for number in range(3):
+    image, _, contours = spines.draw(number, disks=5, shape=(240, 80), scale=60.0)
+    side = 'test' if number == 2 else 'train'
+    torch_files.save(
+      folder / 'raw' / side / f'p{number}_0.pt', {'img': image / 255, 'disk': contours}
+    )
+  return {'dir': str(folder / 'raw')}
 
 
 CONFIGS = {
@@ -29,9 +55,17 @@ CONFIGS = {
     'disks_per_patient': 2,
   },
   'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
+  'disk_masks': {'name': 'disk_masks', 'side': 16},
+  'spider': {'name': 'spider', 'side': 16},
+  'ssmspine': {'name': 'ssmspine', 'side': 16},
 }
-FILES = {'lumbar_disks': _disk_folder}  # real sources: makes a small folder of the original files
-TWINS = {'lumbar_disks': 'phantom_lumbar_disks'}
+FILES = {  # real sources: makes a small folder of the original files
+  'lumbar_disks': _disk_folder,
+  'disk_masks': _mask_folder,
+  'spider': _spider_folder,
+  'ssmspine': _tensor_folder,
+}
+TWINS = dict.fromkeys(FILES, 'phantom_lumbar_disks')
 
 
 def config_of(name, tmp_path_factory):
@@ -101,6 +135,33 @@ class TestSource:
       assert {len(leaf) for leaf in jax.tree.leaves(batch)} == {3}
       assert jax.tree.structure(batch) == jax.tree.structure(one)
     assert sum(int(batch['mask'].sum()) for batch in evaluation) == len(split)
+
+
+@pytest.mark.parametrize('name', FILES)
+class TestFolder:
+  def test_no_folder_named_says_what_to_put_there(self, name):
+    with pytest.raises(
+      errors.UserError, match=r'data field dir is empty: name the folder .*; .{40}'
+    ):
+      data.load({'name': name})
+
+  def test_absent_folder(self, name, tmp_path):
+    with pytest.raises(errors.UserError, match=r'no folder .*/gone: '):
+      data.load({'name': name, 'dir': str(tmp_path / 'gone')})
+
+  def test_empty_folder(self, name, tmp_path):
+    with pytest.raises(errors.UserError, match=f'{tmp_path}.*(put|unpack) '):
+      data.load({'name': name, 'dir': str(tmp_path)})
+
+  def test_a_damaged_file_gives_one_line_with_its_name(self, name, tmp_path):
+    config = {**CONFIGS[name], **FILES[name](tmp_path), 'cache_dir': str(tmp_path / 'cache')}
+    victim = sorted(path for path in (tmp_path / 'raw').rglob('*') if path.is_file())[-1]
+    victim.write_bytes(victim.read_bytes()[:60])
+    with pytest.raises(errors.UserError, match=victim.name) as caught:
+      data.load(config)
+    assert '\n' not in str(caught.value)
+    cache = tmp_path / 'cache' / name
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize(('real', 'twin'), TWINS.items())

@@ -115,6 +115,9 @@ def _paired(root):
     lonely = sorted(files[one].keys() - files[other].keys())
     if lonely:
       raise errors.UserError(f'{files[one][lonely[0]]} has no file of that name in {other}/')
+  for path in files['masks'].values():
+    if path.suffix.lower() in ('.jpg', '.jpeg'):
+      raise errors.UserError(f'{path}: .jpg changes the labels of a mask; store it as .png')
   pairs = {}
   for stem, path in files['images'].items():
     pairs.setdefault(exams.exam_of(path), []).append((path, files['masks'][stem]))

@@ -157,7 +157,12 @@ def _twice(folder):
   np.save(folder / 'masks' / '1_0.npy', spines.draw(0)[1])
 
 
+def _lossy(folder):
+  (folder / 'masks' / '1_0.png').rename(folder / 'masks' / '1_0.jpg')
+
+
 BAD = {
+  'lossy': (_lossy, r'masks/1_0\.jpg: \.jpg changes the labels'),
   'no mask': (
     lambda f: (f / 'masks' / '1_0.png').unlink(),
     r'images/1_0\.png has no file .*masks/',
