@@ -29,6 +29,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'cache_dir': '',
       'train_patients': 80,
       'test_patients': 20,
+      'contrast': 0.08,  # of the synthetic disks against their vertebrae
+      'noise': 0.03,
     }
   )
   # virtual shapes from a shape model with this many components, texture warped along (0: none)
@@ -54,7 +56,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'rand': {
         'defense': {'name': 'noise', 'eps': 0.07, 'mode': 'add', 'bounds': BOUNDS},
         'init_from': 'std',
-        'train': {'steps': 100},
+        'train': {'steps': 80},
       },
       'adv': {
         'defense': {
@@ -66,14 +68,14 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
           'attack': {
             'name': 'pgd',
             'norm': 'linf',
-            'num_steps': 5,
-            'relative_step': 0.4,
+            'num_steps': 4,
+            'relative_step': 0.5,
             'bounds': BOUNDS,
             'score_last': False,
           },
         },
         'init_from': 'std',
-        'train': {'steps': 200},
+        'train': {'steps': 120},
       },
     },
     sort_keys=False,

@@ -44,71 +44,76 @@ class Cell(NamedTuple):
     return f'{self.arm}.seed{self.seed}.{self.attack}.{self.eps:g}.parquet'
 
 
+class Scores(NamedTuple):
+  """What is read off a batch of images, attacked or not."""
+
+  columns: dict[str, Any]  # [b] metrics, and diagnostics whose names begin with '_'
+  outputs: PyTree  # of the network
+
+
 class Evaluator:
-  """The compiled programs of one task: one per attack whatever the number of arms and levels."""
+  """The compiled programs of one task: one that scores, and one per attack.
 
-  def __init__(self, task: types.Task, probes: Mapping[str, Probe], *, key: jax.Array, main: str):
-    self._task = task
-    self._key = key
-    self.probes = dict(probes)
-    self._programs = {name: attack_program(task, probe) for name, probe in probes.items()}
-    objectives = {probe.objective for probe in probes.values()}
-    self._clean = clean_program(task, sorted(objectives), main=probes[main].objective)
-
-  def __call__(self, variables: PyTree, batch: dict[str, Any], attack: str, eps: float):
-    """(columns {name: [b]}, attacked images [b, ...]) of one host batch."""
-    if attack == CLEAN:
-      return self._clean(variables, batch), batch['image']
-    key = jax.random.fold_in(self._key, zlib.crc32(attack.encode()) & 0x7FFFFFFF)
-    return self._programs[attack](variables, batch, jnp.float32(eps), key)
-
-
-def clean_program(task: types.Task, objectives: Sequence[str], *, main: str):
-  """(variables, batch) -> metrics, diagnostics and every objective of the undisturbed images.
-
-  The objectives' columns are `_value.<name>`; `_zero_grad` is about the gradient of `main`.
+  Their number depends on neither arms nor levels.
   """
 
-  def one_device(variables, batch):
-    batch = {**batch, 'clean': batch['image']}
+  def __init__(self, task: types.Task, probes: Mapping[str, Probe], *, key: jax.Array, main: str):
+    self.probes = dict(probes)
+    self.main_objective = probes[main].objective
+    self._key = key
+    self._attack = {name: attack_program(task, probe) for name, probe in probes.items()}
+    objectives = sorted({probe.objective for probe in probes.values()})
+    self._score = score_program(task, objectives, main=self.main_objective)
+
+  def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps: float):
+    """(attacked images, their distance [b]) of a batch of the host; CLEAN leaves them alone."""
+    if name == CLEAN:
+      return batch['image'], np.zeros(len(batch['mask']), np.float32)
+    key = jax.random.fold_in(self._key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    return self._attack[name](variables, batch, jnp.float32(eps), key)
+
+  def score(self, variables: PyTree, batch: dict[str, Any], images) -> Scores:
+    """How the network does on `images`, which stand in for batch['image']."""
+    return Scores(*self._score(variables, batch, images))
+
+
+def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
+  """(variables, batch, images) -> (columns, outputs).
+
+  Columns: the metrics, the task's diagnostics, every objective as `_value.<name>` and `_zero_grad`,
+  the share of the entries of the gradient of `main` that are exactly zero.
+  """
+
+  def one_device(variables, batch, images):
+    seen = {**batch, 'clean': batch['image']}
 
     def scored(image):
       outputs = task.predict(variables, image)
-      seen = {**batch, 'image': image}
-      values = {name: task.objectives[name](outputs, seen) for name in objectives}
+      values = {n: task.objectives[n](outputs, {**seen, 'image': image}) for n in objectives}
       return jnp.sum(values[main]), (values, outputs)
 
-    gradient, (values, outputs) = jax.grad(scored, has_aux=True)(batch['image'])
+    gradient, (values, outputs) = jax.grad(scored, has_aux=True)(images)
     zero = jnp.mean((gradient == 0).astype(jnp.float32), axis=tuple(range(1, gradient.ndim)))
-    return {
-      **task.metrics(outputs, batch),
+    columns = {
+      **task.metrics(outputs, {**seen, 'image': images}),
       **task.diagnostics(outputs),
       **{f'_value.{name}': value for name, value in values.items()},
-      '_value': values[main],
-      '_distance': jnp.zeros_like(zero),
       '_zero_grad': zero,
     }
+    return columns, outputs
 
-  return parallel.each_device(one_device, split=(1,))
+  return parallel.each_device(one_device, split=(1, 2), gathered=(True, True))
 
 
 def attack_program(task: types.Task, probe: Probe):
-  """(variables, batch, eps, key) -> (columns, attacked images); eps and key are traced."""
+  """(variables, batch, eps, key) -> (attacked images, distances); eps and key are traced."""
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
 
   def one_device(variables, batch, eps, key):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
-    score = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
-    result = probe.attack(score, batch['image'], eps=eps, key=keys)
-    outputs = task.predict(variables, result.x)
-    seen = {**batch, 'image': result.x, 'clean': batch['image']}
-    columns = {
-      **task.metrics(outputs, seen),
-      **task.diagnostics(outputs),
-      '_value': objective(outputs, seen),
-      '_distance': result.distance,
-    }
-    return columns, result.x
+    value = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
+    result = probe.attack(value, batch['image'], eps=eps, key=keys)
+    return result.x, result.distance
 
   return parallel.each_device(one_device, split=(1,), gathered=(True, True))
 
@@ -159,18 +164,21 @@ def run(
     progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
   progress.close()
   parallel.barrier('evaluation')
-  return collect(folder, [cell for _, cell in grid], evaluator.probes)
+  return collect(folder, [c for _, c in grid], evaluator.probes, main=evaluator.main_objective)
 
 
-def collect(folder, wanted: Sequence[Cell], probes: Mapping[str, Probe]) -> pd.DataFrame:
-  """The rows of all cells; `_start` is each attack's objective at the clean image."""
+def collect(
+  folder, wanted: Sequence[Cell], probes: Mapping[str, Probe], *, main: str
+) -> pd.DataFrame:
+  """The rows of all cells, sorted. `_value` is each attack's own objective (that of `main` for
+  clean rows) and `_start` the same objective at the clean image."""
   rows = pd.concat([pd.read_parquet(folder / cell.file) for cell in wanted], ignore_index=True)
-  rows['_start'] = rows['_value']
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
-  for name, probe in probes.items():
-    here = rows['attack'] == name
+  for name, objective in [(n, p.objective) for n, p in probes.items()] + [(CLEAN, main)]:
+    here, column = rows['attack'] == name, f'_value.{objective}'
     places = pd.MultiIndex.from_frame(rows.loc[here, ['arm', 'seed', 'index']])
-    rows.loc[here, '_start'] = clean[f'_value.{probe.objective}'].reindex(places).to_numpy()
+    rows.loc[here, '_value'] = rows.loc[here, column]
+    rows.loc[here, '_start'] = clean[column].reindex(places).to_numpy()
   rows = rows[[name for name in rows.columns if not name.startswith('_value.')]]
   rows = rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], kind='stable')
   names = [*KEYS, *[name for name in rows.columns if name not in KEYS]]
@@ -183,12 +191,16 @@ def _in_memory(batches: Batches) -> list[dict[str, Any]]:
 
 def _cell_rows(evaluator, variables, batches, cell) -> pd.DataFrame:
   # All batches are dispatched before the first result is read.
-  pending = [(b, evaluator(variables, device_batch(b), cell.attack, cell.eps)[0]) for b in batches]
+  pending = []
+  for batch in map(device_batch, batches):
+    images, distance = evaluator.attack(variables, batch, cell.attack, cell.eps)
+    columns = evaluator.score(variables, batch, images).columns
+    keep = {name: batch[name] for name in ('mask', 'index', 'group')}
+    pending.append({**keep, '_distance': distance, **columns})
   tables = []
-  for batch, columns in pending:
-    keep = {name: np.asarray(batch[name]) for name in ('mask', 'index', 'group')}
+  for columns in pending:
     columns = {name: np.asarray(column) for name, column in columns.items()}
-    tables.append(parallel.gather_rows({**keep, **columns}))
+    tables.append(parallel.gather_rows(columns))
   table = pd.DataFrame({name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
   table = table[table.pop('mask')]
   table.insert(0, 'arm', cell.arm)
@@ -204,24 +216,32 @@ def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
   return parallel.pad(wanted, parallel.round_up(len(batch['mask'])))
 
 
+class Example(NamedTuple):
+  """One example under attack, with what the network says before and after."""
+
+  example: dict[str, Any]  # of the batch, without its leading axis
+  image: np.ndarray  # attacked
+  clean: PyTree  # outputs on the clean image
+  attacked: PyTree  # outputs on the attacked one
+
+
 def attacked_examples(
   evaluator: Evaluator, variables: PyTree, batches: Batches, *, attack: str, eps: float, wanted
-) -> Iterator[tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]]:
-  """(example, attacked image, columns) of the examples whose index is in `wanted`, in data order.
+) -> Iterator[Example]:
+  """The examples whose index is in `wanted`, in data order.
 
   The attack on an example does not depend on its batch, so this repeats what the grid saw.
   """
   wanted = {int(index) for index in wanted}
   for batch in batches():
-    places = [
-      i
-      for i, (index, valid) in enumerate(zip(batch['index'], batch['mask']))
-      if valid and int(index) in wanted
-    ]
+    valid = [int(i) if m else None for i, m in zip(batch['index'], batch['mask'])]
+    places = [place for place, index in enumerate(valid) if index in wanted]
     if not places:
       continue
-    columns, images = evaluator(variables, device_batch(batch), attack, eps)
-    images = np.asarray(images)
-    for i in places:
-      example = jax.tree.map(lambda leaf: np.asarray(leaf)[i], dict(batch))  # noqa: B023
-      yield example, images[i], {name: np.asarray(c)[i] for name, c in columns.items()}
+    padded = device_batch(batch)
+    images, _ = evaluator.attack(variables, padded, attack, eps)
+    clean = evaluator.score(variables, padded, padded['image']).outputs
+    attacked = evaluator.score(variables, padded, images).outputs
+    whole = (dict(batch), images, clean, attacked)
+    for place in places:
+      yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))

@@ -4,14 +4,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import scipy.special
 
 from robustmed import data, errors, models, tasks, types
 from robustmed.data import augment, shapes
 from robustmed.data.sources import lumbar_disks
+from robustmed.evaluation import grid
 
 
 def make_task(config: ml_collections.ConfigDict) -> types.Task:
@@ -31,8 +32,7 @@ def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   fields = config.data.to_dict()
   name = fields.pop('source')
   known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  chosen = {k: v for k, v in fields.items() if k in known and (k != 'dir' or v)}
-  return {'name': name, **chosen}
+  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -66,22 +66,14 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   )
 
 
-def make_pictures(task: types.Task):
-  """(variables, examples, attacked images) -> contours and masks for the report's pictures."""
-  predict = jax.jit(task.predict)
-
-  def pictures(variables, examples, images):
-    count = len(images)
-    outputs = predict(variables, np.concatenate([examples['image'], images]))
-    contour = np.asarray(outputs['contour'])
-    probability = np.asarray(jax.nn.sigmoid(outputs['segmentation']))[..., 0]
-    return {
-      'contour_true': examples['target']['contour'],
-      'contour_clean': contour[:count],
-      'contour_adv': contour[count:],
-      'mask_true': examples['target']['mask'][..., 0],
-      'seg_clean': probability[:count],
-      'seg_adv': probability[count:],
-    }
-
-  return pictures
+def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+  """Contours and masks of stacked examples, true and predicted, for the report's pictures."""
+  probability = lambda outputs: scipy.special.expit(outputs['segmentation'])[..., 0]
+  return {
+    'contour_true': found.example['target']['contour'],
+    'contour_clean': found.clean['contour'],
+    'contour_adv': found.attacked['contour'],
+    'mask_true': found.example['target']['mask'][..., 0],
+    'seg_clean': probability(found.clean),
+    'seg_adv': probability(found.attacked),
+  }

@@ -39,7 +39,7 @@ class Experiment(NamedTuple):
   report: Callable[[Any], Any]  # source facts -> report spec
   checks: Mapping[str, Any]  # keywords of evaluation.checks.run
   write_example: Callable[..., None]  # (folder, image, example): a file of the task's format
-  # (variables, examples, attacked images) -> {name: [n, ...]} arrays for the report's pictures
+  # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
   pictures: Callable[..., Mapping[str, Any]] | None = None
 
 

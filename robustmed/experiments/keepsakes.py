@@ -24,11 +24,10 @@ class Context(NamedTuple):
   batches: grid.Batches
 
   def attacked(self, model: grid.Model, *, eps: float, wanted):
-    """(example, attacked image) of the wanted indices under the main attack."""
-    found = grid.attacked_examples(
+    """The wanted examples under the main attack, as `grid.Example`."""
+    return grid.attacked_examples(
       self.evaluator, model.load(), self.batches, attack=self.exp.main, eps=eps, wanted=wanted
     )
-    return [(example, image) for example, image, _ in found]
 
 
 def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
@@ -44,18 +43,17 @@ def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataF
   for model in models:
     if model.seed != models[0].seed:
       continue
-    found = context.attacked(model, eps=options.picture_eps, wanted=indices)
+    found = list(context.attacked(model, eps=options.picture_eps, wanted=indices))
     if not found:
       continue
-    examples = jax.tree.map(lambda *leaves: np.stack(leaves), *[example for example, _ in found])
-    images = np.stack([image for _, image in found])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
     same = {'arm': model.arm, 'attack': context.exp.main, 'eps': options.picture_eps}
     arrays = {
       **{name: np.array([value] * len(found)) for name, value in same.items()},
-      'index': examples['index'],
-      'image': examples['image'],
-      'adversarial': images,
-      **context.exp.pictures(model.load(), examples, images),
+      'index': stacked.example['index'],
+      'image': stacked.example['image'],
+      'adversarial': stacked.image,
+      **context.exp.pictures(stacked),
     }
     for name, value in arrays.items():
       columns.setdefault(name, []).append(np.asarray(value))
@@ -79,6 +77,6 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
     folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
-    for example, image in context.attacked(model, eps=eps, wanted=worst['index']):
-      context.exp.write_example(folder, image, example)
+    for found in context.attacked(model, eps=eps, wanted=worst['index']):
+      context.exp.write_example(folder, found.image, found.example)
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')

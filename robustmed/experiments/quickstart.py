@@ -32,7 +32,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       'undefended': 'std',
     },
     write_example=disks.write_example,
-    pictures=disks.make_pictures(task),
+    pictures=disks.pictures,
   )
 
 

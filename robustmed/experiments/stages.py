@@ -244,7 +244,9 @@ class Run:
       return
     variables = jax.jit(self.exp.task.init)(jax.random.key(0))
     batch = grid.device_batch(next(iter(self._test_batches())))
-    once = lambda: jax.block_until_ready(self.evaluator()(variables, batch, grid.CLEAN, 0.0)[0])
+    once = lambda: jax.block_until_ready(
+      self.evaluator().score(variables, batch, batch['image']).columns
+    )
     once()
     started, count = time.monotonic(), 0
     while time.monotonic() - started < 1.0 or count < 2:

@@ -41,8 +41,7 @@ def test_rows_are_complete_sorted_and_right(tmp_path):
   task = toys.task()
   rows = _run(tmp_path, task)
   assert list(rows.columns[:6]) == list(grid.KEYS)
-  assert len(rows) == 2 * 3 * 10
-  assert set(rows.columns[rows.isna().any()]) == {'_zero_grad'}  # known for clean rows only
+  assert len(rows) == 2 * 3 * 10 and not rows.isna().any().any()
   assert sorted(rows['index'].unique()) == list(range(10))
   clean = rows[(rows.arm == 'std') & (rows.attack == 'none')].sort_values('index')
   batch = toys.batch(10)
@@ -91,7 +90,7 @@ def test_a_stopped_grid_goes_on_to_the_same_rows(tmp_path, after):
   assert len(list((tmp_path / 'cut').glob('*.parquet'))) == after
   pd.testing.assert_frame_equal(_run(tmp_path / 'cut', task), whole)
   evaluator = _evaluator(task)
-  evaluator._programs = evaluator._clean = None  # nothing is left to be done
+  evaluator._attack = evaluator._score = None  # nothing is left to be done
   pd.testing.assert_frame_equal(_run(tmp_path / 'cut', task, evaluator=evaluator), whole)
 
 
@@ -105,7 +104,7 @@ def test_one_program_serves_all_arms_and_levels(tmp_path):
 
   evaluator = _evaluator(task)
   evaluator.probes['pgd'] = grid.Probe(counted, 'bce', (0.01, 0.05, 0.1, 0.2))
-  evaluator._programs['pgd'] = grid.attack_program(task, evaluator.probes['pgd'])
+  evaluator._attack['pgd'] = grid.attack_program(task, evaluator.probes['pgd'])
   _run(tmp_path, task, evaluator=evaluator)
   assert len(traces) == 1
 
@@ -116,10 +115,12 @@ def test_an_example_is_attacked_alike_alone_and_in_a_batch():
   found = list(
     grid.attacked_examples(evaluator, variables, _batches, attack='pgd', eps=0.1, wanted=[7, 2])
   )
-  assert [int(example['index']) for example, _, _ in found] == [2, 7]
+  assert [int(one.example['index']) for one in found] == [2, 7]
   alone = jax.tree.map(lambda leaf: leaf[2:4], toys.batch(6))
-  _, images = evaluator(variables, grid.device_batch(alone), 'pgd', 0.1)
-  np.testing.assert_allclose(np.asarray(images)[0], found[0][1], atol=1e-6)
+  images, _ = evaluator.attack(variables, grid.device_batch(alone), 'pgd', 0.1)
+  np.testing.assert_allclose(np.asarray(images)[0], found[0].image, atol=1e-6)
+  again = task.predict(variables, found[1].image[None])['logit'][0]
+  np.testing.assert_allclose(found[1].attacked['logit'], again, atol=1e-5)
 
 
 def test_an_unknown_objective_is_a_user_error():

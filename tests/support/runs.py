@@ -1,0 +1,73 @@
+"""Real processes: the main program as a user starts it."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+CACHE = os.environ.get('ROBUSTMED_TEST_CACHE', str(ROOT / '.jax_cache'))
+
+
+def environment(**more):
+  return {
+    **os.environ,
+    'PYTHONPATH': str(ROOT),
+    'PYTHONWARNINGS': 'default',
+    'JAX_COMPILATION_CACHE_DIR': CACHE,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+    'MPLBACKEND': 'agg',
+    **more,
+  }
+
+
+def command(*words):
+  return [sys.executable, '-m', 'robustmed.main', *[str(word) for word in words]]
+
+
+def main(*words, code=0, timeout=400, **env):
+  """Runs the program to its end; returns the process with .stdout and .stderr."""
+  done = subprocess.run(
+    command(*words),
+    env=environment(**env),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+    check=False,
+  )
+  assert done.returncode == code, f'exit code {done.returncode}\n{done.stdout}\n{done.stderr}'
+  return done
+
+
+def interrupted(*words, when, signal_number=signal.SIGKILL, timeout=400, **env):
+  """Starts the program and sends it a signal as soon as `when()` is true; returns its exit code."""
+  process = subprocess.Popen(
+    command(*words),
+    env=environment(**env),
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    end = time.monotonic() + timeout
+    while not when():
+      assert process.poll() is None, f'ended with {process.returncode} before it was interrupted'
+      assert time.monotonic() < end, 'never came to the point of interruption'
+      time.sleep(0.01)
+    process.send_signal(signal_number)
+    return process.wait(timeout=timeout)
+  finally:
+    process.kill()
+    process.wait()
+
+
+def mistake(*words, **env):
+  """A run that must end with exit code 2 and one line on stderr, which is returned."""
+  done = main(*words, code=2, **env)
+  lines = [line for line in done.stderr.splitlines() if not line.startswith('[robustmed]')]
+  assert len(lines) == 1 and lines[0].startswith('robustmed: error: '), done.stderr
+  assert 'Traceback' not in done.stderr
+  return lines[0]
