@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import errors
-from robustmed.ops import conv_forms, conv_rules
+from robustmed.ops import conv_forms, conv_rules, conv_window
 
 IMPLS = {'fast': True, 'native': False}
 
@@ -52,7 +52,7 @@ def conv(x, kernel, *, strides=1, padding=0, dilation=1, groups=1, precision=Non
     strides,
     padding,
     rhs_dilation=_per_axis(dilation, rank, 'dilation'),
-    dimension_numbers=conv_forms.spec(rank),
+    dimension_numbers=conv_window.spec(rank),
     feature_group_count=groups,
     precision=precision,
     impl=impl,
@@ -87,7 +87,7 @@ def conv_transpose(
     (n - 1) * s - 2 * p + d * (k - 1) + e + 1
     for n, s, p, d, k, e in zip(x.shape[1:-1], strides, padding, dilation, taps, extra, strict=True)
   )
-  window = conv_forms.Window(
+  window = conv_window.Window(
     size, taps, strides, tuple((p, p) for p in padding), dilation, groups, precision
   )
   if window.out != x.shape[1:-1]:
@@ -174,6 +174,6 @@ def _window(x, k, strides, padding, lhs_dilation, rhs_dilation, groups, precisio
       for (n, t, s, _, d), m, front in zip(rows, out, fronts, strict=True)
     )
     size, strides = out, lhs_dilation
-  window = conv_forms.Window(size, taps, strides, padding, rhs_dilation, groups, precision)
+  window = conv_window.Window(size, taps, strides, padding, rhs_dilation, groups, precision)
   empty = 0 in (*x.shape, *k.shape) or math.prod(window.out) == 0 or min(size) <= 0
   return None if empty else window

@@ -8,45 +8,14 @@ choices agree to rounding. None of them has a derivative rule of its own: see co
 
 import itertools
 import math
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from robustmed.ops import conv_turned
+from robustmed.ops import conv_turned, conv_window
 
 FEW_POSITIONS = 512  # batch x output positions up to which one matrix product wins
-
-
-class Window(NamedTuple):
-  """Geometry of one convolution; hashable, hence static under jit."""
-
-  size: tuple[int, ...]  # input grid
-  taps: tuple[int, ...]  # kernel grid
-  strides: tuple[int, ...]
-  padding: tuple[tuple[int, int], ...]  # negative values crop
-  dilation: tuple[int, ...]
-  groups: int = 1
-  precision: Any = None
-
-  @property
-  def out(self):
-    """The output grid."""
-    return tuple(
-      max(0, (n + lo + hi - d * (k - 1) - 1) // s + 1)
-      for n, k, s, (lo, hi), d in zip(*self[:5], strict=True)
-    )
-
-  def without_first(self, **changes):
-    """The same geometry over the remaining axes."""
-    return self._replace(**{name: getattr(self, name)[1:] for name in self._fields[:5]}, **changes)
-
-
-def spec(rank):
-  """dimension_numbers of channels-last arrays over 1 to 3 axes."""
-  spatial = 'DHW'[3 - rank :]
-  return f'N{spatial}C', f'{spatial}IO', f'N{spatial}C'
 
 
 def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
@@ -59,7 +28,7 @@ def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
     padding or window.padding,
     lhs_dilation=lhs_dilation or (1,) * rank,
     rhs_dilation=window.dilation,
-    dimension_numbers=spec(rank),
+    dimension_numbers=conv_window.spec(rank),
     feature_group_count=window.groups,
     precision=window.precision,
   )
@@ -125,27 +94,6 @@ def _crop_or_pad(x, padding):
   return x, tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
 
 
-def _tap_range(window, axis):
-  """Taps of this axis that meet the grid at some output position."""
-  n, s, d = window.size[axis], window.strides[axis], window.dilation[axis]
-  lo, m = window.padding[axis][0], window.out[axis]
-  live = [t for t in range(window.taps[axis]) if any(0 <= o * s + t * d - lo < n for o in range(m))]
-  return (live[0], live[-1] + 1) if live else (0, 1)
-
-
-def trim(window):
-  """Drops taps that only ever see padding; returns (window, tap ranges)."""
-  ranges = tuple(_tap_range(window, axis) for axis in range(len(window.size)))
-  padding = tuple(
-    (lo - start * d, hi - (k - stop) * d)
-    for (lo, hi), (start, stop), d, k in zip(
-      window.padding, ranges, window.dilation, window.taps, strict=True
-    )
-  )
-  taps = tuple(stop - start for start, stop in ranges)
-  return window._replace(taps=taps, padding=padding), ranges
-
-
 def _patch_pieces(window, x):
   """One [b, *out, c] view of x for every tap, in row-major order of the taps."""
   x = _pad(x, window.padding)
@@ -179,7 +127,7 @@ def forward(window, x, k):
   """y = x * k, [b, *out, features]."""
   if window.groups > 1:
     return native(window, x, k)
-  full, (window, ranges) = window, trim(window)
+  full, (window, ranges) = window, conv_window.trim(window)
   k = _cut(k, ranges)
   batch, features = x.shape[0], k.shape[-1]
   if _is_pointwise(window) or _is_few(full, batch):
@@ -224,19 +172,19 @@ def transpose(window, y, k):
   """The adjoint of `forward` by x: [b, *size, inputs]."""
   if window.groups > 1:
     return native_transpose(window, y, k)
-  full, (window, ranges) = window, trim(window)
+  full, (window, ranges) = window, conv_window.trim(window)
   k = _cut(k, ranges)
   rank = len(window.size)
   if _is_few(full, y.shape[0]) and y.size < y.shape[-1] ** 2:
     return conv_turned.transpose(window, y, k)
   if _is_pointwise(window):
-    flat = Window(window.out, window.taps, (1,) * rank, window.padding, (1,) * rank)
+    flat = conv_window.Window(window.out, window.taps, (1,) * rank, window.padding, (1,) * rank)
     x = forward(flat._replace(precision=window.precision), y, swap(k))
     return _spread(x, window, range(rank), [0] * rank)
   if rank == 3 and not _is_few(full, y.shape[0]):
     return _transpose_3d(window, y, k)
   if all(s == 1 for s in window.strides):
-    adjoint = Window(
+    adjoint = conv_window.Window(
       window.out,
       window.taps,
       window.strides,
@@ -296,7 +244,9 @@ def _transpose_phases(window, y, k):
   for (_, sub, first, count), m in zip(plans, window.out):
     padding.append((sub - 1 - first, count + sub - 1 - m - (sub - 1 - first)))
   ones = (1,) * rank
-  inner = Window(window.out, subs, ones, tuple(padding), ones, precision=window.precision)
+  inner = conv_window.Window(
+    window.out, subs, ones, tuple(padding), ones, precision=window.precision
+  )
   z = forward(inner, y, k)
   counts = tuple(count for _, _, _, count in plans)
   z = z.reshape(-1, *counts, *window.strides, inputs)
@@ -317,23 +267,19 @@ def kernel_gradient(window, x, y):
   """The adjoint of `forward` by k: [*taps, inputs, features]."""
   if window.groups > 1:
     return native_kernel_gradient(window, x, y)
-  inputs, features = x.shape[-1], y.shape[-1]
-  full, (window, ranges) = window, trim(window)
-  if len(window.size) == 3 and not _is_few(full, x.shape[0]):
-    plane, padded = window.without_first(), _pad_depth(window, x)
-    flat = y.reshape(-1, *y.shape[2:])
-    k = jnp.stack(
-      [kernel_gradient(plane, _depth_slice(window, padded, t), flat) for t in range(window.taps[0])]
-    )
-  else:
-    flat = y.reshape(-1, features)
+  full, (window, ranges) = window, conv_window.trim(window)
+  if _is_pointwise(window) or _is_few(full, x.shape[0]):
+    columns, flat = patches(window, x), y.reshape(-1, y.shape[-1])
     contract = (((0,), (0,)), ((), ()))
-    k = jnp.stack(
-      [
-        lax.dot_general(piece.reshape(-1, inputs), flat, contract, precision=window.precision)
-        for piece in _patch_pieces(window, x)
-      ]
-    )
-  k = k.reshape(*window.taps, inputs, features)
+    k = lax.dot_general(columns, flat, contract, precision=window.precision)
+    k = k.reshape(*window.taps, x.shape[-1], y.shape[-1])
+  elif len(window.size) == 3:
+    plane, padded = window.without_first(), _pad_depth(window, x)
+    flat, taps = y.reshape(-1, *y.shape[2:]), range(window.taps[0])
+    k = jnp.stack([kernel_gradient(plane, _depth_slice(window, padded, t), flat) for t in taps])
+  else:
+    x, padding = _crop_or_pad(x, window.padding)
+    window = window._replace(size=x.shape[1:-1], padding=padding)
+    k = conv_turned.kernel_gradient(window, x, y)
   outside = tuple((a, full_k - b) for (a, b), full_k in zip(ranges, full.taps, strict=True))
   return jnp.pad(k, (*outside, (0, 0), (0, 0))) if any(map(any, outside)) else k

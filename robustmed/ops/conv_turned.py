@@ -1,14 +1,11 @@
-"""The adjoint of a convolution by its input, for fewer positions than channels.
-
-Written as K y^T with the kernel on the left in its own layout: XLA's product with a transposed
-right side repacks it at 8 to 50 GFLOP/s when there are few rows, and a transposed copy of a
-1024-channel kernel costs more than the product. Only the small y is turned.
-"""
+"""The adjoints of a convolution with their operands turned, so that XLA's CPU backend is fast."""
 
 import itertools
 
 import jax.numpy as jnp
 from jax import lax
+
+from robustmed.ops import conv_window
 
 
 def _axis_plan(n, k, s, d, lo, m):
@@ -24,7 +21,12 @@ def _axis_plan(n, k, s, d, lo, m):
 
 
 def transpose(window, y, k):
-  """y [b, *out, features], k [*taps, inputs, features] -> [b, *size, inputs]; any geometry."""
+  """The adjoint by x: y [b, *out, features], k [*taps, inputs, features] -> [b, *size, inputs].
+
+  For fewer positions than channels, any geometry. Written as K y^T with the kernel on the left in
+  its own layout: XLA's product with a transposed right side repacks it at 8 to 50 GFLOP/s when
+  there are few rows, and a transposed copy of a 1024-channel kernel costs more than the product.
+  """
   rank, inputs = len(window.size), k.shape[-2]
   plans = [
     _axis_plan(n, t, s, d, lo, m)
@@ -60,3 +62,25 @@ def transpose(window, y, k):
   full = [count * s for count, s in zip(counts, window.strides, strict=True)]
   x = x.reshape(y.shape[0], *full, inputs)
   return lax.slice(x, (0,) * x.ndim, (y.shape[0], *window.size, inputs))
+
+
+def kernel_gradient(window, x, y):
+  """A convolution whose batch is the inputs, whose inputs are the batch and whose kernel is y.
+
+  The arrays are turned here: written as dimension numbers, as lax does, the CPU compiler turns
+  them outside loops only and runs a naive kernel inside.
+  """
+  rank = len(window.size)
+  rows = zip(*window[:5], window.out, strict=True)
+  # A negative value at the end crops what no tap reads.
+  padding = [(lo, (m - 1) * s + d * (k - 1) + 1 - n - lo) for n, k, s, (lo, _), d, m in rows]
+  turned = lax.conv_general_dilated(
+    x.transpose(rank + 1, *range(1, rank + 1), 0),
+    y.transpose(*range(1, rank + 1), 0, rank + 1),
+    window.dilation,
+    padding,
+    rhs_dilation=window.strides,
+    dimension_numbers=conv_window.spec(rank),
+    precision=window.precision,
+  )
+  return turned.transpose(*range(1, rank + 1), 0, rank + 1)

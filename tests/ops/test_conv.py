@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from robustmed import errors
-from robustmed.ops import conv, conv_forms, conv_turned
+from robustmed.ops import conv, conv_forms, conv_turned, conv_window
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ CASES = [
 def test_every_form_against_lax(case, few, monkeypatch):
   """The convolution and its two adjoints; lax.linear_transpose is the judge of the adjoints."""
   monkeypatch.setattr(conv_forms, 'FEW_POSITIONS', few)
-  window = conv_forms.Window(*case)
+  window = conv_window.Window(*case)
   grid, taps, groups = case[0], case[1], case[-1]
   x, k = draw(0, 2, *grid, 4), draw(1, *taps, 4 // groups, 8)
   y = draw(2, 2, *window.out, 8)
@@ -116,7 +116,7 @@ def test_derivatives_to_second_order(case):
     window_strides=strides,
     padding=padding,
     rhs_dilation=dilation,
-    dimension_numbers=conv_forms.spec(len(grid)),
+    dimension_numbers=conv_window.spec(len(grid)),
     feature_group_count=groups,
   )
   assert_same_to_second_order(fast, slow, x, k)
@@ -151,7 +151,7 @@ def test_transposed_convolution_is_torch_s(case):
       pads,
       lhs_dilation=strides,
       rhs_dilation=dilation,
-      dimension_numbers=conv_forms.spec(len(grid)),
+      dimension_numbers=conv_window.spec(len(grid)),
       feature_group_count=groups,
     )
 
@@ -204,7 +204,7 @@ def test_general_form_takes_every_layout(padding, lhs_dilation, layout):
 
 def test_cases_without_a_fast_form_fall_to_lax():
   x, k = draw(0, 4, 6, 6, 4, dtype=np.float32), draw(1, 3, 3, 4, 6, dtype=np.float32)
-  numbers = conv_forms.spec(2)
+  numbers = conv_window.spec(2)
   options = [
     {'batch_group_count': 2},
     {'lhs_dilation': (2, 2), 'window_strides': (3, 1)},
