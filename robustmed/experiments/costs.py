@@ -1,5 +1,6 @@
 """What a run will cost, read from shapes alone: nothing is computed, no data is needed."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from robustmed import types
+from robustmed.ops import conv
 
 PyTree = Any
 
@@ -19,14 +22,18 @@ def parameter_count(task: types.Task) -> int:
 
 
 def multiply_adds(task: types.Task) -> int:
-  """Multiply-adds of one example's forward pass: convolutions and matrix products, no bias."""
+  """Multiply-adds of one example's forward pass in convolutions and dense layers, no bias.
+
+  Zeros that strides or transposed convolutions insert, and products with fixed matrices (a norm's
+  sums over groups, interpolation), are not counted.
+  """
   return _count(_forward_jaxpr(task), _multiply_adds_of)
 
 
 def activation_bytes(task: types.Task) -> int:
   """Bytes of all intermediate values of one example's forward pass, an upper bound of what a
   gradient keeps."""
-  return _count(_forward_jaxpr(task), lambda eqn: sum(_nbytes(out.aval) for out in eqn.outvars))
+  return _count(_forward_jaxpr(task), lambda eqn, _: sum(_nbytes(out.aval) for out in eqn.outvars))
 
 
 def device_bytes(
@@ -51,12 +58,21 @@ def evaluation_gradients(probes: Mapping[str, Any], *, num_examples: int) -> int
 def _forward_jaxpr(task: types.Task):
   variables = jax.eval_shape(task.init, jax.random.key(0))
   image = jax.ShapeDtypeStruct((1, *task.image_shape), jnp.float32)
-  return jax.make_jaxpr(task.predict)(variables, image).jaxpr
+  # The fast forms of convolutions multiply zeros that the papers do not count. The lambda keeps
+  # this trace out of the caches of `task.predict` itself.
+  with conv.using('native'):
+    return jax.make_jaxpr(lambda variables, image: task.predict(variables, image))(
+      variables, image
+    ).jaxpr
 
 
-def _count(jaxpr, of) -> int:
-  total = 0
+def _count(jaxpr, of, fixed=()) -> int:
+  """Sum of of(equation, fixed variables); `fixed` are the arguments that are constants."""
+  fixed, total = {*fixed, *jaxpr.constvars}, 0
   for eqn in jaxpr.eqns:
+    constant = [isinstance(var, core.Literal) or var in fixed for var in eqn.invars]
+    if all(constant):
+      fixed.update(eqn.outvars)
     inner = [
       getattr(value, 'jaxpr', value)
       for value in jax.tree.leaves(
@@ -64,7 +80,11 @@ def _count(jaxpr, of) -> int:
       )
       if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
     ]
-    total += sum(_count(sub, of) for sub in inner) if inner else of(eqn)
+    for sub in inner:
+      same = len(sub.invars) == len(eqn.invars)  # not so for branches and loop conditions
+      total += _count(sub, of, itertools.compress(sub.invars, constant) if same else ())
+    if not inner:
+      total += of(eqn, fixed)
   return total
 
 
@@ -74,9 +94,9 @@ def _nbytes(aval) -> int:
   )
 
 
-def _multiply_adds_of(eqn) -> int:
+def _multiply_adds_of(eqn, fixed) -> int:
   name = eqn.primitive.name
-  if name == 'dot_general':
+  if name == 'dot_general' and fixed.isdisjoint(eqn.invars):
     ((contract, _), _) = eqn.params['dimension_numbers']
     shape = eqn.invars[0].aval.shape
     return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contract)

@@ -2,11 +2,15 @@
 
 On the CPU the forms of conv_forms are used with the rules of conv_rules; elsewhere, and for cases
 without a fast form, lax.conv_general_dilated. The choice is read from `jax.default_backend()` and
-can be forced by `impl`: `lax.platform_dependent` would trace and differentiate both branches of
-every layer, which doubles tracing time and keeps two rules alive in every gradient.
+can be forced by `impl`, or for all that is traced within `using`: `lax.platform_dependent` would
+trace and differentiate both branches of every layer, which doubles tracing time and keeps two
+rules alive in every gradient.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +20,25 @@ from robustmed import errors
 from robustmed.ops import conv_forms, conv_rules, conv_window
 
 IMPLS = {'fast': True, 'native': False}
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar('conv_impl', default=None)
+
+
+@contextlib.contextmanager
+def using(impl: str) -> Iterator[None]:
+  """Forces the form of every convolution traced inside that names no `impl` of its own.
+
+  Acts on tracing only: a function already traced under `jax.jit` keeps its form.
+  """
+  errors.lookup(IMPLS, impl, kind='convolution impl')
+  token = _forced.set(impl)
+  try:
+    yield
+  finally:
+    _forced.reset(token)
 
 
 def _is_fast(impl):
+  impl = impl or _forced.get()
   if impl is None:
     return jax.default_backend() == 'cpu'
   return errors.lookup(IMPLS, impl, kind='convolution impl')

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,7 @@ def scalar(function, weights):
 
 def assert_same_to_second_order(fast, slow, x, k):
   """Values, both gradients, and both gradients of a penalty on the input and kernel gradients."""
-  y = slow(x, k)
-  np.testing.assert_allclose(fast(x, k), y, atol=1e-10)
-  weights = draw(7, *y.shape)
+  weights = draw(7, *jax.eval_shape(slow, x, k).shape)
 
   def penalty(function):
     def value(x, k):
@@ -44,9 +43,10 @@ def assert_same_to_second_order(fast, slow, x, k):
   def everything(function):
     first = jax.grad(scalar(function, weights), argnums=(0, 1))
     second = jax.grad(penalty(function), argnums=(0, 1))
-    return jax.jit(lambda x, k: (first(x, k), second(x, k)))(x, k)
+    return function(x, k), first(x, k), second(x, k)
 
-  for a, b in zip(jax.tree.leaves(everything(fast)), jax.tree.leaves(everything(slow))):
+  values = jax.jit(lambda: (everything(fast), everything(slow)))
+  for a, b in zip(*map(jax.tree.leaves, values()), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-9 * (1 + np.abs(b).max()))
 
 
@@ -79,30 +79,33 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize('few', [0, 10**6], ids=['large', 'few'])
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_every_form_against_lax(case, few, monkeypatch):
-  """The convolution and its two adjoints; lax.linear_transpose is the judge of the adjoints."""
-  monkeypatch.setattr(conv_forms, 'FEW_POSITIONS', few)
+def test_every_form_against_lax(case, monkeypatch):
+  """The convolution and its two adjoints; lax's own derivatives are the judge of the adjoints."""
   window = conv_window.Window(*case)
   grid, taps, groups = case[0], case[1], case[-1]
   x, k = draw(0, 2, *grid, 4), draw(1, *taps, 4 // groups, 8)
   y = draw(2, 2, *window.out, 8)
   by_lax = functools.partial(conv_forms.native, window)
   turned = conv_turned.transpose if groups == 1 else conv_forms.native_transpose
-  fast = jax.jit(
-    lambda x, k, y: (
-      conv_forms.forward(window, x, k),
-      conv_forms.transpose(window, y, k),
-      conv_forms.kernel_gradient(window, x, y),
-      conv_forms.native_transpose(window, y, k),
-      turned(window, y, k),
-    )
-  )
-  slow = jax.jit(lambda x, k, y: (by_lax(x, k), *jax.vjp(by_lax, x, k)[1](y)))
-  forward, by_x, by_k = slow(x, k, y)
-  for actual, expected in zip(fast(x, k, y), (forward, by_x, by_k, by_x, by_x), strict=True):
-    np.testing.assert_allclose(actual, expected, atol=1e-11 * (1 + np.abs(expected).max()))
+
+  def every_form(x, k, y):
+    rows = {'native': (conv_forms.native_transpose(window, y, k), turned(window, y, k))}
+    for name, few in (('large', 0), ('few', 10**6)):
+      monkeypatch.setattr(conv_forms, 'FEW_POSITIONS', few)
+      rows[name] = (
+        conv_forms.forward(window, x, k),
+        conv_forms.transpose(window, y, k),
+        conv_forms.kernel_gradient(window, x, y),
+      )
+    return rows, (by_lax(x, k), *jax.vjp(by_lax, x, k)[1](y))
+
+  rows, (forward, by_x, by_k) = jax.jit(every_form)(x, k, y)
+  expected = {'native': (by_x, by_x)} | dict.fromkeys(('large', 'few'), (forward, by_x, by_k))
+  for name, values in expected.items():
+    for actual, value in zip(rows[name], values, strict=True):
+      limit = 1e-11 * (1 + np.abs(value).max())
+      np.testing.assert_allclose(actual, value, atol=limit, err_msg=name)
 
 
 @pytest.mark.parametrize('case', [CASES[i] for i in (3, 7, 10, 14, 16, 20)], ids=str)
@@ -164,9 +167,9 @@ def test_transposed_convolution_is_torch_s(case):
   }
   fast = functools.partial(conv.conv_transpose, impl='fast', **options)
   native = functools.partial(conv.conv_transpose, impl='native', **options)
-  expected = slow(x, k)
-  np.testing.assert_allclose(fast(x, k), expected, atol=1e-10)
-  np.testing.assert_allclose(native(x, k), expected, atol=1e-10)
+  values = jax.jit(lambda *a: (fast(*a), native(*a), slow(*a)))(x, k)
+  np.testing.assert_allclose(values[0], values[2], atol=1e-10)
+  np.testing.assert_allclose(values[1], values[2], atol=1e-10)
   if case in (TRANSPOSED[0], TRANSPOSED[-1]):
     assert_same_to_second_order(fast, slow, x, k)
 
@@ -198,7 +201,8 @@ def test_general_form_takes_every_layout(padding, lhs_dilation, layout):
   weights = draw(2, *lax.conv_general_dilated(x, k, *args).shape)
   fast = scalar(lambda x, k: conv.conv_general_dilated(x, k, *args, impl='fast'), weights)
   slow = scalar(lambda x, k: lax.conv_general_dilated(x, k, *args), weights)
-  for a, b in zip(jax.grad(fast, (0, 1))(x, k), jax.grad(slow, (0, 1))(x, k), strict=True):
+  both = jax.jit(lambda *a: (jax.grad(fast, (0, 1))(*a), jax.grad(slow, (0, 1))(*a)))
+  for a, b in zip(*both(x, k), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-9)
 
 
@@ -232,11 +236,14 @@ def test_flax_hook():
 def test_dtype_is_kept_and_rounding_is_that_of_lax(dtype):
   x, k = draw(0, 2, 16, 16, 8, dtype=dtype), draw(1, 3, 3, 8, 8, dtype=dtype)
   exact = conv.conv(x.astype(jnp.float64), k.astype(jnp.float64), padding=1, strides=2)
-  for few, impl in itertools.product((0, 512), ('fast', 'native')):
+
+  def run(few, impl):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(conv_forms, 'FEW_POSITIONS', few)
-      y = conv.conv(x, k, padding=1, strides=2, impl=impl)
-      by_x = jax.grad(lambda x: conv.conv(x, k, padding=1, strides=2, impl=impl).sum())(x)  # noqa: B023
+      y, back = jax.vjp(lambda x: conv.conv(x, k, padding=1, strides=2, impl=impl), x)
+      return y, *back(y)
+
+  for y, by_x in jax.jit(lambda: [run(*c) for c in itertools.product((0, 512), conv.IMPLS)])():
     assert y.dtype == dtype and by_x.dtype == dtype
     np.testing.assert_allclose(y.astype(jnp.float64), exact, atol=300 * jnp.finfo(dtype).eps)
 
@@ -249,10 +256,48 @@ def test_inside_a_loop_and_under_vmap():
     return lax.fori_loop(0, 3, body, x)
 
   batched = jax.vmap(loop)(x)
-  np.testing.assert_allclose(batched, jnp.stack([loop(one) for one in x]), rtol=1e-9)
+  np.testing.assert_allclose(batched, lax.map(loop, x), rtol=1e-9)
   kernels = jnp.stack([k, 2 * k, -k])
   actual = jax.vmap(lambda x, k: conv.conv(x, k, padding=1))(x, kernels)
   np.testing.assert_allclose(actual[1], 2 * conv.conv(x[1], k, padding=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(('grid', 'strides'), [((16, 16), 1), ((16, 16), 2), ((9, 8, 8), 2)])
+def test_gradients_inside_a_loop_stay_canonical(grid, strides, monkeypatch):
+  """Any other order of axes is a naive kernel inside a loop: the compiler turns none there."""
+  x = jnp.ones((2, *grid, 4), jnp.float32)
+  k = jnp.ones((*(3,) * len(grid), 4, 8), jnp.float32)
+
+  def step(_, carry):
+    value = lambda x, k: jnp.sin(conv.conv(x, k, strides=strides, padding=1, impl='fast')).sum()
+    return jax.tree.map(jnp.add, carry, jax.grad(value, (0, 1))(*carry))
+
+  monkeypatch.setattr(conv_forms, 'FEW_POSITIONS', 0)
+  loop = jax.jit(lambda *carry: lax.fori_loop(0, 3, step, carry))
+  labels = re.findall(r'dim_labels=([^\s,]+)', loop.lower(x, k).compile().as_text())
+  assert len(labels) >= 3 and set(labels) == {'b01f_01io->b01f'}
+
+
+def test_using_forces_what_is_traced_inside():
+  x, k = draw(0, 1, 8, 8, 2), draw(1, 3, 3, 2, 2)
+
+  def names(**options):
+    call = lambda x, k: conv.conv_transpose(x, k, strides=2, padding=1, **options)
+    return str(jax.make_jaxpr(call)(x, k))
+
+  default, fast = names(), names(impl='fast')
+  with conv.using('native'):
+    forced, own = names(), names(impl='fast')
+    with conv.using('fast'):
+      assert names() == fast
+  assert 'lhs_dilation=(2, 2)' in forced and forced == names(impl='native')
+  assert 'lhs_dilation=(2, 2)' not in fast and own == fast
+  assert names() == default == fast
+  with (
+    pytest.raises(errors.UserError, match="unknown convolution impl 'naive'"),
+    conv.using('naive'),
+  ):
+    pass
 
 
 def test_mistakes_are_named():
