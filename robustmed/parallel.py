@@ -7,10 +7,12 @@ batches keep the leading axis of the host's own examples.
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.flatten_util
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -32,6 +34,7 @@ def tune_cpu() -> str:
   """
   import jaxlib
 
+  _widen_thread_pool()
   if not jaxlib.__version__.startswith(_TUNED_JAXLIB):
     return ''
   present = os.environ.get('XLA_FLAGS', '')
@@ -40,6 +43,17 @@ def tune_cpu() -> str:
     added.remove('--xla_cpu_prefer_vector_width=512')
   os.environ['XLA_FLAGS'] = ' '.join([present, *added]).strip()
   return ' '.join(added)
+
+
+def _widen_thread_pool() -> None:
+  """Gives virtual CPU devices threads enough.
+
+  All of them run on one pool of as many threads as there are cores. A device that waits in a
+  collective, or in several at once, holds their threads, so the last one may wait for ever.
+  """
+  found = re.search(r'xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
+  if found and int(found[1]) > 1:
+    os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 6 * int(found[1])))
 
 
 def _has_avx512() -> bool:
@@ -107,6 +121,11 @@ def describe() -> dict[str, Any]:
   }
 
 
+def to_host(tree: PyTree) -> PyTree:
+  """Replicated values as numpy arrays, which any number of hosts and devices can take up."""
+  return jax.tree.map(np.asarray, tree)
+
+
 def barrier(name: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
@@ -136,11 +155,20 @@ def each_device(
     count = jax.local_device_count()
     cut = [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
     outputs = mapped(len(args))(*cut)
+    if _shares_threads():
+      jax.block_until_ready(outputs)
     if isinstance(gathered, bool):
       return _join(outputs) if gathered else outputs
     return tuple(_join(out) if joined else out for out, joined in zip(outputs, gathered))
 
   return call
+
+
+@functools.cache
+def _shares_threads() -> bool:
+  """Several CPU devices share one thread pool: programs with collectives that are in flight at
+  once can hold each other's threads for ever, so there the next one waits."""
+  return jax.default_backend() == 'cpu' and jax.device_count() > 1
 
 
 def _cut(tree: PyTree, count: int) -> PyTree:
@@ -204,7 +232,11 @@ def from_writer(array: np.ndarray) -> np.ndarray:
 
 def total(tree: PyTree) -> PyTree:
   """Sum over all devices of all hosts."""
-  return jax.lax.psum(tree, AXIS)
+  if not _shares_threads():
+    return jax.lax.psum(tree, AXIS)
+  # One collective instead of one per leaf: each that is under way holds threads.
+  flat, restore = jax.flatten_util.ravel_pytree(tree)
+  return restore(jax.lax.psum(flat, AXIS))
 
 
 def mean(tree: PyTree) -> PyTree:

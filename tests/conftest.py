@@ -6,6 +6,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _count = '--xla_force_host_platform_device_count'
 if _count not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_count}=2'.strip()
+# Threads for devices that wait in collectives, see parallel.tune_cpu.
+os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 12))
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 import pathlib

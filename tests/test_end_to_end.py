@@ -163,7 +163,8 @@ def test_mistakes_of_users(whole, tmp_path):
   assert '/nowhere' in nothing and 'SSMSpine' in nothing
   empty = tmp_path / 'raw'
   empty.mkdir()
-  (empty / 'p_0.npz').write_bytes(b'not a zip')
+  for patient in ('p', 'q'):
+    (empty / f'{patient}_0.npz').write_bytes(b'not a zip')
   bad = runs.mistake(
     *CONFIG,
     '--workdir',
@@ -171,7 +172,8 @@ def test_mistakes_of_users(whole, tmp_path):
     '--config.data.source=lumbar_disks',
     f'--config.data.dir={empty}',
   )
-  assert 'p_0.npz' in bad
+  assert '_0.npz' in bad
+  assert not (tmp_path / 'a').exists() and not (tmp_path / 'b').exists()
   assert "unknown arm 'avd'" in runs.mistake(*CONFIG, '--workdir', tmp_path / 'c', '--arms', 'avd')
   missing = runs.mistake(
     *CONFIG, '--workdir', tmp_path / 'd', '--stage', 'evaluate', '--checkpoint', tmp_path

@@ -50,7 +50,17 @@ class Run:
   def go(self) -> None:
     stage, config = self.command.stage, self.config
     imported = self._imported() if self.command.checkpoint else None
-    workdir.claim(self.folder, {'config': config.to_dict(), 'checkpoint': _card_of(imported)})
+    claimed = {'config': config.to_dict(), 'checkpoint': _card_of(imported)}
+    new = workdir.claim(self.folder, claimed)
+    try:
+      self._do(stage, imported)
+    except errors.UserError:
+      if new:
+        workdir.release(self.folder)
+      raise
+    parallel.barrier('end')
+
+  def _do(self, stage, imported) -> None:
     facts = parallel.describe()
     flags = f', XLA_FLAGS added: {self._cpu_flags}' if self._cpu_flags else ''
     console.say(
@@ -69,7 +79,6 @@ class Run:
         self.evaluate(stopper, imported)
     if stage in ('all', 'report') and parallel.is_writer():
       self.report()
-    parallel.barrier('end')
 
   # Stages -------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """A run's folder: `config.json env.json checkpoints/ logs/ results/ report/`."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -11,11 +12,15 @@ from typing import Any
 
 from robustmed import errors, files, parallel
 
+KEPT = ('checkpoints', 'logs', 'results', 'report')
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
 
-def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Makes `folder` this configuration's, or refuses: that of another one is not touched."""
+def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
+  """Makes `folder` this configuration's, or refuses: that of another one is not touched.
+
+  Returns whether it was nobody's before.
+  """
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
   try:
@@ -36,10 +41,22 @@ def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
         f'{f"; and {len(changed) - 6} more" if len(changed) > 6 else ""}; '
         f'use another --workdir or remove that one'
       )
-  elif parallel.is_writer():
-    files.write_json(path, plain)
+  new = not path.exists()
   if parallel.is_writer():
+    if new:
+      files.write_json(path, plain)
     files.write_json(folder / 'env.json', environment())
+  return new
+
+
+def release(folder: pathlib.Path) -> None:
+  """Gives up a claim that came to nothing, so that the mended command may use the same folder."""
+  if not parallel.is_writer() or any((folder / name).exists() for name in KEPT):
+    return
+  for name in ('config.json', 'env.json'):
+    (folder / name).unlink(missing_ok=True)
+  with contextlib.suppress(OSError):
+    folder.rmdir()
 
 
 def differences(old: Any, new: Any, path: str = '') -> list[str]:

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from robustmed import errors, files, parallel, types
@@ -35,13 +36,15 @@ class Store:
       return
     self._manager.save(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(parallel.to_host(state)), extra=ocp.args.JsonSave(extra)
+      ),
     )
     self._manager.wait_until_finished()
 
   def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """The state saved at `step`, shaped like `like`, and its extra."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = parallel.to_host(like)
     try:
       found = self._manager.restore(
         step,
@@ -63,7 +66,7 @@ class Store:
 def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
   """The network alone, written whole or not at all; its presence says the training is finished."""
   with ocp.StandardCheckpointer() as saver:
-    saver.save(pathlib.Path(path).absolute(), variables)
+    saver.save(pathlib.Path(path).absolute(), parallel.to_host(variables))
 
 
 def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
@@ -71,10 +74,8 @@ def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
     raise errors.UserError(f'no saved network at {path}')
-  like = jax.eval_shape(task.init, jax.random.key(0))
-  device = jax.local_devices()[0]
-  sharding = jax.sharding.SingleDeviceSharding(device)
-  like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), like)
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   try:
     with ocp.StandardCheckpointer() as loader:
       return loader.restore(path, like)

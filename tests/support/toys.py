@@ -46,8 +46,9 @@ def task(module=None):
 
 
 def batch(size=6, *, seed=0, start=0):
-  rng = np.random.default_rng([seed, start])
-  image = rng.uniform(0, 1, (size, SIDE, SIDE, 1)).astype(np.float32)
+  # The content of an example follows its number alone, wherever a batch begins.
+  draws = [np.random.default_rng([seed, start + i]) for i in range(size)]
+  image = np.stack([rng.uniform(0, 1, (SIDE, SIDE, 1)) for rng in draws]).astype(np.float32)
   label = (image[:, :2].mean(axis=(1, 2)) > image[:, 2:].mean(axis=(1, 2))).astype(np.float32)
   number = np.arange(start, start + size, dtype=np.int32)
   return {
