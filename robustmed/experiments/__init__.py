@@ -4,6 +4,6 @@ A module has `build(config) -> Experiment`, which the stages run, or, like the b
 `run(config, workdir=...)`, which does all by itself.
 """
 
-from robustmed.experiments import benchmark, quickstart
+from robustmed.experiments import benchmark, quickstart, spine
 
-EXPERIMENTS = {'benchmark': benchmark, 'quickstart': quickstart}
+EXPERIMENTS = {'benchmark': benchmark, 'quickstart': quickstart, 'spine': spine}

@@ -74,7 +74,7 @@ def curves(
   axes.set_xlabel(f'attack level {units}'.strip())
   figure.suptitle(f'{panel.metric} under {panel.attack}', x=0.02, ha='left', fontweight='bold')
   _legend(figure, handles)
-  return _png(figure)
+  return png(figure)
 
 
 def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None:
@@ -108,7 +108,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
   axes.set_ylabel('training loss')
   figure.suptitle('Training', x=0.02, ha='left', fontweight='bold')
   _legend(figure, handles)
-  return _png(figure)
+  return png(figure)
 
 
 def examples(
@@ -170,7 +170,7 @@ def examples(
   bar.set_ticks([-largest, 0, largest], labels=[f'{-largest:.3g}', '0', f'{largest:.3g}'])
   figure.suptitle(f'{attack} at {eps:g}', x=0.02, ha='left', fontweight='bold')
   _legend(figure, _outline_handles(stored))
-  return _png(figure)
+  return png(figure)
 
 
 def example_cells(stored: Mapping[str, np.ndarray]) -> list[tuple[str, float]]:
@@ -279,7 +279,7 @@ def _legend(figure, handles):
     figure.legend(handles=handles, loc='outside lower center', ncols=columns, frameon=False)
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
   held = io.BytesIO()
   figure.savefig(held, format='png', facecolor='white', metadata={'Software': None})
   return held.getvalue()

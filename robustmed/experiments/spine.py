@@ -1,0 +1,151 @@
+"""The disk-shape study: Chen et al. 2021, 'Adversarial robustness study of convolutional neural
+network for lumbar disk shape reconstruction from MR images'."""
+
+import functools
+
+import jax
+import ml_collections
+
+from robustmed import attacks, data, errors
+from robustmed.data import ood as ood_images
+from robustmed.evaluation import ood
+from robustmed.experiments import disks, experiment, spine_keepsakes, spine_report
+from robustmed.tasks import disk_mismatch
+
+_PAPER_OBJECTIVES = {'train_reg': 'reg', 'train_seg': 'seg'}
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of a configuration of configs/spine.py; touches no data."""
+  task = disks.make_task(config)
+  # One task per choice of fields, so that arms that share it share its compiled programs.
+  tasks = functools.cache(lambda fields: disks.make_task(config, dict(fields)))
+  arms = experiment.make_arms(
+    task,
+    _read(config),
+    make_task=lambda fields: tasks(tuple(sorted(fields.items()))),
+    make_augment=lambda fields: disks.make_augment(config, fields),
+  )
+  _check_ood(config)
+  return experiment.Experiment(
+    name='spine',
+    task=task,
+    arms=arms,
+    probes=experiment.make_probes(task, config),
+    main='pgd_seg',
+    sizes=lambda: data.sizes(disks.source_config(config)),
+    source=lambda: data.load(disks.source_config(config)),
+    augment=disks.make_augment(config),
+    report=lambda folder: spine_report.spec_of(config, task, folder),
+    checks={
+      'metric': 'DICE_seg',
+      'higher_is_better': True,
+      'main': 'pgd_seg',
+      'one_step': 'fgsm',
+      'noise': 'noise',
+      'undefended': 'P10_std',
+    },
+    write_example=disks.write_example,
+    pictures=disks.pictures,
+    extra_evaluation=functools.partial(evaluate, config),
+  )
+
+
+def _read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them, in the names of the task."""
+  reading = config.reading
+  errors.lookup(
+    dict.fromkeys(('code', 'paper')), reading.attack_objectives, kind='reading of the objectives'
+  )
+  config = config.copy_and_resolve_references().unlock()
+  prefix = 'train_' if reading.attack_objectives == 'code' else ''
+  for arm in config.arms.values():
+    if not reading.warm_start:
+      arm.init_from = ''
+    if 'objectives' not in arm.defense:
+      continue
+    weights = {f'{prefix}{name}': weight for name, weight in arm.defense.objectives.items()}
+    arm.defense.objectives = ml_collections.ConfigDict(weights)
+    if not reading.eps_ramp:
+      arm.defense.ramp_levels = 0
+  return config
+
+
+# Attacks from outside ----------------------------------------------------------------------
+
+
+def ood_settings(config: ml_collections.ConfigDict) -> dict[str, ood.Setting]:
+  """config.ood.attacks: fields of attacks.ood, and 'eps', 'mismatch' and 'start'."""
+  settings = {}
+  for name, options in config.ood.attacks.items():
+    fields = options.to_dict()
+    eps, mismatch, start = (fields.pop(field) for field in ('eps', 'mismatch', 'start'))
+    errors.lookup(disk_mismatch.MISMATCHES, mismatch, kind='mismatch')
+    errors.lookup(STARTS, start, kind='kind of OOD image')
+    attack = attacks.make('ood', bounds=(0.0, 1.0), **fields)
+    settings[name] = ood.Setting(attack, float(eps), mismatch, start)
+  return settings
+
+
+STARTS = {
+  'ct': lambda config, count: ood_images.load_images(
+    config.ood.images, side=config.data.side, count=count, seed=config.ood.seed
+  ),
+  'noise': lambda config, count: ood_images.noise_images(
+    side=config.data.side, count=count, seed=config.ood.seed
+  ),
+}
+
+
+def target(side: int) -> ood.Target:
+  return ood.Target(
+    own=disk_mismatch.own,
+    agreement=functools.partial(disk_mismatch.agreement, side=side),
+    score=disk_mismatch.score,
+    mismatches=disk_mismatch.MISMATCHES,
+    change=lambda change, batch: {
+      'object_dice': disk_mismatch.object_dice(change, batch['target']['mask'])
+    },
+  )
+
+
+def _check_ood(config) -> None:
+  settings = ood_settings(config)
+  for arm, names in config.ood.arms.items():
+    errors.lookup(config.arms, arm, kind='arm of ood.arms')
+    for name in names:
+      errors.lookup(settings, name, kind=f'OOD attack of arm {arm!r}')
+
+
+def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
+  """After the grid: attacks from outside, then the arrays that the paper's figures need."""
+  starts = {name: make(config, config.ood.count) for name, make in STARTS.items()}
+  settings = ood_settings(config)
+  key = jax.random.fold_in(jax.random.key(config.seed), 0x00D)
+  make = functools.cache(
+    lambda place: ood.Evaluator(tasks[place], target(config.data.side), settings, key=key)
+  )
+  tasks, chosen = [], []
+  for model in models:
+    if model.arm not in config.ood.arms:
+      continue
+    task = context.exp.task_of(model.arm)
+    if not any(task is known for known in tasks):
+      tasks.append(task)
+    place = next(i for i, known in enumerate(tasks) if known is task)
+    chosen.append(ood.Model(model, make(place), tuple(config.ood.arms[model.arm])))
+  indices = sorted(rows['index'].unique())
+  wanted = indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
+  few = lambda indices: ood.chosen(context.batches, indices, size=config.evaluate.batch_size)
+  if chosen:
+    found = ood.run(
+      chosen,
+      batches=few(wanted),
+      starts=starts,
+      folder=context.results / 'ood_parts',
+      stopper=context.stopper,
+    )
+    spine_keepsakes.save_rows(context.results, ood.with_placements(found), seed=config.seed)
+  spine_keepsakes.save_facts(config, context)
+  spine_keepsakes.save_strips(config, context, models, few(wanted[:1]), index=wanted[0])
+  spine_keepsakes.save_ood_pictures(context, chosen, few(wanted[:1]), starts)
