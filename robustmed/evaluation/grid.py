@@ -26,11 +26,17 @@ class Probe(NamedTuple):
 
 
 class Model(NamedTuple):
-  """One trained network: `load` gives its variables when its first cell is due."""
+  """One trained network: `load` gives its variables when its first cell is due.
+
+  `evaluator` replaces that of the run where the network is not one of the run's own task;
+  `attacks` are the probes it meets, None all of them.
+  """
 
   arm: str
   seed: int
   load: Callable[[], PyTree]
+  evaluator: Any = None
+  attacks: tuple[str, ...] | None = None
 
 
 class Cell(NamedTuple):
@@ -124,6 +130,8 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
   for model in models:
     out.append((model, Cell(model.arm, model.seed, CLEAN, 0.0)))
     for name, probe in probes.items():
+      if model.attacks is not None and name not in model.attacks:
+        continue
       out += [
         (model, Cell(model.arm, model.seed, name, eps)) for eps in sorted(probe.levels) if eps > 0
       ]
@@ -157,7 +165,7 @@ def run(
       raise console.Stopped
     if loaded != (model.arm, model.seed):
       variables, loaded = model.load(), (model.arm, model.seed)
-    table = _cell_rows(evaluator, variables, stored, cell)
+    table = _cell_rows(model.evaluator or evaluator, variables, stored, cell)
     if parallel.is_writer():
       with files.replacing(folder / cell.file) as temporary:
         table.to_parquet(temporary, index=False)

@@ -33,13 +33,24 @@ def describe(
       'needs': list(arm.needs),
       'gradients': per_arm[name] * config.seeds,
     }
-  judged = len([name for name in order if name not in extra]) * config.seeds
-  per_network = costs.evaluation_gradients(exp.probes, num_examples=sizes.get('test', 0))
+  judged = {
+    name: costs.evaluation_gradients(
+      {
+        probe: what
+        for probe, what in exp.probes.items()
+        if exp.arms[name].attacks is None or probe in exp.arms[name].attacks
+      },
+      num_examples=sizes.get('test', 0),
+    )
+    for name in order
+    if name not in extra
+  }
+  judge = sum(judged.values()) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,
-    'evaluate': judged * per_network,
-    'total': train + judged * per_network,
+    'evaluate': judge,
+    'total': train + judge,
     'per_arm': per_arm,
   }
   if light:
@@ -50,11 +61,12 @@ def describe(
     'experiment': exp.name,
     'preset': config.preset,
     'networks': {
-      config.model.name: {
-        'parameters': costs.parameter_count(exp.task),
-        'gmacs_per_example': round(costs.multiply_adds(exp.task) / 1e9, 6),
-        'input_shape': list(exp.task.image_shape),
+      name: {
+        'parameters': costs.parameter_count(task),
+        'gmacs_per_example': round(costs.multiply_adds(task) / 1e9, 6),
+        'input_shape': list(task.image_shape),
       }
+      for name, task in _networks(exp, config).items()
     },
     'arms': arms,
     'seeds': config.seeds,
@@ -78,3 +90,13 @@ def describe(
     ),
     'gradients': gradients,
   }
+
+
+def _networks(exp, config) -> dict[str, Any]:
+  """The experiment's network and those of arms that have their own, each once, with a name."""
+  found = {config.model.name: exp.task}
+  for arm in exp.arms.values():
+    if arm.task is not None:
+      differs = ', '.join(f'{field}={value}' for field, value in arm.model.items())
+      found[f'{config.model.name}, {differs}'] = arm.task
+  return found

@@ -15,9 +15,9 @@ from robustmed.data.sources import lumbar_disks
 from robustmed.evaluation import grid
 
 
-def make_task(config: ml_collections.ConfigDict) -> types.Task:
-  """The task of config.model and config.data.side."""
-  options = config.model.to_dict()
+def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}) -> types.Task:
+  """The task of config.model, with the fields of `differs` on top, and config.data.side."""
+  options = {**config.model.to_dict(), **differs}
   make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
   dtype = errors.lookup(
     {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
@@ -35,24 +35,28 @@ def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {'name': name, **{k: v for k, v in fields.items() if k in known}}
 
 
-def make_augment(config: ml_collections.ConfigDict):
-  """source -> on-device drawing of virtual disks from a shape model of its training contours."""
+def make_augment(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}):
+  """source -> on-device drawing of virtual disks from a shape model of its training contours.
+
+  The fields of `differs` replace those of config.augment.
+  """
+  options = {**config.augment.to_dict(), **differs}
 
   def build(source):
-    if not config.augment.components:
+    if not options['components']:
       return None
     return augment.virtual_disk(
-      shape_model(config, source),
+      shape_model(source, options['components']),
       side=config.data.side,
-      landmark_stride=config.augment.landmark_stride,
-      grid_stride=config.augment.grid_stride,
+      landmark_stride=options['landmark_stride'],
+      grid_stride=options['grid_stride'],
     )
 
   return build
 
 
-def shape_model(config: ml_collections.ConfigDict, source) -> shapes.ShapeModel:
-  return shapes.fit(source.train.stack('contour'), config.augment.components)
+def shape_model(source, components: int) -> shapes.ShapeModel:
+  return shapes.fit(source.train.stack('contour'), components)
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:

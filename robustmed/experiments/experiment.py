@@ -19,6 +19,11 @@ class Arm(NamedTuple):
   defense: types.Defense
   train: Mapping[str, Any]  # steps, batch_size, optimisers, ...
   init_from: str = ''  # warm start from this arm's final network
+  # Where the arm's network, its training images or its attacks are not the experiment's own:
+  task: types.Task | None = None
+  model: Mapping[str, Any] = {}  # fields of config.model that differ
+  augment: Callable[[Any], Callable[..., Any] | None] | None = None
+  attacks: tuple[str, ...] | None = None  # probes of the grid; None all, () only clean images
 
   @property
   def needs(self) -> tuple[str, ...]:
@@ -36,11 +41,21 @@ class Experiment(NamedTuple):
   sizes: Callable[[], Mapping[str, int]]  # split -> examples, known without the data
   source: Callable[[], Any]  # the data itself: .train, .test
   augment: Callable[[Any], Callable[..., Any] | None]  # source -> on-device augmentation
-  report: Callable[[Any], Any]  # source facts -> report spec
+  report: Callable[[Any], Any]  # workdir -> report spec
   checks: Mapping[str, Any]  # keywords of evaluation.checks.run
   write_example: Callable[..., None]  # (folder, image, example): a file of the task's format
   # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
   pictures: Callable[..., Mapping[str, Any]] | None = None
+  # (keepsakes.Context, models, rows), called after the grid: whatever else is to be measured
+  extra_evaluation: Callable[..., None] | None = None
+
+  def task_of(self, arm: str) -> types.Task:
+    """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""
+    return (self.arms[arm].task if arm in self.arms else None) or self.task
+
+  def model_of(self, arm: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """config.model with the arm's own fields on top."""
+    return {**config.model.to_dict(), **(self.arms[arm].model if arm in self.arms else {})}
 
 
 def in_order(arms: Mapping[str, Arm], wanted: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
@@ -91,17 +106,41 @@ def make_attack(options: Mapping[str, Any]) -> types.Attack:
   return attacks.make(options['name'], **{k: v for k, v in options.items() if k != 'name'})
 
 
-def make_arms(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, Arm]:
-  """config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields that differ}."""
+def make_arms(
+  task: types.Task,
+  config: ml_collections.ConfigDict,
+  *,
+  make_task: Callable[[Mapping[str, Any]], types.Task] | None = None,
+  make_augment: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> dict[str, Arm]:
+  """config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields that differ}.
+
+  An arm may also have 'model' and 'augment', fields of config.model and config.augment that differ,
+  from which `make_task` and `make_augment` make its own, and 'attacks', the probes it meets.
+  """
   return {
-    name: Arm(
-      name=name,
-      defense=make_defense(task, options.defense.to_dict()),
-      train=train_options(config, options.to_dict()),
-      init_from=options.get('init_from', ''),
-    )
+    name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment)
     for name, options in config.arms.items()
   }
+
+
+def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
+  model, augment = options.get('model', {}), options.get('augment', {})
+  for kind, fields in (('model', model), ('augment', augment)):
+    for field in fields:
+      errors.lookup(config[kind].to_dict(), field, kind=f'{kind} field of arm {name!r}')
+  own = make_task(model) if model else None
+  attacked = options.get('attacks')
+  return Arm(
+    name=name,
+    defense=make_defense(own or task, options['defense']),
+    train=train_options(config, options),
+    init_from=options.get('init_from', ''),
+    task=own,
+    model=model,
+    augment=make_augment(augment) if augment else None,
+    attacks=None if attacked is None else tuple(attacked),
+  )
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:

@@ -1,7 +1,7 @@
 """Attacked examples that outlive an evaluation: arrays for pictures, worst cases as data files."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +15,29 @@ from robustmed.experiments import experiment
 
 
 class Context(NamedTuple):
-  """What both need of a run."""
+  """What evaluations beside the grid need of a run."""
 
   exp: experiment.Experiment
   config: ml_collections.ConfigDict
   results: pathlib.Path
   evaluator: grid.Evaluator
   batches: grid.Batches
+  source: Callable[[], Any]
+  stopper: console.Stopper
 
   def attacked(self, model: grid.Model, *, eps: float, wanted):
     """The wanted examples under the main attack, as `grid.Example`."""
     return grid.attacked_examples(
-      self.evaluator, model.load(), self.batches, attack=self.exp.main, eps=eps, wanted=wanted
+      model.evaluator or self.evaluator,
+      model.load(),
+      self.batches,
+      attack=self.exp.main,
+      eps=eps,
+      wanted=wanted,
     )
+
+  def meets_main(self, model: grid.Model) -> bool:
+    return model.attacks is None or self.exp.main in model.attacks
 
 
 def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
@@ -41,7 +51,7 @@ def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataF
   indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
   columns: dict[str, list[Any]] = {}
   for model in models:
-    if model.seed != models[0].seed:
+    if model.seed != models[0].seed or not context.meets_main(model):
       continue
     found = list(context.attacked(model, eps=options.picture_eps, wanted=indices))
     if not found:
@@ -73,7 +83,7 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
   eps = max(context.exp.probes[name].levels)
   metric, higher = context.exp.checks['metric'], context.exp.checks['higher_is_better']
   cell = rows[(rows.attack == name) & (rows.eps == eps)]
-  for model in models:
+  for model in filter(context.meets_main, models):
     here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
     folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'

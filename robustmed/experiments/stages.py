@@ -45,7 +45,7 @@ class Run:
     self.order, self.extra = experiment.in_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
     self._source = None
-    self._evaluator = None
+    self._evaluators = {}
 
   def go(self) -> None:
     stage, config = self.command.stage, self.config
@@ -110,7 +110,7 @@ class Run:
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
     state = loop.fit(
       arm.name,
-      task=self.exp.task,
+      task=self.exp.task_of(arm.name),
       defense=arm.defense,
       batches=batches,
       config=options,
@@ -119,7 +119,7 @@ class Run:
       key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
       num_examples=len(source.train),
       stopper=stopper,
-      augment=self.exp.augment(source),
+      augment=(arm.augment or self.exp.augment)(source),
       initial=self._load(arm.init_from, seed) if arm.init_from else None,
     )
     checkpoints.write_card(
@@ -128,7 +128,7 @@ class Run:
         'experiment': self.exp.name,
         'arm': arm.name,
         'seed': seed,
-        'model': self.config.model.to_dict(),
+        'model': self.exp.model_of(arm.name, self.config),
         'image_shape': list(self.exp.task.image_shape),
       },
     )
@@ -151,10 +151,18 @@ class Run:
       found = checks.run(rows, **self.exp.checks)
       files.write_json(results / 'checks.json', [check._asdict() for check in found])
     context = keepsakes.Context(
-      self.exp, self.config, self.folder / 'results', self.evaluator(), self._test_batches
+      self.exp,
+      self.config,
+      self.folder / 'results',
+      self.evaluator(),
+      self._test_batches,
+      self.source,
+      stopper,
     )
     keepsakes.save_pictures(context, models, rows)
     keepsakes.save_worst(context, models, rows)
+    if self.exp.extra_evaluation is not None:
+      self.exp.extra_evaluation(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':
       self._print_table()
       print(f'rows: {self.folder / "results" / "rows.parquet"}')
@@ -165,7 +173,7 @@ class Run:
       raise errors.UserError(
         f'{self.folder} has no results yet; run --stage evaluate (or all) before --stage report'
       )
-    report.write(self.folder, spec=self.exp.report(None))
+    report.write(self.folder, spec=self.exp.report(self.folder))
     self._print_table()
     print(f'report: {self.folder / "report" / "report.html"}')
 
@@ -176,11 +184,18 @@ class Run:
       self._source = self.exp.source()
     return self._source
 
-  def evaluator(self) -> grid.Evaluator:
-    if self._evaluator is None:
+  def evaluator(self, arm: str = '') -> grid.Evaluator:
+    """That of the experiment's task or, with `arm`, of the arm's; one per task."""
+    task = self.exp.task_of(arm)
+    if id(task) not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self.config.seed), 0xA77AC)
-      self._evaluator = grid.Evaluator(self.exp.task, self.exp.probes, key=key, main=self.exp.main)
-    return self._evaluator
+      made = grid.Evaluator(task, self.exp.probes, key=key, main=self.exp.main)
+      self._evaluators[id(task)] = made
+    return self._evaluators[id(task)]
+
+  def _model(self, arm, seed, load) -> grid.Model:
+    attacks = self.exp.arms[arm].attacks if arm in self.exp.arms else None
+    return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
 
   def _folder(self, arm, seed) -> pathlib.Path:
     return self.folder / 'checkpoints' / arm / f'seed{seed}'
@@ -194,11 +209,11 @@ class Run:
       raise errors.UserError(
         f'arm {arm!r} (seed {seed}) is not trained in {self.folder}; run --stage train --arms {arm}'
       )
-    return checkpoints.load_variables(path, self.exp.task)
+    return checkpoints.load_variables(path, self.exp.task_of(arm))
 
   def _models(self) -> list[grid.Model]:
     return [
-      grid.Model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
+      self._model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
       for seed in range(self.config.seeds)
       for name in self.order
       if name not in self.extra
@@ -207,8 +222,9 @@ class Run:
   def _imported(self) -> list[grid.Model]:
     folder = self.command.checkpoint
     card = checkpoints.read_card(folder)
+    arm = str(card.get('arm'))
     here = {
-      'model': self.config.model.to_dict(),
+      'model': self.exp.model_of(arm, self.config),
       'image_shape': list(self.exp.task.image_shape),
     }
     there = {name: card.get(name) for name in here}
@@ -217,8 +233,8 @@ class Run:
       raise errors.UserError(
         f'the network in {folder} is not the one this configuration describes: {"; ".join(changed)}'
       )
-    load = lambda: checkpoints.load_variables(folder / 'variables', self.exp.task)
-    return [grid.Model(card['arm'], card['seed'], load)]
+    load = lambda: checkpoints.load_variables(folder / 'variables', self.exp.task_of(arm))
+    return [self._model(arm, card['seed'], load)]
 
   def _test_batches(self):
     size = self.config.evaluate.batch_size
