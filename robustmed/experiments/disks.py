@@ -38,19 +38,23 @@ def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def make_augment(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}):
   """source -> on-device drawing of virtual disks from a shape model of its training contours.
 
-  The fields of `differs` replace those of config.augment.
+  The fields of `differs` replace those of config.augment. All arms that share what is returned
+  get the same function, which is then compiled once.
   """
   options = {**config.augment.to_dict(), **differs}
+  made = []
 
   def build(source):
-    if not options['components']:
-      return None
-    return augment.virtual_disk(
-      shape_model(source, options['components']),
-      side=config.data.side,
-      landmark_stride=options['landmark_stride'],
-      grid_stride=options['grid_stride'],
-    )
+    if options['components'] and not made:
+      made.append(
+        augment.virtual_disk(
+          shape_model(source, options['components']),
+          side=config.data.side,
+          landmark_stride=options['landmark_stride'],
+          grid_stride=options['grid_stride'],
+        )
+      )
+    return made[0] if made else None
 
   return build
 

@@ -267,7 +267,7 @@ class Run:
     left -= sum(plan['gradients']['per_arm'][name] for name, _ in done)
     if left <= 0 or left < self.config.forecast_above:
       return
-    variables = jax.jit(self.exp.task.init)(jax.random.key(0))
+    variables = self.exp.task.init(jax.random.key(0))
     batch = grid.device_batch(next(iter(self._test_batches())))
     once = lambda: jax.block_until_ready(
       self.evaluator().score(variables, batch, batch['image']).columns

@@ -30,6 +30,11 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
     key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl='unsafe_rbg')
     return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
+  # Drawing weights runs once, so its program is compiled fast rather than made fast.
+  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  init = jax.jit(init, compiler_options=options)
+
+  @jax.jit  # traced once per shape, whatever the number of programs it becomes a part of
   def predict(variables, image):
     return _float32(module.apply(variables, image, train=False))
 

@@ -24,9 +24,7 @@ def create(
   task: types.Task, defense: types.Defense, optimisers, *, key, num_examples: int, average: bool
 ) -> TrainState:
   """A fresh state; equal keys give equal states on any number of devices."""
-  # Drawing weights runs once, so its program is compiled fast rather than made fast.
-  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-  variables = jax.jit(task.init, compiler_options=options)(key)
+  variables = task.init(key)
   params = variables['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -1,10 +1,12 @@
 """One jitted train step: augmentation, then the defense's phases, then its memory."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
@@ -14,29 +16,54 @@ from robustmed.training import state as train_state
 PyTree = Any
 
 
+class Flat(NamedTuple):
+  """An optimiser on a subset of the parameters joined to one vector.
+
+  Element by element it does what `rule` does on the tree; as one vector the update is a handful of
+  operations instead of a handful per parameter, most of what a small network takes to compile.
+  """
+
+  rule: optax.GradientTransformation
+  subset: str | None = None  # regular expression on 'a/b/c' paths
+
+  def init(self, params: PyTree) -> PyTree:
+    return self.rule.init(self.join(params))
+
+  def join(self, tree: PyTree) -> jax.Array:
+    return jax.flatten_util.ravel_pytree(self._chosen(tree))[0]
+
+  def update(self, gradient: jax.Array, state: PyTree, params: PyTree, good: jax.Array):
+    """(params, state) after one step along the joined gradient; the old ones where not `good`."""
+    old, restore = jax.flatten_util.ravel_pytree(self._chosen(params))
+    change, new_state = self.rule.update(gradient, state, old)
+    chosen = iter(restore(jnp.where(good, old + change, old)))
+    mask = self._mask(params)
+    params = jax.tree.map(lambda leaf, own: next(chosen) if own else leaf, params, mask)
+    return params, jax.tree.map(lambda new, was: jnp.where(good, new, was), new_state, state)
+
+  def _chosen(self, tree: PyTree) -> list[jax.Array]:
+    mask = jax.tree.leaves(self._mask(tree))
+    return [leaf for leaf, own in zip(jax.tree.leaves(tree), mask, strict=True) if own]
+
+  def _mask(self, tree: PyTree) -> PyTree:
+    name = lambda path: '/'.join(str(getattr(k, 'key', k)) for k in path)
+    own = lambda path, _: self.subset is None or re.search(self.subset, name(path)) is not None
+    mask = jax.tree_util.tree_map_with_path(own, tree)
+    if not any(jax.tree.leaves(mask)):
+      raise ValueError(f'no parameter path matches {self.subset!r}')
+    return mask
+
+
 def for_phases(
   defense: types.Defense, rules: Mapping[str, optax.GradientTransformation]
-) -> dict[str, optax.GradientTransformation]:
+) -> dict[str, Flat]:
   """The optimisers the phases use, each restricted to its phase's subset of the parameters."""
-  chosen, subsets = {}, {}
+  chosen = {}
   for phase in defense.phases:
     rule = errors.lookup(rules, phase.optimiser, kind='optimiser of a phase')
-    if subsets.setdefault(phase.optimiser, phase.subset) != phase.subset:
+    if chosen.setdefault(phase.optimiser, Flat(rule, phase.subset)).subset != phase.subset:
       raise ValueError(f'phases that share optimiser {phase.optimiser!r} must share their subset')
-    chosen[phase.optimiser] = (
-      rule if phase.subset is None else optax.masked(rule, lambda p, s=phase.subset: _mask(p, s))
-    )
   return chosen
-
-
-def _mask(params: PyTree, pattern: str) -> PyTree:
-  name = lambda path: '/'.join(str(getattr(k, 'key', k)) for k in path)
-  mask = jax.tree_util.tree_map_with_path(
-    lambda path, _: re.search(pattern, name(path)) is not None, params
-  )
-  if not any(jax.tree.leaves(mask)):
-    raise ValueError(f'no parameter path matches {pattern!r}')
-  return mask
 
 
 def make(
@@ -51,16 +78,13 @@ def make(
 
   `key` is the run's; an example's key is fold_in(key, draw), 'draw' being its number in the global
   stream, so it depends on neither batch size nor device count nor a resume. The loss is the mean
-  over the valid examples of all devices. A step whose loss is not finite changes nothing but
-  `bad_step`, nor does any step after it.
+  over the valid examples of all devices. A phase whose loss or gradient is not finite changes
+  nothing but `bad_step`, nor does anything after it.
   """
   optimisers = for_phases(defense, optimisers)
 
   def one_device(state, batch, key):
-    keys = jax.vmap(lambda draw: jax.random.fold_in(key, draw))(batch['draw'])
-    if augment is not None:
-      batch = augment(keys, batch)
-      keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(_draw_keys(key, batch))
     weight = batch['mask'].astype(jnp.float32)
     count = jnp.maximum(parallel.total(jnp.sum(weight)), 1.0)
     new, scalars, aux_all = state, {}, {}
@@ -82,41 +106,56 @@ def make(
           return jnp.sum(jnp.where(batch['mask'], values, 0.0)) / count, aux
 
         (loss, aux), gradient = jax.value_and_grad(mean_loss, has_aux=True)(new.params)
-        loss, gradient = parallel.total((loss, gradient))
-        new = _update(new, phase, optimisers[phase.optimiser], gradient, aux)
-        scalars[f'{phase.name}/loss'] = loss
-        scalars[f'{phase.name}/gradient_norm'] = optax.tree.norm(gradient)
-        for name, value in aux.get('scalars', {}).items():
-          mean = parallel.total(jnp.sum(jnp.where(batch['mask'], value, 0.0))) / count
-          scalars[f'{phase.name}/{name}'] = mean
+        means = {
+          name: jnp.sum(jnp.where(batch['mask'], value, 0.0)) / count
+          for name, value in aux.get('scalars', {}).items()
+        }
+        optimiser = optimisers[phase.optimiser]
+        gradient, means = parallel.total((optimiser.join(gradient), {**means, 'loss': loss}))
+        means['gradient_norm'] = jnp.linalg.norm(gradient)
+        new = _update(new, phase, optimiser, gradient, aux, means)
+        scalars.update({f'{phase.name}/{name}': value for name, value in means.items()})
         aux_all[phase.name] = {k: v for k, v in aux.items() if k not in ('scalars', 'state')}
     small = {name: batch[name] for name in ('mask', 'index', 'group', 'draw')}
     gathered_aux, gathered_batch = parallel.gather((aux_all, small))
-    new = new._replace(memory=defense.update(new.memory, gathered_aux, gathered_batch))
+    good = new.bad_step < 0
+    memory = defense.update(new.memory, gathered_aux, gathered_batch)
+    new = new._replace(memory=_where(good, memory, new.memory), step=state.step + 1)
     if ema:
-      blend = lambda old, value: ema * old + (1 - ema) * value
+      blend = lambda old, value: jnp.where(good, ema * old + (1 - ema) * value, old)
       new = new._replace(average=jax.tree.map(blend, new.average, new.params))
-    return _guard(state, new, scalars), scalars
+    return new, scalars
 
-  return parallel.each_device(one_device, split=(1,), gathered=(False, False))
+  update = parallel.each_device(one_device, split=(1,), gathered=(False, False))
+  if augment is None:
+    return update
+  prepare = _augmenting(augment)
+  return lambda state, batch, key: update(state, prepare(key, batch), key)
 
 
-def _update(state, phase, optimiser, gradient, aux):
-  if phase.subset is not None:
-    mask = _mask(state.params, phase.subset)
-    gradient = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), gradient, mask)
-  updates, memory = optimiser.update(gradient, state.optimisers[phase.optimiser], state.params)
+@functools.lru_cache(maxsize=8)
+def _augmenting(augment):
+  """A program of its own, so that all arms that augment alike share one compilation."""
+  one_device = lambda key, batch: augment(_draw_keys(key, batch), batch)
+  return parallel.each_device(one_device, split=(1,))
+
+
+def _draw_keys(key, batch):
+  return jax.vmap(lambda draw: jax.random.fold_in(key, draw))(batch['draw'])
+
+
+def _update(state, phase, optimiser, gradient, aux, means):
+  finite = jnp.isfinite(means['loss']) & jnp.isfinite(means['gradient_norm'])
+  good = finite & (state.bad_step < 0)
+  memory = state.optimisers[phase.optimiser]
+  params, memory = optimiser.update(gradient, memory, state.params, good)
   return state._replace(
-    params=optax.apply_updates(state.params, updates),
-    state=aux.get('state', state.state),
+    params=params,
+    state=_where(good, aux.get('state', state.state), state.state),
     optimisers={**state.optimisers, phase.optimiser: memory},
+    bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
   )
 
 
-def _guard(old, new, scalars):
-  finite = jnp.all(jnp.stack([jnp.isfinite(v) for k, v in scalars.items() if k.endswith('/loss')]))
-  norms = [jnp.isfinite(v) for k, v in scalars.items() if k.endswith('/gradient_norm')]
-  good = finite & jnp.all(jnp.stack(norms)) & (old.bad_step < 0)
-  kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-  bad = jnp.where(good | (old.bad_step >= 0), old.bad_step, old.step)
-  return kept._replace(step=old.step + 1, bad_step=bad)
+def _where(good, new, old):
+  return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)

@@ -8,7 +8,7 @@ import toys
 
 from robustmed import console, errors
 from robustmed.defenses import standard
-from robustmed.training import checkpoints, loop
+from robustmed.training import checkpoints, loop, step
 from robustmed.training import state as train_state
 
 CONFIG = {
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
   state = train_state.create(
     task,
     standard.make(task),
-    {'main': optax.sgd(0.1)},
+    step.for_phases(standard.make(task), {'main': optax.sgd(0.1)}),
     key=jax.random.key(0),
     num_examples=8,
     average=False,
