@@ -18,13 +18,14 @@ _PAPER_OBJECTIVES = {'train_reg': 'reg', 'train_seg': 'seg'}
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a configuration of configs/spine.py; touches no data."""
   task = disks.make_task(config)
-  # One task per choice of fields, so that arms that share it share its compiled programs.
+  # One per choice of fields, so that arms that share it share its compiled programs.
   tasks = functools.cache(lambda fields: disks.make_task(config, dict(fields)))
+  augments = functools.cache(lambda fields: disks.make_augment(config, dict(fields)))
   arms = experiment.make_arms(
     task,
     _read(config),
     make_task=lambda fields: tasks(tuple(sorted(fields.items()))),
-    make_augment=lambda fields: disks.make_augment(config, fields),
+    make_augment=lambda fields: augments(tuple(sorted(fields.items()))),
   )
   _check_ood(config)
   return experiment.Experiment(

@@ -14,14 +14,6 @@ LINES = {
   'adv_s': (0, (6, 1)),
   'adv_rs': '-',
 }
-LABELS = {
-  'std': 'clean images',
-  'rand': 'image + noise, as the text says',
-  'rand_only': 'noise alone, as the released code does',
-  'adv_r': 'images that attack the contour',
-  'adv_s': 'images that attack the mask',
-  'adv_rs': 'both kinds',
-}
 MODELS = tuple(f'{shape}_{kind}' for shape in drawings.COLOURS for kind in LINES)
 
 
@@ -39,9 +31,11 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     description=(
       'One network finds a lumbar disk in an MR image: its 176-point contour and its mask. It was '
       'trained on virtual disks of statistical shape models with 3, 5 or 10 components (P03, P05, '
-      'P10), each time on clean images (std), with random noise (rand), and on images that attack '
-      'its contour (adv_r), its mask (adv_s) or both (adv_rs). Every network then meets attacks '
-      'that change a disk image a little, and attacks that make it see a disk in a lung.',
+      'P10), each time on clean images (std), with random noise (rand: on the image, as the text '
+      'says; rand_only: noise alone, as the released code does), and on images that attack its '
+      'contour (adv_r), its mask (adv_s) or both (adv_rs). Every network then meets attacks that '
+      'change a disk image a little. Some meet attacks that make them see a disk in a lung; those '
+      'called rec also give the image back, to tell foreign images by.',
       page.data_line(),
     ),
     panels=(
@@ -64,7 +58,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
 
 def _style(name: str) -> spec.Arm:
   shape, kind = name.split('_', 1)
-  return spec.Arm(name, f'{name} ({LABELS[kind]})', drawings.COLOURS[shape], LINES[kind])
+  return spec.Arm(name, '', drawings.COLOURS[shape], LINES[kind])
 
 
 def _notes(config) -> tuple[str, ...]:
