@@ -35,7 +35,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     probes=experiment.make_probes(task, config),
     main='pgd_seg',
     sizes=lambda: data.sizes(disks.source_config(config)),
-    source=lambda: data.load(disks.source_config(config)),
+    source=lambda: _source(config),
     augment=disks.make_augment(config),
     report=lambda folder: spine_report.spec_of(config, task, folder),
     checks={
@@ -70,6 +70,13 @@ def _read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if not reading.eps_ramp:
       arm.defense.ramp_levels = 0
   return config
+
+
+def _source(config):
+  """The data; a folder of OOD images that is not usable is found out here, not after hours."""
+  if config.ood.images:
+    STARTS['ct'](config, 1)
+  return data.load(disks.source_config(config))
 
 
 # Attacks from outside ----------------------------------------------------------------------

@@ -125,6 +125,16 @@ def test_mistakes_are_one_line():
     spine.build(config)
 
 
+def test_a_folder_without_ood_images_is_found_out_before_training(tmp_path, monkeypatch):
+  monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path / 'cache'))
+  exp = spine.build(_config('smoke', ood__images=str(tmp_path / 'absent')))
+  with pytest.raises(errors.UserError, match='absent'):
+    exp.source()
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(errors.UserError, match='no image in'):
+    spine.build(_config('smoke', ood__images=str(tmp_path / 'empty'))).source()
+
+
 def _rows(**columns):
   groups = np.arange(24)
   frame = {'arm': 'P10_std_rec', 'attack': 'rec', 'eps': 20.0, 'seed': 0, 'index': groups}
