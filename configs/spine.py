@@ -34,8 +34,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'train_patients': 160,
       'test_patients': 20,
       'disks_per_patient': 2,  # many patients rather than many disks: patients are what is tested
-      'contrast': 0.08,
-      'noise': 0.03,
+      'contrast': 0.1,
+      'noise': 0.01,
       'slices': 'central',  # of the disk_masks source
     }
   )
@@ -69,11 +69,13 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 100,
       'levels': LEVELS,
-      'attacks': _attacks(num_steps=100),
+      'attacks': _attacks(num_steps=100, best_steps=40),
       'save_examples': 3,  # worst N adversarial examples per arm, as files of the task's format
     }
   )
-  config.ood = ml_collections.ConfigDict(_ood(side_share=0.5, steps=500), sort_keys=False)
+  config.ood = ml_collections.ConfigDict(
+    _ood(side_share=0.5, steps=500, rec_steps=500), sort_keys=False
+  )
   config.report = ml_collections.ConfigDict(
     {'pictures': 4, 'picture_eps': EPS, 'strip_arms': ('P10_std', 'P10_adv_rs', 'P10_adv_s')}
   )
@@ -94,17 +96,17 @@ def _arms(preset: str) -> dict:
     warm = {'init_from': f'{name}_std'}
     noise = {'name': 'noise', 'eps': EPS}
     added = {**noise, 'mode': 'add', 'bounds': BOUNDS}
-    arms[f'{name}_rand'] = _arm(added, number, train={'steps': 150}, **warm)
+    arms[f'{name}_rand'] = _arm(added, number, train={'steps': 100}, **warm)
     if preset != 'demo' or number == 10:
       only = {**noise, 'mode': 'only'}
-      arms[f'{name}_rand_only'] = _arm(only, number, train={'steps': 150}, **warm)
+      arms[f'{name}_rand_only'] = _arm(only, number, train={'steps': 100}, **warm)
     for kind, objectives in ADVERSARIAL.items():
       defense = _adversarial(objectives)
-      arms[f'{name}_{kind}'] = _arm(defense, number, train={'steps': 200}, **warm)
+      arms[f'{name}_{kind}'] = _arm(defense, number, train={'steps': 150}, **warm)
   # With a reconstruction to detect foreign images by; in the grid only on clean images.
   rec = lambda: {'model': {'num_maps': 2}, 'attacks': ()}
   arms['P10_std_rec'] = _arm({'name': 'standard'}, 10, **rec())
-  warm = {'init_from': 'P10_std_rec', 'train': {'steps': 200}}
+  warm = {'init_from': 'P10_std_rec', 'train': {'steps': 150}}
   arms['P10_adv_rs_rec'] = _arm(_adversarial(ADVERSARIAL['adv_rs']), 10, **warm, **rec())
   if preset == 'paper':
     # the paper's text to the letter: constant budget, from scratch
@@ -135,7 +137,7 @@ def _adversarial(objectives: dict, *, ramp_levels: int = 100) -> dict:
   }
 
 
-def _attacks(*, num_steps: int) -> dict:
+def _attacks(*, num_steps: int, best_steps: int) -> dict:
   pgd = {
     'name': 'pgd',
     'norm': 'linf',
@@ -145,7 +147,7 @@ def _attacks(*, num_steps: int) -> dict:
     'bounds': BOUNDS,
   }
   last = {**pgd, 'score_last': False}
-  best = {**pgd, 'select': 'best', 'restarts': 5, 'levels': (EPS,)}
+  best = {**pgd, 'num_steps': best_steps, 'select': 'best', 'restarts': 5, 'levels': (EPS,)}
   return {
     'pgd_reg': {**last, 'objective': 'reg'},
     'pgd_seg': {**last, 'objective': 'seg'},
@@ -156,10 +158,10 @@ def _attacks(*, num_steps: int) -> dict:
   }
 
 
-def _ood(*, side_share: float, steps: int) -> dict:
+def _ood(*, side_share: float, steps: int, rec_steps: int) -> dict:
   """Budgets are those of the authors at side 128; an L2 norm grows with the side."""
   plain = {'eps': 20.0 * side_share, 'num_steps': steps, 'step_size': 0.01, 'start': 'ct'}
-  rec = {**plain, 'eps': 40.0 * side_share, 'num_steps': 2 * steps}
+  rec = {**plain, 'eps': 40.0 * side_share, 'num_steps': rec_steps}
   return {
     'images': '',  # folder of pictures; empty: phantom lung slices
     'count': 20,  # examples whose outputs are wanted, each on an image from elsewhere
@@ -207,6 +209,8 @@ def _paper(config) -> None:
   config.augment.update({'landmark_stride': 1, 'grid_stride': 1})
   config.model.width = 1.0
   config.train.update({'steps': 10_000, 'checkpoint_every': 500})
+  for name in ('pgd_reg_best', 'pgd_seg_best'):
+    config.evaluate.attacks[name].num_steps = 100
   config.train.optimisers.main.update({'lr': 1e-3, 'schedule': 'constant'})
   for arm in config.arms.values():
     if 'train' in arm:
@@ -214,5 +218,7 @@ def _paper(config) -> None:
     if 'attack' in arm.defense:
       del arm.defense.attack.relative_step
       arm.defense.attack.update({'num_steps': 20, 'step_size': 0.01})
-  config.ood = ml_collections.ConfigDict(_ood(side_share=1.0, steps=2000), sort_keys=False)
+  config.ood = ml_collections.ConfigDict(
+    _ood(side_share=1.0, steps=2000, rec_steps=4000), sort_keys=False
+  )
   config.ood.count = 100

@@ -123,26 +123,28 @@ def _check_ood(config) -> None:
     errors.lookup(config.arms, arm, kind='arm of ood.arms')
     for name in names:
       errors.lookup(settings, name, kind=f'OOD attack of arm {arm!r}')
+      maps = config.arms[arm].get('model', {}).get('num_maps', config.model.num_maps)
+      if settings[name].mismatch in disk_mismatch.DETECTING and maps < 2:
+        raise errors.UserError(
+          f'OOD attack {name!r} fools a reconstruction, which arm {arm!r} has not: give the arm '
+          'model.num_maps=2 or leave the attack out of ood.arms'
+        )
 
 
 def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
   """After the grid: attacks from outside, then the arrays that the paper's figures need."""
-  starts = {name: make(config, config.ood.count) for name, make in STARTS.items()}
+  indices = sorted(rows['index'].unique())
+  starts = {name: make(config, len(indices)) for name, make in STARTS.items()}
   settings = ood_settings(config)
   key = jax.random.fold_in(jax.random.key(config.seed), 0x00D)
-  make = functools.cache(
-    lambda place: ood.Evaluator(tasks[place], target(config.data.side), settings, key=key)
-  )
-  tasks, chosen = [], []
+  evaluators, chosen = {}, []
   for model in models:
     if model.arm not in config.ood.arms:
       continue
     task = context.exp.task_of(model.arm)
-    if not any(task is known for known in tasks):
-      tasks.append(task)
-    place = next(i for i, known in enumerate(tasks) if known is task)
-    chosen.append(ood.Model(model, make(place), tuple(config.ood.arms[model.arm])))
-  indices = sorted(rows['index'].unique())
+    if id(task) not in evaluators:
+      evaluators[id(task)] = ood.Evaluator(task, target(config.data.side), settings, key=key)
+    chosen.append(ood.Model(model, evaluators[id(task)], tuple(config.ood.arms[model.arm])))
   wanted = indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
   few = lambda indices: ood.chosen(context.batches, indices, size=config.evaluate.batch_size)
   if chosen:

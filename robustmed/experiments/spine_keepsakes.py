@@ -1,6 +1,7 @@
 """Files that the disk-shape report is made of beside the grid's: rows, facts, pictures."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +72,13 @@ def virtual_disk(source, *, components: int, seed: int) -> dict[str, np.ndarray]
 def save_strips(config, context, models, batches, *, index: int) -> None:
   """One test example under both attacks at every level, for some arms: arrays [n, ...]."""
   path = context.results / STRIPS
-  if bool(parallel.from_writer(np.array(path.exists()))):
-    return
   shown = [
     model
     for model in models
     if model.seed == models[0].seed and model.arm in config.report.strip_arms
   ]
+  if _holds(path, [model.arm for model in shown]):
+    return
   columns: dict[str, list] = {}
   for model in shown:
     evaluator, variables = model.evaluator or context.evaluator, model.load()
@@ -114,12 +115,11 @@ def save_strips(config, context, models, batches, *, index: int) -> None:
 def save_ood_pictures(context, chosen, batches, starts) -> None:
   """One example of every attack from outside: arrays [n, ...]."""
   path = context.results / PICTURES
-  if bool(parallel.from_writer(np.array(path.exists()))):
+  shown = [one for one in chosen if one.model.seed == chosen[0].model.seed]
+  if _holds(path, [one.model.arm for one in shown]):
     return
   columns: dict[str, list] = {}
-  for one in chosen:
-    if one.model.seed != chosen[0].model.seed:
-      continue
+  for one in shown:
     for name in one.settings:
       start = starts[one.evaluator.settings[name].start]
       for held in ood.attacked(one, batches=batches, start=start, name=name):
@@ -141,6 +141,15 @@ def save_ood_pictures(context, chosen, batches, starts) -> None:
           columns.setdefault(column, []).append(np.asarray(value))
   if columns and parallel.is_writer():
     _save(path, {name: np.stack(values) for name, values in columns.items()})
+
+
+def _holds(path: pathlib.Path, arms: Sequence[str]) -> bool:
+  """Whether the file of an earlier call has the pictures of exactly these arms."""
+  there = False
+  if path.exists():
+    with np.load(path, allow_pickle=False) as stored:
+      there = set(stored['arm'].tolist()) == set(arms)
+  return bool(parallel.from_writer(np.array(there)))
 
 
 def _save(path: pathlib.Path, arrays) -> None:

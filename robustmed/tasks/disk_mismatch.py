@@ -61,6 +61,7 @@ MISMATCHES = {
   'joint_rec': joint_rec,
   'adaptive': adaptive,
 }
+DETECTING = ('joint_rec', 'adaptive')  # those that need a reconstruction
 
 
 def agreement(outputs, wanted, *, side: int):

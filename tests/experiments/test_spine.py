@@ -117,6 +117,8 @@ def test_mistakes_are_one_line():
     spine.build(_config('smoke', ood__attacks__ood__start='mri'))
   with pytest.raises(errors.UserError, match="OOD attack of arm 'P10_std' 'oood'"):
     spine.build(_config('smoke', ood__arms__P10_std=('oood',)))
+  with pytest.raises(errors.UserError, match="reconstruction, which arm 'P10_std' has not"):
+    spine.build(_config('smoke', ood__arms__P10_std=('ood', 'rec')))
   with pytest.raises(errors.UserError, match="unknown reading of the objectives 'both'"):
     spine.build(_config('smoke', reading__attack_objectives='both'))
   config = _config('smoke')
