@@ -70,6 +70,9 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   # one more map of the last transposed convolution: 5 x 5 x 32 weights and a bias
   assert told['networks']['disk_shape, num_maps=2']['parameters'] == 38_998_721 + 801
   assert told['data'] == {'train': 400, 'test': 100}
+  rules = [arm.train['optimisers'] for arm in spine.build(_config('paper')).arms.values()]
+  adamax = {'main': {'name': 'adamax', 'lr': 1e-3, 'schedule': 'constant'}}
+  assert all(rule == adamax for rule in rules)
   arms = told['arms']
   assert all(arm['steps'] == 10_000 and arm['batch_size'] == 64 for arm in arms.values())
   assert len([name for name in arms if name.split('_', 1)[1] in KINDS]) == 15
