@@ -48,7 +48,7 @@ SETTINGS = {
 def world():
   task = toys.task()
   evaluator = ood.Evaluator(task, _target(), SETTINGS, key=jax.random.key(0))
-  variables = jax.jit(task.init)(jax.random.key(3))
+  variables = task.init(jax.random.key(3))
   return task, evaluator, variables
 
 
