@@ -56,7 +56,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'rand': {
         'defense': {'name': 'noise', 'eps': 0.07, 'mode': 'add', 'bounds': BOUNDS},
         'init_from': 'std',
-        'train': {'steps': 60},
+        'train': {'steps': 40},
       },
       'adv': {
         'defense': {
@@ -68,14 +68,14 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
           'attack': {
             'name': 'pgd',
             'norm': 'linf',
-            'num_steps': 4,
+            'num_steps': 3,
             'relative_step': 0.5,
             'bounds': BOUNDS,
             'score_last': False,
           },
         },
         'init_from': 'std',
-        'train': {'steps': 100},
+        'train': {'steps': 60},
       },
     },
     sort_keys=False,

@@ -73,6 +73,8 @@ def start(
   collectives go through gloo.
   """
   if not coordinator and not automatic:
+    if num_processes or process_id >= 0:
+      raise errors.UserError('--num_processes and --process_id need --coordinator HOST:PORT')
     return
   if jax.config.jax_platforms == 'cpu':
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')

@@ -84,6 +84,7 @@ class Threat:
           f'bounds of shape {np.shape(side)} do not fit x of shape {x.shape}: give a number or one '
           f'value for each of the {x.shape[-1]} channels'
         )
+    self._check_range(x)
     if self.region is None:
       return
     shape = np.shape(self.region)
@@ -93,12 +94,26 @@ class Threat:
         'equal, for example [b, *spatial, 1]'
       )
 
+  def _check_range(self, x):
+    """Images in other units than the bounds would never move, which looks like robustness."""
+    if self.bounds is None or isinstance(x, jax.core.Tracer):
+      return
+    low, high = (np.asarray(side) for side in self.bounds)
+    outside = np.mean((np.asarray(x) < low - 1e-3) | (np.asarray(x) > high + 1e-3))
+    if outside > 0.05:
+      raise errors.UserError(
+        f'{100 * outside:.0f} % of x lie outside the bounds {self.bounds}; give bounds in the units '
+        'of x (None for z-scored images) or scale the image'
+      )
+
   def masked(self, values):
     """`values` with zeros outside the region."""
     return values if self.region is None else jnp.where(jnp.asarray(self.region) != 0, values, 0)
 
   def direction(self, grad):
     """The steepest step of norm 1: the sign, or g / max(||g||, 1e-8)."""
+    # An undefined entry says nothing about where to go, so nothing moves there.
+    grad = jnp.where(jnp.isfinite(grad), grad, 0)
     return NORMS[self.norm].direction(self.masked(grad))
 
   def project(self, x, centre, eps):

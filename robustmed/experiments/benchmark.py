@@ -129,7 +129,7 @@ def spine(batch, width):
   attack = lambda steps: attacks.pgd(
     norm='linf', num_steps=steps, step_size=0.01, bounds=(0.0, 1.0), score_last=False
   )
-  return Problem(jax.jit(task.init)(keys[2]), image, {'mask': mask}, objective, attack)
+  return Problem(task.init(keys[2]), image, {'mask': mask}, objective, attack)
 
 
 def measure_small_grids(*, name, batch, steps, repeats, width):
@@ -197,13 +197,31 @@ WORKLOADS = {
 }
 
 
+def _chosen(config):
+  chosen = [config.workloads] if isinstance(config.workloads, str) else config.workloads
+  return [name.strip() for words in chosen for name in words.split(',')]
+
+
+def describe(config):
+  """What `--stage describe` prints: the workloads and their sizes; measures nothing."""
+  return {
+    'experiment': 'benchmark',
+    'workloads': {
+      name: {
+        'batch': config.batch or WORKLOADS[name].batch,
+        'steps': config.steps or WORKLOADS[name].steps,
+      }
+      for name in _chosen(config)
+    },
+  }
+
+
 def run(config, workdir=None):
   """Measures `config.workloads` one after the other; prints and returns their rows.
 
   With a workdir the rows are also written to its benchmark.json.
   """
-  chosen = [config.workloads] if isinstance(config.workloads, str) else config.workloads
-  names = [name.strip() for words in chosen for name in words.split(',')]
+  names = _chosen(config)
   workloads = [errors.lookup(WORKLOADS, name, kind='workload') for name in names]
   if config.batch < 0 or config.steps < 0 or config.repeats < 1 or not 0 < config.width <= 1:
     raise errors.UserError(

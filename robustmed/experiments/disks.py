@@ -18,6 +18,12 @@ from robustmed.evaluation import grid
 def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}) -> types.Task:
   """The task of config.model, with the fields of `differs` on top, and config.data.side."""
   options = {**config.model.to_dict(), **differs}
+  for name, value in (('model.width', options.get('width', 1)), ('seeds', config.get('seeds', 1))):
+    if value <= 0:
+      raise errors.UserError(f'{name} must be above 0, not {value}')
+  for name in ('landmark_stride', 'grid_stride'):
+    if config.augment.get(name, 1) < 1:
+      raise errors.UserError(f'augment.{name} must be at least 1, not {config.augment[name]}')
   make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
   dtype = errors.lookup(
     {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'

@@ -8,6 +8,7 @@ import ml_collections
 
 from robustmed import attacks, defenses, errors, types
 from robustmed.evaluation import grid
+from robustmed.training import optimisers
 
 PyTree = Any
 
@@ -86,6 +87,11 @@ def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> 
   for name, value in dict(arm.get('train', {})).items():
     errors.lookup(options, name, kind='training option of an arm')
     options[name] = value
+  for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
+    if options.get(name, 1) < 1:
+      raise errors.UserError(f'train.{name} must be at least 1, not {options[name]}')
+  for rule in options.get('optimisers', {}).values():
+    optimisers.make(rule, num_steps=options['steps'])  # a misspelt one is found before training
   return options
 
 
@@ -150,6 +156,17 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
     fields = options.to_dict()
     objective = fields.pop('objective')
     errors.lookup(task.objectives, objective, kind='objective')
-    levels = tuple(float(eps) for eps in fields.pop('levels', config.evaluate.levels))
+    levels = _levels(fields.pop('levels', config.evaluate.levels))
     probes[name] = grid.Probe(make_attack(fields), objective, levels)
   return probes
+
+
+def _levels(given) -> tuple[float, ...]:
+  """Attack levels as a sorted tuple without repetition; all must be finite and above 0."""
+  try:
+    levels = tuple(sorted({float(eps) for eps in given}))
+  except (TypeError, ValueError):
+    raise errors.UserError(f'attack levels must be numbers, not {given!r}') from None
+  if not levels or not all(0 < eps < float('inf') for eps in levels):
+    raise errors.UserError(f'attack levels must be finite and above 0, not {given!r}')
+  return levels

@@ -45,7 +45,8 @@ def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataF
   options, path = context.config.report, context.results / 'examples.npz'
   if context.exp.pictures is None or not options.pictures:
     return
-  if bool(parallel.from_writer(np.array(path.exists()))):
+  arms = [m.arm for m in models if m.seed == models[0].seed and context.meets_main(m)]
+  if bool(parallel.from_writer(np.array(_pictured(path) == set(arms)))):
     return
   indices = np.sort(rows['index'].unique())
   indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
@@ -70,6 +71,14 @@ def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataF
   if parallel.is_writer() and columns:
     with files.replacing(path) as temporary:
       np.savez_compressed(temporary, **{k: np.concatenate(v) for k, v in columns.items()})
+
+
+def _pictured(path: pathlib.Path) -> set[str]:
+  """The arms of the pictures that are there."""
+  if not path.exists():
+    return set()
+  with np.load(path) as stored:
+    return {str(arm) for arm in stored['arm']}
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:

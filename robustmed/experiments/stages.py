@@ -25,6 +25,11 @@ def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
   build = errors.lookup(experiments.EXPERIMENTS, config.experiment, kind='experiment')
   _compilation_cache()
   if not hasattr(build, 'build'):
+    if command.stage == 'describe':
+      print(json.dumps(build.describe(config), indent=2))
+      return
+    if command.stage != 'all' or command.arms:
+      raise errors.UserError(f'{config.experiment} has neither stages nor arms; leave them out')
     build.run(config, workdir=command.workdir)
     return
   exp = build.build(config)
@@ -50,11 +55,14 @@ class Run:
   def go(self) -> None:
     stage, config = self.command.stage, self.config
     imported = self._imported() if self.command.checkpoint else None
-    claimed = {'config': config.to_dict(), 'checkpoint': _card_of(imported)}
+    claimed = {
+      'config': config.to_dict(),
+      'checkpoint': checkpoints.digest(self.command.checkpoint) if imported else None,
+    }
     new = workdir.claim(self.folder, claimed)
     try:
       self._do(stage, imported)
-    except errors.UserError:
+    except BaseException:
       if new:
         workdir.release(self.folder)
       raise
@@ -87,6 +95,7 @@ class Run:
       for name in self.order:
         if self._final(name, seed).exists():
           continue
+        _stop_if_asked(stopper)
         self._train_arm(self.exp.arms[name], seed, stopper)
     if parallel.is_writer():
       self._merge_logs()
@@ -140,6 +149,7 @@ class Run:
     rows = grid.run(
       self.evaluator(), models, batches=self._test_batches, folder=parts, stopper=stopper
     )
+    _stop_if_asked(stopper)
     if parallel.is_writer():
       results = self.folder / 'results'
       with files.replacing(results / 'rows.parquet') as temporary:
@@ -160,7 +170,9 @@ class Run:
       stopper,
     )
     keepsakes.save_pictures(context, models, rows)
+    _stop_if_asked(stopper)
     keepsakes.save_worst(context, models, rows)
+    _stop_if_asked(stopper)
     if self.exp.extra_evaluation is not None:
       self.exp.extra_evaluation(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':
@@ -291,6 +303,8 @@ class Run:
       table.insert(0, 'arm', arm)
       table.insert(1, 'seed', int(seed))
       tables.append(table.rename(columns={'main/loss': 'loss'}))
+    if not tables:
+      return
     with files.replacing(self.folder / 'logs' / 'train.csv') as temporary:
       pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
 
@@ -308,8 +322,10 @@ class Run:
         print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
 
 
-def _card_of(models) -> Any:
-  return [[m.arm, m.seed] for m in models] if models else None
+def _stop_if_asked(stopper: console.Stopper) -> None:
+  if stopper.requested():
+    console.say('stopped; the same command goes on from here')
+    raise console.Stopped
 
 
 def _compilation_cache() -> None:

@@ -32,7 +32,7 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
 
   # Drawing weights runs once, so its program is compiled fast rather than made fast.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-  init = jax.jit(init, compiler_options=options)
+  compiled = jax.jit(init, compiler_options=options)
 
   @jax.jit  # traced once per shape, whatever the number of programs it becomes a part of
   def predict(variables, image):
@@ -48,7 +48,9 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
     )
     return _float32(outputs), dict(state)
 
-  return Network(init, predict, forward)
+  # Inside somebody's jit the options have no place, and that program is theirs.
+  start = lambda key: (init if isinstance(key, jax.core.Tracer) else compiled)(key)
+  return Network(start, predict, forward)
 
 
 def _float32(tree: PyTree) -> PyTree:

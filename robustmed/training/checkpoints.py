@@ -1,5 +1,6 @@
 """Orbax checkpoints of a whole training state; atomic, newest two kept."""
 
+import hashlib
 import os
 import pathlib
 from typing import Any
@@ -98,4 +99,16 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
     raise errors.UserError(
       f'no {CARD} in {folder}; --checkpoint takes a folder like runs/X/checkpoints/ARM/seed0'
     )
-  return files.read_json(path)
+  card = files.read_json(path)
+  if not isinstance(card, dict) or not {'arm', 'seed', 'model', 'image_shape'} <= set(card):
+    raise errors.UserError(f'{path} does not describe a network; it lacks arm, seed or model')
+  return card
+
+
+def digest(folder: str | os.PathLike) -> str:
+  """A hash of the saved network's files, so that one network is not taken for another."""
+  total = hashlib.sha256()
+  root = pathlib.Path(folder)
+  for path in sorted(p for p in root.glob('variables/**/*') if p.is_file()):
+    total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  return total.hexdigest()[:16]

@@ -107,6 +107,7 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
       _record(name, pending, rows, progress, store)
       pending = None
       _stop_if_bad(name, state.bad_step, store)
+      rows.save()
       store.save(number + 1, state, {'step': number + 1})
     if stop and not last:
       progress.close()
@@ -171,8 +172,14 @@ class Log:
   def close(self) -> None:
     if self._board is None:
       return
+    self.save()
     self._board.close()
     self._board = None
+
+  def save(self) -> None:
+    """Writes the CSV as it stands, before every checkpoint, so that a kill loses no rows."""
+    if self._board is None:
+      return
     names = list(dict.fromkeys(key for row in self._kept for key in row))
     with files.replacing(self._path) as temporary, temporary.open('w', newline='') as file:
       writer = csv.DictWriter(file, names, restval='')

@@ -124,8 +124,17 @@ def test_saved_variables_come_back_and_misfits_are_user_errors(tmp_path):
     checkpoints.load_variables(tmp_path / 'nothing', task)
   with pytest.raises(errors.UserError, match='does not fit'):
     checkpoints.load_variables(tmp_path / 'v', toys.task(toys.Net(norm=True)))
-  checkpoints.write_card(tmp_path, {'arm': 'std'})
-  assert checkpoints.read_card(tmp_path) == {'arm': 'std'}
+  card = {'arm': 'std', 'seed': 0, 'model': {}, 'image_shape': [4, 4, 1]}
+  checkpoints.write_card(tmp_path, card)
+  assert checkpoints.read_card(tmp_path) == card
+  checkpoints.write_card(tmp_path, ['std'])
+  with pytest.raises(errors.UserError, match='does not describe a network'):
+    checkpoints.read_card(tmp_path)
+  (tmp_path / 'w' / 'variables').mkdir(parents=True)
+  (tmp_path / 'w' / 'variables' / 'a').write_text('one')
+  first = checkpoints.digest(tmp_path / 'w')
+  (tmp_path / 'w' / 'variables' / 'a').write_text('two')
+  assert checkpoints.digest(tmp_path / 'w') != first
   with pytest.raises(errors.UserError, match=r'no network\.json'):
     checkpoints.read_card(tmp_path / 'nothing')
 

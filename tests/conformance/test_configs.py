@@ -1,0 +1,60 @@
+"""Every config file and every preset: plain data that loads, builds and describes itself."""
+
+import json
+
+import ml_collections
+import pytest
+import runs
+
+from robustmed import commandline, errors, main
+from robustmed.experiments import EXPERIMENTS, description, experiment
+
+FILES = sorted((runs.ROOT / 'configs').glob('*.py'))
+PRESETS = ('', 'smoke', 'demo', 'real', 'paper')
+
+
+def _presets(path):
+  found = []
+  for preset in PRESETS:
+    try:
+      found.append((preset, commandline.load_config(f'{path}:{preset}')))
+    except errors.UserError:
+      assert preset not in ('', 'smoke'), f'{path} needs the preset {preset!r}'
+  return found
+
+
+def _plain(value):
+  if isinstance(value, dict):
+    return all(isinstance(key, str) and _plain(inner) for key, inner in value.items())
+  if isinstance(value, tuple | list):
+    return all(_plain(inner) for inner in value)
+  return value is None or isinstance(value, bool | int | float | str)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_presets_are_plain_data_and_build(path):
+  for preset, config in _presets(path):
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert _plain(config.to_dict()), preset
+    json.dumps(config.to_dict())
+    build = EXPERIMENTS[config.experiment]
+    if hasattr(build, 'build'):
+      exp = build.build(config)
+      order, _ = experiment.in_order(exp.arms)
+      assert set(order) == set(exp.arms)
+      plan = description.describe(exp, config, light=True)
+      assert plan['gradients']['total'] > 0
+      assert set(exp.sizes()) >= {'train', 'test'} or config.data.dir == ''
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_describe_prints_one_json_object(path, capsys):
+  assert main.main(['--config', f'{path}:smoke', '--stage', 'describe']) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert told['experiment'] == commandline.load_config(f'{path}:smoke').experiment
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_an_unknown_preset_lists_the_known(path):
+  with pytest.raises(errors.UserError, match=r"unknown preset 'nope'.*smoke"):
+    commandline.load_config(f'{path}:nope')

@@ -1,0 +1,92 @@
+"""Every network and every task through the same suite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustmed.models import MODELS
+from robustmed.tasks import TASKS
+
+SMALL = {
+  'disk_shape': {'side': 64, 'width': 1 / 32},
+  'disk_shape_lite': {'side': 32, 'width': 0.25},
+}
+SIDE = 32
+
+
+def _batch(size=3):
+  rng = np.random.default_rng(0)
+  angle = np.linspace(0, 2 * np.pi, 176, endpoint=False)
+  circle = np.stack([16 + 8 * np.cos(angle), 16 + 6 * np.sin(angle)], axis=-1)
+  mask = np.zeros((size, SIDE, SIDE, 1), np.float32)
+  mask[:, 10:22, 8:24] = 1
+  return {
+    'image': rng.uniform(0, 1, (size, SIDE, SIDE, 1)).astype(np.float32),
+    'target': {'contour': np.stack([circle] * size).astype(np.float32), 'mask': mask},
+    'mask': np.ones(size, bool),
+  }
+
+
+def test_every_entry_is_in_this_suite():
+  assert set(SMALL) == set(MODELS) and set(TASKS) == {'shape'}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_networks_keep_examples_apart_and_say_wrong_shapes(name):
+  module = MODELS[name](**SMALL[name])
+  side = SMALL[name]['side']
+  image = jax.random.uniform(jax.random.key(0), (2, side, side, 1))
+  variables = jax.jit(lambda key: module.init(key, image[:1], train=False))(jax.random.key(1))
+  apply = jax.jit(lambda image: module.apply(variables, image, train=False))
+  whole, alone = apply(image), apply(image[1:])
+  for key, value in whole.items():
+    assert value.dtype == jnp.float32 and np.isfinite(value).all()
+    np.testing.assert_allclose(value[1:], alone[key], atol=1e-4)
+  with pytest.raises(Exception, match='reads images'):
+    module.init(jax.random.key(0), jnp.zeros((1, side + 1, side, 1)))
+
+
+def _task():
+  return TASKS['shape'](MODELS['disk_shape_lite'](**SMALL['disk_shape_lite']), side=SIDE)
+
+
+def test_every_function_of_a_task_is_per_example():
+  task, batch = _task(), _batch()
+  variables = task.init(jax.random.key(0))
+  outputs = task.predict(variables, batch['image'])
+  other = jax.tree.map(lambda leaf: np.concatenate([leaf[:1], leaf[:1] * 0.5, leaf[:1]]), outputs)
+  seen = {**batch, 'clean': batch['image']}
+  functions = {'losses': task.losses, 'metrics': task.metrics, **dict(task.objectives)}
+  for name, function in functions.items():
+    first = jax.tree.leaves(function(outputs, seen))
+    second = jax.tree.leaves(function(other, seen))
+    for a, b in zip(first, second, strict=True):
+      assert a.shape == (3,) and np.isfinite(a).all(), name
+      np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+
+
+def test_training_and_inference_agree_where_nothing_is_random():
+  task, batch = _task(), _batch()
+  variables = task.init(jax.random.key(0))
+  outputs, state = task.forward(variables, batch['image'], jax.random.key(1))
+  assert state == {}
+  predicted = task.predict(variables, batch['image'])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), outputs, predicted)
+
+
+def test_perfect_outputs_score_perfectly():
+  task, batch = _task(), _batch()
+  outputs = {
+    'contour': jnp.asarray(batch['target']['contour']),
+    'segmentation': jnp.asarray(40 * (2 * batch['target']['mask'] - 1)),
+  }
+  metrics = task.metrics(outputs, batch)
+  np.testing.assert_allclose(metrics['DICE_seg'], 1)
+  np.testing.assert_allclose(metrics['Error_reg'], 0)
+  losses = task.losses(outputs, batch)
+  assert max(float(v.max()) for v in losses.values()) < 1e-3
+  for name in ('reg', 'seg', 'train_reg', 'train_seg', 'joint'):
+    assert float(task.objectives[name](outputs, batch).max()) < 1e-3
+  hard = {'segmentation': jnp.full((1, 2, 2, 1), 200.0).at[0, 0, 0, 0].set(0.0)}
+  np.testing.assert_allclose(task.diagnostics(hard)['_saturated'], 0.75)
