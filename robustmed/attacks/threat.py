@@ -102,8 +102,8 @@ class Threat:
     outside = np.mean((np.asarray(x) < low - 1e-3) | (np.asarray(x) > high + 1e-3))
     if outside > 0.05:
       raise errors.UserError(
-        f'{100 * outside:.0f} % of x lie outside the bounds {self.bounds}; give bounds in the units '
-        'of x (None for z-scored images) or scale the image'
+        f'{100 * outside:.0f} % of x lie outside the bounds {self.bounds}; give bounds in the '
+        'units of x (None for z-scored images) or scale the image'
       )
 
   def masked(self, values):
