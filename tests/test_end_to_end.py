@@ -8,8 +8,8 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
-import runs
 
+import runs
 from robustmed import data
 
 CONFIG = ['--config', 'configs/quickstart.py:smoke']

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 import runs
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'

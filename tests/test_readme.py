@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import runs
 
 README = (runs.ROOT / 'README.md').read_text()

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import runs
 
+import runs
 from robustmed.metrics import detection
 
 CONFIG = ['--config', 'configs/spine.py:smoke']

@@ -4,8 +4,8 @@ import json
 
 import ml_collections
 import pytest
-import runs
 
+import runs
 from robustmed import commandline, errors, main
 from robustmed.experiments import EXPERIMENTS, description, experiment
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import toys
 
+import toys
 from robustmed import attacks, errors, types
 from robustmed.defenses import DEFENSES, adversarial
 from robustmed.training import state as train_state

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+
 import spines
 import torch_files
-
 from robustmed import data, errors
 from robustmed.data import pipeline, store
 

@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch_files as pt
 
+import torch_files as pt
 from robustmed import errors
 from robustmed.data import torch_archive
 

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-import toys
 
+import toys
 from robustmed import attacks, console, errors, parallel
 from robustmed.evaluation import grid
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-import toys
 
+import toys
 from robustmed import attacks, console
 from robustmed.evaluation import grid, ood
 from robustmed.metrics import detection

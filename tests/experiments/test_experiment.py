@@ -1,7 +1,7 @@
 import ml_collections
 import pytest
-import toys
 
+import toys
 from robustmed import commandline, errors, types
 from robustmed.experiments import experiment, workdir
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-import toys
 
+import toys
 from robustmed import console, errors
 from robustmed.defenses import standard
 from robustmed.training import checkpoints, loop, step

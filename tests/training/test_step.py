@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import toys
 
+import toys
 from robustmed import parallel, types
 from robustmed.defenses import standard, weighted
 from robustmed.training import state as train_state

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.io
 import skimage.draw
-import spines
 from PIL import Image
 
+import spines
 from robustmed import data, errors
 from robustmed.data import tracing
 from robustmed.data.sources import disk_masks

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import spines
 
+import spines
 from robustmed import data, errors
 from robustmed.data.sources import spider
 

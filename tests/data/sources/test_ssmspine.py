@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+
 import spines
 import torch_files
-
 from robustmed import data, errors
 
 SHAPE = (240, 80)
