@@ -128,6 +128,22 @@ class Inside:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+  """`test` on the rows of `frame`, of the seeds of the rows that it is given."""
+
+  test: Inside
+  frame: pd.DataFrame = dataclasses.field(repr=False, compare=False)
+
+  def __str__(self):
+    return str(self.test)
+
+  def __call__(self, rows: pd.DataFrame) -> Outcome:
+    if 'seed' not in self.frame.columns:
+      return self.test(self.frame)
+    return self.test(self.frame[self.frame['seed'].isin(rows['seed'].unique())])
+
+
 def inside(
   first: Cell,
   second: Cell | None = None,

@@ -18,11 +18,15 @@ CLEAN = 'none'
 
 
 class Probe(NamedTuple):
-  """One attack of the grid: what it does, what it maximises, how strongly."""
+  """One attack of the grid: what it does, what it maximises, how strongly.
+
+  With `source` the images attack that arm's network (of the same seed) and all others meet them.
+  """
 
   attack: types.Attack
   objective: str
   levels: tuple[float, ...]
+  source: str = ''
 
 
 class Model(NamedTuple):
@@ -132,6 +136,8 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
     for name, probe in probes.items():
       if model.attacks is not None and name not in model.attacks:
         continue
+      if model.arm == probe.source:
+        continue  # its own network: no transfer
       out += [
         (model, Cell(model.arm, model.seed, name, eps)) for eps in sorted(probe.levels) if eps > 0
       ]
@@ -145,9 +151,11 @@ def run(
   batches: Batches,
   folder,
   stopper: console.Stopper,
+  source: Callable[[str, int], Model] | None = None,
 ) -> pd.DataFrame:
   """Fills the grid and returns all rows, sorted; cells found in `folder` are not done again.
 
+  `source` gives the network of (arm, seed) for probes that attack one arm and meet the others.
   A cell is one file, written whole or not at all, and depends on nothing but its network, its data
   and the evaluator's key; so an interrupted run ends with the rows of an undisturbed one.
   """
@@ -165,7 +173,11 @@ def run(
       raise console.Stopped
     if loaded != (model.arm, model.seed):
       variables, loaded = model.load(), (model.arm, model.seed)
-    table = _cell_rows(model.evaluator or evaluator, variables, stored, cell)
+    own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
+    victim = (own, variables)
+    if at is not None and at.source:
+      victim = _victim(source(at.source, model.seed), evaluator)
+    table = _cell_rows(own, variables, stored, cell, victim)
     if parallel.is_writer():
       with files.replacing(folder / cell.file) as temporary:
         table.to_parquet(temporary, index=False)
@@ -197,11 +209,17 @@ def _in_memory(batches: Batches) -> list[dict[str, Any]]:
   return [dict(batch) for batch in batches()]
 
 
-def _cell_rows(evaluator, variables, batches, cell) -> pd.DataFrame:
+def _victim(model: Model, evaluator: Evaluator) -> tuple[Evaluator, PyTree]:
+  return model.evaluator or evaluator, model.load()
+
+
+def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
+  """`victim` is the (evaluator, variables) that the attack looks at."""
+  attacker, attacked = victim
   # All batches are dispatched before the first result is read.
   pending = []
   for batch in map(device_batch, batches):
-    images, distance = evaluator.attack(variables, batch, cell.attack, cell.eps)
+    images, distance = attacker.attack(attacked, batch, cell.attack, cell.eps)
     columns = evaluator.score(variables, batch, images).columns
     keep = {name: batch[name] for name in ('mask', 'index', 'group')}
     pending.append({**keep, '_distance': distance, **columns})

@@ -150,14 +150,18 @@ def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """config.evaluate.attacks, each an attack's plain data with 'objective' and maybe 'levels'."""
+  """config.evaluate.attacks, each an attack's plain data with 'objective' and maybe 'levels'
+  and 'source', the arm whose network is attacked for all others to meet the images."""
   probes = {}
   for name, options in config.evaluate.attacks.items():
     fields = options.to_dict()
     objective = fields.pop('objective')
     errors.lookup(task.objectives, objective, kind='objective')
     levels = _levels(fields.pop('levels', config.evaluate.levels))
-    probes[name] = grid.Probe(make_attack(fields), objective, levels)
+    source = fields.pop('source', '')
+    if source:
+      errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
+    probes[name] = grid.Probe(make_attack(fields), objective, levels, source)
   return probes
 
 

@@ -1,7 +1,5 @@
 """What the paper's Discussion says, as tests on our rows; attacks from outside have rows apart."""
 
-import dataclasses
-
 import pandas as pd
 
 from robustmed.evaluation import claims
@@ -11,22 +9,6 @@ EPS = 0.07
 COLLAPSE, HOLD, AGREE, OBJECT = 0.3, 0.6, 0.95, 0.5
 NO_HELP = 0.15  # a difference of Dice that counts as none
 SIDE_EFFECT = 0.2  # what adv_r gains in segmentation in the paper (P10: 0.18)
-
-
-@dataclasses.dataclass(frozen=True)
-class Elsewhere:
-  """`test` on the rows of `frame`, of the seeds of the rows that it is given."""
-
-  test: claims.Inside
-  frame: pd.DataFrame = dataclasses.field(repr=False, compare=False)
-
-  def __str__(self):
-    return str(self.test)
-
-  def __call__(self, rows: pd.DataFrame) -> claims.Outcome:
-    if 'seed' not in self.frame.columns:
-      return self.test(self.frame)
-    return self.test(self.frame[self.frame['seed'].isin(rows['seed'].unique())])
 
 
 def inside_attacks(shapes: tuple[str, ...], *, small: float) -> tuple[claims.Claim, ...]:
@@ -73,7 +55,7 @@ def outside_attacks(config, rows: pd.DataFrame) -> tuple[claims.Claim, ...]:
   found = []
 
   def add(statement, test):
-    found.append(claims.Claim(statement, FIGURES, Elsewhere(test, rows)))
+    found.append(claims.Claim(statement, FIGURES, claims.Elsewhere(test, rows)))
 
   for name, metric in (('segmentations', 'agree_seg'), ('contours', 'agree_reg')):
     at = {'metric': metric, 'attack': 'ood', 'eps': budget['ood']}

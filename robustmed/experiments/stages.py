@@ -147,7 +147,12 @@ class Run:
     models = imported or self._models()
     parts = self.folder / 'results' / 'parts'
     rows = grid.run(
-      self.evaluator(), models, batches=self._test_batches, folder=parts, stopper=stopper
+      self.evaluator(),
+      models,
+      batches=self._test_batches,
+      folder=parts,
+      stopper=stopper,
+      source=lambda arm, seed: self._model(arm, seed, lambda: self._load(arm, seed)),
     )
     _stop_if_asked(stopper)
     if parallel.is_writer():

@@ -123,6 +123,30 @@ def test_an_example_is_attacked_alike_alone_and_in_a_batch():
   np.testing.assert_allclose(found[1].attacked['logit'], again, atol=1e-5)
 
 
+def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
+  task = toys.task()
+  evaluator = _evaluator(task, moved=grid.Probe(PGD, 'bce', (0.2,), 'std'))
+  models = {model.arm: model for model in _models(task)}
+  rows = grid.run(
+    evaluator,
+    list(models.values()),
+    batches=_batches,
+    folder=tmp_path,
+    stopper=console.Stopper(),
+    source=lambda arm, seed: models[arm],
+  )
+  moved = rows[rows['attack'] == 'moved']
+  assert set(moved['arm']) == {'adv'} and len(moved) == 10
+  std, adv = (models[arm].load() for arm in ('std', 'adv'))
+  wanted = []
+  for batch in map(grid.device_batch, _batches()):
+    images, _ = evaluator.attack(std, batch, 'moved', 0.2)
+    columns = evaluator.score(adv, batch, images).columns
+    wanted.append(np.asarray(columns['brightness'])[np.asarray(batch['mask'])])
+  found = moved.sort_values('index')['brightness']
+  np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-6)
+
+
 def test_an_unknown_objective_is_a_user_error():
   with pytest.raises(errors.UserError, match="unknown objective 'dice'"):
     _evaluator(toys.task(), other=grid.Probe(PGD, 'dice', (0.1,)))

@@ -1,0 +1,195 @@
+"""What the AMAT configurations have in common; each of them brings the numbers of its data set."""
+
+import math
+
+import ml_collections
+
+from robustmed import errors
+
+PRESETS = ('', 'demo', 'smoke', 'real', 'paper')
+
+
+def segmentation(
+  preset: str,
+  *,
+  name: str,
+  folder: str,
+  patch: tuple[int, int],
+  levels: tuple[float, ...],
+  sat: tuple[float, ...],
+  step: float,
+  cap: float,
+  batch_size: int,
+  epochs: int,
+  demo: dict,
+  pictured: float,
+) -> ml_collections.ConfigDict:
+  """The configuration of one of the three segmentation data sets.
+
+  `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset that
+  shrinks the images to another patch scales them by the root of the share of elements that is
+  left, so that the root mean square per element stays. `demo` holds the fields of config.data of
+  the demo and, under 'patch', 'sat' and 'epoch_steps', what else it makes smaller.
+  """
+  errors.lookup(dict.fromkeys(PRESETS), preset, kind='preset')
+  preset = preset or 'demo'
+  small = preset in ('demo', 'smoke')
+  config = ml_collections.ConfigDict()
+  config.experiment = 'amat'
+  config.part = 'segmentation'
+  config.preset = preset
+  config.seed = 0
+  config.seeds = 1  # trains every arm this many times
+  config.forecast_above = 60_000  # gradient evaluations from which a forecast is worth its time
+  config.data = ml_collections.ConfigDict(
+    {
+      'source': f'phantom_{name}' if small else 'msd',
+      'task': name,
+      'dir': '',  # the folder Task0X_..., of the msd source
+      'cache_dir': '',
+      'slices': 'complete',  # test slices that hold every class; 'foreground': any class
+    }
+  )
+  used = tuple(demo['patch']) if small else patch
+  config.data.patch = used
+  config.noise = _noise(patch, used)
+  scale = config.noise.scale
+  config.model = ml_collections.ConfigDict(
+    {'name': 'nnunet', 'base_features': 8 if small else 32, 'dtype': 'float32'}
+  )
+  config.augment = ml_collections.ConfigDict({'name': 'nnunet'})
+  epoch_steps = demo['epoch_steps'] if small else 50
+  config.train = ml_collections.ConfigDict(
+    {
+      'steps': epochs * epoch_steps,
+      'batch_size': batch_size,
+      'optimisers': {'main': _sgd(epoch_steps)},
+      'ema': 0.0,
+      'log_every': 20,
+      'checkpoint_every': 100,
+    }
+  )
+  # Where the paper's text and its authors' code differ; the defaults are Algorithm 1.
+  config.reading = ml_collections.ConfigDict(
+    {
+      'criterion': 'loss',  # 'dice': the authors' threshold on the hard Dice of a slice
+      'test': 'final',  # 'any': a sample grows only if no iterate of the attack broke it
+      'when': 'epoch_end',  # 'immediate': Algorithm 1; the buffer is the authors'
+      'refine': True,
+      'cap': True,  # authors; the text has none
+      'estimator': 'mean',  # of the thresholds: mean, huber, max
+      'deviations': 0.0,  # standard deviations added to it
+      'batch_dice': True,  # of the STD arm (stock nnU-Net); attacks and AMAT take each slice alone
+    }
+  )
+  chosen_sat = tuple(demo['sat']) if small else sat
+  train_steps = 10 if preset != 'paper' else 20
+  config.arms = ml_collections.ConfigDict(
+    _arms(chosen_sat, step=step, cap=cap, scale=scale, num_steps=train_steps), sort_keys=False
+  )
+  scaled = tuple(_scaled(level, scale) for level in levels if level > 0)
+  at = _scaled(pictured, scale)
+  config.evaluate = ml_collections.ConfigDict(
+    {
+      'batch_size': 64,
+      'levels': scaled,
+      'attacks': _attacks(at),
+      'save_examples': 3,  # worst N adversarial examples per arm, as NIfTI slices
+      'volume_eps': at,  # Dice, HD95 and NSD per volume: clean, and under attack at this level
+      'volumes': 4,  # test volumes attacked as a whole, the first ones; clean are all
+      'tolerance': 1.0,  # mm, of NSD
+    }
+  )
+  config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': at})
+  if small:
+    config.data.update(demo['data'])
+    config.train.steps = 250
+    config.train.batch_size = 32
+  if preset == 'smoke':
+    _smoke(config, scaled, at)
+  if preset == 'real':
+    config.model.base_features = 16
+    config.train.update({'steps': 250, 'batch_size': 32})
+  return config
+
+
+def _arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict:
+  attack = {
+    'name': 'pgd',
+    'norm': 'l2',
+    'num_steps': num_steps,
+    'relative_step': 4 / num_steps,
+    'score_last': False,
+  }
+  arms = {'std': {'defense': {'name': 'standard'}}}
+  for eps in sat:
+    arms[f'sat_{eps:g}'] = {
+      'defense': {
+        'name': 'adversarial',
+        'eps': _scaled(eps, scale),
+        'clean_weight': 0.5,
+        'objectives': {'loss': 0.5},
+        'attack': dict(attack),
+      }
+    }
+  arms['amat'] = {
+    'defense': {
+      'name': 'amat',
+      'step': _scaled(step, scale),
+      'max_margin': _scaled(cap, scale),
+      'attack': {**attack, 'score_last': True},
+    },
+    'thresholds_from': 'std',
+  }
+  return arms
+
+
+def _attacks(at: float) -> dict:
+  pgd = {'name': 'pgd', 'norm': 'l2', 'objective': 'loss'}
+  last = {**pgd, 'num_steps': 100, 'relative_step': 0.05, 'score_last': False}
+  strong = {'levels': (at,)}
+  return {
+    'pgd': last,
+    'pgd_best': {**last, 'num_steps': 40, 'select': 'best', 'restarts': 5, **strong}
+    | {'relative_step': 0.1, 'score_last': True},
+    'apgd': {'name': 'apgd', 'norm': 'l2', 'num_steps': 100, 'objective': 'loss', **strong},
+    'transfer': {**last, 'source': 'std'},  # attacks the std arm, meets the others
+    'one_step': {**last, 'num_steps': 1, 'relative_step': 1.0, 'random_start': False},
+    'noise': {'name': 'noise', 'norm': 'l2', 'objective': 'loss'},
+  }
+
+
+def _smoke(config, levels, at: float) -> None:
+  config.model.base_features = 4
+  config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
+  config.train.optimisers.main.steps_per_epoch = 2
+  for arm in config.arms.values():
+    if 'attack' in arm.defense:
+      arm.defense.attack.num_steps = 2
+  config.evaluate.update({'batch_size': 8, 'levels': (levels[0], at), 'save_examples': 1})
+  config.evaluate.volumes = 1
+  for name in ('pgd', 'pgd_best', 'apgd', 'transfer'):
+    config.evaluate.attacks[name].num_steps = 2
+  config.report.pictures = 2
+
+
+def _scaled(level: float, scale: float) -> float:
+  return float(f'{level * scale:.4g}')
+
+
+def _sgd(epoch_steps: int) -> dict:
+  return {
+    'name': 'sgd',
+    'lr': 0.01,
+    'momentum': 0.99,
+    'nesterov': True,
+    'weight_decay': 3e-5,
+    'clip': 12.0,
+    'schedule': 'poly',
+    'steps_per_epoch': epoch_steps,
+  }
+
+
+def _noise(full: tuple[int, int], used: tuple[int, int]) -> dict:
+  share = math.prod(used) / math.prod(full)
+  return {'full_patch': full, 'scale': round(math.sqrt(share), 4)}

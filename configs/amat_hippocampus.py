@@ -1,0 +1,30 @@
+"""AMAT on the hippocampus (MSD Task04), 56x40 slices: Ma & Liang 2022, Figures 2-4, Table 2.
+
+Presets: none or `demo` (synthetic hippocampi, a quarter of the width, 20 minutes on 2 cores),
+`smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, half the width,
+40 minutes on 2 cores) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20: Table 2 gives
+10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one V100, so about 3 hours for AMAT and
+13 for all six arms; clean TVDI of STD is 0.88).
+"""
+
+import importlib
+
+amat = importlib.import_module('_amat')
+
+
+def get_config(preset: str = ''):
+  """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper'."""
+  return amat.segmentation(
+    preset,
+    name='hippocampus',
+    folder='Task04_Hippocampus',
+    patch=(56, 40),
+    levels=(0, 2, 4, 6, 8, 10),
+    sat=(1, 5, 10, 15),
+    step=2.5,
+    cap=15,
+    batch_size=366,
+    epochs=100,
+    pictured=6,
+    demo={'patch': (56, 40), 'sat': (5, 15), 'epoch_steps': 16, 'data': {'cases': 26}},
+  )
