@@ -1,6 +1,7 @@
-"""Linen layers over robustmed.ops, with torch's default initialisation."""
+"""Linen layers over robustmed.ops, with torch's default initialisation unless told otherwise."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,16 @@ def uniform_fan_in(fan_in):
   """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for weights and for biases."""
   bound = 1 / math.sqrt(fan_in)
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def he_normal(leak):
+  """fan_in -> N(0, 2 / ((1 + leak^2) fan_in)), torch's kaiming_normal_(a=leak)."""
+
+  def of(fan_in):
+    deviation = math.sqrt(2 / ((1 + leak**2) * fan_in))
+    return lambda key, shape, dtype=jnp.float32: deviation * jax.random.normal(key, shape, dtype)
+
+  return of
 
 
 def _cast(dtype, *arrays):
@@ -31,11 +42,12 @@ class Conv(nn.Module):
   groups: int = 1
   use_bias: bool = False
   dtype: jnp.dtype | None = None
+  init_of: Callable = uniform_fan_in  # fan_in -> initialiser
 
   @nn.compact
   def __call__(self, x):
     inner = x.shape[-1] // self.groups
-    init = uniform_fan_in(inner * math.prod(self.kernel))
+    init = self.init_of(inner * math.prod(self.kernel))
     kernel = self.param('kernel', init, (*self.kernel, inner, self.features))
     bias = self.param('bias', init, (self.features,)) if self.use_bias else None
     x, kernel, bias = _cast(self.dtype, x, kernel, bias)
@@ -58,10 +70,11 @@ class ConvTranspose(nn.Module):
   output_padding: int | tuple[int, ...] = 1
   use_bias: bool = False
   dtype: jnp.dtype | None = None
+  init_of: Callable = uniform_fan_in  # fan_in -> initialiser
 
   @nn.compact
   def __call__(self, x):
-    init = uniform_fan_in(self.features * math.prod(self.kernel))
+    init = self.init_of(self.features * math.prod(self.kernel))
     kernel = self.param('kernel', init, (*self.kernel, self.features, x.shape[-1]))
     bias = self.param('bias', init, (self.features,)) if self.use_bias else None
     x, kernel, bias = _cast(self.dtype, x, kernel, bias)

@@ -11,6 +11,7 @@ from robustmed.tasks import TASKS
 SMALL = {
   'disk_shape': {'side': 64, 'width': 1 / 32},
   'disk_shape_lite': {'side': 32, 'width': 0.25},
+  'nnunet': {'strides': (2,), 'width': 1 / 8},
 }
 SIDE = 32
 
@@ -35,7 +36,7 @@ def test_every_entry_is_in_this_suite():
 @pytest.mark.parametrize('name', MODELS)
 def test_networks_keep_examples_apart_and_say_wrong_shapes(name):
   module = MODELS[name](**SMALL[name])
-  side = SMALL[name]['side']
+  side = SMALL[name].get('side', SIDE)
   image = jax.random.uniform(jax.random.key(0), (2, side, side, 1))
   variables = jax.jit(lambda key: module.init(key, image[:1], train=False))(jax.random.key(1))
   apply = jax.jit(lambda image: module.apply(variables, image, train=False))
