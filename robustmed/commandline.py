@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from robustmed import errors
+from robustmed import errors, tool
 
 PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
 STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
@@ -43,13 +43,8 @@ class Command(NamedTuple):
   distributed: bool
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UserError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
-  out = _Parser(
+  out = tool.Parser(
     prog='python -m robustmed.main',
     description='Trains, attacks and judges medical-image networks; one config per experiment.',
     epilog=_EPILOG,

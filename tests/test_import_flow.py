@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'robustmed'
-EVERYWHERE = {'errors', 'types', 'files', 'console', 'parallel', 'ops', 'metrics'}
+EVERYWHERE = {'errors', 'types', 'files', 'console', 'parallel', 'tool', 'ops', 'metrics'}
 LAYERS = [
   'data',
   'models',
