@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from robustmed import errors
 from robustmed.data import store
+from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
 from robustmed.data.sources import disk_masks, lumbar_disks, spider, ssmspine
 
 SOURCES = {
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
+  'phantom_brats': phantom_brats,
   'phantom_lumbar_disks': phantom_lumbar_disks,
   'spider': spider,
   'ssmspine': ssmspine,

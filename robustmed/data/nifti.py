@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from robustmed import errors, files
-from robustmed.data import pictures, volumes
+from robustmed.data import cubes, pictures
 
 AXES = ('S', 'P', 'L')  # where the axes d, h, w point to
 SUFFIXES = ('.nii.gz', '.nii')
@@ -108,7 +108,7 @@ def restore(cube: np.ndarray, geometry: Geometry, *, order: int = 0) -> np.ndarr
   full = np.zeros([*(int(n) for n in grid[np.argsort(turn[:, 0])]), *cube.shape[3:]], cube.dtype)
   low, high = np.asarray(geometry.box).T
   place = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
-  full[place] = volumes.resize(cube, high - low, order=order)
+  full[place] = cubes.resize(cube, high - low, order=order)
   back = nib.orientations.ornt_transform(
     nib.orientations.axcodes2ornt(AXES),
     nib.orientations.io_orientation(np.asarray(geometry.affine, np.float64)),

@@ -54,6 +54,7 @@ CONFIGS = {
     'test_patients': 1,
     'disks_per_patient': 2,
   },
+  'phantom_brats': {'name': 'phantom_brats', 'side': 16, 'train_cases': 4, 'test_cases': 1},
   'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
   'disk_masks': {'name': 'disk_masks', 'side': 16},
   'spider': {'name': 'spider', 'side': 16},
