@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.flatten_util
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -249,6 +250,23 @@ def mean(tree: PyTree) -> PyTree:
 def gather(tree: PyTree) -> PyTree:
   """Joins [b, ...] leaves of all devices into [devices * b, ...], the same on every device."""
   return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def coupled(function: Callable[[PyTree], Any], statistics: PyTree, mask: jax.Array) -> jax.Array:
+  """Per-example values [b] of a loss that couples the examples of all devices; for training only.
+
+  function(sums) -> scalar takes the sums of `statistics` (leaves [b, ...]) over the valid examples
+  of all devices. Every value is that scalar, and the gradient of their masked mean over all devices
+  is its gradient, whatever the number of devices: each example contributes along the slope of
+  `function` at the joint sums, so no collective is differentiated.
+  """
+  weight = mask.astype(np.float32)
+  count = jnp.maximum(total(weight.sum()), 1.0)
+  sums = jax.tree.map(lambda leaf: jnp.tensordot(weight, leaf, 1), statistics)
+  value, slope = jax.value_and_grad(function)(total(jax.lax.stop_gradient(sums)))
+  along = lambda s, leaf: jnp.tensordot(leaf.reshape(len(leaf), -1), s.reshape(-1), 1)
+  linear = count * sum(jax.tree.leaves(jax.tree.map(along, slope, statistics)))
+  return value + linear - jax.lax.stop_gradient(linear)
 
 
 def device_key(key: jax.Array) -> jax.Array:

@@ -59,6 +59,9 @@ class Task(NamedTuple):
   units: str = ''  # what eps is measured in, printed beside it
   # (outputs) -> {'_saturated': [b], ...}: what the believability checks look at
   diagnostics: Callable[..., dict[str, Array]] = lambda outputs: {}
+  # losses with terms that couple the examples of a batch, e.g. a Dice of the whole batch: the
+  # gradient of their masked mean is that of the coupled loss. In training only, never in attacks
+  coupled: Callable[..., dict[str, Array]] | None = None
 
 
 class Phase(NamedTuple):
@@ -101,3 +104,4 @@ class Defense(NamedTuple):
   init: Callable[[int], PyTree] = lambda num_examples: ()
   update: Callable[..., PyTree] = lambda memory, aux, batch: memory
   cost: Cost = Cost()
+  coupled: bool = False  # trains on the task's coupled losses; reports say so

@@ -17,13 +17,15 @@ def make(
   eps: float,
   clean_weight: float = 0.5,
   ramp_levels: int = 0,
+  coupled: bool = False,
 ) -> types.Defense:
   """clean_weight * L(x) + sum_o weight_o * L(x_o), x_o found by `attack` on objective o.
 
   The attack sees the current weights in inference mode and is not differentiated through. Its
   random start belongs to the draw of the example, not to its place in the batch. With
   `ramp_levels` n > 0 the budget climbs in n equal stairs to `eps` over the run (authors of the
-  disk-shape paper: 100); 0 keeps it constant.
+  disk-shape paper: 100); 0 keeps it constant. With `coupled` the training losses are those that
+  couple the examples of a batch; the attack's objective never does.
   """
   for name in objectives:
     errors.lookup(task.objectives, name, kind='objective')
@@ -51,7 +53,8 @@ def make(
     forwards=len(objectives) * attack.num_forwards,
     passes=len(copies),
   )
-  return types.Defense(phases=(weighted.phase(task, copies),), cost=cost)
+  phase = weighted.phase(task, copies, coupled=coupled)
+  return types.Defense(phases=(phase,), cost=cost, coupled=coupled)
 
 
 def budget(eps: float, progress: jax.Array, ramp_levels: int) -> jax.Array:

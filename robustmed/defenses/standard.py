@@ -4,5 +4,7 @@ from robustmed import types
 from robustmed.defenses import weighted
 
 
-def make(task: types.Task) -> types.Defense:
-  return types.Defense(phases=(weighted.phase(task, [weighted.CLEAN]),))
+def make(task: types.Task, *, coupled: bool = False) -> types.Defense:
+  """With `coupled` the task's loss is the one that couples the examples of a batch."""
+  phase = weighted.phase(task, [weighted.CLEAN], coupled=coupled)
+  return types.Defense(phases=(phase,), coupled=coupled)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from robustmed import types
+from robustmed import errors, types
 
 Array = jax.Array
 
@@ -25,15 +25,26 @@ class Copy(NamedTuple):
 CLEAN = Copy('clean', 1.0, lambda variables, context: context.batch['image'])
 
 
-def phase(task: types.Task, copies: Sequence[Copy], *, name: str = 'main', **kwargs) -> types.Phase:
+def phase(
+  task: types.Task,
+  copies: Sequence[Copy],
+  *,
+  name: str = 'main',
+  coupled: bool = False,
+  **kwargs,
+) -> types.Phase:
   """A phase whose loss is sum_c weight_c * (sum of the task's terms on copy c), per example.
 
   The targets are the batch's for every copy; terms that look at the image (reconstruction) see
   the copy. A network without batch statistics runs once on all copies stacked; with them once per
-  copy, so that every forward pass has statistics of its own, the last copy's being kept.
+  copy, so that every forward pass has statistics of its own, the last copy's being kept. With
+  `coupled` the terms are the task's coupled ones, each copy being a batch of its own.
   aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy).
   """
   copies = tuple(copies)
+  if coupled and task.coupled is None:
+    raise errors.UserError('this task has no coupled losses; set coupled to False')
+  losses = task.coupled if coupled else task.losses
 
   def loss(params, context):
     frozen = {'params': jax.lax.stop_gradient(params), **context.state}
@@ -42,7 +53,7 @@ def phase(task: types.Task, copies: Sequence[Copy], *, name: str = 'main', **kwa
     outputs, state = _forward(task, variables, images, context)
     values, aux = 0.0, {}
     for copy, image, output in zip(copies, images, outputs):
-      terms = task.losses(output, {**context.batch, 'image': image})
+      terms = losses(output, {**context.batch, 'image': image})
       total = sum(terms.values())
       values = values + copy.weight * total
       aux[f'loss/{copy.name}'] = total

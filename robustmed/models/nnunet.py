@@ -48,20 +48,20 @@ class NnUNet(nn.Module):
 
   Head i is at the i-th resolution, head 0 the full one; there is one per pooling. `strides` are
   those of the poolings from the top, each an int or one per axis (see nnunet_planner). Stage i has
-  min(base 2^i, max_features) features, all scaled by `width`. Outputs are float32 whatever `dtype`
-  is.
+  min(base_features 2^i, max_features) features, all scaled by `width`. Outputs are float32 whatever
+  `dtype` is.
   """
 
   num_classes: int = 3
   channels: int = 1
   strides: tuple[int | tuple[int, ...], ...] = (2, 2, 2)
-  base: int = 32
+  base_features: int = 32
   max_features: int = 480
   width: float = 1.0
   dtype: jnp.dtype | None = None
 
   def _features(self, stage):
-    return max(1, round(min(self.base * 2**stage, self.max_features) * self.width))
+    return max(1, round(min(self.base_features * 2**stage, self.max_features) * self.width))
 
   def _strides(self, image):
     rank = image.ndim - 2

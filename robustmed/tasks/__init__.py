@@ -1,5 +1,5 @@
 """Tasks: what a network is for. One file and one line here per task."""
 
-from robustmed.tasks import shape
+from robustmed.tasks import segmentation, shape
 
-TASKS = {'shape': shape.make}
+TASKS = {'segmentation': segmentation.make, 'shape': shape.make}

@@ -30,7 +30,7 @@ def _batch(size=3):
 
 
 def test_every_entry_is_in_this_suite():
-  assert set(SMALL) == set(MODELS) and set(TASKS) == {'shape'}
+  assert set(SMALL) == set(MODELS) and set(TASKS) == {'segmentation', 'shape'}
 
 
 @pytest.mark.parametrize('name', MODELS)

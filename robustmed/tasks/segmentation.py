@@ -1,0 +1,183 @@
+"""Segmentation with deep supervision, over any number of spatial axes.
+
+Loss and supervision of nnU-Net version 1 (Isensee et al. 2021), per example as Ma and Liang 2022
+need it for margins of single samples; ADI is their eq. 2.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from robustmed import errors, parallel, types
+from robustmed.metrics import slice_sets
+from robustmed.tasks import networks
+
+Array = jax.Array
+SMOOTH, TINY = 1e-5, 1e-8  # of the soft Dice
+
+
+def make(
+  module: nn.Module,
+  *,
+  image_shape: tuple[int, ...],
+  classes: Sequence[str],
+  units: str = 'standard deviations of the image (z-scores)',
+) -> types.Task:
+  """Images [b, *spatial, c]; target 'labels' [b, *spatial] int: 0 background, k the k-th of
+  `classes`, -1 outside of the scan, which counts as background.
+
+  The module's outputs are {'head0': [b, *spatial, 1 + len(classes)] logits, 'head1': the same on a
+  coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
+  example; the coupled losses have one Dice for the whole batch, as nnU-Net trains in 2D.
+  Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
+  Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), and the
+  counts _tp<k>, _fp<k>, _fn<k>, from which `slice_sets.tvdi` reads the TVDI of a set of examples.
+  """
+  classes = tuple(classes)
+  network = networks.bind(module, image_shape=image_shape)
+
+  def metrics(outputs, batch):
+    logits = outputs['head0']
+    if logits.shape[-1] != len(classes) + 1:
+      raise errors.UserError(
+        f'the network has {logits.shape[-1]} outputs for {len(classes)} classes and the background'
+      )
+    counts = hard_counts(logits, batch['target']['labels'])
+    scores = 2 * counts['tp'] / (2 * counts['tp'] + counts['fp'] + counts['fn'] + slice_sets.TINY)
+    return {
+      'DICE': jnp.mean(scores, axis=-1),
+      **{f'DICE_{name}': scores[:, k] for k, name in enumerate(classes)},
+      **{
+        f'_{kind}{k + 1}': count[:, k]
+        for kind, count in counts.items()
+        for k in range(len(classes))
+      },
+    }
+
+  return types.Task(
+    init=network.init,
+    predict=network.predict,
+    forward=network.forward,
+    losses=loss_terms,
+    objectives=OBJECTIVES,
+    metrics=metrics,
+    image_shape=tuple(image_shape),
+    units=units,
+    diagnostics=diagnostics,
+    coupled=coupled_terms,
+  )
+
+
+def head_weights(num_heads: int) -> tuple[float, ...]:
+  """2^-i for head i, 0 for the coarsest one (unless it is alone), with sum 1."""
+  raw = [2.0**-i for i in range(num_heads)]
+  if num_heads > 1:
+    raw[-1] = 0.0
+  return tuple(weight / sum(raw) for weight in raw)
+
+
+def _heads(outputs):
+  """Logits from the finest grid down."""
+  return [outputs[f'head{i}'] for i in range(len(outputs))]
+
+
+def one_hot(labels: Array, like: Array) -> Array:
+  """Labels [b, *spatial] on the grid of `like` [b, *coarse, k], one-hot and nearest-neighbour.
+
+  The cell of a coarse pixel is the one its centre falls on, the higher of the two middle ones, as
+  skimage's order 0 has it. -1 becomes background.
+  """
+  factors = [n // m for n, m in zip(labels.shape[1:], like.shape[1:-1], strict=True)]
+  labels = labels[(slice(None), *(slice(f // 2, None, f) for f in factors))]
+  classes = jnp.arange(like.shape[-1]).reshape((1,) * labels.ndim + (-1,))
+  return (jnp.maximum(labels, 0)[..., None] == classes).astype(like.dtype)
+
+
+def _soft_terms(logits, labels):
+  """Per example: mean cross-entropy [b], and per foreground class the overlap and both sizes."""
+  target = one_hot(labels, logits)
+  space = tuple(range(1, logits.ndim - 1))
+  log_probability = jax.nn.log_softmax(logits)
+  entropy = -jnp.mean(jnp.sum(target * log_probability, axis=-1), axis=space)
+  probability, target = jnp.exp(log_probability)[..., 1:], target[..., 1:]
+  overlap = jnp.sum(probability * target, axis=space)
+  return entropy, {'overlap': overlap, 'sizes': jnp.sum(probability + target, axis=space)}
+
+
+def _dice_loss(sums):
+  """1 - mean over classes of (2TP + 1e-5) / (2TP + FP + FN + 1e-5 + 1e-8)."""
+  scores = (2 * sums['overlap'] + SMOOTH) / (sums['sizes'] + SMOOTH + TINY)
+  return 1 - jnp.mean(scores, axis=-1)
+
+
+def _weighted(outputs, batch, dice_of):
+  heads = _heads(outputs)
+  terms = {'ce': 0.0, 'dice': 0.0}
+  for weight, logits in zip(head_weights(len(heads)), heads, strict=True):
+    if weight:
+      entropy, sums = _soft_terms(logits, batch['target']['labels'])
+      terms['ce'] += weight * entropy
+      terms['dice'] += weight * dice_of(sums)
+  return terms
+
+
+def loss_terms(outputs, batch) -> dict[str, Array]:
+  """Cross-entropy and 1 - soft Dice of each example alone (nnU-Net writes - Dice)."""
+  return _weighted(outputs, batch, _dice_loss)
+
+
+def coupled_terms(outputs, batch) -> dict[str, Array]:
+  """The same with TP, FP and FN summed over the global batch, for training on devices."""
+  return _weighted(outputs, batch, lambda sums: parallel.coupled(_dice_loss, sums, batch['mask']))
+
+
+def hard_counts(logits: Array, labels: Array) -> dict[str, Array]:
+  """True positive, false positive and false negative pixels, {'tp', 'fp', 'fn': [b, classes]}."""
+  found = jnp.argmax(logits, axis=-1)[..., None] == jnp.arange(1, logits.shape[-1]).reshape(
+    (1,) * (logits.ndim - 1) + (-1,)
+  )
+  true = one_hot(labels, logits)[..., 1:] > 0
+  count = lambda pixels: jnp.sum(pixels.astype(jnp.float32), axis=tuple(range(1, logits.ndim - 1)))
+  return {'tp': count(found & true), 'fp': count(found & ~true), 'fn': count(~found & true)}
+
+
+def cross_entropy(outputs, batch) -> Array:
+  return _soft_terms(outputs['head0'], batch['target']['labels'])[0]
+
+
+def dice(outputs, batch) -> Array:
+  return _dice_loss(_soft_terms(outputs['head0'], batch['target']['labels'])[1])
+
+
+def head0(outputs, batch) -> Array:
+  entropy, sums = _soft_terms(outputs['head0'], batch['target']['labels'])
+  return entropy + _dice_loss(sums)
+
+
+def margin(outputs, batch) -> Array:
+  """Mean over pixels of min(1, best wrong logit - true logit), Carlini and Wagner 2017, eq. 6.
+
+  The cap keeps pixels that are wrong already from outweighing those that are not.
+  """
+  logits = outputs['head0']
+  target = one_hot(batch['target']['labels'], logits)
+  own = jnp.sum(target * logits, axis=-1)
+  other = jnp.max(jnp.where(target > 0, -jnp.inf, logits), axis=-1)
+  return jnp.mean(jnp.minimum(other - own, 1.0), axis=tuple(range(1, own.ndim)))
+
+
+def diagnostics(outputs) -> dict[str, Array]:
+  """Share of the pixels whose float32 probability of one class is exactly 1."""
+  top = jnp.max(jax.nn.softmax(outputs['head0']), axis=-1)
+  return {'_saturated': jnp.mean((top == 1).astype(jnp.float32), axis=tuple(range(1, top.ndim)))}
+
+
+OBJECTIVES = {
+  'loss': lambda outputs, batch: sum(loss_terms(outputs, batch).values()),
+  'ce': cross_entropy,
+  'dice': dice,
+  'head0': head0,
+  'margin': margin,
+}

@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from robustmed.metrics import slice_sets
+
+
+def test_tvdi_pools_the_pixels_of_all_slices():
+  rng = np.random.default_rng(0)
+  found, true = rng.integers(0, 3, (2, 5, 8, 8))
+  columns, scores = {'DICE': np.zeros(5)}, []
+  for k in (1, 2):
+    a, b = found == k, true == k
+    for name, pixels in (('tp', a & b), ('fp', a & ~b), ('fn', ~a & b)):
+      columns[f'_{name}{k}'] = pixels.sum((1, 2))
+    scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+  assert slice_sets.tvdi(columns) == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_empty_classes_and_missing_counts():
+  zero = {f'_{kind}1': np.zeros(3) for kind in ('tp', 'fp', 'fn')}
+  assert slice_sets.tvdi(zero) == 0
+  with pytest.raises(ValueError, match='columns _tp1'):
+    slice_sets.tvdi({'DICE': np.ones(3)})
