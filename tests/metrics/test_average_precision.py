@@ -3,6 +3,8 @@ import io
 
 import numpy as np
 import pytest
+from pycocotools import coco as coco_lib
+from pycocotools import cocoeval
 
 from robustmed import errors
 from robustmed.metrics import average_precision as ap_lib
@@ -34,8 +36,6 @@ def cases(seed, *, count=12, **options):
 
 def coco(images, *, num_classes):
   """Precision by class and threshold, from pycocotools."""
-  cocoeval = pytest.importorskip('pycocotools.cocoeval')
-  from pycocotools import coco as coco_lib
 
   def rows(boxes, classes, image_id):
     return [
