@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 from robustmed import errors
 from robustmed.data import store
+from robustmed.data.phantoms import bccd as phantom_bccd
 from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.sources import disk_masks, lumbar_disks, spider, ssmspine
+from robustmed.data.sources import bccd, disk_masks, lumbar_disks, spider, ssmspine
 
 SOURCES = {
+  'bccd': bccd,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
+  'phantom_bccd': phantom_bccd,
   'phantom_brats': phantom_brats,
   'phantom_lumbar_disks': phantom_lumbar_disks,
   'spider': spider,

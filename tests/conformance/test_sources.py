@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import cells
 import spines
 import torch_files
 from robustmed import data, errors
@@ -20,6 +21,10 @@ def _disk_folder(folder):
       raw / f'{example["name"]}.npz', img=example['image'][..., 0] * 900, shape=example['contour']
     )
   return {'dir': str(raw)}
+
+
+def _cell_folder(folder):
+  return {'dir': str(cells.fill(folder / 'raw'))}
 
 
 def _mask_folder(folder):
@@ -46,7 +51,16 @@ def _tensor_folder(folder):
   return {'dir': str(folder / 'raw')}
 
 
+BOXED = {'height': 32, 'width': 48, 'long_side': 40, 'max_boxes': 9}
 CONFIGS = {
+  'bccd': {'name': 'bccd', **BOXED},
+  'phantom_bccd': {
+    'name': 'phantom_bccd',
+    **BOXED,
+    'train_images': 5,
+    'validation_images': 2,
+    'test_images': 2,
+  },
   'phantom_lumbar_disks': {
     'name': 'phantom_lumbar_disks',
     'side': 16,
@@ -61,12 +75,13 @@ CONFIGS = {
   'ssmspine': {'name': 'ssmspine', 'side': 16},
 }
 FILES = {  # real sources: makes a small folder of the original files
+  'bccd': _cell_folder,
   'lumbar_disks': _disk_folder,
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
   'ssmspine': _tensor_folder,
 }
-TWINS = dict.fromkeys(FILES, 'phantom_lumbar_disks')
+TWINS = {**dict.fromkeys(FILES, 'phantom_lumbar_disks'), 'bccd': 'phantom_bccd'}
 
 
 def config_of(name, tmp_path_factory):
@@ -107,7 +122,8 @@ class TestSource:
   def test_examples(self, name, sources):
     source = sources[name]
     seen = set()
-    for split in (source.train, source.test):
+    splits = [split for split in (source.train, source.validation, source.test) if split]
+    for split in splits:
       assert len(split) > 0
       for example, group in zip(split, split.groups):
         assert example['image'].dtype == np.float32 and example['image'].ndim in (3, 4)
@@ -117,7 +133,7 @@ class TestSource:
           value = np.asarray(value)
           assert value.dtype.kind != 'f' or np.isfinite(value).all()
         seen.add(int(example['index']))
-    assert seen == set(range(len(source.train) + len(source.test)))
+    assert seen == set(range(sum(len(split) for split in splits)))
 
   def test_no_group_on_both_sides(self, name, sources):
     assert not set(sources[name].train.groups) & set(sources[name].test.groups)
