@@ -14,10 +14,11 @@ from robustmed.data import store
 from robustmed.data.phantoms import bccd as phantom_bccd
 from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.sources import bccd, disk_masks, lumbar_disks, spider, ssmspine
+from robustmed.data.sources import bccd, brats, disk_masks, lumbar_disks, spider, ssmspine
 
 SOURCES = {
   'bccd': bccd,
+  'brats': brats,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
   'phantom_bccd': phantom_bccd,
@@ -78,6 +79,7 @@ def load(config: Mapping[str, Any]) -> Source:
     root=store.cache_root(fields['cache_dir']),
     fingerprint=source.fingerprint(fields),
   )
+  splits = {'train': store.Split([], []), **splits}  # a source may have test examples alone
   info = {
     'name': fields['name'],
     'sizes': {name: len(split) for name, split in splits.items()},

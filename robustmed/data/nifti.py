@@ -44,17 +44,17 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
   Trailing axes of length 1 beyond `axes` are dropped.
   """
   image = _open(path)
+  stored = image.get_data_dtype()
+  if stored.kind not in 'iuf':
+    raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
-    array = np.asarray(image.dataobj)
+    array = image.get_fdata(dtype=np.float32, caching='unchanged')
   except Exception as error:  # readers raise whatever a damaged file makes them stumble over
     raise _damaged(path, error) from error
   while array.ndim > axes and array.shape[-1] == 1:
     array = array[..., 0]
-  if array.ndim != axes or min(array.shape) < 1 or array.dtype.kind not in 'biuf':
-    raise errors.UserError(
-      f'{path}: must be a volume of {axes} axes of numbers, not {array.dtype} {list(array.shape)}'
-    )
-  array = array.astype(np.float32)
+  if array.ndim != axes or min(array.shape) < 1:
+    raise errors.UserError(f'{path}: must be a volume of {axes} axes, not {list(array.shape)}')
   if not np.isfinite(array).all():
     raise errors.UserError(
       f'{path}: has {np.count_nonzero(~np.isfinite(array))} NaN or infinite values'

@@ -1,5 +1,6 @@
 """Every data source, real or synthetic, through the same suite."""
 
+import gliomas
 import jax
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def _tensor_folder(folder):
 
 
 BOXED = {'height': 32, 'width': 48, 'long_side': 40, 'max_boxes': 9}
+
+
+def _glioma_folder(folder):
+  return {'dir': str(gliomas.brats2017(folder / 'raw'))}
+
+
 CONFIGS = {
   'bccd': {'name': 'bccd', **BOXED},
   'phantom_bccd': {
@@ -68,6 +75,7 @@ CONFIGS = {
     'test_patients': 1,
     'disks_per_patient': 2,
   },
+  'brats': {'name': 'brats', 'side': 16, 'n4': 'none'},
   'phantom_brats': {'name': 'phantom_brats', 'side': 16, 'train_cases': 4, 'test_cases': 1},
   'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
   'disk_masks': {'name': 'disk_masks', 'side': 16},
@@ -76,12 +84,17 @@ CONFIGS = {
 }
 FILES = {  # real sources: makes a small folder of the original files
   'bccd': _cell_folder,
+  'brats': _glioma_folder,
   'lumbar_disks': _disk_folder,
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
   'ssmspine': _tensor_folder,
 }
-TWINS = {**dict.fromkeys(FILES, 'phantom_lumbar_disks'), 'bccd': 'phantom_bccd'}
+TWINS = {
+  **dict.fromkeys(FILES, 'phantom_lumbar_disks'),
+  'bccd': 'phantom_bccd',
+  'brats': 'phantom_brats',
+}
 
 
 def config_of(name, tmp_path_factory):

@@ -116,7 +116,13 @@ def _truncated(path):
   path.write_bytes(path.read_bytes()[:1500])
 
 
+def _colours(path):
+  pixels = np.zeros((2, 2, 2), [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+  nib.save(nib.Nifti1Image(pixels, np.eye(4)), path)
+
+
 BAD = {
+  'colours': (_colours, 'must hold plain numbers'),
   'empty': (lambda path: path.write_bytes(b''), 'Empty file'),
   'text': (lambda path: path.write_bytes(b'not a volume at all' * 30), 'not a NIfTI file'),
   'header only': (_truncated, 'ended before'),
