@@ -98,10 +98,12 @@ class Cost(NamedTuple):
 
 class Defense(NamedTuple):
   """init: (num_examples) -> memory; update: (memory, aux, batch) -> memory, aux/batch gathered
-  over devices so that every device computes the same memory."""
+  over devices so that every device computes the same memory. num_examples is above every
+  batch['index']. summaries: table name -> (memory -> {column: number}), logged while training."""
 
   phases: tuple[Phase, ...]
   init: Callable[[int], PyTree] = lambda num_examples: ()
   update: Callable[..., PyTree] = lambda memory, aux, batch: memory
   cost: Cost = Cost()
   coupled: bool = False  # trains on the task's coupled losses; reports say so
+  summaries: Mapping[str, Callable[[PyTree], dict[str, Array]]] = {}

@@ -31,7 +31,7 @@ assert parallel.device_count() == count * spec['processes']
 import numpy as np
 import toys
 from robustmed import attacks, console
-from robustmed.defenses import adversarial
+from robustmed.defenses import adversarial, amat
 from robustmed.evaluation import grid
 from robustmed.training import optimisers, state as train_state, step
 
@@ -59,25 +59,34 @@ for norm in ('linf', 'l2'):
   out[norm] = np.concatenate(images)[order]
 
 attack = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
-defense = adversarial.make(task, attack=attack, objectives={'bce': 0.5}, eps=0.05)
-rules = {'main': optimisers.make({'name': 'adamax', 'lr': 0.02}, num_steps=6)}
-run = step.make(defense, optimisers=rules, num_steps=6)
-state = train_state.create(
-  task,
-  defense,
-  step.for_phases(defense, rules),
-  key=jax.random.key(0),
-  num_examples=8,
-  average=False,
+def train(defense):
+  rules = {'main': optimisers.make({'name': 'adamax', 'lr': 0.02}, num_steps=6)}
+  run = step.make(defense, optimisers=rules, num_steps=6)
+  state = train_state.create(
+    task,
+    defense,
+    step.for_phases(defense, rules),
+    key=jax.random.key(0),
+    num_examples=8,
+    average=False,
+  )
+  losses, per_host = [], 16 // spec['processes']
+  for number in range(6):
+    start = number * 16 + spec['process'] * per_host
+    batch = {k: v for k, v in toys.batch(per_host, start=start).items()}
+    batch['index'] = batch['index'] * 5 // 3 % 8  # 8 examples, some of them oftener in a batch
+    state, scalars = run(state, batch, jax.random.key(1))
+    losses.append(float(np.asarray(scalars['main/loss'])))
+  return state, np.array(losses)
+
+state, out['losses'] = train(
+  adversarial.make(task, attack=attack, objectives={'bce': 0.5}, eps=0.05)
 )
-losses, per_host = [], 16 // spec['processes']
-for number in range(6):
-  start = number * 16 + spec['process'] * per_host
-  batch = {k: v for k, v in toys.batch(per_host, start=start).items()}
-  state, scalars = run(state, batch, jax.random.key(1))
-  losses.append(float(np.asarray(scalars['main/loss'])))
-out['losses'] = np.array(losses)
 out['kernel'] = np.asarray(state.params['hidden']['kernel'])
+attack = attacks.pgd(norm='l2', num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
+state, _ = train(amat.make(task, attack=attack, step=0.3, thresholds=(0.69,), epoch_steps=2))
+out['margin'] = np.asarray(state.memory['margin'])
+assert len(np.unique(out['margin'])) > 2
 parallel.barrier('done')
 if parallel.is_writer():
   np.savez(spec['out'], **out)
@@ -129,12 +138,14 @@ def test_equal_batches_per_device_give_equal_bits(one_device, tmp_path, processe
   np.testing.assert_array_equal(other['l2'], one_device['l2'])
   np.testing.assert_allclose(other['losses'], one_device['losses'], rtol=1e-5)
   np.testing.assert_allclose(other['kernel'], one_device['kernel'], atol=1e-5)
+  np.testing.assert_allclose(other['margin'], one_device['margin'], rtol=1e-5)
 
 
 def test_other_batches_per_device_differ_by_rounding_alone(one_device, tmp_path):
   other = _run(tmp_path, processes=1, devices=2, per_device=8)
   assert np.mean(other['linf'] == one_device['linf']) >= 0.999
   np.testing.assert_allclose(other['l2'], one_device['l2'], atol=1e-5)
+  np.testing.assert_allclose(other['margin'], one_device['margin'], rtol=1e-4)
 
 
 def test_two_hosts_run_the_main_program(tmp_path):

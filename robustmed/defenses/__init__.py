@@ -1,5 +1,10 @@
 """Defenses: how a network is trained. One file and one line here per defense."""
 
-from robustmed.defenses import adversarial, noise, standard
+from robustmed.defenses import adversarial, amat, noise, standard
 
-DEFENSES = {'standard': standard.make, 'noise': noise.make, 'adversarial': adversarial.make}
+DEFENSES = {
+  'adversarial': adversarial.make,
+  'amat': amat.make,
+  'noise': noise.make,
+  'standard': standard.make,
+}

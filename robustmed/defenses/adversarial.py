@@ -39,9 +39,8 @@ def make(
         task.predict(variables, image), {**context.batch, 'image': image}
       )
       keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(context.keys)
-      return attack(
-        objective, context.batch['image'], eps=budget(eps, context.progress, ramp_levels), key=keys
-      ).x
+      now = budget(eps, context.progress, ramp_levels)
+      return attack(objective, context.batch['image'], eps=now, key=keys).x, {}
 
     return make_image
 

@@ -27,10 +27,11 @@ def make(
     image = context.batch['image']
     shape = image.shape[1:]
     if mode == 'only':
-      return eps * jax.vmap(lambda key: jax.random.uniform(key, shape, image.dtype))(context.keys)
+      draw = lambda key: jax.random.uniform(key, shape, image.dtype)
+      return eps * jax.vmap(draw)(context.keys), {}
     draw = lambda key: jax.random.uniform(key, shape, image.dtype, -eps, eps)
     image = image + jax.vmap(draw)(context.keys)
-    return image if bounds is None else jnp.clip(image, *bounds)
+    return image if bounds is None else jnp.clip(image, *bounds), {}
 
   copies = [
     weighted.CLEAN._replace(weight=clean_weight),

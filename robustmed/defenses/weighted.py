@@ -14,15 +14,16 @@ Array = jax.Array
 class Copy(NamedTuple):
   """One image the network is trained on, and its share of the loss.
 
-  make: (variables, context) -> image; the variables come with their gradient stopped.
+  make: (variables, context) -> (image, aux); the variables come with their gradient stopped. aux,
+  {name: [b]}, is handed to the defense's `update` and its means are logged.
   """
 
   name: str
   weight: float
-  make: Callable[[Any, types.LossContext], Array]
+  make: Callable[[Any, types.LossContext], tuple[Array, dict[str, Array]]]
 
 
-CLEAN = Copy('clean', 1.0, lambda variables, context: context.batch['image'])
+CLEAN = Copy('clean', 1.0, lambda variables, context: (context.batch['image'], {}))
 
 
 def phase(
@@ -39,7 +40,7 @@ def phase(
   the copy. A network without batch statistics runs once on all copies stacked; with them once per
   copy, so that every forward pass has statistics of its own, the last copy's being kept. With
   `coupled` the terms are the task's coupled ones, each copy being a batch of its own.
-  aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy).
+  aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy) and what the copies gave.
   """
   copies = tuple(copies)
   if coupled and task.coupled is None:
@@ -48,7 +49,8 @@ def phase(
 
   def loss(params, context):
     frozen = {'params': jax.lax.stop_gradient(params), **context.state}
-    images = [jax.lax.stop_gradient(copy.make(frozen, context)) for copy in copies]
+    made = [jax.lax.stop_gradient(copy.make(frozen, context)) for copy in copies]
+    images = [image for image, _ in made]
     variables = {'params': params, **context.state}
     outputs, state = _forward(task, variables, images, context)
     values, aux = 0.0, {}
@@ -59,7 +61,8 @@ def phase(
       aux[f'loss/{copy.name}'] = total
       for term, value in terms.items():
         aux.setdefault(term, value)
-    return values, {'scalars': aux, 'state': state}
+    given = {name: value for _, more in made for name, value in more.items()}
+    return values, {'scalars': {**aux, **given}, 'state': state, **given}
 
   return types.Phase(name=name, loss=loss, **kwargs)
 

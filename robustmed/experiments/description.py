@@ -26,7 +26,7 @@ def describe(
     arm = exp.arms[name]
     per_arm[name] = costs.training_gradients(
       arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
-    )
+    ) + round(arm.prepare_passes * sizes.get('train', 0))
     arms[name] = {
       'steps': arm.train['steps'],
       'batch_size': arm.train['batch_size'],

@@ -8,6 +8,7 @@ import ml_collections
 
 from robustmed import attacks, defenses, errors, types
 from robustmed.evaluation import grid
+from robustmed.experiments import preparation
 from robustmed.training import optimisers
 
 PyTree = Any
@@ -25,10 +26,16 @@ class Arm(NamedTuple):
   model: Mapping[str, Any] = {}  # fields of config.model that differ
   augment: Callable[[Any], Callable[..., Any] | None] | None = None
   attacks: tuple[str, ...] | None = None  # probes of the grid; None all, () only clean images
+  # Where the defense itself waits for finished arms: made by `prepare` just before training, at
+  # the cost of `prepare_passes` passes over the training examples.
+  extra_needs: tuple[str, ...] = ()
+  prepare: Callable[[preparation.Finished], types.Defense] | None = None
+  prepare_passes: float = 0.0
 
   @property
   def needs(self) -> tuple[str, ...]:
-    return (self.init_from,) if self.init_from else ()
+    own = (self.init_from,) if self.init_from else ()
+    return tuple(dict.fromkeys((*own, *self.extra_needs)))
 
 
 class Experiment(NamedTuple):
@@ -118,34 +125,55 @@ def make_arms(
   *,
   make_task: Callable[[Mapping[str, Any]], types.Task] | None = None,
   make_augment: Callable[[Mapping[str, Any]], Any] | None = None,
+  clean_view: Callable[[Any], Callable[[types.Batch], types.Batch]] | None = None,
 ) -> dict[str, Arm]:
   """config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields that differ}.
 
   An arm may also have 'model' and 'augment', fields of config.model and config.augment that differ,
   from which `make_task` and `make_augment` make its own, and 'attacks', the probes it meets.
+  'thresholds_from' names the arm whose clean training values give the defense's thresholds, by
+  'thresholds', fields of `thresholds.estimate`; for `clean_view` see `preparation.clean_values`.
   """
   return {
-    name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment)
+    name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment, clean_view)
     for name, options in config.arms.items()
   }
 
 
-def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
+def _make_arm(name, task, config, options, make_task, make_augment, clean_view) -> Arm:
   model, augment = options.get('model', {}), options.get('augment', {})
   for kind, fields in (('model', model), ('augment', augment)):
     for field in fields:
       errors.lookup(config[kind].to_dict(), field, kind=f'{kind} field of arm {name!r}')
   own = make_task(model) if model else None
   attacked = options.get('attacks')
+  defense, waits = options['defense'], {}
+  if options.get('thresholds_from'):
+    if defense.get('thresholds') is not None:
+      raise errors.UserError(f'arm {name!r} has both thresholds and thresholds_from; leave one out')
+    defense = {**defense, 'thresholds': ()}
+    waits = {
+      'extra_needs': (options['thresholds_from'],),
+      'prepare': preparation.with_thresholds(
+        own or task,
+        defense,
+        make=make_defense,
+        arm=options['thresholds_from'],
+        options=options.get('thresholds', {}),
+        view=clean_view,
+      ),
+      'prepare_passes': 1.0,
+    }
   return Arm(
     name=name,
-    defense=make_defense(own or task, options['defense']),
+    defense=make_defense(own or task, defense),
     train=train_options(config, options),
     init_from=options.get('init_from', ''),
     task=own,
     model=model,
     augment=make_augment(augment) if augment else None,
     attacks=None if attacked is None else tuple(attacked),
+    **waits,
   )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from robustmed import commandline, console, errors, experiments, files, parallel, report
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, grid, statistics
-from robustmed.experiments import description, experiment, keepsakes, workdir
+from robustmed.experiments import description, experiment, keepsakes, preparation, workdir
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
@@ -116,17 +116,21 @@ class Run:
         start_step=start,
       )
 
+    defense = arm.defense
+    if arm.prepare is not None:
+      load = lambda other: self._load(other, seed)
+      defense = arm.prepare(preparation.Finished(load, source, self.config, seed, folder))
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
     state = loop.fit(
       arm.name,
       task=self.exp.task_of(arm.name),
-      defense=arm.defense,
+      defense=defense,
       batches=batches,
       config=options,
       folder=folder / 'state',
       log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
       key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
-      num_examples=len(source.train),
+      num_examples=preparation.slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.augment)(source),
       initial=self._load(arm.init_from, seed) if arm.init_from else None,
@@ -302,7 +306,7 @@ class Run:
 
   def _merge_logs(self) -> None:
     tables = []
-    for path in sorted((self.folder / 'logs').glob('*.seed*.csv')):
+    for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
       arm, seed = path.stem.rsplit('.seed', 1)
       table = pd.read_csv(path)
       table.insert(0, 'arm', arm)

@@ -23,3 +23,24 @@ def tvdi(columns: Mapping[str, np.ndarray]) -> float:
   if not scores:
     raise ValueError('no counted pixels: columns _tp1, _fp1, _fn1 are missing')
   return float(np.mean(scores))
+
+
+def adi(columns: Mapping[str, np.ndarray], *, absent: float = 0.0) -> float:
+  """Average Dice index (Ma and Liang 2022, eq. 2): Dice per slice and class, mean over the classes
+  and then over the slices.
+
+  `columns` as for `tvdi`. `absent` is what a class scores that is neither in a slice nor in its
+  prediction: 0 as published, 1 for agreement, nan to leave it out of the slice's mean.
+  """
+  scores = []
+  while f'_tp{len(scores) + 1}' in columns:
+    tp, fp, fn = (
+      np.asarray(columns[f'_{kind}{len(scores) + 1}'], np.float64) for kind in ('tp', 'fp', 'fn')
+    )
+    size = 2 * tp + fp + fn
+    scores.append(np.where(size > 0, 2 * tp / (size + TINY), absent))
+  if not scores:
+    raise ValueError('no counted pixels: columns _tp1, _fp1, _fn1 are missing')
+  scores = np.stack(scores, axis=1)
+  scores = scores[~np.isnan(scores).all(axis=1)]
+  return float(np.mean(np.nanmean(scores, axis=1)))

@@ -72,7 +72,9 @@ def fit(
       augment=augment,
       ema=config.get('ema', 0.0),
     )
-    with Log(log, done=done, every=config.get('log_every', 20)) as rows:
+    with Log(
+      log, done=done, every=config.get('log_every', 20), summaries=defense.summaries
+    ) as rows:
       state = _run(
         name, state, train_step, batches(done), config, store, run_key, stopper, rows, done
       )
@@ -101,7 +103,7 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
       # Reading the previous entry, not this one, leaves the device busy meanwhile.
       if pending is not None:
         _record(name, pending, rows, progress, store)
-      pending = (number + 1, scalars, state.bad_step)
+      pending = (number + 1, scalars, rows.summarise(state.memory), state.bad_step)
     stop = (number + 1) % check == 0 and stopper.requested()
     if last or stop or (number + 1) % every == 0:
       _record(name, pending, rows, progress, store)
@@ -121,10 +123,10 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
 def _record(name, pending, rows, progress, store):
   if pending is None:
     return
-  number, scalars, bad_step = pending
+  number, scalars, tables, bad_step = pending
   _stop_if_bad(name, bad_step, store)
   values = {key: float(np.asarray(value)) for key, value in scalars.items()}
-  rows.write(number, values)
+  rows.write(number, values, tables)
   progress.update(number, f'loss {values[next(k for k in values if k.endswith("/loss"))]:.4g}')
 
 
@@ -140,32 +142,49 @@ def _stop_if_bad(name, bad_step, store):
 
 
 class Log:
-  """Scalars of one arm as CSV and TensorBoard; rows after the resumed step are dropped first."""
+  """Scalars of one arm as CSV and TensorBoard; rows after the resumed step are dropped first.
 
-  def __init__(self, path: str | os.PathLike, *, done: int, every: int):
-    self._path = pathlib.Path(path)
+  Each of the defense's `summaries` is a CSV of its own beside it, NAME.<summary>.csv.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    done: int,
+    every: int,
+    summaries: Mapping[str, Callable[[Any], dict[str, Any]]] = {},
+  ):
+    path = pathlib.Path(path)
     self._every = every
-    self._kept: list[dict[str, Any]] = []
+    self._summaries = {name: jax.jit(summary) for name, summary in summaries.items()}
+    self._paths = {'': path, **{name: path.with_suffix(f'.{name}.csv') for name in summaries}}
+    self._kept: dict[str, list[dict[str, Any]]] = {name: [] for name in self._paths}
     self._board = None
     self._started = time.monotonic()
     if not parallel.is_writer():
       return
-    if done and self._path.exists():
-      with self._path.open(newline='') as file:
-        self._kept = [row for row in csv.DictReader(file) if int(row['step']) <= done]
+    for name, file in self._paths.items():
+      self._kept[name] = _rows_until(file, done)
     self._board = tensorboardX.SummaryWriter(
-      str(self._path.with_suffix('')), purge_step=done or None, flush_secs=10
+      str(path.with_suffix('')), purge_step=done or None, flush_secs=10
     )
 
   def wanted(self, number: int) -> bool:
     return number == 1 or number % self._every == 0
 
-  def write(self, number: int, values: Mapping[str, float]) -> None:
+  def summarise(self, memory: Any) -> dict[str, dict[str, Any]]:
+    return {name: summary(memory) for name, summary in self._summaries.items()}
+
+  def write(
+    self, number: int, values: Mapping[str, float], tables: Mapping[str, Mapping[str, Any]] = {}
+  ) -> None:
     if self._board is None:
       return
-    self._kept.append(
-      {'step': number, 'seconds': round(time.monotonic() - self._started, 3), **values}
-    )
+    seconds = round(time.monotonic() - self._started, 3)
+    self._kept[''].append({'step': number, 'seconds': seconds, **values})
+    for name, table in tables.items():
+      self._kept[name].append({'step': number, **{k: np.asarray(v) for k, v in table.items()}})
     for key, value in values.items():
       self._board.add_scalar(key, value, number)
 
@@ -180,14 +199,22 @@ class Log:
     """Writes the CSV as it stands, before every checkpoint, so that a kill loses no rows."""
     if self._board is None:
       return
-    names = list(dict.fromkeys(key for row in self._kept for key in row))
-    with files.replacing(self._path) as temporary, temporary.open('w', newline='') as file:
-      writer = csv.DictWriter(file, names, restval='')
-      writer.writeheader()
-      writer.writerows(self._kept)
+    for name, path in self._paths.items():
+      columns = list(dict.fromkeys(key for row in self._kept[name] for key in row))
+      with files.replacing(path) as temporary, temporary.open('w', newline='') as file:
+        writer = csv.DictWriter(file, columns, restval='')
+        writer.writeheader()
+        writer.writerows(self._kept[name])
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
     self.close()
+
+
+def _rows_until(path: pathlib.Path, done: int) -> list[dict[str, Any]]:
+  if not done or not path.exists():
+    return []
+  with path.open(newline='') as file:
+    return [row for row in csv.DictReader(file) if int(row['step']) <= done]

@@ -17,6 +17,7 @@ FIELDS = {
   'standard': {},
   'noise': {'eps': 0.1, 'bounds': (0.0, 1.0)},
   'adversarial': {'attack': ATTACK, 'objectives': {'bce': 0.5}, 'eps': 0.1},
+  'amat': {'attack': ATTACK, 'step': 0.02, 'thresholds': (0.6,), 'when': 'immediate'},
 }
 
 
@@ -31,7 +32,7 @@ def _train(defense, *, steps=1, batch=None):
     defense,
     step.for_phases(defense, rules),
     key=jax.random.key(0),
-    num_examples=8,
+    num_examples=8 * steps,
     average=False,
   )
   run = step.make(defense, optimisers=rules, num_steps=steps)
@@ -65,8 +66,30 @@ def test_order_within_the_batch_does_not_matter(name):
 @pytest.mark.parametrize('name', DEFENSES)
 def test_costs_count_the_passes(name):
   cost = _make(name).cost
-  want = {'standard': (0, 1), 'noise': (0, 2), 'adversarial': (3, 2)}[name]
+  want = {'standard': (0, 1), 'noise': (0, 2), 'adversarial': (3, 2), 'amat': (3, 2)}[name]
   assert (cost.gradients, cost.passes) == want
+
+
+def _matrix_products(jaxpr):
+  total = 0
+  for eqn in jaxpr.eqns:
+    inner = [v for v in jax.tree.leaves(list(eqn.params.values())) if hasattr(v, 'jaxpr')]
+    total += sum(_matrix_products(part.jaxpr) for part in inner)
+    total += eqn.primitive.name == 'dot_general'
+  return total
+
+
+def test_adaptive_margins_take_no_pass_of_their_own():
+  task, batch = toys.task(), toys.batch(8)
+  params = task.init(jax.random.key(0))['params']
+  found = []
+  for name in ('adversarial', 'amat'):
+    defense = _make(name)
+    context = _context(batch)._replace(memory=defense.init(8))
+    loss = lambda params, d=defense, c=context: d.phases[0].loss(params, c)
+    found.append(_matrix_products(jax.make_jaxpr(loss)(params).jaxpr))
+  # two layers: forward and input gradient in the loop, the last point, the training pass
+  assert found == [4 + 2 + 2] * 2
 
 
 def test_an_attack_without_budget_is_standard_training():

@@ -21,3 +21,18 @@ def test_empty_classes_and_missing_counts():
   assert slice_sets.tvdi(zero) == 0
   with pytest.raises(ValueError, match='columns _tp1'):
     slice_sets.tvdi({'DICE': np.ones(3)})
+
+
+def test_adi_is_the_mean_over_slices_of_the_mean_over_classes():
+  # two slices and two classes; the second slice has class 1 alone, missed; a third has nothing
+  columns = {'_tp1': [4, 0], '_fp1': [0, 2], '_fn1': [0, 2], '_tp2': [1, 0]}
+  columns |= {'_fp2': [1, 0], '_fn2': [1, 0]}
+  adi = lambda **absent: slice_sets.adi(columns, **absent)
+  assert adi() == pytest.approx((0.75 + 0) / 2)
+  assert adi(absent=1.0) == pytest.approx((0.75 + 0.5) / 2)
+  assert adi(absent=np.nan) == pytest.approx((0.75 + 0) / 2)
+  longer = {name: [*values, 0] for name, values in columns.items()}
+  assert slice_sets.adi(longer, absent=np.nan) == pytest.approx((0.75 + 0) / 2)
+  assert slice_sets.adi(longer) == pytest.approx(0.25)
+  with pytest.raises(ValueError, match='columns _tp1'):
+    slice_sets.adi({'DICE': np.ones(3)})

@@ -6,8 +6,8 @@ import optax
 import pytest
 
 import toys
-from robustmed import console, errors
-from robustmed.defenses import standard
+from robustmed import attacks, console, errors
+from robustmed.defenses import amat, standard
 from robustmed.training import checkpoints, loop, step
 from robustmed.training import state as train_state
 
@@ -36,13 +36,13 @@ def _fit(folder, *, stopper=None, config=None, **kwargs):
   return loop.fit(
     'std',
     task=task,
-    defense=standard.make(task),
+    defense=kwargs.pop('defense', standard.make)(task),
     batches=kwargs.pop('batches', toys.stream()),
     config={**CONFIG, **(config or {})},
     folder=folder / 'state',
     log=folder / 'logs' / 'std.csv',
     key=jax.random.key(0),
-    num_examples=8,
+    num_examples=48,
     stopper=stopper or console.Stopper(),
     **kwargs,
   )
@@ -67,6 +67,38 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, stop_after):
   whole_rows = {row['step']: row for row in _log(tmp_path / 'whole')}
   for row in _log(tmp_path / 'cut'):
     assert whole_rows.get(row['step'], row) == row
+
+
+def _margins(folder):
+  with (folder / 'logs' / 'std.margins.csv').open(newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_memory_and_its_summary_survive_a_stop(tmp_path):
+  def defense(task):
+    attack = attacks.pgd(norm='l2', num_steps=2, relative_step=0.5, bounds=(0.0, 1.0))
+    return amat.make(
+      task, attack=attack, step=0.2, thresholds=(0.7,), epoch_steps=2, max_margin=1.0
+    )
+
+  def batches(start):
+    for batch in toys.stream()(start):
+      yield {**batch, 'index': batch['index'] % 8}
+
+  options = {'defense': defense, 'batches': batches}
+  whole = _fit(tmp_path / 'whole', **options)
+  with pytest.raises(console.Stopped):
+    _fit(tmp_path / 'cut', stopper=StopAt(4), **options)
+  assert _margins(tmp_path / 'cut')[-1]['step'] == '4'
+  toys.assert_equal_trees(_fit(tmp_path / 'cut', **options), whole)
+  margin = np.asarray(whole.memory['margin'])
+  assert len(np.unique(margin[:8])) > 2 and (margin[8:] == np.float32(0.2)).all()
+  rows = _margins(tmp_path / 'whole')
+  assert [row['step'] for row in rows] == ['1', '2', '4', '6', '7']
+  assert [row for row in _margins(tmp_path / 'cut') if row['step'] != '5'] == rows
+  assert float(rows[-1]['max']) == pytest.approx(margin.max(), rel=1e-5)
+  bins = [int(value) for name, value in rows[-1].items() if name.startswith('from_')]
+  assert sum(bins) == int(rows[-1]['drawn']) == 8 and len(bins) == 11
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):

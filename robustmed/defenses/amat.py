@@ -1,0 +1,250 @@
+"""Adaptive-margin adversarial training (AMAT): every training example has a budget of its own.
+
+Ma & Liang 2022, 'Adaptive Adversarial Training to Improve Adversarial Robustness of DNNs for
+Medical Image Segmentation and Detection', Algorithm 1, and the choices of the authors' code.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from robustmed import attacks, errors, types
+from robustmed.defenses import weighted
+
+Array = jax.Array
+TOTAL = 'total'
+_FOLDS = {'final': 'last', 'any': 'any'}
+_MAX_BINS = 64
+
+
+def make(
+  task: types.Task,
+  *,
+  attack: types.Attack,
+  step: float,
+  thresholds: Sequence[float] | None = None,
+  criterion: str = 'loss',
+  terms: Sequence[str] | None = None,
+  tested: str = 'final',
+  when: str = 'epoch_end',
+  epoch_steps: int = 0,
+  refine: bool = True,
+  max_margin: float | None = None,
+  floor: float = 0.0,
+  clean_weight: float = 0.5,
+  objective: str = '',
+) -> types.Defense:
+  """clean_weight * L(x) + (1 - clean_weight) * L(x~), x~ attacked within the example's margin E.
+
+  The attack ascends `objective` ('' is the sum of the task's losses) from a start of radius
+  min(max(E - step, step), E). An example passes where all K values of `term_values` are below their
+  `thresholds` xi (criterion 'loss', strictly) or not below them (criterion 'dice'); tested='final'
+  looks at the last iterate, 'any' at every scored one, none of which may fail. Who passes expands,
+  E + step; who fails is refined, (||x~ - x|| + E) / 2, or with `refine` False stays. E begins at
+  `step` and stays within [floor, max_margin] (None: no upper end, the paper's text).
+
+  when: 'epoch_end' changes the margins once per `epoch_steps` steps, as the authors do: one passing
+  draw of an example is enough for one expansion, else the refinements of all its draws apply one
+  after the other in the order of batch['draw']; who was not drawn keeps E. 'immediate' is the same
+  with one step per epoch, so copies of one example in one batch count as the draws of one epoch.
+  Every answer is a function of the global batch alone, whatever the number of devices.
+
+  Memory: 'margin' [n], 'xi' [K] and what the current epoch has collected. `thresholds=()` are ones
+  to come: costs are known, training is not possible.
+  """
+  _check(step, thresholds, max_margin, floor, clean_weight)
+  thresholds = tuple(float(value) for value in thresholds)
+  if when == 'immediate':
+    epoch_steps = 1
+  elif when != 'epoch_end':
+    raise errors.UserError(f"amat: when must be 'epoch_end' or 'immediate', not {when!r}")
+  elif epoch_steps < 1:
+    raise errors.UserError("amat: when='epoch_end' needs epoch_steps, the steps of one epoch")
+  if objective:
+    errors.lookup(task.objectives, objective, kind='objective')
+  attack = _monitored(attack, errors.lookup(_FOLDS, tested, kind='amat: tested'), tested)
+  values = term_values(task, terms, criterion=criterion)
+  passes = (lambda x, xi: x < xi) if criterion == 'loss' else (lambda x, xi: x >= xi)
+
+  def ascend(outputs, batch):
+    if objective:
+      return task.objectives[objective](outputs, batch)
+    return sum(task.losses(outputs, batch).values())
+
+  def attacked(variables, context):
+    batch, xi = context.batch, context.memory['xi']
+    margin = context.memory['margin'][batch['index']]
+    predict = attacks.Shared(lambda image: task.predict(variables, image))
+
+    def failed(image):
+      found = values(predict(image), {**batch, 'clean': batch['image'], 'image': image})
+      if found.shape[-1] != xi.shape[0]:
+        raise errors.UserError(
+          f'amat: {xi.shape[0]} thresholds do not fit the {found.shape[-1]} values of the criterion'
+        )
+      return ~jnp.all(passes(found, xi[None]), axis=-1)
+
+    result = attack(
+      lambda image: ascend(predict(image), {**batch, 'image': image}),
+      batch['image'],
+      eps=margin,
+      key=jax.vmap(lambda key: jax.random.fold_in(key, 0))(context.keys),
+      monitor=failed,
+      start_radius=jnp.minimum(jnp.maximum(margin - step, step), margin),
+    )
+    passed = 1.0 - result.monitored.astype(jnp.float32)
+    return result.x, {'margin': margin, 'passed': passed, 'distance': result.distance}
+
+  low, high = floor, math.inf if max_margin is None else max_margin
+
+  def init(num_examples):
+    if not thresholds:
+      raise ValueError('amat without thresholds')
+    margin = jnp.full(num_examples, min(max(step, low), high), jnp.float32)
+    return {
+      'margin': margin,
+      'refined': margin,
+      'passed': jnp.zeros(num_examples, bool),
+      'draws': jnp.zeros(num_examples, jnp.int32),
+      'steps': jnp.zeros((), jnp.int32),
+      'xi': jnp.asarray(thresholds, jnp.float32),
+    }
+
+  def update(memory, aux, batch):
+    return apply_at_end(
+      collect(memory, aux['main'], batch, refine=refine),
+      step=step,
+      epoch_steps=epoch_steps,
+      bounds=(low, high),
+    )
+
+  copies = [
+    weighted.CLEAN._replace(weight=clean_weight),
+    weighted.Copy('attacked', 1 - clean_weight, attacked),
+  ]
+  return types.Defense(
+    phases=(weighted.phase(task, copies),),
+    init=init,
+    update=update,
+    cost=types.Cost(gradients=attack.num_gradients, forwards=attack.num_forwards, passes=2),
+    summaries={'margins': lambda memory: summary(memory, step=step, max_margin=max_margin)},
+  )
+
+
+def term_values(
+  task: types.Task, terms: Sequence[str] | None, *, criterion: str
+) -> Callable[..., Array]:
+  """(outputs, batch) -> [b, K], what the thresholds are about (batch as for `Task.metrics`).
+
+  criterion 'loss': the named `terms` of task.losses, 'total' for their sum, or per-example
+  objectives; None is every term of the losses. criterion 'dice': the named metrics of the task.
+  """
+  errors.lookup(dict.fromkeys(('loss', 'dice')), criterion, kind='amat: criterion')
+  if criterion == 'dice' and not terms:
+    raise errors.UserError("amat: criterion='dice' needs terms, the names of metrics of the task")
+
+  def values(outputs, batch):
+    known = (task.metrics if criterion == 'dice' else task.losses)(outputs, batch)
+    names = tuple(terms or known)
+    if criterion == 'loss':
+      others = [name for name in names if name not in known and name in task.objectives]
+      known = {
+        TOTAL: sum(known.values()),
+        **known,
+        **{name: task.objectives[name](outputs, batch) for name in others},
+      }
+    return jnp.stack([errors.lookup(known, name, kind='amat: term') for name in names], axis=-1)
+
+  return values
+
+
+def collect(memory, seen, batch, *, refine: bool):
+  """The memory after one global batch: who passed, and the margins as refined so far.
+
+  m failing draws d_1 ... d_m of an example take r to r / 2^m + sum_i d_i / 2^(m - i + 1), which is
+  what (d + r) / 2 gives draw by draw.
+  """
+  number = memory['margin'].shape[0]
+  valid, draw = batch['mask'], batch['draw']
+  index = jnp.where(valid, batch['index'], number)  # out of range, hence dropped
+  place = jnp.arange(draw.shape[0])
+  passed = seen['passed'] > 0.5
+  # [i, j]: draw j is of the same example as draw i; all of an example compute the same number.
+  same = (index[:, None] == index[None, :]) & valid[None, :]
+  later = (draw[None, :] > draw[:, None]) | (
+    (draw[None, :] == draw[:, None]) & (place[None, :] > place[:, None])
+  )
+  hit = jnp.any(same & passed[None, :], axis=1)
+  memory = {
+    **memory,
+    'passed': memory['passed'].at[index].set(memory['passed'][index] | hit, mode='drop'),
+    'draws': memory['draws'].at[index].add(1, mode='drop'),
+    'steps': memory['steps'] + 1,
+  }
+  if not refine:
+    return memory
+  failed = same & ~passed[None, :]
+  after = jnp.sum(failed & later, axis=1)
+  share = jnp.ldexp(seen['distance'], -(after + 1))
+  total = jnp.sum(jnp.where(failed, share[None, :], 0.0), axis=1)
+  refined = jnp.ldexp(memory['refined'][index], -jnp.sum(failed, axis=1)) + total
+  return {**memory, 'refined': memory['refined'].at[index].set(refined, mode='drop')}
+
+
+def apply_at_end(memory, *, step: float, epoch_steps: int, bounds: tuple[float, float]):
+  """The memory with its margins changed if an epoch has just ended, else as it is."""
+  due = memory['steps'] % epoch_steps == 0
+  moved = jnp.where(memory['passed'], memory['margin'] + step, memory['refined'])
+  moved = jnp.clip(moved, *bounds)
+  return {
+    **memory,
+    'margin': jnp.where(due, moved, memory['margin']),
+    'refined': jnp.where(due, moved, memory['refined']),
+    'passed': memory['passed'] & ~due,
+  }
+
+
+def summary(memory, *, step: float, max_margin: float | None) -> dict[str, Array]:
+  """Numbers of the examples drawn so far: how many, the smallest, mean and largest margin, and
+  'from_<e>', how many lie in [e, e + step / 2) (the last one: all above)."""
+  margin, drawn = memory['margin'], memory['draws'] > 0
+  count = jnp.sum(drawn)
+  width = step / 2
+  bins = _MAX_BINS if max_margin is None else min(_MAX_BINS, math.floor(max_margin / width) + 1)
+  # A margin that rounding has put just below an edge belongs to it.
+  which = jnp.clip(jnp.floor(margin / width + 1e-3).astype(jnp.int32), 0, bins - 1)
+  filled = jnp.zeros(bins, jnp.int32).at[which].add(drawn.astype(jnp.int32))
+  return {
+    'drawn': count,
+    'min': jnp.min(jnp.where(drawn, margin, jnp.inf)),
+    'mean': jnp.sum(jnp.where(drawn, margin, 0.0)) / jnp.maximum(count, 1),
+    'max': jnp.max(jnp.where(drawn, margin, -jnp.inf)),
+    **{f'from_{i * width:g}': filled[i] for i in range(bins)},
+  }
+
+
+def _monitored(attack, fold, tested):
+  """The attack with the fold that the test needs."""
+  if not dataclasses.is_dataclass(attack) or not getattr(attack, 'score_last', False):
+    raise errors.UserError('amat needs an attack of the engine with score_last=True')
+  if tested == 'final' and attack.select != 'last':
+    raise errors.UserError("amat: tested='final' needs an attack with select='last'")
+  return dataclasses.replace(attack, fold=fold)
+
+
+def _check(step, thresholds, max_margin, floor, clean_weight):
+  if thresholds is None:
+    raise errors.UserError(
+      'amat needs thresholds: numbers, or thresholds_from of its arm, an arm to estimate them from'
+    )
+  if not step > 0 or not math.isfinite(step):
+    raise errors.UserError(f'amat: step must be above 0, not {step}')
+  if not all(math.isfinite(value) for value in thresholds):
+    raise errors.UserError(f'amat: thresholds must be finite numbers, not {tuple(thresholds)}')
+  if not 0 <= floor <= (math.inf if max_margin is None else max_margin):
+    raise errors.UserError(f'amat: 0 <= floor <= max_margin is wanted, not {floor}, {max_margin}')
+  if not 0 <= clean_weight <= 1:
+    raise errors.UserError(f'amat: clean_weight must be in [0, 1], not {clean_weight}')

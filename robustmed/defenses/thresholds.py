@@ -1,0 +1,67 @@
+"""Thresholds xi of adaptive-margin training, estimated from the clean values of a trained network.
+
+Plain numpy in float64.
+"""
+
+import numpy as np
+import scipy.stats
+
+from robustmed import errors
+
+
+def estimate(
+  values: np.ndarray, *, estimator: str = 'mean', k: float = 0.0, c: float = 1.5
+) -> np.ndarray:
+  """xi [K] from V [n, K]: location + k * scale per column.
+
+  estimator: 'mean' (mean and standard deviation, the paper's), 'huber' (robust ones, see `huber`,
+  with its constant c) or 'max' (the largest value; takes no k).
+  """
+  values = np.asarray(values, np.float64)
+  if values.ndim != 2 or not values.size:
+    raise errors.UserError(f'thresholds need values of shape [n, K], not {values.shape}')
+  broken = int(np.sum(~np.isfinite(values).all(axis=1)))
+  if broken:
+    raise errors.UserError(
+      f'{broken} of {len(values)} training examples have no finite clean value; thresholds cannot '
+      'be estimated from that network'
+    )
+  of = errors.lookup(ESTIMATORS, estimator, kind='estimator of thresholds')
+  if estimator == 'max' and k:
+    raise errors.UserError(f"the estimator 'max' of thresholds takes no k, got {k}")
+  found = [of(column, c) for column in values.T]
+  return np.array([location + k * scale for location, scale in found])
+
+
+def huber(values: np.ndarray, *, c: float = 1.5) -> tuple[float, float]:
+  """(location mu, scale s) of values [n] by Huber's proposal 2 (Huber 1981, section 6.4).
+
+  They solve sum psi(z) = 0 and sum psi(z)^2 = (n - 1) E[psi(Z)^2], where z = (x - mu) / s, psi
+  clips to [-c, c] and Z is a standard normal: for normal values s is the standard deviation.
+  """
+  if not c > 0:
+    raise errors.UserError(f'the constant c of the Huber estimator must be above 0, not {c}')
+  values = np.asarray(values, np.float64)
+  location = np.median(values)
+  scale = np.median(np.abs(values - location)) / scipy.stats.norm.ppf(0.75)
+  scale = scale or np.std(values)
+  if len(values) < 2 or scale == 0:
+    return float(location), 0.0
+  inside = 2 * scipy.stats.norm.cdf(c) - 1
+  expected = inside + c**2 * (1 - inside) - 2 * c * scipy.stats.norm.pdf(c)
+  for _ in range(1000):
+    clipped = np.clip(values, location - c * scale, location + c * scale)
+    moved = np.mean(clipped)
+    grown = np.sqrt(np.sum(np.square(clipped - location)) / ((len(values) - 1) * expected))
+    change = max(abs(moved - location), abs(grown - scale))
+    location, scale = moved, grown
+    if change <= 1e-13 * (abs(location) + scale):
+      break
+  return float(location), float(scale)
+
+
+ESTIMATORS = {
+  'mean': lambda values, c: (np.mean(values), np.std(values)),
+  'huber': lambda values, c: huber(values, c=c),
+  'max': lambda values, c: (np.max(values), 0.0),
+}
