@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cells
+import skulls
 import spines
 import torch_files
 from robustmed import data, errors
@@ -26,6 +27,10 @@ def _disk_folder(folder):
 
 def _cell_folder(folder):
   return {'dir': str(cells.fill(folder / 'raw'))}
+
+
+def _skull_folder(folder):
+  return {'dir': str(skulls.challenge(folder / 'raw', (1, 2, 3, 151, 201)))}
 
 
 def _mask_folder(folder):
@@ -61,6 +66,15 @@ def _glioma_folder(folder):
 
 CONFIGS = {
   'bccd': {'name': 'bccd', **BOXED},
+  'ceph': {'name': 'ceph', 'height': 40, 'width': 32},
+  'phantom_ceph': {
+    'name': 'phantom_ceph',
+    'height': 40,
+    'width': 32,
+    'train_images': 3,
+    'validation_images': 1,
+    'test_images': 1,
+  },
   'phantom_bccd': {
     'name': 'phantom_bccd',
     **BOXED,
@@ -85,6 +99,7 @@ CONFIGS = {
 FILES = {  # real sources: makes a small folder of the original files
   'bccd': _cell_folder,
   'brats': _glioma_folder,
+  'ceph': _skull_folder,
   'lumbar_disks': _disk_folder,
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
@@ -94,6 +109,7 @@ TWINS = {
   **dict.fromkeys(FILES, 'phantom_lumbar_disks'),
   'bccd': 'phantom_bccd',
   'brats': 'phantom_brats',
+  'ceph': 'phantom_ceph',
 }
 
 

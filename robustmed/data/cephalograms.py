@@ -1,0 +1,85 @@
+"""What every source of cephalograms stores: one frame of coordinates, one set of features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from robustmed import errors
+
+FRAME = (1935, 2400)  # width and height of the original radiographs, in which landmarks are given
+MM_PER_PIXEL = 0.1  # of the original radiographs
+SIZE_FIELDS = {'height': 200, 'width': 160}
+LANDMARKS = (
+  'sella',
+  'nasion',
+  'orbitale',
+  'porion',
+  'subspinale',
+  'supramentale',
+  'pogonion',
+  'menton',
+  'gnathion',
+  'gonion',
+  'lower incisor',
+  'upper incisor',
+  'upper lip',
+  'lower lip',
+  'subnasale',
+  'soft tissue pogonion',
+  'posterior nasal spine',
+  'anterior nasal spine',
+  'articulare',
+)
+
+
+def check(fields: Mapping[str, Any]) -> None:
+  """A size that makes no sense is a `UserError`."""
+  for name in SIZE_FIELDS:
+    if fields[name] < 32:
+      raise errors.UserError(f'data field {name} must be at least 32, not {fields[name]}')
+
+
+def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
+  """Features of a radiograph in three equal channels of [-1, 1] with its 19 landmarks."""
+  shape = (fields['height'], fields['width'], 3)
+  return tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Tensor(shape=shape, dtype=np.float32),
+      'landmarks': tfds.features.Tensor(shape=(len(LANDMARKS), 2), dtype=np.float32),
+      'scale': tfds.features.Tensor(shape=(2,), dtype=np.float32),
+      'group': tfds.features.Scalar(dtype=np.int32),
+      'index': tfds.features.Scalar(dtype=np.int32),
+      'name': tfds.features.Text(),
+    }
+  )
+
+
+def zoom(fields: Mapping[str, Any]) -> np.ndarray:
+  """Stored pixels per pixel of the original frame, (x, y)."""
+  return np.array([fields['width'], fields['height']]) / FRAME
+
+
+def example(
+  grey: np.ndarray, points: np.ndarray, fields: Mapping[str, Any], *, index: int, name: str
+) -> dict[str, Any]:
+  """One example from a picture [h, w] in [0, 1] of any size and points [19, 2] in `FRAME`.
+
+  The picture is resized with PIL's bilinear filter, which averages where it shrinks. landmarks: in
+  pixels of the stored image; scale: millimetres per such pixel, (x, y). Every image is a group.
+  """
+  size = (fields['width'], fields['height'])
+  if grey.shape != size[::-1]:
+    picture = Image.fromarray(grey.astype(np.float32))
+    grey = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+  image = (np.clip(grey, 0, 1) * 2 - 1).astype(np.float32)
+  return {
+    'image': np.repeat(image[..., None], 3, axis=-1),
+    'landmarks': (points * zoom(fields)).astype(np.float32),
+    'scale': (MM_PER_PIXEL / zoom(fields)).astype(np.float32),
+    'group': index,
+    'index': index,
+    'name': name,
+  }
