@@ -15,15 +15,11 @@ from robustmed.data.phantoms import bccd as phantom_bccd
 from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import ceph as phantom_ceph
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.sources import bccd, brats, disk_masks, lumbar_disks, spider, ssmspine
+from robustmed.data.sources import bccd, brats, ceph, disk_masks, lumbar_disks, spider, ssmspine
 
 SOURCES = {
   'bccd': bccd,
   'brats': brats,
-from robustmed.data.sources import bccd, ceph, disk_masks, lumbar_disks, spider, ssmspine
-
-SOURCES = {
-  'bccd': bccd,
   'ceph': ceph,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
