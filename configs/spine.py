@@ -166,7 +166,14 @@ def _attacks(*, num_steps: int, best_steps: int) -> dict:
 
 def _ood(*, side_share: float, steps: int, rec_steps: int) -> dict:
   """Budgets are those of the authors at side 128; an L2 norm grows with the side."""
-  plain = {'eps': 20.0 * side_share, 'num_steps': steps, 'step_size': 0.01, 'start': 'ct'}
+  plain = {
+    'name': 'ood',
+    'eps': 20.0 * side_share,
+    'num_steps': steps,
+    'step_size': 0.01,
+    'bounds': BOUNDS,
+    'start': 'ct',
+  }
   rec = {**plain, 'eps': 40.0 * side_share, 'num_steps': rec_steps}
   return {
     'images': '',  # folder of pictures; empty: phantom lung slices

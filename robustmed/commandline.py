@@ -18,6 +18,8 @@ STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set:
   --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
+so can every setting of an attack, whether the file names it or not:
+  --config.evaluate.attacks.pgd_seg.restarts=5
 
 examples:
   python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
@@ -29,6 +31,15 @@ examples:
       --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
       --config.data.source=lumbar_disks --config.data.dir=DIR
 """
+# Of settings that are None unless given.
+_TYPES = {
+  'step_size': float,
+  'relative_step': float,
+  'max_change': float,
+  'bounds': tuple,
+  'levels': tuple,
+  'keep': str,
+}
 
 
 class Command(NamedTuple):
@@ -71,6 +82,8 @@ def parse(words: Sequence[str]) -> Command:
   """Reads the command line; every mistake in it is a `UserError`."""
   known, overrides = parser().parse_known_args(list(words))
   config = load_config(known.config)
+  _apply(config, _names_of_attacks(overrides))
+  list_settings(config)
   _apply(config, overrides)
   config.lock()
   needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
@@ -112,6 +125,44 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if not hasattr(module, 'get_config'):
     raise errors.UserError(f'{path} has no function get_config(preset)')
   return module.get_config(preset)
+
+
+def list_settings(config: ml_collections.ConfigDict) -> None:
+  """Gives every attack of a configuration all its settings, so that each can be overridden.
+
+  Attacks are what is called `attack` or lies in `attacks` and has a `name`. A setting that is None
+  by default keeps a type that it can be set to.
+  """
+  from robustmed import attacks  # here, so that --help answers at once
+
+  for node in _attack_nodes(config):
+    for setting, value in {'levels': None, **attacks.defaults(node.name)}.items():
+      if setting in node or (setting == 'levels' and 'objective' not in node):
+        continue
+      if value is None:
+        value = ml_collections.config_dict.placeholder(_TYPES.get(setting, object))
+      with node.unlocked():
+        node[setting] = value
+
+
+def _attack_nodes(config):
+  for key, value in list(config.items()):
+    if not isinstance(value, ml_collections.ConfigDict):
+      continue
+    inside = list(value.values()) if key == 'attacks' else [value] if key == 'attack' else []
+    found = [n for n in inside if isinstance(n, ml_collections.ConfigDict) and 'name' in n]
+    yield from found or _attack_nodes(value)
+
+
+def _names_of_attacks(overrides):
+  """The overrides that say which attack is meant, hence which settings there are."""
+  names = []
+  for place, word in enumerate(overrides):
+    flag, given, _ = word.partition('=')
+    path = flag.split('.')
+    if path[-1] == 'name' and {'attack', 'attacks'} & set(path[-3:-1]):
+      names += [word] if given else overrides[place : place + 2]
+  return names
 
 
 def _apply(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:

@@ -1,8 +1,11 @@
+import json
 import pathlib
+from typing import NamedTuple
 
 import pytest
 
 from robustmed import commandline, errors, main
+from robustmed.experiments import experiment
 
 QUICK = str(pathlib.Path(__file__).parents[1] / 'configs' / 'quickstart.py')
 
@@ -95,3 +98,56 @@ def test_help_speaks_and_ends_well(capsys):
   text = capsys.readouterr().out
   for word in ('--config', '--workdir', '--stage', '--arms', '--checkpoint', 'examples:'):
     assert word in text
+
+
+def test_every_setting_of_an_attack_can_be_set():
+  attacks = '--config.evaluate.attacks'
+  config = _parse(
+    f'{attacks}.pgd_seg.restarts=5',
+    f'{attacks}.pgd_seg.max_change=0.5',
+    f'{attacks}.pgd_seg.levels=(0.07,)',
+    f'{attacks}.pgd_seg.rule=adamax',
+    f'{attacks}.noise.bounds=(0.0,2.0)',
+    '--config.arms.adv.defense.attack.random_start=false',
+  ).config
+  pgd = config.evaluate.attacks.pgd_seg
+  assert (pgd.restarts, pgd.max_change, tuple(pgd.levels), pgd.rule) == (5, 0.5, (0.07,), 'adamax')
+  assert pgd.score_last is False and pgd.num_steps == 20  # what the file says stays
+  assert tuple(config.evaluate.attacks.noise.bounds) == (0.0, 2.0)
+  assert config.arms.adv.defense.attack.random_start is False
+  plain = json.loads(json.dumps(config.to_dict()))
+  assert plain['evaluate']['attacks']['pgd_seg']['step_size'] is None
+  probes = experiment.make_probes(_AnyTask({'seg': None}), config)
+  assert probes['pgd_seg'].attack.restarts == 5 and probes['pgd_seg'].levels == (0.07,)
+  assert probes['fgsm'].levels == tuple(config.evaluate.levels)
+  assert probes['noise'].attack.threat.bounds == (0.0, 2.0)
+
+
+class _AnyTask(NamedTuple):
+  objectives: dict
+
+
+@pytest.mark.parametrize('words', [('.name=square',), ('.name', 'square')])
+def test_another_attack_brings_its_own_settings(words):
+  fgsm = '--config.evaluate.attacks.fgsm'
+  config = _parse(fgsm + words[0], *words[1:], f'{fgsm}.share=0.5', f'{fgsm}.num_steps=7').config
+  assert config.evaluate.attacks.fgsm.share == 0.5
+  probe = experiment.make_probes(_AnyTask({'seg': None}), config)['fgsm']
+  assert probe.attack.num_steps == 7 and probe.attack.num_gradients == 0
+
+
+@pytest.mark.parametrize(
+  'word, message',
+  [
+    ('evaluate.attacks.pgd_seg.restart=5', r'mean --config\.evaluate\.attacks\.pgd_seg\.restarts'),
+    ('evaluate.attacks.fgsm.restarts=5', "unknown config field 'evaluate.attacks.fgsm.restarts'"),
+    ('evaluate.attacks.fgsm.name=fgms', "unknown attack 'fgms'; did you mean 'fgsm'"),
+    ('evaluate.attacks.pgd.name=pgd', "unknown config field 'evaluate.attacks.pgd.name'"),
+    ('arms.adv.defense.levels=(1,)', "unknown config field 'arms.adv.defense.levels'"),
+    ('arms.adv.defense.attack.levels=(1,)', "unknown config field 'arms.adv.defense.attack.level"),
+    ('evaluate.attacks.pgd_seg.step_size=big', 'step_size=big'),
+  ],
+)
+def test_mistakes_in_settings_of_attacks(word, message):
+  with pytest.raises(errors.UserError, match=message):
+    _parse(f'--config.{word}')

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -78,6 +79,30 @@ def test_a_second_call_does_nothing_again(whole):
   assert {p: p.stat().st_mtime_ns for p in (folder / 'results' / 'parts').iterdir()} == before
 
 
+def test_arms_evaluated_in_two_calls_end_as_in_one(whole, tmp_path):
+  folder, _ = whole
+  for name in ('checkpoints', 'logs'):
+    shutil.copytree(folder / name, tmp_path / name)
+  words = [*CONFIG, *LONG, '--workdir', tmp_path, '--config.evaluate.save_examples=2']
+  results = tmp_path / 'results'
+  runs.main(*words, '--stage', 'evaluate', '--arms', 'rand')
+  parts = {path: path.stat().st_mtime_ns for path in (results / 'parts').iterdir()}
+  assert len(parts) == 7 and set(pd.read_csv(results / 'summary.csv').arm) == {'rand'}
+  lost = runs.mistake(*words, '--stage', 'evaluate', '--arms', 'std', '--config.seed=1')
+  assert 'seed: 0 there, 1 here' in lost
+  runs.main(*words, '--stage', 'evaluate', '--arms', 'adv,std')
+  assert {path: path.stat().st_mtime_ns for path in parts} == parts
+  for name in ('summary.csv', 'checks.json', 'rows.parquet'):
+    assert (results / name).read_bytes() == (folder / 'results' / name).read_bytes(), name
+  with (
+    np.load(results / 'examples.npz') as ours,
+    np.load(folder / 'results' / 'examples.npz') as all,
+  ):
+    assert ours['arm'].tolist() == ['adv', 'adv', 'rand', 'rand', 'std', 'std']
+    for name in all.files:
+      np.testing.assert_array_equal(ours[name], all[name])
+
+
 def test_killed_in_training_and_in_evaluation_it_ends_the_same(whole, tmp_path):
   words = [*CONFIG, *LONG, '--workdir', tmp_path, '--config.evaluate.save_examples=2']
   state = tmp_path / 'checkpoints' / 'std' / 'seed0' / 'state'
@@ -128,6 +153,13 @@ def test_a_saved_network_meets_other_data(whole, tmp_path):
   done = runs.main(
     *CONFIG, *words, '--workdir', tmp_path / 'w', ROBUSTMED_CACHE=str(tmp_path / 'c')
   )
+  changed = raw / 'test' / 'test0_0.npz'
+  os.utime(changed, ns=(0, 0))
+  (tmp_path / 'w' / 'results' / 'parts' / 'adv.seed0.noise.0.03.parquet').unlink()
+  line = runs.mistake(
+    *CONFIG, *words, '--workdir', tmp_path / 'w', ROBUSTMED_CACHE=str(tmp_path / 'c')
+  )
+  assert 'the data of source lumbar_disks are not those' in line and 'data.json' in line
   rows = pd.read_parquet(tmp_path / 'w' / 'results' / 'rows.parquet')
   assert set(rows.arm) == {'adv'} and len(rows) == 2 * 7
   assert 'summary.csv' in done.stdout

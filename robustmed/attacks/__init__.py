@@ -36,6 +36,14 @@ def settings(name):
   return tuple(known for known in inspect.signature(base).parameters if known != fixed)
 
 
+def defaults(name):
+  """The settings that the attack `name` takes, each with the value it has if left out."""
+  maker = errors.lookup(ATTACKS, name, kind='attack')
+  base, _ = _LIKE.get(name, (maker, None))
+  known = {**inspect.signature(base).parameters, **inspect.signature(maker).parameters}
+  return {setting: known[setting].default for setting in settings(name)}
+
+
 def make(name, **chosen):
   """The attack `name` with these settings; an unknown one is a `UserError` with the known."""
   known = dict.fromkeys(settings(name))
@@ -50,6 +58,7 @@ __all__ = [
   'Shared',
   'Threat',
   'apgd',
+  'defaults',
   'fgsm',
   'ifgsm',
   'latent',

@@ -72,7 +72,8 @@ def load(config: Mapping[str, Any]) -> Source:
   """Returns the source that `config` (plain data with a 'name') describes, prepared once.
 
   info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split,
-  'folder', where the prepared data lie, and 'counts', what the source left out or mended.
+  'folder', where the prepared data lie, 'fingerprint', equal if and only if the content was made
+  of the same files and fields, and 'counts', what the source left out or mended.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
@@ -88,6 +89,7 @@ def load(config: Mapping[str, Any]) -> Source:
     'sizes': {name: len(split) for name, split in splits.items()},
     'groups': {name: len(set(split.groups)) for name, split in splits.items()},
     'folder': str(folder),
+    'fingerprint': folder.name,
     'counts': store.counts(folder),
   }
   return Source(**splits, info=info)

@@ -184,7 +184,22 @@ def run(
     progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
   progress.close()
   parallel.barrier('evaluation')
-  return collect(folder, [c for _, c in grid], evaluator.probes, main=evaluator.main_objective)
+  return gather(evaluator, models, folder=folder)
+
+
+def finished(evaluator: Evaluator, models: Sequence[Model], *, folder) -> list[Model]:
+  """Those of the networks all of whose cells are in `folder`, the same ones on every host."""
+  whole = [
+    all((folder / cell.file).is_file() for _, cell in cells([model], evaluator.probes))
+    for model in models
+  ]
+  return [model for model, there in zip(models, parallel.from_writer(np.array(whole))) if there]
+
+
+def gather(evaluator: Evaluator, models: Sequence[Model], *, folder) -> pd.DataFrame:
+  """The rows of finished networks, sorted, whichever calls filled their cells."""
+  wanted = [cell for _, cell in cells(models, evaluator.probes)]
+  return collect(folder, wanted, evaluator.probes, main=evaluator.main_objective)
 
 
 def collect(

@@ -156,7 +156,18 @@ def run(
     progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
   progress.close()
   parallel.barrier('ood')
-  rows = pd.concat([pd.read_parquet(folder / c.file) for _, c, _ in plan], ignore_index=True)
+  return gather(models, folder=folder)
+
+
+def finished(models: Sequence[Model], *, folder) -> list[Model]:
+  """Those of the networks all of whose cells are in `folder`, the same ones on every host."""
+  whole = [all((folder / cell.file).is_file() for _, cell, _ in cells([one])) for one in models]
+  return [one for one, there in zip(models, parallel.from_writer(np.array(whole))) if there]
+
+
+def gather(models: Sequence[Model], *, folder) -> pd.DataFrame:
+  """The rows of finished networks, sorted."""
+  rows = pd.concat([pd.read_parquet(folder / cell.file) for _, cell, _ in cells(models)])
   return rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], ignore_index=True)
 
 

@@ -185,7 +185,8 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
     fields = options.to_dict()
     objective = fields.pop('objective')
     errors.lookup(task.objectives, objective, kind='objective')
-    levels = _levels(fields.pop('levels', config.evaluate.levels))
+    levels = fields.pop('levels', None)
+    levels = _levels(config.evaluate.levels if levels is None else levels)
     source = fields.pop('source', '')
     if source:
       errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')

@@ -1,7 +1,7 @@
 """Attacked examples that outlive an evaluation: arrays for pictures, worst cases as data files."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ class Context(NamedTuple):
   batches: grid.Batches
   source: Callable[[], Any]
   stopper: console.Stopper
+  everyone: Sequence[grid.Model] = ()  # all networks that the results are about, asked for or not
 
   def attacked(self, model: grid.Model, *, eps: float, wanted):
     """The wanted examples under the main attack, as `grid.Example`."""
@@ -45,40 +46,72 @@ def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataF
   options, path = context.config.report, context.results / 'examples.npz'
   if context.exp.pictures is None or not options.pictures:
     return
-  arms = [m.arm for m in models if m.seed == models[0].seed and context.meets_main(m)]
-  if bool(parallel.from_writer(np.array(_pictured(path) == set(arms)))):
-    return
   indices = np.sort(rows['index'].unique())
   indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
-  columns: dict[str, list[Any]] = {}
+  add_pictures(
+    path,
+    filter(context.meets_main, first_seed(models)),
+    lambda model: _pictures(context, model, indices),
+  )
+
+
+def _pictures(context: Context, model: grid.Model, indices) -> dict[str, np.ndarray]:
+  eps = context.config.report.picture_eps
+  found = list(context.attacked(model, eps=eps, wanted=indices))
+  if not found:
+    return {}
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+  same = {'arm': model.arm, 'attack': context.exp.main, 'eps': eps}
+  return {
+    **{name: np.array([value] * len(found)) for name, value in same.items()},
+    'index': stacked.example['index'],
+    'image': stacked.example['image'],
+    'adversarial': stacked.image,
+    **context.exp.pictures(stacked),
+  }
+
+
+def first_seed(models: Sequence[grid.Model]) -> list[grid.Model]:
+  """Of several trainings of an arm the first, which stands for it in pictures."""
+  return [model for model in models if model.seed == models[0].seed]
+
+
+def add_pictures(
+  path: pathlib.Path,
+  models: Iterable[grid.Model],
+  make: Callable[[grid.Model], Mapping[str, Any]],
+) -> None:
+  """Adds arrays [n, ...], one of them 'arm', to an .npz: those of the arms that it has not yet.
+
+  What other calls stored of other arms stays; arms lie in alphabetical order, so the file does not
+  depend on the order of the calls.
+  """
+  there = _arms_of(path)
+  columns: dict[str, list[np.ndarray]] = {}
   for model in models:
-    if model.seed != models[0].seed or not context.meets_main(model):
+    # Every host has to attack where one has to.
+    if bool(parallel.from_writer(np.array(model.arm in there))):
       continue
-    found = list(context.attacked(model, eps=options.picture_eps, wanted=indices))
-    if not found:
-      continue
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
-    same = {'arm': model.arm, 'attack': context.exp.main, 'eps': options.picture_eps}
-    arrays = {
-      **{name: np.array([value] * len(found)) for name, value in same.items()},
-      'index': stacked.example['index'],
-      'image': stacked.example['image'],
-      'adversarial': stacked.image,
-      **context.exp.pictures(stacked),
-    }
-    for name, value in arrays.items():
+    for name, value in make(model).items():
       columns.setdefault(name, []).append(np.asarray(value))
-  if parallel.is_writer() and columns:
-    with files.replacing(path) as temporary:
-      np.savez_compressed(temporary, **{k: np.concatenate(v) for k, v in columns.items()})
+  if not columns or not parallel.is_writer():
+    return
+  if there:
+    with np.load(path, allow_pickle=False) as stored:
+      for name in columns:
+        columns[name].insert(0, stored[name])
+  joined = {name: np.concatenate(values) for name, values in columns.items()}
+  order = np.argsort(joined['arm'], kind='stable')
+  with files.replacing(path) as temporary:
+    np.savez_compressed(temporary, **{name: value[order] for name, value in joined.items()})
 
 
-def _pictured(path: pathlib.Path) -> set[str]:
+def _arms_of(path: pathlib.Path) -> set[str]:
   """The arms of the pictures that are there."""
   if not path.exists():
     return set()
-  with np.load(path) as stored:
-    return {str(arm) for arm in stored['arm']}
+  with np.load(path, allow_pickle=False) as stored:
+    return set(stored['arm'].tolist())
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:

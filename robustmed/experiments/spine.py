@@ -6,7 +6,7 @@ import functools
 import jax
 import ml_collections
 
-from robustmed import attacks, data, errors
+from robustmed import data, errors
 from robustmed.data import ood as ood_images
 from robustmed.evaluation import ood
 from robustmed.experiments import disks, experiment, spine_keepsakes, spine_report
@@ -83,15 +83,14 @@ def _source(config):
 
 
 def ood_settings(config: ml_collections.ConfigDict) -> dict[str, ood.Setting]:
-  """config.ood.attacks: fields of attacks.ood, and 'eps', 'mismatch' and 'start'."""
+  """config.ood.attacks: an attack's plain data, and 'eps', 'mismatch' and 'start'."""
   settings = {}
   for name, options in config.ood.attacks.items():
     fields = options.to_dict()
     eps, mismatch, start = (fields.pop(field) for field in ('eps', 'mismatch', 'start'))
     errors.lookup(disk_mismatch.MISMATCHES, mismatch, kind='mismatch')
     errors.lookup(STARTS, start, kind='kind of OOD image')
-    attack = attacks.make('ood', bounds=(0.0, 1.0), **fields)
-    settings[name] = ood.Setting(attack, float(eps), mismatch, start)
+    settings[name] = ood.Setting(experiment.make_attack(fields), float(eps), mismatch, start)
   return settings
 
 
@@ -138,7 +137,7 @@ def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
   settings = ood_settings(config)
   key = jax.random.fold_in(jax.random.key(config.seed), 0x00D)
   evaluators, chosen = {}, []
-  for model in models:
+  for model in context.everyone:
     if model.arm not in config.ood.arms:
       continue
     task = context.exp.task_of(model.arm)
@@ -147,15 +146,13 @@ def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
     chosen.append(ood.Model(model, evaluators[id(task)], tuple(config.ood.arms[model.arm])))
   wanted = indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
   few = lambda indices: ood.chosen(context.batches, indices, size=config.evaluate.batch_size)
-  if chosen:
-    found = ood.run(
-      chosen,
-      batches=few(wanted),
-      starts=starts,
-      folder=context.results / 'ood_parts',
-      stopper=context.stopper,
-    )
+  asked = {(model.arm, model.seed) for model in models}
+  due = [one for one in chosen if (one.model.arm, one.model.seed) in asked]
+  parts = context.results / 'ood_parts'
+  if due:
+    ood.run(due, batches=few(wanted), starts=starts, folder=parts, stopper=context.stopper)
+    found = ood.gather(ood.finished(chosen, folder=parts), folder=parts)
     spine_keepsakes.save_rows(context.results, ood.with_placements(found), seed=config.seed)
   spine_keepsakes.save_facts(config, context)
   spine_keepsakes.save_strips(config, context, models, few(wanted[:1]), index=wanted[0])
-  spine_keepsakes.save_ood_pictures(context, chosen, few(wanted[:1]), starts)
+  spine_keepsakes.save_ood_pictures(context, due, few(wanted[:1]), starts)

@@ -1,7 +1,6 @@
 """Files that the disk-shape report is made of beside the grid's: rows, facts, pictures."""
 
 import pathlib
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import pandas as pd
 from robustmed import console, files, parallel
 from robustmed.data import augment, shapes
 from robustmed.evaluation import grid, ood
-from robustmed.experiments import disks
+from robustmed.experiments import disks, keepsakes
 
 ROWS, DETECTORS = 'ood_rows.parquet', 'ood_detectors.csv'
 FACTS, VIRTUAL, STRIPS, PICTURES = 'facts.json', 'virtual.npz', 'strips.npz', 'ood_pictures.npz'
@@ -71,31 +70,25 @@ def virtual_disk(source, *, components: int, seed: int) -> dict[str, np.ndarray]
 
 def save_strips(config, context, models, batches, *, index: int) -> None:
   """One test example under both attacks at every level, for some arms: arrays [n, ...]."""
-  path = context.results / STRIPS
-  shown = [
-    model
-    for model in models
-    if model.seed == models[0].seed and model.arm in config.report.strip_arms
-  ]
-  if _holds(path, [model.arm for model in shown]):
-    return
-  columns: dict[str, list] = {}
-  for model in shown:
-    evaluator, variables = model.evaluator or context.evaluator, model.load()
-    for attack in ('pgd_reg', 'pgd_seg'):
-      if model.attacks is not None and attack not in model.attacks:
-        continue
-      for eps in (0.0, *sorted(evaluator.probes[attack].levels)):
-        found = grid.attacked_examples(
-          evaluator,
-          variables,
-          batches,
-          attack=attack if eps else grid.CLEAN,
-          eps=eps,
-          wanted=[index],
-        )
-        for one in found:
-          row = {
+  shown = [m for m in keepsakes.first_seed(models) if m.arm in config.report.strip_arms]
+  keepsakes.add_pictures(
+    context.results / STRIPS, shown, lambda model: _strips(context, model, batches, index)
+  )
+
+
+def _strips(context, model, batches, index) -> dict[str, np.ndarray]:
+  evaluator, variables = model.evaluator or context.evaluator, model.load()
+  rows = []
+  for attack in ('pgd_reg', 'pgd_seg'):
+    if model.attacks is not None and attack not in model.attacks:
+      continue
+    for eps in (0.0, *sorted(evaluator.probes[attack].levels)):
+      name = attack if eps else grid.CLEAN
+      for one in grid.attacked_examples(
+        evaluator, variables, batches, attack=name, eps=eps, wanted=[index]
+      ):
+        rows.append(
+          {
             'arm': model.arm,
             'attack': attack,
             'eps': eps,
@@ -106,24 +99,27 @@ def save_strips(config, context, models, batches, *, index: int) -> None:
             'contour': one.attacked['contour'],
             'segmentation': one.attacked['segmentation'],
           }
-          for name, value in row.items():
-            columns.setdefault(name, []).append(np.asarray(value))
-  if columns and parallel.is_writer():
-    _save(path, {name: np.stack(values) for name, values in columns.items()})
+        )
+  return _stacked(rows)
 
 
 def save_ood_pictures(context, chosen, batches, starts) -> None:
   """One example of every attack from outside: arrays [n, ...]."""
-  path = context.results / PICTURES
-  shown = [one for one in chosen if one.model.seed == chosen[0].model.seed]
-  if _holds(path, [one.model.arm for one in shown]):
-    return
-  columns: dict[str, list] = {}
-  for one in shown:
-    for name in one.settings:
-      start = starts[one.evaluator.settings[name].start]
-      for held in ood.attacked(one, batches=batches, start=start, name=name):
-        row = {
+  shown = {one.model.arm: one for one in chosen if one.model.seed == chosen[0].model.seed}
+  keepsakes.add_pictures(
+    context.results / PICTURES,
+    [one.model for one in shown.values()],
+    lambda model: _ood_pictures(shown[model.arm], batches, starts),
+  )
+
+
+def _ood_pictures(one: ood.Model, batches, starts) -> dict[str, np.ndarray]:
+  rows = []
+  for name in one.settings:
+    start = starts[one.evaluator.settings[name].start]
+    for held in ood.attacked(one, batches=batches, start=start, name=name):
+      rows.append(
+        {
           'arm': one.model.arm,
           'attack': name,
           'index': held['index'][0],
@@ -137,19 +133,13 @@ def save_ood_pictures(context, chosen, batches, starts) -> None:
           'segmentation': held['outputs']['segmentation'][0],
           **{column: held[column][0] for column in ('agree_seg', 'agree_reg', 'score')},
         }
-        for column, value in row.items():
-          columns.setdefault(column, []).append(np.asarray(value))
-  if columns and parallel.is_writer():
-    _save(path, {name: np.stack(values) for name, values in columns.items()})
+      )
+  return _stacked(rows)
 
 
-def _holds(path: pathlib.Path, arms: Sequence[str]) -> bool:
-  """Whether the file of an earlier call has the pictures of exactly these arms."""
-  there = False
-  if path.exists():
-    with np.load(path, allow_pickle=False) as stored:
-      there = set(stored['arm'].tolist()) == set(arms)
-  return bool(parallel.from_writer(np.array(there)))
+def _stacked(rows) -> dict[str, np.ndarray]:
+  names = rows[0] if rows else ()
+  return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in names}
 
 
 def _save(path: pathlib.Path, arrays) -> None:

@@ -148,9 +148,9 @@ class Run:
     checkpoints.save_variables(self._final(arm.name, seed), train_state.variables(state))
 
   def evaluate(self, stopper, imported=None) -> None:
-    models = imported or self._models()
+    models = imported or self._models([n for n in self.order if n not in self.extra])
     parts = self.folder / 'results' / 'parts'
-    rows = grid.run(
+    grid.run(
       self.evaluator(),
       models,
       batches=self._test_batches,
@@ -159,6 +159,11 @@ class Run:
       source=lambda arm, seed: self._model(arm, seed, lambda: self._load(arm, seed)),
     )
     _stop_if_asked(stopper)
+    # What earlier calls evaluated belongs to the results of this one.
+    everyone = imported or grid.finished(
+      self.evaluator(), self._models(list(self.exp.arms)), folder=parts
+    )
+    rows = grid.gather(self.evaluator(), everyone, folder=parts)
     if parallel.is_writer():
       results = self.folder / 'results'
       with files.replacing(results / 'rows.parquet') as temporary:
@@ -177,6 +182,7 @@ class Run:
       self._test_batches,
       self.source,
       stopper,
+      everyone,
     )
     keepsakes.save_pictures(context, models, rows)
     _stop_if_asked(stopper)
@@ -203,6 +209,7 @@ class Run:
   def source(self):
     if self._source is None:
       self._source = self.exp.source()
+      workdir.claim_data(self.folder, self._source.info)
     return self._source
 
   def evaluator(self, arm: str = '') -> grid.Evaluator:
@@ -232,12 +239,11 @@ class Run:
       )
     return checkpoints.load_variables(path, self.exp.task_of(arm))
 
-  def _models(self) -> list[grid.Model]:
+  def _models(self, arms) -> list[grid.Model]:
     return [
       self._model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
       for seed in range(self.config.seeds)
-      for name in self.order
-      if name not in self.extra
+      for name in arms
     ]
 
   def _imported(self) -> list[grid.Model]:

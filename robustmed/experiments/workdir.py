@@ -1,4 +1,4 @@
-"""A run's folder: `config.json env.json checkpoints/ logs/ results/ report/`."""
+"""A run's folder: `config.json env.json data.json checkpoints/ logs/ results/ report/`."""
 
 import contextlib
 import importlib.metadata
@@ -10,8 +10,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from robustmed import errors, files, parallel
 
+DATA = 'data.json'
 KEPT = ('checkpoints', 'logs', 'results', 'report')
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -49,11 +52,31 @@ def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
   return new
 
 
+def claim_data(folder: pathlib.Path, info: Mapping[str, Any]) -> None:
+  """Ties the run to its data, or refuses data that are not those the run began with."""
+  if 'fingerprint' not in info:
+    return
+  path = folder / DATA
+  plain = json.loads(json.dumps({k: info[k] for k in ('name', 'fingerprint', 'sizes', 'groups')}))
+  old = files.read_json(path) if path.exists() else None
+  # The copies that other hosts read may differ in their files' times.
+  same = old is None or old.get('fingerprint') == plain['fingerprint']
+  if not bool(parallel.from_writer(np.array(same))):
+    changed = [d for d in differences(old or {}, plain) if not d.startswith('fingerprint')]
+    raise errors.UserError(
+      f'the data of source {info["name"]} are not those that the run in {folder} began with '
+      f'({"; ".join(changed) or "files were changed, replaced or touched"}); use another '
+      f'--workdir, put the old files back, or, if their content is the same, remove {path}'
+    )
+  if old is None and parallel.is_writer():
+    files.write_json(path, plain)
+
+
 def release(folder: pathlib.Path) -> None:
   """Gives up a claim that came to nothing, so that the mended command may use the same folder."""
   if not parallel.is_writer() or any((folder / name).exists() for name in KEPT):
     return
-  for name in ('config.json', 'env.json'):
+  for name in ('config.json', 'env.json', DATA):
     (folder / name).unlink(missing_ok=True)
   with contextlib.suppress(OSError):
     folder.rmdir()

@@ -1,5 +1,6 @@
 """Every entry of the attack table through one suite."""
 
+import dataclasses
 import inspect
 
 import chex
@@ -82,3 +83,13 @@ def test_region_and_settings(name):
   for setting in inspect.signature(attacks.ATTACKS[name]).parameters:
     assert setting in attacks.settings(name) or setting == 'settings'
   assert attacks.ATTACKS[name].__doc__
+
+
+@pytest.mark.parametrize('name', attacks.ATTACKS)
+def test_the_defaults_make_the_attack_that_no_settings_make(name):
+  given = attacks.defaults(name)
+  assert set(given) == set(attacks.settings(name))
+  plain, listed = attacks.make(name), attacks.make(name, **given)
+  for field in ('num_steps', 'step_size', 'relative_step', 'random_start', 'select', 'minimise'):
+    assert getattr(plain, field) == getattr(listed, field), field
+  assert dataclasses.asdict(plain.threat) == dataclasses.asdict(listed.threat)

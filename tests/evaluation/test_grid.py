@@ -150,3 +150,22 @@ def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
 def test_an_unknown_objective_is_a_user_error():
   with pytest.raises(errors.UserError, match="unknown objective 'dice'"):
     _evaluator(toys.task(), other=grid.Probe(PGD, 'dice', (0.1,)))
+
+
+def test_networks_finished_by_other_calls_join_the_rows(tmp_path):
+  task = toys.task()
+  whole = _run(tmp_path / 'whole', task)
+  evaluator, folder = _evaluator(task), tmp_path / 'parts'
+  std, adv = _models(task)
+  options = {'batches': _batches, 'folder': folder, 'stopper': console.Stopper()}
+  assert grid.finished(evaluator, [std, adv], folder=folder) == []
+  alone = grid.run(evaluator, [adv], **options)
+  assert set(alone['arm']) == {'adv'}
+  assert grid.finished(evaluator, [std, adv], folder=folder) == [adv]
+  with pytest.raises(console.Stopped):
+    grid.run(evaluator, [std, adv], **{**options, 'stopper': _StopAt(2)})
+  assert grid.finished(evaluator, [std, adv], folder=folder) == [adv]  # half of std is not std
+  grid.run(evaluator, [std], **options)
+  both = grid.finished(evaluator, [std, adv], folder=folder)
+  assert both == [std, adv]
+  pd.testing.assert_frame_equal(grid.gather(evaluator, both, folder=folder), whole)

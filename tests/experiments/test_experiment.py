@@ -109,3 +109,17 @@ def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatc
   assert told['gradients']['evaluate'] == 3 * per_network
   assert told['steps'] == 30_000 and told['device_bytes'] > 38_998_721 * 16
   assert not list(tmp_path.iterdir())
+
+
+def test_a_run_stays_with_the_data_it_began_with(tmp_path):
+  info = {'name': 'disks', 'fingerprint': 'a1', 'sizes': {'train': 4}, 'groups': {'train': 2}}
+  for _ in range(2):
+    workdir.claim_data(tmp_path, {**info, 'folder': '/cache/a1', 'counts': {}})
+  before = (tmp_path / 'data.json').read_bytes()
+  with pytest.raises(errors.UserError, match=r'not those .*\(sizes\.train: 4 there, 5 here\); use'):
+    workdir.claim_data(tmp_path, {**info, 'fingerprint': 'b2', 'sizes': {'train': 5}})
+  with pytest.raises(errors.UserError, match=r'changed, replaced or touched.*remove .*data\.json'):
+    workdir.claim_data(tmp_path, {**info, 'fingerprint': 'b2'})
+  assert (tmp_path / 'data.json').read_bytes() == before
+  workdir.release(tmp_path)
+  assert not tmp_path.exists()
