@@ -20,7 +20,6 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.preset = preset or 'demo'
   config.seed = 0
   config.seeds = 1  # trains every arm this many times
-  config.forecast_above = 60_000  # gradient evaluations from which a forecast is worth its time
   config.data = ml_collections.ConfigDict(
     {
       'source': 'phantom_lumbar_disks',

@@ -19,19 +19,37 @@ find_python() {
   return 1
 }
 
+# Two markers say that what lies in $venv is not whole, whoever was killed in the middle:
+#   .making      it was being made here and has never been complete: it is removed and made anew
+#   .installing  a complete one was being changed: everything is installed again
 make_environment() {
   local accelerator=${ROBUSTMED_ACCELERATOR:-cpu} files=("$@") python stamp
   case $accelerator in cpu | cuda12 | cuda13 | tpu) ;; *)
     fail "ROBUSTMED_ACCELERATOR must be cpu, cuda12, cuda13 or tpu, not '$accelerator'" ;;
   esac
   stamp=$({ printf '%s\n' "$accelerator"; cat "${files[@]}"; } | cksum)
-  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.stamp-$#" 2>/dev/null)" = "$stamp" ]; then
+  if [ -e "$venv/.making" ]; then
+    say "$venv was left half made; making it anew"
+    rm -rf "$venv"
+  fi
+  if [ -e "$venv/.installing" ]; then
+    say "an installation into $venv was cut short; doing it again"
+    rm -f "$venv"/.stamp-*
+  elif [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.stamp-$#" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
   if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python) || fail 'needs Python 3.11, 3.12 or 3.13 on PATH (or set ROBUSTMED_PYTHON)'
     say "making $venv with $("$python" --version)"
-    "$python" -m venv "$venv"
+    # A folder of somebody else's files is not ours to remove afterwards.
+    if [ ! -e "$venv" ]; then
+      mkdir -p "$venv" || fail "cannot make the folder $venv; set ROBUSTMED_VENV to another one"
+      touch "$venv/.making"
+    fi
+    "$python" -m venv "$venv" || {
+      give_up
+      fail "$python could not make the virtual environment $venv, see above (Debian and Ubuntu: apt install python3-venv)"
+    }
   fi
   local command=("$venv/bin/python" -m pip install --disable-pip-version-check --quiet)
   local file
@@ -41,6 +59,15 @@ make_environment() {
     command+=("jax[$accelerator]==$(sed -n 's/^jax==\([^ ]*\).*/\1/p' requirements.txt)")
   fi
   say "${command[*]}"
-  "${command[@]}"
+  touch "$venv/.installing"
+  "${command[@]}" || {
+    give_up
+    fail "pip could not install ${files[*]} into $venv, see above; check the network and the free space, then run the same command again"
+  }
   printf '%s\n' "$stamp" >"$venv/.stamp-$#"
+  rm -f "$venv/.making" "$venv/.installing"
+}
+
+give_up() {
+  if [ -e "$venv/.making" ]; then rm -rf "$venv"; fi
 }

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
   add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
   add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
   add('--arms', default='', metavar='A,B', help='only these arms (and those they need)')
-  add('--checkpoint', metavar='DIR', help='with --stage evaluate: attack this saved network')
+  add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
   several.add_argument(
@@ -89,8 +89,8 @@ def parse(words: Sequence[str]) -> Command:
   needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
   if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
-  if known.checkpoint and known.stage != 'evaluate':
-    raise errors.UserError('--checkpoint goes with --stage evaluate')
+  if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
+    raise errors.UserError('--checkpoint goes with --stage evaluate, report or all (both)')
   return Command(
     config=config,
     workdir=pathlib.Path(known.workdir).absolute() if known.workdir else None,

@@ -47,7 +47,7 @@ def test_arms_keep_the_order_of_the_config():
     (['--stage', 'fly'], 'invalid choice'),
     (['--bogus=1'], 'unknown flag --bogus=1'),
     (['extra'], "unexpected argument 'extra'"),
-    (['--checkpoint', 'x'], 'goes with --stage evaluate'),
+    (['--checkpoint', 'x', '--stage', 'train'], 'goes with --stage evaluate, report or all'),
   ],
 )
 def test_mistakes_are_user_errors(words, message):

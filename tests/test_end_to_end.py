@@ -145,8 +145,6 @@ def test_a_saved_network_meets_other_data(whole, tmp_path):
   words = [
     '--config.data.source=lumbar_disks',
     f'--config.data.dir={raw}',
-    '--stage',
-    'evaluate',
     '--checkpoint',
     folder / 'checkpoints' / 'adv' / 'seed0',
   ]
@@ -162,7 +160,10 @@ def test_a_saved_network_meets_other_data(whole, tmp_path):
   assert 'the data of source lumbar_disks are not those' in line and 'data.json' in line
   rows = pd.read_parquet(tmp_path / 'w' / 'results' / 'rows.parquet')
   assert set(rows.arm) == {'adv'} and len(rows) == 2 * 7
-  assert 'summary.csv' in done.stdout
+  assert 'training' not in done.stderr and not (tmp_path / 'w' / 'checkpoints').exists()
+  assert f'report: {tmp_path}/w/report/report.html' in done.stdout
+  claims = pd.read_csv(tmp_path / 'w' / 'report' / 'tables' / 'claims.csv')
+  assert 'not run' in set(claims['verdict']) and len(claims) == 5
   line = runs.mistake(*CONFIG, *words, '--workdir', tmp_path / 'x', '--config.model.width=0.5')
   assert 'is not the one this configuration describes: model.width: 0.25 there, 0.5 here' in line
 

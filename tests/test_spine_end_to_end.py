@@ -110,8 +110,9 @@ def test_a_saved_network_brings_its_own_task(run, tmp_path):
   saved = run[0] / 'checkpoints' / 'P10_adv_rs_rec' / 'seed0'
   card = json.loads((saved / 'network.json').read_text())
   assert card['model']['num_maps'] == 2
-  words = ['--stage', 'evaluate', '--checkpoint', saved, '--workdir', tmp_path]
-  runs.main(*CONFIG, *words)
+  words = ['--checkpoint', saved, '--workdir', tmp_path]
+  done = runs.main(*CONFIG, *words)
+  assert (tmp_path / 'report' / 'report.html').is_file() and 'training' not in done.stderr
   rows = pd.read_parquet(tmp_path / 'results' / 'ood_rows.parquet')
   expected = pd.read_parquet(run[0] / 'results' / 'ood_rows.parquet')
   expected = expected[expected['arm'] == 'P10_adv_rs_rec'].reset_index(drop=True)

@@ -70,7 +70,8 @@ class LoopAttack:
   minimise: go down instead of up; then 'best' is the smallest value.
 
   Guarantees: x is in the ball and the box; nothing of one example depends on another one; the
-  result is constant to differentiation. Work is float32 (float64 where x is), x keeps its dtype.
+  result is constant to differentiation. Work is float32 (float64 where x is), x keeps its dtype: in
+  a shorter one the result is rounded, may leave the ball by that, and `distance` says so.
   """
 
   threat: Threat
@@ -209,7 +210,7 @@ class LoopAttack:
     )
 
   def _result(self, walk, centre, dtype):
-    x = walk.best_x if self.select == 'best' else walk.x
+    x = _rounded(walk.best_x if self.select == 'best' else walk.x, dtype)
     both = self.keep == 'both'
     result = AttackResult(
       x=x.astype(dtype),
@@ -220,6 +221,17 @@ class LoopAttack:
       best_x=walk.best_x.astype(dtype) if both else None,
     )
     return lax.stop_gradient(result)
+
+
+def _rounded(x, dtype):
+  """x with the precision of `dtype`, so that what is said of it is true once it is cast.
+
+  A mere cast there and back may be dropped by the compiler.
+  """
+  facts = jnp.finfo(dtype)
+  if facts.bits >= jnp.finfo(x.dtype).bits:
+    return x
+  return lax.reduce_precision(x, exponent_bits=facts.nexp, mantissa_bits=facts.nmant)
 
 
 def example_keys(key, batch):

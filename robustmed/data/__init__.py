@@ -77,11 +77,13 @@ def load(config: Mapping[str, Any]) -> Source:
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
+  with store.reading(fields['name']):
+    fingerprint = source.fingerprint(fields)
   splits, folder = store.prepare(
     source.Builder,
     fields,
     root=store.cache_root(fields['cache_dir']),
-    fingerprint=source.fingerprint(fields),
+    fingerprint=fingerprint,
   )
   splits = {'train': store.Split([], []), **splits}  # a source may have test examples alone
   info = {

@@ -47,17 +47,42 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return tfds.core.DatasetInfo(builder=self, features=self.features(), disable_shuffling=True)
 
   def _split_generators(self, dl_manager):
-    rows = self.splits()
+    with reading(self.name):
+      rows = self.splits()
     self.groups = {name: [] for name in rows}  # filled as the examples are written
     return {name: self._generate_examples(name, rows[name]) for name in rows}
 
   def _generate_examples(self, split, rows):
-    for position, row in enumerate(rows):
+    for position, row in enumerate(_read_through(rows, self.name)):
       self.groups[split].append(int(row['group']))
       for key, value in row.items():
         if np.asarray(value).dtype.kind == 'f' and not np.isfinite(value).all():
           raise errors.UserError(f'{row["name"]}: {key} has values that are not finite')
       yield position, row
+
+
+@contextlib.contextmanager
+def reading(source: str):
+  """Tells a source's files that cannot be read from a cache that cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    where = error.filename or 'its files'
+    raise errors.UserError(
+      f'data source {source} cannot read {where}: {error.strerror or error}; check that it is '
+      'there, that you may read it and that its disk is well'
+    ) from error
+
+
+def _read_through(rows, source):
+  rows = iter(rows)
+  while True:
+    with reading(source):
+      try:
+        row = next(rows)
+      except StopIteration:
+        return
+    yield row
 
 
 class Split:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from robustmed import types
+from robustmed.evaluation import grid
 from robustmed.ops import conv
 
 PyTree = Any
@@ -50,10 +51,20 @@ def training_gradients(cost: types.Cost, *, steps: int, batch_size: int) -> int:
   return round(steps * batch_size * (cost.gradients + cost.passes))
 
 
-def evaluation_gradients(probes: Mapping[str, Any], *, num_examples: int) -> int:
-  """Gradient evaluations of one network's row of the grid, the clean cell's included."""
-  grid = sum(p.attack.num_gradients * sum(eps > 0 for eps in p.levels) for p in probes.values())
-  return round(num_examples * (grid + 1))
+def evaluation_cells(
+  probes: Mapping[str, Any], *, num_examples: int
+) -> dict[tuple[str, float], int]:
+  """(attack, eps) -> gradient evaluations, for one network's row of the grid.
+
+  The clean cell is one gradient an example, as the network is judged by it.
+  """
+  attacked = {
+    (name, eps): num_examples * probe.attack.num_gradients
+    for name, probe in probes.items()
+    for eps in probe.levels
+    if eps > 0
+  }
+  return {(grid.CLEAN, 0.0): num_examples, **attacked}
 
 
 def _forward_jaxpr(task: types.Task):

@@ -34,23 +34,18 @@ def describe(
       'gradients': per_arm[name] * config.seeds,
     }
   judged = {
-    name: costs.evaluation_gradients(
-      {
-        probe: what
-        for probe, what in exp.probes.items()
-        if exp.arms[name].attacks is None or probe in exp.arms[name].attacks
-      },
-      num_examples=sizes.get('test', 0),
-    )
+    name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
     for name in order
     if name not in extra
   }
-  judge = sum(judged.values()) * config.seeds
+  judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
+  beside = sum(sum(exp.extra_cells(name, 0).values()) for name in judged) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,
     'evaluate': judge,
-    'total': train + judge,
+    'extra_evaluation': beside,
+    'total': train + judge + beside,
     'per_arm': per_arm,
   }
   if light:

@@ -56,10 +56,17 @@ class Experiment(NamedTuple):
   pictures: Callable[..., Mapping[str, Any]] | None = None
   # (keepsakes.Context, models, rows), called after the grid: whatever else is to be measured
   extra_evaluation: Callable[..., None] | None = None
+  # (arm, seed) -> {file in results/: input gradients that it costs}: the parts of extra_evaluation
+  extra_cells: Callable[[str, int], Mapping[str, int]] = lambda arm, seed: {}
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""
     return (self.arms[arm].task if arm in self.arms else None) or self.task
+
+  def probes_of(self, arm: str) -> dict[str, grid.Probe]:
+    """The probes that an arm meets; one from elsewhere meets all of them."""
+    chosen = self.arms[arm].attacks if arm in self.arms else None
+    return {n: probe for n, probe in self.probes.items() if chosen is None or n in chosen}
 
   def model_of(self, arm: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """config.model with the arm's own fields on top."""

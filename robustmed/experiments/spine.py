@@ -8,11 +8,11 @@ import ml_collections
 
 from robustmed import data, errors
 from robustmed.data import ood as ood_images
-from robustmed.evaluation import ood
+from robustmed.evaluation import grid, ood
 from robustmed.experiments import disks, experiment, spine_keepsakes, spine_report
 from robustmed.tasks import disk_mismatch
 
-_PAPER_OBJECTIVES = {'train_reg': 'reg', 'train_seg': 'seg'}
+OOD_PARTS = 'ood_parts'  # in results/
 
 
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
@@ -49,6 +49,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     write_example=disks.write_example,
     pictures=disks.pictures,
     extra_evaluation=functools.partial(evaluate, config),
+    extra_cells=functools.partial(ood_cells, config),
   )
 
 
@@ -130,6 +131,22 @@ def _check_ood(config) -> None:
         )
 
 
+def _chosen(config, indices):
+  return indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
+
+
+def ood_cells(config: ml_collections.ConfigDict, arm: str, seed: int) -> dict[str, int]:
+  """Input gradients of every attack from outside that an arm meets, by its file in results/."""
+  size = data.sizes(disks.source_config(config)).get('test', 0)
+  count = len(_chosen(config, range(size)))
+  settings = ood_settings(config)
+  cells = {}
+  for name in config.ood.arms.get(arm, ()):
+    cell = grid.Cell(arm, seed, name, settings[name].eps)
+    cells[f'{OOD_PARTS}/{cell.file}'] = count * settings[name].attack.num_gradients
+  return cells
+
+
 def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
   """After the grid: attacks from outside, then the arrays that the paper's figures need."""
   indices = sorted(rows['index'].unique())
@@ -144,11 +161,11 @@ def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
     if id(task) not in evaluators:
       evaluators[id(task)] = ood.Evaluator(task, target(config.data.side), settings, key=key)
     chosen.append(ood.Model(model, evaluators[id(task)], tuple(config.ood.arms[model.arm])))
-  wanted = indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
+  wanted = _chosen(config, indices)
   few = lambda indices: ood.chosen(context.batches, indices, size=config.evaluate.batch_size)
   asked = {(model.arm, model.seed) for model in models}
   due = [one for one in chosen if (one.model.arm, one.model.seed) in asked]
-  parts = context.results / 'ood_parts'
+  parts = context.results / OOD_PARTS
   if due:
     ood.run(due, batches=few(wanted), starts=starts, folder=parts, stopper=context.stopper)
     found = ood.gather(ood.finished(chosen, folder=parts), folder=parts)

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -12,7 +11,14 @@ import pandas as pd
 from robustmed import commandline, console, errors, experiments, files, parallel, report
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, grid, statistics
-from robustmed.experiments import description, experiment, keepsakes, preparation, workdir
+from robustmed.experiments import (
+  description,
+  experiment,
+  forecast,
+  keepsakes,
+  preparation,
+  workdir,
+)
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
@@ -80,8 +86,9 @@ class Run:
         f'arm {name!r} was not asked for but is needed: finished ones are used, else trained'
       )
     with console.stop_on_signal() as stopper:
-      if stage in ('all', 'train'):
-        self._forecast(stage)
+      if stage != 'report':
+        self._forecast(stage, imported)
+      if stage in ('all', 'train') and not imported:
         self.train(stopper)
       if stage in ('all', 'evaluate'):
         self.evaluate(stopper, imported)
@@ -148,7 +155,7 @@ class Run:
     checkpoints.save_variables(self._final(arm.name, seed), train_state.variables(state))
 
   def evaluate(self, stopper, imported=None) -> None:
-    models = imported or self._models([n for n in self.order if n not in self.extra])
+    models = imported or self._models(self._asked())
     parts = self.folder / 'results' / 'parts'
     grid.run(
       self.evaluator(),
@@ -239,6 +246,9 @@ class Run:
       )
     return checkpoints.load_variables(path, self.exp.task_of(arm))
 
+  def _asked(self) -> list[str]:
+    return [name for name in self.order if name not in self.extra]
+
   def _models(self, arms) -> list[grid.Model]:
     return [
       self._model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
@@ -281,33 +291,22 @@ class Run:
         f'train.batch_size={batch_size} is not a multiple of the {parallel.device_count()} devices'
       )
 
-  def _forecast(self, stage) -> None:
-    """Says how long the run will take, from a few seconds of calibration."""
-    plan = description.describe(self.exp, self.config, self.command.arms, light=True)
-    left = plan['gradients']['total'] if stage == 'all' else plan['gradients']['train']
-    done = [
-      (name, seed)
+  def _forecast(self, stage, imported) -> None:
+    models = imported or self._models(self._asked())
+    untrained = [
+      name
       for seed in range(self.config.seeds)
       for name in self.order
-      if self._final(name, seed).exists()
+      if not imported and not self._final(name, seed).exists()
     ]
-    left -= sum(plan['gradients']['per_arm'][name] for name, _ in done)
-    if left <= 0 or left < self.config.forecast_above:
-      return
-    variables = self.exp.task.init(jax.random.key(0))
-    batch = grid.device_batch(next(iter(self._test_batches())))
-    once = lambda: jax.block_until_ready(
-      self.evaluator().score(variables, batch, batch['image']).columns
+    gradients = forecast.left(
+      self.exp,
+      untrained=untrained if stage != 'evaluate' else (),
+      models=models if stage != 'train' else (),
+      results=self.folder / 'results',
     )
-    once()
-    started, count = time.monotonic(), 0
-    while time.monotonic() - started < 1.0 or count < 2:
-      once()
-      count += 1
-    rate = count * len(batch['mask']) * parallel.host_count() / (time.monotonic() - started)
-    console.say(
-      f'forecast: {left:,} gradient evaluations at {rate:,.0f}/s here: about '
-      f'{console.duration(left / rate)}, compilation not counted'
+    forecast.say(
+      gradients, task=self.exp.task, evaluator=self.evaluator(), batches=self._test_batches
     )
 
   def _merge_logs(self) -> None:

@@ -256,7 +256,8 @@ def test_half_precision_keeps_its_dtype_and_is_attacked_in_float32(problems):
   result = problems.call(attacks.pgd(num_steps=10), objective, x, 0.001)
   assert result.x.dtype == jnp.bfloat16
   assert set(seen) == {jnp.dtype('float32')}
-  np.testing.assert_allclose(result.distance, 0.001, rtol=1e-3)
+  moved = np.asarray(result.x, np.float32) - np.asarray(x, np.float32)
+  np.testing.assert_allclose(result.distance, np.abs(moved).max(axis=(1, 2, 3)))
 
 
 def test_result_is_constant_to_differentiation(problems):
@@ -318,3 +319,19 @@ def test_mistakes_at_call(problems, wrong, says):
   given |= wrong
   with pytest.raises(errors.UserError, match=says):
     attacks.pgd(num_steps=1)(given.pop('objective'), given.pop('x'), **given)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_the_distance_is_that_of_the_image_that_is_returned(problems, norm, dtype):
+  x = problems.images(SHAPE).astype(dtype)
+  attack = attacks.pgd(norm=norm, num_steps=2, keep='both')
+  objective = lambda image: jnp.sum(image, axis=(1, 2, 3))
+  run = jax.jit(lambda x, eps: attack(objective, x, eps=eps, key=jax.random.key(1)))
+  result = run(x, jnp.float32(0.1))
+  moved = np.asarray(result.x, np.float64) - np.asarray(x, np.float64)
+  flat = np.abs(moved).reshape(len(moved), -1)
+  true = flat.max(axis=1) if norm == 'linf' else np.sqrt((flat**2).sum(axis=1))
+  np.testing.assert_allclose(result.distance, true, rtol=1e-5)
+  assert (np.abs(true - 0.1) > 1e-5).any()  # rounding shows, so the test can fail
+  np.testing.assert_array_equal(result.x, result.last_x)

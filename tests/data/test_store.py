@@ -1,4 +1,6 @@
+import errno
 import multiprocessing
+import os
 import pathlib
 
 import numpy as np
@@ -105,6 +107,41 @@ def test_a_cache_that_cannot_be_written(tmp_path):
   blocked.write_text('')
   with pytest.raises(errors.UserError, match=r'cannot write prepared data to .*ROBUSTMED_CACHE'):
     data.load({'name': 'phantom_lumbar_disks', 'side': 16, 'cache_dir': str(blocked)})
+
+
+SMALL = {'name': 'phantom_lumbar_disks', 'side': 16, 'train_patients': 1, 'test_patients': 1}
+
+
+@pytest.mark.parametrize('place', ['first', 'later', 'fingerprint'])
+def test_files_that_cannot_be_read_are_not_a_cache_that_cannot_be_written(
+  place, tmp_path, monkeypatch
+):
+  def vanished(*args, **kwargs):
+    return (tmp_path / 'gone' / 'p_1.npz').read_bytes()
+
+  if place == 'fingerprint':
+    monkeypatch.setattr(lumbar_disks, 'fingerprint', vanished)
+  if place == 'first':
+    monkeypatch.setattr(lumbar_disks.Builder, 'splits', vanished)
+  if place == 'later':
+    monkeypatch.setattr(lumbar_disks, 'draw_patient', vanished)
+  message = r'phantom_lumbar_disks cannot read .*gone/p_1\.npz: No such file'
+  with pytest.raises(errors.UserError, match=message) as caught:
+    data.load({**SMALL, 'cache_dir': str(tmp_path / 'cache')})
+  assert 'cache_dir' not in str(caught.value)
+  assert not [path for path in (tmp_path / 'cache').rglob('*') if path.is_file()]
+
+
+def test_a_full_cache_is_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'shard')
+
+  monkeypatch.setattr(store.os, 'rename', full)
+  with pytest.raises(
+    errors.UserError, match=r'cannot write prepared data.*No space left.*cache_dir'
+  ):
+    data.load({**SMALL, 'cache_dir': str(tmp_path)})
+  assert list((tmp_path / 'phantom_lumbar_disks').iterdir()) == []
 
 
 def test_cache_root(monkeypatch):

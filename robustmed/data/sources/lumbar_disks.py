@@ -9,7 +9,8 @@ of, in this order:
 - list files `train.txt` and `test.txt` with one file name a line;
 - none: the last fifth of the patients in alphabetical order is the test set.
 
-No patient may be on both sides. Images are min-max normalised and resized to side x side.
+No patient may be on both sides. Images are min-max normalised and resized to side x side; a file
+that also holds `normalised`, true, has grey values in [0, 1] already, which are left as they are.
 """
 
 import pathlib
@@ -25,6 +26,7 @@ from robustmed.data import contours, exams, store
 
 DEFAULTS = {'dir': '', 'side': 128}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
+_KEYS = ('img', 'shape', 'normalised')
 SUFFIXES = ('.mat', '.npz')
 # Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel over the edge is let pass.
 TOLERANCE = 1.0
@@ -74,8 +76,8 @@ class LumbarDisks(store.Builder):
 
   def _examples(self, listed, group, *, first) -> Iterator[dict[str, Any]]:
     for position, file in enumerate(listed):
-      image, contour = read(file.path)
-      image, contour = resize(image, contour, side=self.fields['side'])
+      image, contour, kept = _read(file.path)
+      image, contour = resize(image, contour, side=self.fields['side'], keep_range=kept)
       yield contours.example(
         image, contour, index=first + position, group=group[file.patient], name=file.path.stem
       )
@@ -132,7 +134,11 @@ def _by_patient(listed, *, root):
 
 def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Returns image [H, W] in [0, 1] and contour [176, 2]; a bad file is a `UserError`."""
-  image, contour = _load(path)
+  return _read(path)[:2]
+
+
+def _read(path):
+  image, contour, kept = _load(path)
   if image.ndim != 2 or min(image.shape) < 2:
     raise errors.UserError(f'{path}: img must be a grey image [H, W], not {list(image.shape)}')
   if contour.shape != (contours.NUM_POINTS, 2):
@@ -148,7 +154,9 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   low, high = image.min(), image.max()
   if low == high:
     raise errors.UserError(f'{path}: img is constant')
-  return (image - low) / (high - low), contour
+  if kept and (low < 0 or high > 1):
+    raise errors.UserError(f'{path}: is marked normalised, but img goes from {low:g} to {high:g}')
+  return image if kept else (image - low) / (high - low), contour, kept
 
 
 def _load(path):
@@ -156,13 +164,14 @@ def _load(path):
     with path.open('rb') as file:  # the readers leave a damaged file open that they open themselves
       if path.suffix.lower() == '.npz':
         archive = np.load(file, allow_pickle=False)
-        content = {key: archive[key] for key in ('img', 'shape') if key in archive}
+        content = {key: archive[key] for key in _KEYS if key in archive}
       else:
-        content = scipy.io.loadmat(file, variable_names=['img', 'shape'])
+        content = scipy.io.loadmat(file, variable_names=_KEYS)
     missing = [key for key in ('img', 'shape') if key not in content]
     if missing:
       raise errors.UserError(f'{path}: has no {missing[0]!r}; needs img [H, W] and shape [176, 2]')
-    return np.asarray(content['img'], np.float64), np.asarray(content['shape'], np.float64)
+    image, contour = (np.asarray(content[key], np.float64) for key in ('img', 'shape'))
+    return image, contour, bool(np.all(content.get('normalised', False)))
   except errors.UserError:
     raise
   except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
@@ -172,15 +181,21 @@ def _load(path):
     ) from error
 
 
-def resize(image: np.ndarray, contour: np.ndarray, *, side: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns both at side x side, pixel areas kept in register; unchanged if that is the size."""
+def resize(
+  image: np.ndarray, contour: np.ndarray, *, side: int, keep_range: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both at side x side, pixel areas kept in register; unchanged if that is the size.
+
+  What has changed its size spans [0, 1] again, unless `keep_range`.
+  """
   height, width = image.shape
   if (height, width) == (side, side):
     return image, contour
   scaled = skimage.transform.resize(
     image, (side, side), order=1, mode='edge', anti_aliasing=max(height, width) > side
   )
-  scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
+  if not keep_range:
+    scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
   return scaled, (contour + 0.5) * (side / np.array([width, height])) - 0.5
 
 
@@ -189,12 +204,13 @@ def write(
 ) -> pathlib.Path:
   """Writes one file of this source, whole or not at all, and returns its path.
 
-  image: [h, w]; contour: [176, 2]. The source min-max normalises what it reads, so an image comes
-  back bit by bit exactly if its values span [0, 1], at the same side.
+  image: [h, w]; contour: [176, 2]. An image with values in [0, 1], attacked or not, is marked as
+  normalised and comes back bit by bit at the same side; any other is min-max normalised when read.
   """
   path = pathlib.Path(folder) / f'patient{patient:04d}_{disk:05d}.npz'
   with files.replacing(path) as temporary:
-    np.savez(temporary, img=image, shape=contour)
+    inside = bool(np.min(image) >= 0 and np.max(image) <= 1)
+    np.savez(temporary, img=image, shape=contour, normalised=inside)
   return path
 
 

@@ -112,6 +112,40 @@ def test_written_examples_come_back_bit_by_bit(tmp_path, small):
   assert back.train.groups == (0,) and back.test.groups == (1, 1)
 
 
+def test_an_attacked_image_keeps_its_grey_values(tmp_path, small, disk_file):
+  rows = [small.train[0], small.test[0]]
+  attacked = [
+    np.clip(row['image'][..., 0] * 0.6 + shift, 0, 1) for row, shift in zip(rows, (0.2, 0.5))
+  ]
+  folder = tmp_path / 'worst'
+  for row, image in zip(rows, attacked):
+    assert image.min() > 0.1 and image.dtype == np.float32
+    path = lumbar_disks.write(folder, image, row['contour'], patient=row['group'], disk=0)
+  back = load(folder, tmp_path, side=32)
+  for image, again in zip(attacked, (back.train[0], back.test[0])):
+    np.testing.assert_array_equal(again['image'][..., 0], image)
+  smaller = load(folder, tmp_path, side=16).test[0]['image']
+  assert smaller.min() > attacked[1].min() - 1e-6 and smaller.max() <= attacked[1].max() + 1e-6
+  with np.load(path) as stored:  # as earlier versions and other programs write them
+    plain = {key: stored[key] for key in ('img', 'shape')}
+  np.savez(path, **plain)
+  assert lumbar_disks.read(path)[0].min() == 0 and lumbar_disks.read(path)[0].max() == 1
+  np.savez(path, **plain, normalised=False)
+  assert lumbar_disks.read(path)[0].max() == 1
+  scipy.io.savemat(path.with_suffix('.mat'), {**plain, 'normalised': True})
+  np.testing.assert_array_equal(lumbar_disks.read(path.with_suffix('.mat'))[0], plain['img'])
+
+
+def test_images_outside_the_range_are_not_marked_normalised(tmp_path, disk_file):
+  path = disk_file(tmp_path / 'p_1.npz')
+  image, contour = lumbar_disks.read(path)
+  wide = lumbar_disks.write(tmp_path, 3 * image - 1, contour, patient=1, disk=2)
+  np.testing.assert_allclose(lumbar_disks.read(wide)[0], image, atol=1e-12)
+  np.savez(wide, img=3 * image - 1, shape=contour, normalised=True)
+  with pytest.raises(errors.UserError, match='marked normalised, but img goes from -1 to 2'):
+    lumbar_disks.read(wide)
+
+
 def test_half_written_and_hidden_files_are_not_read(tmp_path, disk_file):
   folder = fill_folder(tmp_path / 'raw', disk_file, patients=2, disks=1)
   (folder / '._p0_0.npz').write_bytes(b'')

@@ -1,0 +1,103 @@
+"""What a run still has to do, counted by hand, and when it is worth a word."""
+
+import jax
+import numpy as np
+import pytest
+
+import toys
+from robustmed import commandline, parallel
+from robustmed.evaluation import grid
+from robustmed.experiments import costs, description, forecast, quickstart, spine
+
+STD, RAND, ADV = 3 * 8 * 1, 2 * 8 * 2, 2 * 8 * (2 + 2)  # steps x batch x (attack + passes)
+CLEAN, PGD, FGSM = 10, 3 * 10, 10  # of ten test images, per level; noise has no gradient
+GRID = CLEAN + 2 * PGD + 2 * FGSM
+
+
+def _quickstart():
+  config = commandline.load_config('configs/quickstart.py:smoke')
+  return quickstart.build(config), config
+
+
+def _models(*arms):
+  return [grid.Model(arm, 0, dict) for arm in arms]
+
+
+def test_the_quickstart_by_hand(tmp_path):
+  exp, config = _quickstart()
+  whole = description.describe(exp, config, light=True)['gradients']
+  assert (whole['train'], whole['evaluate']) == (STD + RAND + ADV, 3 * GRID)
+  assert whole['total'] == STD + RAND + ADV + 3 * GRID and whole['extra_evaluation'] == 0
+  left = lambda untrained, *arms: forecast.left(
+    exp, untrained=untrained, models=_models(*arms), results=tmp_path
+  )
+  assert left(('std', 'rand', 'adv'), 'std', 'rand', 'adv') == whole['total']
+  assert left(('adv', 'adv')) == 2 * ADV
+  assert left((), 'rand') == GRID
+
+
+def test_finished_cells_are_not_counted(tmp_path):
+  exp, _ = _quickstart()
+  left = lambda: forecast.left(exp, untrained=(), models=_models('std'), results=tmp_path)
+  parts = tmp_path / 'parts'
+  parts.mkdir()
+  for attack, eps, more in (('none', 0.0, CLEAN), ('pgd_seg', 0.07, PGD), ('noise', 0.03, 0)):
+    before = left()
+    (parts / grid.Cell('std', 0, attack, eps).file).write_bytes(b'')
+    assert before - left() == more
+  (parts / grid.Cell('adv', 0, 'pgd_seg', 0.03).file).write_bytes(b'')
+  assert left() == PGD + 2 * FGSM
+
+
+def test_attacks_from_outside_are_counted(tmp_path):
+  config = commandline.load_config('configs/spine.py:smoke')
+  exp = spine.build(config)
+  # four wanted examples, three steps, four attacks: as many for each of three networks
+  assert sum(exp.extra_cells('P10_std', 0).values()) == 4 * 3 * 4
+  assert exp.extra_cells('P10_adv_r', 0) == {}
+  whole = description.describe(exp, config, light=True)['gradients']
+  assert whole['extra_evaluation'] == (4 + 1 + 4 + 4) * 3 * 4
+  assert whole['total'] == whole['train'] + whole['evaluate'] + whole['extra_evaluation']
+  model = _models('P10_std_rec')  # meets clean images only in the grid: eight of them
+  left = lambda: forecast.left(exp, untrained=(), models=model, results=tmp_path)
+  assert left() == 8 + 4 * 3 * 4
+  (tmp_path / 'ood_parts').mkdir()
+  (tmp_path / 'ood_parts' / 'P10_std_rec.seed0.rec.20.parquet').write_bytes(b'')
+  assert left() == 8 + 3 * 3 * 4
+  few = description.describe(exp, config, ('P10_adv_rs',), light=True)['gradients']
+  assert few['extra_evaluation'] == 3 * 4  # not those of the arm that it needs
+
+
+def _say(monkeypatch, gradients, *, speed):
+  asked = []
+  monkeypatch.setattr(forecast, 'rate', lambda *_: asked.append(1) or speed)
+  monkeypatch.setattr(costs, 'multiply_adds', lambda task: 10_000_000)
+  forecast.say(gradients, task=None, evaluator=None, batches=None)
+  return len(asked)
+
+
+@pytest.mark.parametrize(
+  'gradients, speed, calibrated, said',
+  [
+    (0, 1.0, 0, None),
+    (600, 1.0, 0, None),  # 2e10 multiply-adds are nothing on any machine
+    (7_000, 1000.0, 1, None),  # seven seconds
+    (7_000, 10.0, 1, '7,000 gradient evaluations at 10/s here: about 11.7 min'),
+  ],
+)
+def test_only_what_takes_over_a_minute_is_said(
+  gradients, speed, calibrated, said, monkeypatch, capsys
+):
+  assert _say(monkeypatch, gradients, speed=speed) == calibrated
+  err = capsys.readouterr().err
+  assert said in err if said else err == ''
+
+
+def test_the_rate_counts_examples():
+  task = toys.task()
+  attack = {'pgd': grid.Probe(None, 'bce', ())}
+  evaluator = grid.Evaluator(task, attack, key=jax.random.key(0), main='pgd')
+  calls, score = [], evaluator.score
+  evaluator.score = lambda *args: calls.append(1) or score(*args)
+  rate = forecast.rate(task, evaluator, lambda: [parallel.pad(toys.batch(3), 4)])
+  assert np.isfinite(rate) and 0 < rate <= 4 * len(calls)  # at least a second went by
