@@ -64,9 +64,13 @@ class Experiment(NamedTuple):
     return (self.arms[arm].task if arm in self.arms else None) or self.task
 
   def probes_of(self, arm: str) -> dict[str, grid.Probe]:
-    """The probes that an arm meets; one from elsewhere meets all of them."""
+    """The probes that an arm meets: not those that it is itself the source of."""
     chosen = self.arms[arm].attacks if arm in self.arms else None
-    return {n: probe for n, probe in self.probes.items() if chosen is None or n in chosen}
+    return {
+      name: probe
+      for name, probe in self.probes.items()
+      if (chosen is None or name in chosen) and probe.source != arm
+    }
 
   def model_of(self, arm: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """config.model with the arm's own fields on top."""
