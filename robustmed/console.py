@@ -32,6 +32,15 @@ def duration(seconds: float) -> str:
   return f'{seconds / 3600:.1f} h'
 
 
+def clock(seconds: float) -> str:
+  """To the second, for what is over: '51 s', '2 min 51 s', '1 h 2 min 3 s'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  parts = ((hours, 'h'), (minutes, 'min'), (seconds, 's'))
+  first = next((place for place, (count, _) in enumerate(parts) if count), 2)
+  return ' '.join(f'{count} {unit}' for count, unit in parts[first:])
+
+
 class Progress:
   """A bar on a terminal, else one line per interval; silent for what ends within seconds."""
 

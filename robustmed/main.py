@@ -1,6 +1,7 @@
 """`python -m robustmed.main --config FILE --workdir DIR`: flags in, exit code out."""
 
 import sys
+import time
 from collections.abc import Sequence
 
 from robustmed import tool
@@ -34,7 +35,12 @@ def _run(words: Sequence[str]) -> int:
 
   from robustmed.experiments import stages
 
+  started = time.monotonic()
   stages.run(command, cpu_flags=flags)
+  if command.stage != 'describe':
+    from robustmed import console
+
+    console.say(f'done in {console.clock(time.monotonic() - started)}')
   return 0
 
 

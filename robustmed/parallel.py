@@ -5,9 +5,12 @@ across devices. Outside, the host sees ordinary arrays: replicated values have n
 batches keep the leading axis of the host's own examples.
 """
 
+import contextlib
 import functools
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,7 @@ from robustmed import errors
 AXIS = 'devices'
 PyTree = Any
 
+_GRACE = 60  # seconds that jaxlib waits longer than we do
 # jaxlib versions on which the flags below are known; an unknown flag aborts the process.
 _TUNED_JAXLIB = ('0.10.',)
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
@@ -66,12 +70,18 @@ def _has_avx512() -> bool:
 
 
 def start(
-  *, coordinator: str = '', num_processes: int = 0, process_id: int = -1, automatic: bool = False
+  *,
+  coordinator: str = '',
+  num_processes: int = 0,
+  process_id: int = -1,
+  automatic: bool = False,
+  patience: int = 300,
 ) -> None:
   """Joins the hosts of a run; does nothing for a single process.
 
   With `automatic` JAX reads the cluster's environment (SLURM, TPU pod, Kubernetes). On the CPU the
-  collectives go through gloo.
+  collectives go through gloo. After `patience` seconds without the others the process says so in
+  one line and ends with exit code 2.
   """
   if not coordinator and not automatic:
     if num_processes or process_id >= 0:
@@ -80,14 +90,47 @@ def start(
   if jax.config.jax_platforms == 'cpu':
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if automatic:
-    jax.distributed.initialize()
+    with _waiting('the hosts that the cluster names', patience):
+      jax.distributed.initialize(initialization_timeout=patience + _GRACE)
     return
   if num_processes < 1 or not 0 <= process_id < num_processes:
     raise errors.UserError(
       f'--coordinator needs --num_processes >= 1 and 0 <= --process_id < --num_processes, '
       f'got {num_processes} and {process_id}'
     )
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  whom = f'coordinator {coordinator} (process {process_id} of {num_processes})'
+  with _waiting(whom, patience):
+    jax.distributed.initialize(
+      coordinator, num_processes, process_id, initialization_timeout=patience + _GRACE
+    )
+
+
+@contextlib.contextmanager
+def _waiting(whom: str, patience: int):
+  """Ends the process with one line where hosts do not meet.
+
+  jaxlib aborts with a stack trace when its own time is up, which nothing can catch; so a thread
+  ends the process shortly before.
+  """
+  line = (
+    f'cannot join {whom}: %s; check that HOST:PORT is one of process 0, free there and reachable '
+    'from here, that every --process_id from 0 on is used once, and start all processes together'
+  )
+
+  def give_up():
+    error = errors.UserError(line % f'no answer in {patience} s')
+    print(f'robustmed: error: {error}', file=sys.stderr, flush=True)
+    os._exit(error.exit_code)
+
+  timer = threading.Timer(patience, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  except (RuntimeError, ValueError, OSError) as error:
+    raise errors.UserError(line % (str(error).splitlines() or ['no reason given'])[0]) from error
+  finally:
+    timer.cancel()
 
 
 def host_index() -> int:

@@ -31,3 +31,8 @@ def test_progress_is_quiet_at_first_and_says_how_long(capsys, monkeypatch):
   progress.close()
   lines = capsys.readouterr().err.splitlines()
   assert lines == ['[robustmed] train std 20/100, 80 s left  loss 3']
+
+
+def test_what_is_over_is_said_to_the_second():
+  said = {0.4: '0 s', 51: '51 s', 171.3: '2 min 51 s', 3600: '1 h 0 min 0 s', 3723: '1 h 2 min 3 s'}
+  assert {seconds: console.clock(seconds) for seconds in said} == said

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 
@@ -67,6 +68,7 @@ def test_a_run_leaves_what_it_promises(whole):
   assert f'report: {folder}/report/report.html' in done.stdout
   assert 'DICE_seg under pgd_seg' in done.stdout and 'adv' in done.stdout
   assert not list(folder.rglob('*.tmp*'))
+  assert re.search(r'\[robustmed\] done in (\d+ min )?\d+ s\n$', done.stderr)
 
 
 def test_a_second_call_does_nothing_again(whole):

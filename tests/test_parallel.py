@@ -95,3 +95,27 @@ def test_cpu_flags_are_added_but_the_users_survive():
   assert 'prefer_vector_width' not in added
   assert user in flags and added in flags
   assert value == '3.0'
+
+
+@pytest.mark.parametrize('address, process', [('127.0.0.1:1', 1), ('127.0.0.1:0', 0)])
+def test_hosts_that_do_not_meet_end_with_one_line(address, process):
+  code = (
+    'from robustmed import parallel\n'
+    f'parallel.start(coordinator={address!r}, num_processes=2, process_id={process}, patience=2)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=False
+  )
+  assert done.returncode == 2, done.stderr
+  (line,) = [text for text in done.stderr.splitlines() if text.startswith('robustmed: error: ')]
+  assert f'cannot join coordinator {address} (process {process} of 2): no answer in 2 s' in line
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_refusal_of_jax_is_a_user_error(monkeypatch):
+  def refuse(*args, **kwargs):
+    raise RuntimeError('port is taken\nand more')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', refuse)
+  with pytest.raises(errors.UserError, match=r'join the hosts that .*: port is taken; check'):
+    parallel.start(automatic=True)

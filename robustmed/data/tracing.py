@@ -1,4 +1,4 @@
-"""From label masks to contours in the order of the sheet, and from images to crops around them.
+"""From label masks to contours in the order of Chen et al. 2021, and images to crops around them.
 
 A contour has 176 points (x, y): 24 down the left end of the disk, 64 along its bottom, 24 up its
 right end, 64 back along its top, each piece at equal arc lengths and without its last point, which

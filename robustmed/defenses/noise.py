@@ -1,4 +1,4 @@
-"""Training on noisy images beside the clean ones (spine.md 4 and 10.1; brats.md 7)."""
+"""Training on noisy images beside the clean ones: on them or as noise alone (Chen et al. 2021)."""
 
 import jax
 import jax.numpy as jnp

@@ -11,7 +11,7 @@ from robustmed.tasks import networks
 
 
 def make(module: nn.Module, *, side: int) -> types.Task:
-  """The task of spine.md: images [b, side, side, 1] in [0, 1].
+  """The task of Chen et al. 2021: images [b, side, side, 1] in [0, 1].
 
   Targets: 'contour' [b, 176, 2] (x, y) in pixels and 'mask' [b, side, side, 1] in {0, 1}. The
   module's outputs: 'contour', 'segmentation' (logits) and, if it has one, 'reconstruction'.

@@ -129,7 +129,7 @@ def randomised(variables, seed):
   return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=leaf.shape)) for leaf in leaves])
 
 
-def test_block_is_the_sheet_s():
+def test_block_is_the_authors():
   with jax.enable_x64(True):
     block = disk_shape.Block(16, strides=2)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 8)))
@@ -143,7 +143,7 @@ def test_block_is_the_sheet_s():
 
 
 @pytest.mark.parametrize(('kernel', 'pads'), [(3, (1, 2)), (5, (2, 3)), (7, (3, 4))])
-def test_doubling_pads_as_the_sheet_says(kernel, pads):
+def test_doubling_pads_as_the_authors_code(kernel, pads):
   with jax.enable_x64(True):
     layer = disk_shape.Doubling(4, 2, kernel)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)))

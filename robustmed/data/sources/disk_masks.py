@@ -10,7 +10,7 @@
 An exam is all of NAME before its last underscore, or one volume. The last fifth of the exams is the
 test set; no exam is on both sides. Every label of every slice that `slices` chooses (see
 `disk_slices.choose`) becomes a square crop of twice the disk's length (`tracing.crop`), its contour
-176 points in the sheet's order (`tracing.trace`), its mask the inside of that contour.
+176 points in the order of Chen et al. 2021 (`tracing.trace`), its mask the inside of that contour.
 Slices show the front of the body on the left, the head at the top, and have square pixels.
 """
 
