@@ -151,3 +151,15 @@ def test_another_attack_brings_its_own_settings(words):
 def test_mistakes_in_settings_of_attacks(word, message):
   with pytest.raises(errors.UserError, match=message):
     _parse(f'--config.{word}')
+
+
+@pytest.mark.parametrize('error', [RuntimeError('RESOURCE_EXHAUSTED: 9 bytes'), MemoryError()])
+def test_a_machine_without_memory_is_one_line(error, monkeypatch, capsys):
+  def fail(words):
+    raise error
+
+  monkeypatch.setattr(main, '_run', fail)
+  assert main.main([]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith('robustmed: error: out of memory; lower --config.train.batch_size')
+  assert 'evaluate.batch_size' in err and err.count('\n') == 1
