@@ -78,13 +78,12 @@ def test_wrong_images_and_strides_are_named():
 def small():
   net = nnunet.NnUNet(num_classes=3, channels=2, strides=((2, 1),), width=1 / 8)
   image = jax.random.normal(jax.random.key(1), (2, 6, 5, 2))
-  return net, jax.jit(net.init)(jax.random.key(0), image), image
+  variables = networks.bind(net, image_shape=image.shape[1:]).init(jax.random.key(0))
+  return net, variables, image
 
 
 def test_initial_weights_are_kaiming_with_torch_s_fan_in():
-  net = nnunet.NnUNet(num_classes=3, channels=1, strides=(2, 2))
-  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))['params']
-  params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))['params']
+  params = task((8, 8, 1), num_classes=3, strides=(2, 2)).init(jax.random.key(0))['params']
   deviation = lambda fan_in: (2 / (1.0001 * fan_in)) ** 0.5
   for kernel, fan_in in (
     (params['down2_1']['conv']['kernel'], 9 * 128),
@@ -95,7 +94,7 @@ def test_initial_weights_are_kaiming_with_torch_s_fan_in():
     assert abs(float(jnp.mean(kernel))) < 0.05 * deviation(fan_in)
     assert float(jnp.abs(kernel).max()) > 3 * deviation(fan_in)  # not cut off, not uniform
   assert not any(jnp.any(block['bias']) for name, block in params.items() if 'bias' in block)
-  assert 'bias' not in shapes['rise0'] and 'bias' not in shapes['head0']
+  assert 'bias' not in params['rise0'] and 'bias' not in params['head0']
 
 
 def reference(params, x, strides):
