@@ -2,7 +2,8 @@
 
 Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, without
 the data being there), `fingerprint(fields)` (all that the content depends on; checks the fields)
-and `Builder` (a `store.Builder`).
+and `Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
+`Source` with what follows from the fields alone: views, sampling, crops.
 """
 
 import pathlib
@@ -10,12 +11,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from robustmed import errors
-from robustmed.data import store
+from robustmed.data import pipeline, store
 from robustmed.data.phantoms import bccd as phantom_bccd
 from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import ceph as phantom_ceph
+from robustmed.data.phantoms import heart, hippocampus, prostate
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.sources import bccd, brats, ceph, disk_masks, lumbar_disks, spider, ssmspine
+from robustmed.data.sources import (
+  bccd,
+  brats,
+  ceph,
+  disk_masks,
+  lumbar_disks,
+  msd,
+  spider,
+  ssmspine,
+)
 
 SOURCES = {
   'bccd': bccd,
@@ -23,10 +34,14 @@ SOURCES = {
   'ceph': ceph,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
+  'msd': msd,
   'phantom_bccd': phantom_bccd,
   'phantom_brats': phantom_brats,
   'phantom_ceph': phantom_ceph,
+  'phantom_heart': heart,
+  'phantom_hippocampus': hippocampus,
   'phantom_lumbar_disks': phantom_lumbar_disks,
+  'phantom_prostate': prostate,
   'spider': spider,
   'ssmspine': ssmspine,
 }
@@ -34,12 +49,18 @@ _COMMON = {'name': None, 'cache_dir': ''}
 
 
 class Source(NamedTuple):
-  """Splits: `len(split)`, `split[i]` -> dict of numpy arrays, `split.stack(feature)`."""
+  """Splits: `len(split)`, `split[i]` -> dict of numpy arrays, `split.stack(feature)`.
+
+  Where examples differ in size, `sampling` (training) and `crop` (evaluation) give them one shape.
+  """
 
   train: store.Split
   test: store.Split
   validation: store.Split | None = None
   info: Mapping[str, Any] = {}
+  volumes: store.Split | None = None  # every slice of the test volumes, also those not in `test`
+  sampling: pipeline.Sampling = pipeline.Sampling()
+  crop: pipeline.Crop = lambda example: example
 
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +94,8 @@ def load(config: Mapping[str, Any]) -> Source:
 
   info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split,
   'folder', where the prepared data lie, 'fingerprint', equal if and only if the content was made
-  of the same files and fields, and 'counts', what the source left out or mended.
+  of the same files and fields, 'counts', what the source left out or mended, and what the source
+  itself tells.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
@@ -86,6 +108,10 @@ def load(config: Mapping[str, Any]) -> Source:
     fingerprint=fingerprint,
   )
   splits = {'train': store.Split([], []), **splits}  # a source may have test examples alone
+  result = Source(**splits)
+  if hasattr(source, 'arrange'):
+    result = source.arrange(result, fields, store.facts(folder))
+  splits = {name: getattr(result, name) for name in splits}
   info = {
     'name': fields['name'],
     'sizes': {name: len(split) for name, split in splits.items()},
@@ -94,4 +120,4 @@ def load(config: Mapping[str, Any]) -> Source:
     'fingerprint': folder.name,
     'counts': store.counts(folder),
   }
-  return Source(**splits, info=info)
+  return result._replace(info={**info, **result.info})

@@ -3,8 +3,8 @@
 import functools
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -14,6 +14,26 @@ from robustmed.data import store
 
 _NOT_TARGET = ('image', 'index', 'group', 'name')
 _DRAW_LIMIT = 2**31  # draws are int32; two billion samples before they repeat
+
+
+Crop = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # example -> example of a common shape
+
+
+def shuffled(draw: int, *, seed: int, batch_size: int, size: int) -> tuple[int, None]:
+  """The position of a draw where every pass over the source is a new permutation."""
+  epoch, place = divmod(draw, size)
+  return int(_permutation(seed, epoch, size)[place]), None
+
+
+class Sampling(NamedTuple):
+  """How training draws its samples; functions of the seed and the number of the draw alone.
+
+  choose: (draw, *, seed, batch_size, size) -> (position in the source, wish), `batch_size` that of
+  all hosts together. crop: (example, wish) -> example of the shape that all of a batch share.
+  """
+
+  choose: Callable[..., tuple[int, Any]] = shuffled
+  crop: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] = lambda example, wish: example
 
 
 class TrainBatches(Iterator[dict[str, Any]]):
@@ -45,22 +65,27 @@ def train_batches(
   shard_index: int,
   shard_count: int,
   start_step: int = 0,
+  sampling: Sampling = Sampling(),  # noqa: B008 a tuple
 ) -> TrainBatches:
   """Returns host `shard_index`'s batches, without end, from global step `start_step` on.
 
   `batch_size` is that of one host. The hosts' batches of a step, one after the other, are the
   global batch, which is the same for every `shard_count` at equal batch_size * shard_count: each
-  pass over the source is a new permutation. Fields: image, target, mask (all True), index, group
-  and draw, the int32 number of the sample in the whole run (step * global batch + position).
+  pass over the source is a new permutation, unless `sampling` says otherwise. Fields: image,
+  target, mask (all True), index, group and draw, the int32 number of the sample in the whole run
+  (step * global batch + position).
   """
   _check(source, batch_size, shard_index, shard_count)
 
   def batch(number):
     draws = number * batch_size + np.arange(batch_size)
-    epochs, positions = np.divmod(draws, len(source))
-    order = [_permutation(seed, int(epoch), len(source)) for epoch in epochs]
-    chosen = [permutation[position] for permutation, position in zip(order, positions)]
-    return _collate([source[i] for i in chosen], draws % _DRAW_LIMIT, np.ones(batch_size, bool))
+    examples = []
+    for draw in draws.tolist():
+      position, wish = sampling.choose(
+        draw, seed=seed, batch_size=batch_size * shard_count, size=len(source)
+      )
+      examples.append(sampling.crop(source[position], wish))
+    return _collate(examples, draws % _DRAW_LIMIT, np.ones(batch_size, bool))
 
   batches = grain.MapDataset.range(sys.maxsize).map(batch)
   return TrainBatches(batches[shard_index::shard_count], start_step=start_step)
@@ -72,7 +97,12 @@ def _permutation(seed, epoch, size):
 
 
 def eval_batches(
-  source: store.Split, *, batch_size: int, shard_index: int, shard_count: int
+  source: store.Split,
+  *,
+  batch_size: int,
+  shard_index: int,
+  shard_count: int,
+  crop: Crop = lambda example: example,
 ) -> grain.MapDataset:
   """Returns host `shard_index`'s batches in the order of the source: len, iteration, [i].
 
@@ -85,7 +115,7 @@ def eval_batches(
 
   def batch(number):
     positions = number * batch_size + np.arange(batch_size)
-    examples = [source[min(position, len(source) - 1)] for position in positions]
+    examples = [crop(source[min(position, len(source) - 1)]) for position in positions]
     return _collate(examples, positions, positions < len(source))
 
   return grain.MapDataset.range(steps * shard_count).map(batch)[shard_index::shard_count]

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def __init__(self, *, fields: Mapping[str, Any], data_dir: str):
     self.fields = dict(fields)
     self.counts = collections.Counter()  # what a source left out or mended, told to the user
+    self.facts = {}  # plain data about the whole, for what is made of it later
     super().__init__(data_dir=data_dir, file_format='array_record')
 
   @abc.abstractmethod
@@ -127,6 +128,22 @@ class Split:
     return np.stack([example[feature] for example in self])
 
 
+class Part(Split):
+  """Some examples of a split, those at `positions`, in that order."""
+
+  def __init__(self, whole: Split, positions: Sequence[int]):
+    self.groups = tuple(whole.groups[position] for position in positions)
+    self._whole, self._positions = whole, tuple(positions)
+
+  def __len__(self) -> int:
+    return len(self._positions)
+
+  def __getitem__(self, index) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{index} of {len(self)}')
+    return self._whole[self._positions[int(index)]]
+
+
 def cache_root(cache_dir: str | None) -> pathlib.Path:
   """The folder of prepared data: the field, $ROBUSTMED_CACHE, else ~/.cache/robustmed."""
   chosen = cache_dir or os.environ.get('ROBUSTMED_CACHE') or '~/.cache/robustmed'
@@ -169,13 +186,19 @@ def counts(folder: pathlib.Path) -> dict[str, int]:
   return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
 
 
+def facts(folder: pathlib.Path) -> dict[str, Any]:
+  """What the source noted about prepared data as a whole; {} if nothing."""
+  path = folder / 'facts.json'
+  return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+
+
 def _build(builder_class, fields, *, temporary, folder):
   with _quiet():
     builder = builder_class(fields=fields, data_dir=temporary)
     builder.download_and_prepare()
-  for name, value in (('groups', builder.groups), ('counts', builder.counts)):
+  for name in ('groups', 'counts', 'facts'):
     path = pathlib.Path(builder.data_dir, f'{name}.json')
-    path.write_text(json.dumps(value), encoding='utf-8')
+    path.write_text(json.dumps(getattr(builder, name)), encoding='utf-8')
   try:
     os.rename(builder.data_dir, folder)
   except OSError:

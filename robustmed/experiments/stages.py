@@ -121,6 +121,7 @@ class Run:
         shard_index=parallel.host_index(),
         shard_count=parallel.host_count(),
         start_step=start,
+        sampling=source.sampling,
       )
 
     defense = arm.defense
@@ -274,16 +275,14 @@ class Run:
     return [self._model(arm, card['seed'], load)]
 
   def _test_batches(self):
-    size = self.config.evaluate.batch_size
+    source, size = self.source(), self.config.evaluate.batch_size
     return pipeline.eval_batches(
-      self._test_split(),
+      source.test,
       batch_size=max(1, size // parallel.host_count()),
       shard_index=parallel.host_index(),
       shard_count=parallel.host_count(),
+      crop=source.crop,
     )
-
-  def _test_split(self):
-    return self.source().test
 
   def _check_batch(self, batch_size) -> None:
     if batch_size % parallel.device_count():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cells
+import scans
 import skulls
 import spines
 import torch_files
@@ -64,6 +65,10 @@ def _glioma_folder(folder):
   return {'dir': str(gliomas.brats2017(folder / 'raw'))}
 
 
+def _volume_folder(folder):
+  return {'dir': str(scans.fill(folder / 'raw'))}
+
+
 CONFIGS = {
   'bccd': {'name': 'bccd', **BOXED},
   'ceph': {'name': 'ceph', 'height': 40, 'width': 32},
@@ -91,6 +96,10 @@ CONFIGS = {
   },
   'brats': {'name': 'brats', 'side': 16, 'n4': 'none'},
   'phantom_brats': {'name': 'phantom_brats', 'side': 16, 'train_cases': 4, 'test_cases': 1},
+  'phantom_heart': {'name': 'phantom_heart', 'cases': 5, 'scale': 0.06, 'slices': 'all'},
+  'phantom_hippocampus': {**scans.TWIN, 'slices': 'all'},
+  'phantom_prostate': {'name': 'phantom_prostate', 'cases': 5, 'scale': 0.06, 'slices': 'all'},
+  'msd': {'name': 'msd', 'slices': 'all'},
   'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
   'disk_masks': {'name': 'disk_masks', 'side': 16},
   'spider': {'name': 'spider', 'side': 16},
@@ -104,12 +113,14 @@ FILES = {  # real sources: makes a small folder of the original files
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
   'ssmspine': _tensor_folder,
+  'msd': _volume_folder,
 }
 TWINS = {
   **dict.fromkeys(FILES, 'phantom_lumbar_disks'),
   'bccd': 'phantom_bccd',
   'brats': 'phantom_brats',
   'ceph': 'phantom_ceph',
+  'msd': 'phantom_hippocampus',
 }
 
 
@@ -173,9 +184,9 @@ class TestSource:
     jax.tree.map(np.testing.assert_array_equal, again.test[0], sources[name].test[0])
 
   def test_batches(self, name, sources):
-    split = sources[name].train
-    one = next(pipeline.train_batches(split, batch_size=3, seed=0, shard_index=0, shard_count=1))
-    evaluation = list(pipeline.eval_batches(split, batch_size=3, shard_index=0, shard_count=1))
+    split, host = sources[name].train, {'batch_size': 3, 'shard_index': 0, 'shard_count': 1}
+    one = next(pipeline.train_batches(split, seed=0, sampling=sources[name].sampling, **host))
+    evaluation = list(pipeline.eval_batches(split, crop=sources[name].crop, **host))
     for batch in (one, *evaluation):
       assert set(batch) == {'image', 'target', 'mask', 'index', 'group', 'draw'}
       assert {len(leaf) for leaf in jax.tree.leaves(batch)} == {3}

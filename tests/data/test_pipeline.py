@@ -143,3 +143,33 @@ def test_bad_arguments(small):
 
 def test_negative_seeds_work(small):
   assert next(train(small.train, seed=-1))['image'].shape[0] == 4
+
+
+def test_a_sampling_chooses_and_crops(small):
+  sampling = pipeline.Sampling(
+    choose=lambda draw, *, seed, batch_size, size: ((draw * batch_size + seed) % size, draw),
+    crop=lambda example, wish: {**example, 'image': example['image'][:2] + wish},
+  )
+  hosts = [
+    pipeline.train_batches(
+      small.train, batch_size=2, seed=1, shard_index=index, shard_count=2, sampling=sampling
+    )
+    for index in range(2)
+  ]
+  for step in range(2):
+    for host, batch in enumerate(next(batches) for batches in hosts):
+      for k, draw in enumerate(range(4 * step + 2 * host, 4 * step + 2 * host + 2)):
+        position = (4 * draw + 1) % 15
+        assert batch['draw'][k] == draw and batch['index'][k] == small.train[position]['index']
+        np.testing.assert_array_equal(batch['image'][k], small.train[position]['image'][:2] + draw)
+
+
+def test_evaluation_crops(small):
+  batches = pipeline.eval_batches(
+    small.test,
+    batch_size=4,
+    shard_index=0,
+    shard_count=1,
+    crop=lambda example: {**example, 'image': example['image'][3:5]},
+  )
+  np.testing.assert_array_equal(batches[1]['image'][1], small.test[5]['image'][3:5])
