@@ -13,7 +13,6 @@ def segmentation(
   preset: str,
   *,
   name: str,
-  folder: str,
   patch: tuple[int, int],
   levels: tuple[float, ...],
   sat: tuple[float, ...],
@@ -55,7 +54,7 @@ def segmentation(
   config.noise = _noise(patch, used)
   scale = config.noise.scale
   config.model = ml_collections.ConfigDict(
-    {'name': 'nnunet', 'base_features': 8 if small else 32, 'dtype': 'float32'}
+    {'name': 'nnunet', 'width': 0.25 if small else 1.0, 'dtype': 'float32'}
   )
   config.augment = ml_collections.ConfigDict({'name': 'nnunet'})
   epoch_steps = demo['epoch_steps'] if small else 50
@@ -108,7 +107,7 @@ def segmentation(
   if preset == 'smoke':
     _smoke(config, scaled, at)
   if preset == 'real':
-    config.model.base_features = 16
+    config.model.width = 0.5
     config.train.update({'steps': 250, 'batch_size': 32})
   return config
 
@@ -160,7 +159,7 @@ def _attacks(at: float) -> dict:
 
 
 def _smoke(config, levels, at: float) -> None:
-  config.model.base_features = 4
+  config.model.width = 0.125
   config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
   config.train.optimisers.main.steps_per_epoch = 2
   for arm in config.arms.values():

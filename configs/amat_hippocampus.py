@@ -17,7 +17,6 @@ def get_config(preset: str = ''):
   return amat.segmentation(
     preset,
     name='hippocampus',
-    folder='Task04_Hippocampus',
     patch=(56, 40),
     levels=(0, 2, 4, 6, 8, 10),
     sat=(1, 5, 10, 15),

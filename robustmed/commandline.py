@@ -4,6 +4,7 @@ import argparse
 import difflib
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -118,10 +119,13 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if spec is None or spec.loader is None:
     raise errors.UserError(f'{path} is not a Python config file')
   module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, str(file.parent.absolute()))  # what several configs share lies beside them
   try:
     spec.loader.exec_module(module)
   except SyntaxError as error:
     raise errors.UserError(f'{path} is not valid Python: {error}') from None
+  finally:
+    sys.path.pop(0)
   if not hasattr(module, 'get_config'):
     raise errors.UserError(f'{path} has no function get_config(preset)')
   return module.get_config(preset)

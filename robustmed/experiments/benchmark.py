@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors, files, parallel
-from robustmed.models import disk_shape
+from robustmed.models import disk_shape, nnunet
 from robustmed.ops import conv
-from robustmed.tasks import shape
+from robustmed.tasks import segmentation, shape
 
 LEVELS = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2)  # of the sweep that must compile once
+HIPPO_LEVELS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0)
 
 
 class Problem(NamedTuple):
@@ -29,6 +30,7 @@ class Problem(NamedTuple):
   target: Any
   objective: Callable[..., jax.Array]
   attack: Callable[[int], attacks.LoopAttack]
+  levels: tuple[float, ...] = LEVELS
 
 
 class Workload(NamedTuple):
@@ -92,14 +94,14 @@ def measure_attack(make, *, name, batch, steps, repeats, width):
 
   attacked, gradient = jax.jit(attacked), jax.jit(gradient)
   data = (problem.variables, problem.image, problem.target)
-  levels = itertools.cycle(LEVELS)
+  levels = itertools.cycle(problem.levels)
   run = lambda: seconds(attacked, *data, next(levels), key)
   bare = lambda: sum(seconds(gradient, *data) for _ in range(steps))
   with Compilations('attacked') as compilations:
     first = run()
     seconds(gradient, *data)
     pairs = [(run(), bare()) for _ in range(repeats)]
-    rest = [run() for _ in range(len(LEVELS) - 1 - repeats)]
+    rest = [run() for _ in range(len(problem.levels) - 1 - repeats)]
   best = min([*(time for time, _ in pairs), *rest])
   return {
     'workload': name,
@@ -130,6 +132,24 @@ def spine(batch, width):
     norm='linf', num_steps=steps, step_size=0.01, bounds=(0.0, 1.0), score_last=False
   )
   return Problem(task.init(keys[2]), image, {'mask': mask}, objective, attack)
+
+
+def hippo(batch, width):
+  """PGD-20 L2 10 on nnU-Net 2D for the hippocampus (Ma & Liang 2022), CE + Dice of the top head."""
+  module = nnunet.NnUNet(num_classes=3, strides=(2, 2, 2), width=width)
+  task = segmentation.make(module, image_shape=(56, 40, 1), classes=('anterior', 'posterior'))
+  keys = jax.random.split(jax.random.key(0), 3)
+  image = jax.random.normal(keys[0], (batch, 56, 40, 1))
+  labels = jax.random.randint(keys[1], (batch, 56, 40), 0, 3)
+
+  def objective(variables, image, target):
+    outputs = task.predict(variables, image)
+    return task.objectives['head0'](outputs, {'image': image, 'target': target})
+
+  attack = lambda steps: attacks.pgd(
+    norm='l2', num_steps=steps, relative_step=0.2, score_last=False
+  )
+  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack, HIPPO_LEVELS)
 
 
 def measure_small_grids(*, name, batch, steps, repeats, width):
@@ -193,6 +213,7 @@ def measure_small_grids(*, name, batch, steps, repeats, width):
 
 WORKLOADS = {
   'spine': Workload(batch=8, steps=20, measure=functools.partial(measure_attack, spine)),
+  'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
 }
 

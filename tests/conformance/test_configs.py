@@ -9,7 +9,7 @@ import runs
 from robustmed import commandline, errors, main
 from robustmed.experiments import EXPERIMENTS, description, experiment
 
-FILES = sorted((runs.ROOT / 'configs').glob('*.py'))
+FILES = sorted((runs.ROOT / 'configs').glob('[!_]*.py'))
 PRESETS = ('', 'smoke', 'demo', 'real', 'paper')
 
 

@@ -1,5 +1,6 @@
 """The papers' published tables, stored once, in the shape that `spec.ReportSpec.paper` wants."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -29,3 +30,25 @@ def spine(attacks: Mapping[str, str] | None = None) -> pd.DataFrame:
       shown = 'none' if eps == 0 else attacks.get(attack, attack)
       parts.append(part.assign(attack=shown, eps=float(eps), metric=metric))
   return pd.concat(parts, ignore_index=True)[[*spec.PAPER]]
+
+
+_AMAT_COLUMNS = {
+  'heart': 'heart_s_per_epoch',
+  'hippocampus': 'hippocampus_s_per_epoch',
+  'prostate': 'prostate_s_per_epoch',
+  'landmarks': 'landmark_s_per_epoch',
+  'cells': 'bccd_s_per_epoch',
+}
+
+
+def amat_costs(task: str) -> dict[str, float]:
+  """Table 2 of Ma & Liang 2022: seconds per epoch of STD, SAT and AMAT; empty for other tasks."""
+  table = pd.read_csv(FOLDER / 'amat_table2.csv').set_index('training')
+  column = _AMAT_COLUMNS.get(task)
+  return {} if column is None else {name: float(n) for name, n in table[column].items()}
+
+
+def amat_clean(task: str) -> float:
+  """Table 1 of Ma & Liang 2022: clean TVDI of the standard network; nan for other tasks."""
+  table = pd.read_csv(FOLDER / 'amat_table1.csv').set_index('task')['tvdi_std_model']
+  return float(table.get(task.capitalize(), math.nan))

@@ -1,0 +1,66 @@
+"""Adaptive-margin adversarial training: Ma & Liang 2022, 'Adaptive Adversarial Training to Improve
+Adversarial Robustness of DNNs for Medical Image Segmentation and Detection'."""
+
+import functools
+
+import ml_collections
+
+from robustmed import data, errors
+from robustmed.experiments import amat_report, amat_segmentation, experiment
+
+# What differs between kinds of tasks: networks, data, pictures, files, what else is measured.
+PARTS = {'segmentation': amat_segmentation}
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of a configuration of configs/amat_*.py; touches no data."""
+  part = errors.lookup(PARTS, config.part, kind='part of amat')
+  task = part.make_task(config)
+  return experiment.Experiment(
+    name='amat',
+    task=task,
+    arms=experiment.make_arms(task, read(config, part)),
+    probes=experiment.make_probes(task, config),
+    main='pgd',
+    sizes=lambda: data.sizes(part.source_config(config)),
+    source=lambda: data.load(part.source_config(config)),
+    augment=part.make_augment(config),
+    report=lambda folder: amat_report.spec_of(config, part, task, folder),
+    checks={
+      'metric': part.METRIC,
+      'higher_is_better': part.HIGHER_IS_BETTER,
+      'main': 'pgd',
+      'one_step': 'one_step',
+      'noise': 'noise',
+      'undefended': 'std',
+    },
+    write_example=part.write_example,
+    pictures=part.pictures,
+    extra_evaluation=functools.partial(part.evaluate, config),
+  )
+
+
+def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them."""
+  reading = config.reading
+  errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
+  config = config.copy_and_resolve_references().unlock()
+  for arm in config.arms.values():
+    if arm.defense.name == 'standard' and reading.batch_dice:
+      arm.defense.coupled = True
+    if arm.defense.name != 'amat':
+      continue
+    arm.defense.update(
+      {
+        'criterion': reading.criterion,
+        'terms': part.TERMS[reading.criterion],
+        'tested': reading.test,
+        'when': reading.when,
+        'refine': reading.refine,
+        'epoch_steps': config.train.optimisers.main.steps_per_epoch,
+      }
+    )
+    if not reading.cap:
+      arm.defense.max_margin = None
+    arm.thresholds = {'estimator': reading.estimator, 'k': reading.deviations}
+  return config

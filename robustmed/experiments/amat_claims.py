@@ -1,0 +1,166 @@
+"""What Ma & Liang 2022 say of AMAT, as tests on our rows."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from robustmed.evaluation import claims, statistics
+from robustmed.metrics import overlap
+
+FIGURES, TABLE_2 = 'Results, Figs. 2-4', 'Table 2'
+AVERAGE, ALL_LEVELS = 'pgd_average', 1.0  # the attack and 'level' of rows that average the levels
+COLLAPSE = 0.1  # Dice that counts as near 0
+SAME_COST = 1.25  # AMAT / SAT seconds that count as about the same
+SKEW = 1.0  # a larger skewness is not approximately normal
+
+
+def averaged(rows: pd.DataFrame, *, attack: str, metric: str) -> pd.DataFrame:
+  """One row per network and example: the metric's mean over clean and all levels of `attack`."""
+  kept = rows[rows['attack'].isin([attack, statistics.CLEAN])]
+  keys = ['arm', 'seed', 'group', 'index']
+  mean = kept.groupby(keys, sort=True, as_index=False)[metric].mean()
+  return mean.assign(attack=AVERAGE, eps=ALL_LEVELS)
+
+
+def volumes(rows: pd.DataFrame) -> pd.DataFrame:
+  """One row per network, cell and volume: Dice of all its slices together minus the slices' mean.
+
+  The first is the term of TVDI, the second that of ADI, both over the evaluated slices.
+  """
+  keys = ['arm', 'seed', 'attack', 'eps', 'group']
+  lines = []
+  for values, part in rows.groupby(keys, sort=True):
+    gap = overlap.tvdi(part) - overlap.adi(part)
+    lines.append((*values, values[-1], gap))
+  return pd.DataFrame(lines, columns=[*keys, 'index', 'volume_minus_slices'])
+
+
+@dataclasses.dataclass(frozen=True)
+class Symmetric:
+  """Is the skewness of `values` within `bound`? Decided by a bootstrap over the values."""
+
+  values: tuple[float, ...] = dataclasses.field(repr=False)
+  bound: float = SKEW
+
+  def __str__(self):
+    return f'|skewness| < {self.bound:g}'
+
+  def __call__(self, rows: pd.DataFrame) -> claims.Outcome:
+    del rows
+    values = np.asarray(self.values, np.float64)
+    if len(values) < 8:
+      nothing = {'effect': math.nan, 'p': math.nan, 'opposite': math.nan}
+      return claims.Outcome(numbers='', reason='no clean losses of the std arm', **nothing)
+    rng = np.random.default_rng(0)
+    draws = np.abs(stats.skew(rng.choice(values, (2000, len(values))), axis=1))
+    skew, excess = float(stats.skew(values)), float(stats.kurtosis(values))
+    at_least = lambda hits: (1 + float(np.sum(hits))) / (1 + len(draws))
+    return claims.Outcome(
+      numbers=f'skewness {skew:.3g}, excess kurtosis {excess:.3g}, {len(values)} samples',
+      effect=self.bound - abs(skew),
+      p=at_least(draws >= self.bound),
+      opposite=at_least(draws <= self.bound),
+    )
+
+
+def of_paper(
+  rows: pd.DataFrame,
+  *,
+  metric: str,
+  sat: tuple[str, ...],
+  levels: tuple[float, ...],
+  losses: np.ndarray,
+  seconds: pd.DataFrame,
+) -> tuple[claims.Claim, ...]:
+  """The claims on one data set; `levels` are those of `pgd`, the attacked ones, rising.
+
+  `losses` are the clean losses V of the std arm, `seconds` one row per seed and interval of the
+  training log with AMAT's time over SAT's.
+  """
+  found, highest = [], max(levels)
+
+  def add(statement, test, place=FIGURES):
+    found.append(claims.Claim(statement, place, test))
+
+  mean = averaged(rows, attack='pgd', metric=metric)
+  at = {'metric': metric, 'attack': AVERAGE, 'eps': ALL_LEVELS}
+  for rival in ('std', *sat):
+    test = claims.greater('amat', rival, **at)
+    add(f'AMAT has a better average over all levels than {rival}', claims.Elsewhere(test, mean))
+  for eps in levels:
+    rival = _best(rows, ('std', *sat), metric=metric, eps=eps)
+    test = claims.greater('amat', rival, metric=metric, attack='pgd', eps=eps)
+    add(f'AMAT is the best at level {eps:g} (next best: {rival})', test)
+  for rival in sat:
+    add(
+      f'AMAT beats {rival} on clean images',
+      claims.greater('amat', rival, metric=metric, attack='none', eps=0.0),
+    )
+  add(
+    f'STD falls to almost nothing at level {highest:g}',
+    claims.below('std', metric=metric, attack='pgd', eps=highest, threshold=COLLAPSE),
+  )
+  if len(sat) > 1:
+    low, high = sat[0], sat[-1]
+    add(
+      f'A larger training level is better at the highest level ({high} against {low})',
+      claims.greater(high, low, metric=metric, attack='pgd', eps=highest),
+    )
+    add(
+      f'A larger training level is worse on clean images ({high} against {low})',
+      claims.greater(low, high, metric=metric, attack='none', eps=0.0),
+    )
+  gap = {'metric': 'volume_minus_slices', 'attack': 'none', 'eps': 0.0, 'threshold': 0.0}
+  together = volumes(rows[rows['attack'] == statistics.CLEAN])
+  for arm in ('std', 'amat'):
+    test = claims.Elsewhere(claims.above(arm, **gap), together)
+    add(f'Dice of whole volumes (TVDI) is above that of slices (ADI) for {arm}', test)
+  add(
+    'The clean losses V of STD are approximately normal',
+    Symmetric(tuple(np.ravel(losses))),
+    'Section 2.3',
+  )
+  cost = claims.below('amat', metric='ratio', attack='none', eps=0.0, threshold=SAME_COST)
+  add('AMAT takes about as long as SAT', claims.Elsewhere(cost, seconds), TABLE_2)
+  return tuple(found)
+
+
+def _best(rows: pd.DataFrame, arms, *, metric: str, eps: float) -> str:
+  """The arm with the highest mean; the claim is then tested against the strongest rival."""
+  means = {arm: statistics.select(rows, arm=arm, attack='pgd', eps=eps)[metric] for arm in arms}
+  means = {arm: float(column.mean()) for arm, column in means.items() if len(column)}
+  return max(means, key=means.get) if means else arms[0]
+
+
+def seconds(training: pd.DataFrame | None) -> pd.DataFrame:
+  """Seconds per step of every interval of the training log; the first, with compilation, left out.
+
+  Columns arm, seed, step and per_step. Time runs from 0 again where a run was interrupted; such an
+  interval is left out too.
+  """
+  columns = ['arm', 'seed', 'step', 'per_step']
+  if training is None:
+    return pd.DataFrame(columns=columns)
+  lines = []
+  for (arm, seed), part in training.groupby(['arm', 'seed'], sort=False):
+    part = part.sort_values('step')
+    passed = part['seconds'].diff() / part['step'].diff()
+    for step, value in list(zip(part['step'], passed))[1:]:
+      if value > 0:
+        lines.append((arm, seed, step, value))
+  return pd.DataFrame(lines, columns=columns)
+
+
+def ratios(training: pd.DataFrame | None, *, sat: tuple[str, ...]) -> pd.DataFrame:
+  """AMAT's seconds per step over the mean of the SAT arms', interval by interval, as rows."""
+  table = seconds(training)
+  keys = ['seed', 'step']
+  ours = table[table['arm'] == 'amat'].set_index(keys)['per_step']
+  theirs = table[table['arm'].isin(sat)].groupby(keys)['per_step'].mean()
+  found = (ours / theirs).dropna().rename('ratio').reset_index()
+  return found.assign(
+    arm='amat', attack=statistics.CLEAN, eps=0.0, group=found['step'], index=found['step']
+  )

@@ -1,0 +1,192 @@
+"""The segmentation part of AMAT: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+import scipy.special
+
+from robustmed import data, errors, files, models, parallel, tasks, types
+from robustmed.data import nifti, nnunet_augment, pipeline
+from robustmed.data.sources import msd
+from robustmed.evaluation import grid
+from robustmed.metrics import surface
+from robustmed.models import nnunet_planner
+from robustmed.report import spec
+
+METRIC, HIGHER_IS_BETTER = 'DICE', True
+# What an AMAT margin is decided by, per criterion.
+TERMS = {'loss': ('total',), 'dice': (METRIC,)}
+VOLUMES = 'volumes.csv'
+CLASSES = {
+  'heart': ('left_atrium',),
+  'hippocampus': ('anterior', 'posterior'),
+  'prostate': ('peripheral', 'transition'),
+}
+PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
+
+
+def make_task(config: ml_collections.ConfigDict) -> types.Task:
+  """nnU-Net on images of config.data.patch, its poolings those that the planner would choose."""
+  known = errors.lookup(msd.TASKS, config.data.task, kind='task')
+  patch = tuple(config.data.patch)
+  strides = nnunet_planner.poolings(patch)
+  options = config.model.to_dict()
+  make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
+  dtype = errors.lookup(
+    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
+  )
+  classes = CLASSES[config.data.task]
+  module = make(
+    num_classes=len(classes) + 1,
+    channels=known.modalities,
+    strides=strides,
+    dtype=dtype,
+    **options,
+  )
+  return tasks.TASKS['segmentation'](
+    module, image_shape=(*patch, known.modalities), classes=classes
+  )
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  fields = config.data.to_dict()
+  name = fields.pop('source')
+  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
+  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
+
+
+def make_augment(config: ml_collections.ConfigDict):
+  """source -> nnU-Net's augmentation on the device; one function for all arms."""
+  made = []
+
+  def build(source):
+    del source
+    if not made:
+      masked = config.data.task == 'heart'
+      made.append(nnunet_augment.make(patch=tuple(config.data.patch), masked=masked))
+    return made[0]
+
+  return build
+
+
+def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+  """Foreground of stacked examples, true and predicted, for the report's pictures."""
+  foreground = lambda outputs: 1 - scipy.special.softmax(outputs['head0'], axis=-1)[..., 0]
+  return {
+    'mask_true': found.example['target']['labels'] > 0,
+    'seg_clean': foreground(found.clean),
+    'seg_adv': foreground(found.attacked),
+  }
+
+
+def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
+  """NIfTI files of one preprocessed slice: case_CCC_IIIIII.nii.gz (all modalities) and _label."""
+  folder = pathlib.Path(folder)
+  name = f'case_{int(example["group"]):03d}_{int(example["index"]):06d}'
+  between, rows, columns = (float(value) for value in example['target']['spacing'])
+  affine = np.diag([columns, rows, between, 1.0])
+  volume = image.transpose(1, 0, 2)[:, :, None, :]  # [x, y, z, modality]
+  nifti.write(folder / f'{name}.nii.gz', volume.squeeze(-1) if volume.shape[-1] == 1 else volume, affine)
+  labels = np.maximum(example['target']['labels'], 0).T[:, :, None]
+  nifti.write(folder / f'{name}_label.nii.gz', labels.astype(np.float32), affine)
+
+
+# Whole volumes ------------------------------------------------------------------------------
+
+
+def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
+  """results/volumes.csv: Dice, HD95 and NSD of whole test volumes, clean and under attack.
+
+  All slices of a volume count, empty ones included; predictions are those on the network's patch
+  at the middle of the slice, background elsewhere. Clean are all test volumes, attacked the first
+  evaluate.volumes at evaluate.volume_eps.
+  """
+  del rows
+  folder, tables = context.results / 'volume_parts', []
+  for model in networks:
+    path = folder / f'{model.arm}.seed{model.seed}.csv'
+    if not bool(parallel.from_writer(np.array(path.is_file()))):
+      if context.stopper.requested():
+        return
+      table = _volumes_of(config, context, model)
+      if parallel.is_writer():
+        with files.replacing(path) as temporary:
+          table.to_csv(temporary, index=False, float_format='%.6g')
+  parallel.barrier('volumes')
+  if parallel.is_writer():
+    tables = [pd.read_csv(path) for path in sorted(folder.glob('*.csv'))]
+    with files.replacing(context.results / VOLUMES) as temporary:
+      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+
+
+def _volumes_of(config, context, model) -> pd.DataFrame:
+  source, lines = context.source(), []
+  evaluator, variables = model.evaluator or context.evaluator, model.load()
+  groups = sorted(set(source.volumes.groups))
+  attacked = groups[: config.evaluate.volumes]
+  cells = ((grid.CLEAN, 0.0, groups), (context.exp.main, config.evaluate.volume_eps, attacked))
+  for attack, eps, wanted in cells:
+    for group in wanted:
+      chosen = data.Part(source.volumes, np.flatnonzero(np.equal(source.volumes.groups, group)))
+      predicted = _predict(config, source, chosen, evaluator, variables, attack=attack, eps=eps)
+      truth = np.stack([np.maximum(chosen[i]['labels'], 0) for i in range(len(chosen))])
+      scores = _scores(predicted, truth, chosen[0]['spacing'], config)
+      keys = {'arm': model.arm, 'seed': model.seed, 'attack': attack, 'eps': eps, 'group': group}
+      lines += [{**keys, **line} for line in scores]
+  return pd.DataFrame(lines)
+
+
+def _predict(config, source, chosen, evaluator, variables, *, attack, eps) -> np.ndarray:
+  """Labels [slices, h, w] on the grid of the slices of one volume."""
+  batches = pipeline.eval_batches(
+    chosen,
+    batch_size=max(1, config.evaluate.batch_size // parallel.host_count()),
+    shard_index=parallel.host_index(),
+    shard_count=parallel.host_count(),
+    crop=source.crop,
+  )
+  found = []
+  for batch in map(grid.device_batch, batches):
+    images, _ = evaluator.attack(variables, batch, attack, eps)
+    outputs = evaluator.score(variables, batch, images).outputs
+    labels = np.argmax(np.asarray(outputs['head0']), axis=-1)
+    table = {'labels': labels, 'index': np.asarray(batch['index']), 'mask': batch['mask']}
+    table = parallel.gather_rows({name: np.asarray(column) for name, column in table.items()})
+    found += [(i, cut) for i, cut, m in zip(table['index'], table['labels'], table['mask']) if m]
+  cuts = [cut for _, cut in sorted(found, key=lambda pair: int(pair[0]))]
+  shape = chosen[0]['labels'].shape
+  return np.stack([_paste(cut, shape) for cut in cuts])
+
+
+def _paste(cut: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """The centred patch back on its slice; what it did not see is background."""
+  whole, into, out_of = np.zeros(shape, cut.dtype), [], []
+  for size, patch in zip(shape, cut.shape, strict=True):
+    first = (size - patch) // 2
+    into.append(slice(max(first, 0), min(first + patch, size)))
+    out_of.append(slice(max(-first, 0), min(size - first, patch)))
+  whole[tuple(into)] = cut[tuple(out_of)]
+  return whole
+
+
+def _scores(predicted, truth, spacing, config):
+  names = CLASSES[config.data.task]
+  classes = range(1, len(names) + 1)
+  surfaces = surface.per_class(
+    predicted, truth, classes=classes, spacing=spacing, tolerance=config.evaluate.tolerance
+  )
+  for place, (label, name) in enumerate(zip(classes, names, strict=True)):
+    ours, theirs = predicted == label, truth == label
+    size = int(ours.sum() + theirs.sum())
+    yield {
+      'class': name,
+      'Dice': 2 * int((ours & theirs).sum()) / size if size else 1.0,
+      'HD95_mm': float(surfaces['HD95'][place]),
+      'NSD': float(surfaces['NSD'][place]),
+    }

@@ -1,0 +1,84 @@
+"""Figures of adaptive-margin training, drawn as PNG bytes from plain arrays and frames."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from matplotlib import figure as figure_lib
+from matplotlib.backends import backend_agg
+
+from robustmed.report import figures
+
+BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
+
+
+def losses(values: np.ndarray, xi: np.ndarray, *, names) -> bytes:
+  """Histogram of the clean values V [n, K] with the normal of equal mean and deviation, and xi."""
+  number = values.shape[1]
+  figure = _figure(4.6 * number, 3.4)
+  for axes, column, limit, name in zip(
+    np.ravel(figure.subplots(1, number)), values.T, xi, names, strict=True
+  ):
+    axes.hist(column, bins=40, density=True, color=BLUE, alpha=0.6)
+    deviation = float(np.std(column))
+    if deviation > 0:
+      x = np.linspace(column.min(), column.max(), 200)
+      axes.plot(x, scipy.stats.norm.pdf(x, np.mean(column), deviation), color=ORANGE, lw=1.6)
+    axes.axvline(limit, color='black', ls='--', lw=1.2)
+    axes.set(title=f'{name}: threshold {limit:.3g} (dashed)', xlabel='clean loss V of STD')
+    axes.set_ylabel('density (orange: normal)')
+    axes.spines[['top', 'right']].set_visible(False)
+  return figures.png(figure)
+
+
+def margins(table: pd.DataFrame) -> bytes | None:
+  """Share of the drawn training examples by margin over the steps, with their mean."""
+  bins = [name for name in table.columns if name.startswith('from_')]
+  if table.empty or not bins:
+    return None
+  edges = np.array([float(name.removeprefix('from_')) for name in bins])
+  counts = table[bins].to_numpy(float)
+  counts /= np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  used = np.flatnonzero(counts.sum(axis=0))
+  first, last = max(used.min() - 1, 0), min(used.max() + 2, len(edges))
+  width = edges[1] - edges[0] if len(edges) > 1 else 1.0
+  figure = _figure(6.6, 3.6)
+  axes = figure.subplots()
+  steps = table['step'].to_numpy(float)
+  borders = np.concatenate([steps, [steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]])
+  sides = np.concatenate([edges[first:last], [edges[last - 1] + width]])
+  mesh = axes.pcolormesh(borders, sides, counts[:, first:last].T, cmap='Blues', vmin=0, vmax=1)
+  axes.plot(steps, table['mean'], color=ORANGE, lw=1.8, label='mean margin')
+  axes.set(xlabel='training step', ylabel='margin (L2)')
+  axes.legend(loc='upper left', frameon=False)
+  figure.colorbar(mesh, ax=axes, label='share of the drawn examples')
+  return figures.png(figure)
+
+
+def bars(table: pd.DataFrame, *, attacks: dict[str, str], metric: str, level: float) -> bytes | None:
+  """One group of bars per arm: the metric under each attack at one level."""
+  arms = list(dict.fromkeys(table['arm']))
+  known = [name for name in attacks if (table['attack'] == name).any()]
+  if not arms or not known:
+    return None
+  figure = _figure(max(5.0, 1.4 * len(arms) + 2), 3.4)
+  axes = figure.subplots()
+  width = 0.8 / len(known)
+  colours = [BLUE, ORANGE, '#009E73', '#CC79A7', GREY]
+  for place, name in enumerate(known):
+    cells = table[table['attack'] == name].set_index('arm')['mean']
+    values = [float(cells.get(arm, math.nan)) for arm in arms]
+    at = np.arange(len(arms)) + (place - (len(known) - 1) / 2) * width
+    axes.bar(at, values, width, label=attacks[name], color=colours[place % len(colours)])
+  axes.set_xticks(range(len(arms)), labels=arms)
+  axes.set(ylabel=f'{metric} at level {level:g}')
+  axes.spines[['top', 'right']].set_visible(False)
+  figure.legend(loc='outside lower center', ncols=len(known), frameon=False)
+  return figures.png(figure)
+
+
+def _figure(width: float, height: float):
+  figure = figure_lib.Figure(figsize=(width, height), dpi=figures.DPI, layout='constrained')
+  backend_agg.FigureCanvasAgg(figure)
+  return figure
