@@ -160,6 +160,7 @@ def _attacks(at: float) -> dict:
 
 def _smoke(config, levels, at: float) -> None:
   config.model.width = 0.125
+  config.data.update({'cases': 6})
   config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
   config.train.optimisers.main.steps_per_epoch = 2
   for arm in config.arms.values():

@@ -78,7 +78,9 @@ def test_killed_in_training_the_margins_end_the_same(run, tmp_path):
   other = tmp_path / 'checkpoints' / 'amat' / 'seed0'
   with np.load(whole / 'thresholds.npz') as one, np.load(other / 'thresholds.npz') as two:
     np.testing.assert_array_equal(one['values'], two['values'])
-  pd.testing.assert_frame_equal(margins(run[0]).tail(1), margins(tmp_path).tail(1), check_exact=True)
+  pd.testing.assert_frame_equal(
+    margins(run[0]).tail(1), margins(tmp_path).tail(1), check_exact=True
+  )
   last = lambda folder: (
     pd.read_csv(folder / 'logs' / 'amat.seed0.csv').tail(1).drop(columns=['seconds'])
   )

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from robustmed.evaluation import claims, statistics
-from robustmed.metrics import overlap
+from robustmed.metrics import slice_sets
 
 FIGURES, TABLE_2 = 'Results, Figs. 2-4', 'Table 2'
 AVERAGE, ALL_LEVELS = 'pgd_average', 1.0  # the attack and 'level' of rows that average the levels
@@ -33,7 +33,7 @@ def volumes(rows: pd.DataFrame) -> pd.DataFrame:
   keys = ['arm', 'seed', 'attack', 'eps', 'group']
   lines = []
   for values, part in rows.groupby(keys, sort=True):
-    gap = overlap.tvdi(part) - overlap.adi(part)
+    gap = slice_sets.tvdi(part) - slice_sets.adi(part)
     lines.append((*values, values[-1], gap))
   return pd.DataFrame(lines, columns=[*keys, 'index', 'volume_minus_slices'])
 

@@ -9,7 +9,7 @@ import pandas as pd
 from robustmed import errors, files
 from robustmed.evaluation import statistics
 from robustmed.experiments import amat_claims
-from robustmed.metrics import overlap
+from robustmed.metrics import slice_sets
 from robustmed.report import inputs, papers, spec, tables
 from robustmed.report.papers import amat_figures as drawings
 
@@ -122,7 +122,7 @@ class Page:
     kept = rows[rows['attack'].isin(['pgd', statistics.CLEAN])]
     lines = []
     for (arm, eps), part in kept.groupby(['arm', 'eps'], sort=False):
-      lines.append((arm, eps, overlap.adi(part), overlap.tvdi(part)))
+      lines.append((arm, eps, slice_sets.adi(part), slice_sets.tvdi(part)))
     frame = pd.DataFrame(lines, columns=['arm', 'level', 'ADI', 'TVDI'])
     paper = papers.amat_clean(self.config.data.get('task', ''))
     return spec.Section(
@@ -208,7 +208,9 @@ def _notes(config) -> tuple[str, ...]:
   reading, noise = config.reading, config.noise
   notes = [
     'Margins: '
-    + '; '.join(text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items())
+    + '; '.join(
+      text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items()
+    )
     + f'; refined where it fails: {"yes" if reading.refine else "no"}.',
     'Training loss of STD: Dice '
     + ('summed over the batch (stock nnU-Net, coupled)' if reading.batch_dice else 'per slice')

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.special
 
 from robustmed import data, errors, files, models, parallel, tasks, types
-from robustmed.data import nifti, nnunet_augment, pipeline
+from robustmed.data import nifti, nnunet_augment, pipeline, store
 from robustmed.data.sources import msd
 from robustmed.evaluation import grid
 from robustmed.metrics import surface
@@ -68,8 +68,16 @@ def make_augment(config: ml_collections.ConfigDict):
   def build(source):
     del source
     if not made:
-      masked = config.data.task == 'heart'
-      made.append(nnunet_augment.make(patch=tuple(config.data.patch), masked=masked))
+      patch = tuple(config.data.patch)
+      angle = 180.0 if max(patch) / min(patch) < nnunet_planner.WIDE_ASPECT else 15.0
+      made.append(
+        nnunet_augment.make(
+          patch=patch,
+          num_classes=len(CLASSES[config.data.task]) + 1,
+          max_angle=angle,
+          mask_outside=config.data.task == 'heart',
+        )
+      )
     return made[0]
 
   return build
@@ -92,7 +100,9 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   between, rows, columns = (float(value) for value in example['target']['spacing'])
   affine = np.diag([columns, rows, between, 1.0])
   volume = image.transpose(1, 0, 2)[:, :, None, :]  # [x, y, z, modality]
-  nifti.write(folder / f'{name}.nii.gz', volume.squeeze(-1) if volume.shape[-1] == 1 else volume, affine)
+  nifti.write(
+    folder / f'{name}.nii.gz', volume.squeeze(-1) if volume.shape[-1] == 1 else volume, affine
+  )
   labels = np.maximum(example['target']['labels'], 0).T[:, :, None]
   nifti.write(folder / f'{name}_label.nii.gz', labels.astype(np.float32), affine)
 
@@ -133,7 +143,7 @@ def _volumes_of(config, context, model) -> pd.DataFrame:
   cells = ((grid.CLEAN, 0.0, groups), (context.exp.main, config.evaluate.volume_eps, attacked))
   for attack, eps, wanted in cells:
     for group in wanted:
-      chosen = data.Part(source.volumes, np.flatnonzero(np.equal(source.volumes.groups, group)))
+      chosen = store.Part(source.volumes, np.flatnonzero(np.equal(source.volumes.groups, group)))
       predicted = _predict(config, source, chosen, evaluator, variables, attack=attack, eps=eps)
       truth = np.stack([np.maximum(chosen[i]['labels'], 0) for i in range(len(chosen))])
       scores = _scores(predicted, truth, chosen[0]['spacing'], config)

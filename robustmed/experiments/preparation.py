@@ -104,6 +104,7 @@ def clean_values(
     batch_size=max(1, batch_size // parallel.host_count()),
     shard_index=parallel.host_index(),
     shard_count=parallel.host_count(),
+    crop=source.crop,
   )
   parts = []
   for batch in map(grid.device_batch, batches):

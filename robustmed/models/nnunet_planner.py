@@ -83,6 +83,17 @@ def plan(fingerprint: Fingerprint, *, recount: bool = True) -> Plan:
   )
 
 
+def poolings(patch: Sequence[int]) -> tuple[tuple[int, int], ...]:
+  """The strides of every pooling for square pixels and slices of `patch`, from the top.
+
+  A patch that the poolings do not divide is a `UserError`.
+  """
+  strides, padded = _poolings((1.0, 1.0), tuple(patch))
+  if padded != tuple(patch) or not strides:
+    raise errors.UserError(f'patch {tuple(patch)} does not suit its poolings; {padded} would')
+  return strides
+
+
 def _check(fingerprint):
   smallest = min(fingerprint.shape[1:])
   if smallest < 2 * MIN_EDGE or min(fingerprint.shape) < 1 or fingerprint.cases < 1:

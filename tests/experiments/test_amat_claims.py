@@ -85,7 +85,9 @@ def test_the_opposite_fails():
 
 def test_losses_with_a_long_tail_are_not_normal():
   tail = np.random.default_rng(0).lognormal(0, 1.2, (300, 1))
-  assert decide(rows(), losses=tail)['The clean losses V of STD are approximately normal'] == 'fails'
+  assert (
+    decide(rows(), losses=tail)['The clean losses V of STD are approximately normal'] == 'fails'
+  )
   none = np.zeros((0, 1))
   assert decide(rows(), losses=none).str.contains('not run').sum() == 1
 

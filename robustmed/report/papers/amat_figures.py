@@ -56,7 +56,9 @@ def margins(table: pd.DataFrame) -> bytes | None:
   return figures.png(figure)
 
 
-def bars(table: pd.DataFrame, *, attacks: dict[str, str], metric: str, level: float) -> bytes | None:
+def bars(
+  table: pd.DataFrame, *, attacks: dict[str, str], metric: str, level: float
+) -> bytes | None:
   """One group of bars per arm: the metric under each attack at one level."""
   arms = list(dict.fromkeys(table['arm']))
   known = [name for name in attacks if (table['attack'] == name).any()]
