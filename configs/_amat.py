@@ -6,6 +6,7 @@ import ml_collections
 
 from robustmed import errors
 
+SMOKE_PATCH = (24, 16)
 PRESETS = ('', 'demo', 'smoke', 'real', 'paper')
 
 
@@ -50,6 +51,8 @@ def segmentation(
     }
   )
   used = tuple(demo['patch']) if small else patch
+  if preset == 'smoke':
+    used = SMOKE_PATCH
   config.data.patch = used
   config.noise = _noise(patch, used)
   scale = config.noise.scale
@@ -105,7 +108,7 @@ def segmentation(
     config.train.steps = 250
     config.train.batch_size = 32
   if preset == 'smoke':
-    _smoke(config, scaled, at)
+    _smoke(config, scaled, at, share=used[0] / patch[0])
   if preset == 'real':
     config.model.width = 0.5
     config.train.update({'steps': 250, 'batch_size': 32})
@@ -158,9 +161,9 @@ def _attacks(at: float) -> dict:
   }
 
 
-def _smoke(config, levels, at: float) -> None:
+def _smoke(config, levels, at: float, *, share: float) -> None:
   config.model.width = 0.125
-  config.data.update({'cases': 6})
+  config.data.update({'cases': 6, 'scale': round(share, 3)})
   config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
   config.train.optimisers.main.steps_per_epoch = 2
   for arm in config.arms.values():

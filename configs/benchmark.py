@@ -2,9 +2,9 @@
 
   python -m robustmed.main --config configs/benchmark.py --config.workloads=spine
 
-`spine` is PGD-20 Linf on the full-width disk-shape network, batch 8, 1x128x128; `hippo` PGD-20 L2 on
-nnU-Net 2D for the hippocampus, batch 32, 1x56x40; `small_grids` a 3x3 convolution, 1024 to 1024
-channels, on the 1x1, 2x2 and 4x4 grids at the bottom of every U-Net.
+`spine` is PGD-20 Linf on the full-width disk-shape network, batch 8, 1x128x128; `hippo` is PGD-20
+L2 on nnU-Net 2D for the hippocampus, batch 32, 1x56x40; `small_grids` is a 3x3 convolution, 1024 to
+1024 channels, on the 1x1, 2x2 and 4x4 grids at the bottom of every U-Net.
 Preset `smoke`: the same at a size for tests.
 """
 

@@ -33,6 +33,9 @@ def make(
   if abs(total - 1) > 1e-6:
     raise errors.UserError(f'the weights of clean and attacked losses must sum to 1, got {total:g}')
 
+  # Held as memory, so that arms that differ in nothing but their budget share one compiled step.
+  at = lambda context: budget(context.memory['eps'], context.progress, ramp_levels)
+
   def attacked(position, name):
     def make_image(variables, context):
       objective = lambda image: task.objectives[name](
@@ -56,7 +59,7 @@ def make(
   return types.Defense(phases=(phase,), cost=cost, coupled=coupled)
 
 
-def budget(eps: float, progress: jax.Array, ramp_levels: int) -> jax.Array:
+def budget(eps: float | jax.Array, progress: jax.Array, ramp_levels: int) -> jax.Array:
   """eps, or its stair at `progress` in [0, 1): eps * (floor(progress * levels) + 1) / levels."""
   if not ramp_levels:
     return jnp.asarray(eps, jnp.float32)
