@@ -32,7 +32,8 @@ def make(
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
   example; the coupled losses have one Dice for the whole batch, as nnU-Net trains in 2D.
   Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
-  Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), and the
+  Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI),
+  their best _DICE_max (what the authors' margins ask for), and the
   counts _tp<k>, _fp<k>, _fn<k>, from which `slice_sets.tvdi` reads the TVDI of a set of examples.
   """
   classes = tuple(classes)
@@ -48,6 +49,7 @@ def make(
     scores = 2 * counts['tp'] / (2 * counts['tp'] + counts['fp'] + counts['fn'] + slice_sets.TINY)
     return {
       'DICE': jnp.mean(scores, axis=-1),
+      '_DICE_max': jnp.max(scores, axis=-1),
       **{f'DICE_{name}': scores[:, k] for k, name in enumerate(classes)},
       **{
         f'_{kind}{k + 1}': count[:, k]
