@@ -40,7 +40,6 @@ def segmentation(
   config.preset = preset
   config.seed = 0
   config.seeds = 1  # trains every arm this many times
-  config.forecast_above = 60_000  # gradient evaluations from which a forecast is worth its time
   config.data = ml_collections.ConfigDict(
     {
       'source': f'phantom_{name}' if small else 'msd',
