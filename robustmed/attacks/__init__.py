@@ -4,6 +4,7 @@ import inspect
 
 from robustmed import errors
 from robustmed.attacks.apgd import apgd
+from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
@@ -22,6 +23,7 @@ ATTACKS = {
   'apgd': apgd,
   'square': square,
   'noise': noise,
+  'corruption': corruption,
 }
 
 
@@ -58,6 +60,7 @@ __all__ = [
   'Shared',
   'Threat',
   'apgd',
+  'corruption',
   'defaults',
   'fgsm',
   'ifgsm',

@@ -198,6 +198,8 @@ def _above_start(grid: _Grid, *, noise: str):
   if not (grid.has('_value') and grid.has('_start')):
     return 'skipped', 'no columns _value and _start'
   rows = grid.rows[(grid.rows['eps'] > 0) & (grid.rows['attack'] != noise)]
+  if '_distance' in rows.columns:  # artefacts have none, and do not climb
+    rows = rows[np.isfinite(rows['_distance'].astype(float))]
   gain = (rows['_value'] - rows['_start']).astype(float)
   known = np.isfinite(gain)
   rows, gain = rows[known], gain[known]

@@ -1,0 +1,85 @@
+"""A family of paired comparisons: signed-rank tests, effect sizes, corrections over the family.
+
+One line per comparison of two cells of the grid on one metric, paired by example and reduced to one
+difference per group (`statistics.paired_difference`: Wilcoxon's test with Pratt's zeros, matched-
+pairs rank-biserial correlation, group bootstrap interval). Holm's and Bonferroni's corrections run
+over all lines of the table; its `family` column says how many those were.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from robustmed.evaluation import claims, statistics
+
+COLUMNS = (
+  'metric', 'first', 'second', 'mean_first', 'mean_second', 'difference', 'low', 'high', 'effect',
+  'groups', 'p', 'p_holm', 'p_bonferroni', 'family',
+)  # fmt: skip
+
+
+class Comparison(NamedTuple):
+  """Is the metric of `first` another one than that of `second`?"""
+
+  first: claims.Cell
+  second: claims.Cell
+  metric: str
+
+
+def against(
+  arms: Sequence[str],
+  reference: str,
+  *,
+  metrics: Sequence[str],
+  attack: str,
+  levels: Sequence[float],
+) -> list[Comparison]:
+  """Every arm against the reference at equal level, for every metric (0 is the clean image)."""
+  return [
+    Comparison(claims.Cell(arm, attack, eps), claims.Cell(reference, attack, eps), metric)
+    for metric in metrics
+    for eps in levels
+    for arm in arms
+    if arm != reference
+  ]
+
+
+def table(
+  comparisons: Sequence[Comparison], rows: pd.DataFrame, *, family: str = ''
+) -> pd.DataFrame:
+  """One line per comparison with `COLUMNS`; cells that are missing give nan and are not counted.
+
+  `family` names the set of tests that is corrected together, such as '7 defenses x 3 regions'.
+  """
+  rows = statistics.prepare(rows, metrics=sorted({one.metric for one in comparisons}))
+  lines = []
+  for one in comparisons:
+    first, second = (
+      statistics.select(rows, arm=cell.arm, attack=cell.attack, eps=cell.eps)
+      for cell in (one.first, one.second)
+    )
+    both = statistics.pair(first, second, metric=one.metric)
+    found = statistics.paired_difference(first, second, metric=one.metric)
+    lines.append(
+      {
+        'metric': one.metric,
+        'first': str(one.first),
+        'second': str(one.second),
+        'mean_first': both['first'].mean(),
+        'mean_second': both['second'].mean(),
+        'difference': found.mean,
+        'low': found.low,
+        'high': found.high,
+        'effect': found.effect if found.n else float('nan'),
+        'groups': found.groups,
+        'p': found.p if found.n else float('nan'),
+      }
+    )
+  result = pd.DataFrame(lines, columns=[*COLUMNS])
+  p = result['p'].to_numpy(float)
+  result['p_holm'] = statistics.holm(p)
+  result['p_bonferroni'] = statistics.bonferroni(p)
+  tested = int(result['p'].notna().sum())
+  result['family'] = f'{family}: {tested} tests' if family else f'{tested} tests'
+  return result

@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from robustmed.evaluation import claims, paired
+
+SHIFT = {'std': 0.0, 'adv': 0.1, 'noise': 0.01}
+
+
+def rows(groups=20, seed=0):
+  rng = np.random.default_rng(seed)
+  base = rng.uniform(0.4, 0.7, groups)
+  lines = []
+  for arm, shift in SHIFT.items():
+    for attack, eps in (('none', 0.0), ('fgsm', 0.05)):
+      for group in range(groups):
+        value = base[group] + shift * (eps > 0) - 3 * eps + rng.normal(scale=0.02)
+        lines.append((arm, attack, eps, group, 0, group, value, 1 - value))
+  columns = ['arm', 'attack', 'eps', 'index', 'seed', 'group', 'dice_wt', 'dice_tc']
+  return pd.DataFrame(lines, columns=columns)
+
+
+def value(frame, arm, attack, metric='dice_wt'):
+  chosen = frame[(frame['arm'] == arm) & (frame['attack'] == attack)].sort_values('index')
+  return chosen[metric].to_numpy()
+
+
+def test_against_scipy_and_by_hand():
+  frame = rows()
+  family = paired.against(
+    ['std', 'adv', 'noise'], 'std', metrics=['dice_wt'], attack='fgsm', levels=[0, 0.05]
+  )
+  assert [str(one.first) for one in family] == [
+    'adv, clean', 'noise, clean', 'adv, fgsm 0.05', 'noise, fgsm 0.05',
+  ]  # fmt: skip
+  table = paired.table(family, frame, family='2 defenses x 2 levels')
+  assert tuple(table.columns) == paired.COLUMNS
+  assert set(table['family']) == {'2 defenses x 2 levels: 4 tests'}
+  for line, (arm, attack) in zip(
+    table.itertuples(), [(a, k) for k in ('none', 'fgsm') for a in ('adv', 'noise')]
+  ):
+    first, second = value(frame, arm, attack), value(frame, 'std', attack)
+    assert line.p == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert line.difference == pytest.approx((first - second).mean())
+    assert line.mean_first == pytest.approx(first.mean())
+    assert line.mean_second == pytest.approx(second.mean())
+    ranks = stats.rankdata(np.abs(first - second))
+    effect = (np.sign(first - second) * ranks).sum() / ranks.sum()
+    assert line.effect == pytest.approx(effect) and line.low < line.difference < line.high
+  np.testing.assert_allclose(table['p_bonferroni'], np.minimum(1, 4 * table['p']))
+  order = np.argsort(table['p'].to_numpy())
+  holm = np.maximum.accumulate(table['p'].to_numpy()[order] * [4, 3, 2, 1])
+  np.testing.assert_allclose(table['p_holm'].to_numpy()[order], np.minimum(1, holm))
+  assert table['p_holm'][2] < 0.001 and table['effect'][2] > 0.9
+
+
+def test_missing_cells_are_not_counted():
+  cells = claims.Cell('adv', 'fgsm', 0.05), claims.Cell('std', 'fgsm', 0.05)
+  gone = claims.Cell('distilled', 'fgsm', 0.05)
+  family = [paired.Comparison(*cells, 'dice_tc'), paired.Comparison(gone, cells[1], 'dice_tc')]
+  table = paired.table(family, rows())
+  assert list(table['family']) == ['1 tests'] * 2
+  assert table['p_holm'][0] == table['p'][0] < 0.01 and table['effect'][0] < -0.9
+  assert table.loc[1, ['difference', 'effect', 'p', 'p_holm', 'p_bonferroni']].isna().all()
+  assert table['groups'][1] == 0
