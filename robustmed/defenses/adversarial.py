@@ -42,8 +42,7 @@ def make(
         task.predict(variables, image), {**context.batch, 'image': image}
       )
       keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(context.keys)
-      now = budget(eps, context.progress, ramp_levels)
-      return attack(objective, context.batch['image'], eps=now, key=keys).x, {}
+      return attack(objective, context.batch['image'], eps=at(context), key=keys).x, {}
 
     return make_image
 
@@ -56,7 +55,8 @@ def make(
     passes=len(copies),
   )
   phase = weighted.phase(task, copies, coupled=coupled)
-  return types.Defense(phases=(phase,), cost=cost, coupled=coupled)
+  init = lambda num_examples: {'eps': jnp.float32(eps)}
+  return types.Defense(phases=(phase,), init=init, cost=cost, coupled=coupled)
 
 
 def budget(eps: float | jax.Array, progress: jax.Array, ramp_levels: int) -> jax.Array:

@@ -117,8 +117,9 @@ def test_noise_is_added_within_eps_or_stands_alone():
 def test_adversarial_losses_are_weighted_and_no_smaller_than_clean():
   task, batch = toys.task(), toys.batch(8)
   params = task.init(jax.random.key(0))['params']
-  phase = _make('adversarial').phases[0]
-  values, aux = phase.loss(params, _context(batch))
+  defense = _make('adversarial')
+  context = _context(batch)._replace(memory=defense.init(8))
+  values, aux = defense.phases[0].loss(params, context)
   clean, attacked = aux['scalars']['loss/clean'], aux['scalars']['loss/bce']
   np.testing.assert_allclose(values, 0.5 * clean + 0.5 * attacked, rtol=1e-6)
   assert (attacked > clean).all()

@@ -1,11 +1,11 @@
 """Every data source, real or synthetic, through the same suite."""
 
-import gliomas
 import jax
 import numpy as np
 import pytest
 
 import cells
+import gliomas
 import scans
 import skulls
 import spines

@@ -1,10 +1,10 @@
 import json
 import shutil
 
-import gliomas
 import numpy as np
 import pytest
 
+import gliomas
 from robustmed import data, errors
 from robustmed.data import brats_files, cubes, nifti
 from robustmed.data.sources import brats
