@@ -1,5 +1,6 @@
 """The one exception a user may see without a traceback."""
 
+import contextlib
 import difflib
 
 
@@ -13,6 +14,16 @@ class UserError(Exception):
 
   def __str__(self):
     return ' '.join(super().__str__().split())
+
+
+@contextlib.contextmanager
+def during(what):
+  """Adds 'while `what`' to whatever fails in the block, for the line or traceback that is shown."""
+  try:
+    yield
+  except Exception as error:
+    error.add_note(f'while {what}')
+    raise
 
 
 def lookup(table, name, *, kind):

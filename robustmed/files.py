@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
+
+
+def os_error(error: BaseException | None) -> int | None:
+  """The errno of an exception or of what caused it; libraries wrap it, some of them as text."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno:
+      return error.errno
+    written = re.search(r"os_error_code='(\d+)'", str(error))
+    if written:
+      return int(written[1])
+    error = error.__cause__ or error.__context__
+  return None
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -13,7 +13,7 @@ def main(words: Sequence[str]) -> int:
     _run,
     words,
     interrupted='interrupted; the same command goes on from the last checkpoint',
-    memory='out of memory; lower --config.train.batch_size (training) or '
+    memory='lower --config.train.batch_size (training) or '
     '--config.evaluate.batch_size (attacks), or the width of the model',
   )
 

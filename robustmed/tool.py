@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from robustmed import errors
+from robustmed import errors, files
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,27 +20,41 @@ def run(
   words: Sequence[str],
   *,
   interrupted: str = 'interrupted',
-  memory: str = 'out of memory',
+  memory: str = '',
 ) -> int:
   """Returns the exit code of `command(words)`: 2 for what a user can mend, 130 for Ctrl-C.
 
-  Everything else is a bug of ours and keeps its traceback.
+  `memory` says what to do about too little of it. Everything else is a bug of ours and keeps its
+  traceback.
   """
   try:
     return command(words)
   except errors.UserError as error:
     print(f'robustmed: error: {error}', file=sys.stderr)
     return error.exit_code
-  except OSError as error:
-    if error.errno != errno.ENOSPC:
+  except Exception as error:
+    line = _exhausted(error, memory)
+    if line is None:
       raise
-    print(f'robustmed: error: no space left on the device: {error.filename}', file=sys.stderr)
-    return 2
-  except (MemoryError, RuntimeError) as error:
-    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    print(f'robustmed: error: {memory}', file=sys.stderr)
+    print(f'robustmed: error: {line}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f'robustmed: {interrupted}', file=sys.stderr)
     return 130
+
+
+def _exhausted(error: Exception, memory: str) -> str | None:
+  """One line if the machine ran out of something: of what, while doing what, what to do."""
+  # JAX leaves notes of its own.
+  notes = [note for note in getattr(error, '__notes__', []) if note.startswith('while ')]
+  during = f' {notes[0]}' if notes else ''
+  # The disk first: libraries call that a resource, too.
+  if files.os_error(error) in (errno.ENOSPC, errno.EDQUOT):
+    where = getattr(error, 'filename', None)
+    at = f' for {where}' if where else ''
+    return f'no space left on the device{at}{during}; free some and give the same command again'
+  if isinstance(error, MemoryError) or (
+    isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
+  ):
+    return f'out of memory{during}' + (f'; {memory}' if memory else '')
+  return None

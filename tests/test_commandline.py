@@ -1,3 +1,4 @@
+import errno
 import json
 import pathlib
 from typing import NamedTuple
@@ -156,10 +157,45 @@ def test_mistakes_in_settings_of_attacks(word, message):
 @pytest.mark.parametrize('error', [RuntimeError('RESOURCE_EXHAUSTED: 9 bytes'), MemoryError()])
 def test_a_machine_without_memory_is_one_line(error, monkeypatch, capsys):
   def fail(words):
-    raise error
+    error.add_note('For simplicity, JAX has removed its internal frames')
+    with errors.during('outer'), errors.during("training arm 'adv' (seed 1)"):
+      raise error
 
   monkeypatch.setattr(main, '_run', fail)
   assert main.main([]) == 2
   err = capsys.readouterr().err
-  assert err.startswith('robustmed: error: out of memory; lower --config.train.batch_size')
+  start = "robustmed: error: out of memory while training arm 'adv' (seed 1); lower --config.train."
+  assert err.startswith(start)
   assert 'evaluate.batch_size' in err and err.count('\n') == 1
+
+
+def test_a_full_disk_is_one_line_however_it_is_wrapped(monkeypatch, capsys):
+  def wrapped(words):
+    try:
+      raise OSError(errno.ENOSPC, 'No space left on device', '/x/y')
+    except OSError as error:
+      raise KeyError('the table') from error
+
+  def alone(words):
+    raise OSError(errno.EDQUOT, 'Disk quota exceeded', '/x/y')
+
+  def spoken(words):
+    with errors.during('writing'):
+      raise RuntimeError("RESOURCE_EXHAUSTED: Failed to write [os_error_code='28']")
+
+  for fail, where in ((wrapped, ''), (alone, ' for /x/y'), (spoken, ' while writing')):
+    monkeypatch.setattr(main, '_run', fail)
+    assert main.main([]) == 2
+    line = f'no space left on the device{where}; free some and give the same command again'
+    assert capsys.readouterr().err == f'robustmed: error: {line}\n'
+
+
+def test_a_bug_of_ours_is_not_made_pretty(monkeypatch):
+  def fail(words):
+    with errors.during('training'):
+      raise PermissionError(errno.EACCES, 'Permission denied')
+
+  monkeypatch.setattr(main, '_run', fail)
+  with pytest.raises(PermissionError) as caught:
+    main.main([])
+  assert caught.value.__notes__ == ['while training']

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from robustmed import errors, files
@@ -35,3 +37,17 @@ def test_lookup_names_the_nearest_and_lists_the_known():
     errors.lookup(table, 'fgms', kind='attack')
   assert str(caught.value) == "unknown attack 'fgms'; did you mean 'fgsm'? (known: fgsm, pgd)"
   assert '\n' not in str(errors.UserError('two\nlines'))
+
+
+def test_the_reason_of_the_system_is_found_where_libraries_hide_it():
+  full = OSError(errno.ENOSPC, 'No space left on device')
+  assert files.os_error(full) == errno.ENOSPC
+  try:
+    try:
+      raise full
+    except OSError:
+      raise ValueError('writing failed')  # noqa: B904
+  except ValueError as error:
+    assert files.os_error(error) == errno.ENOSPC
+  assert files.os_error(ValueError("Failed to write [os_error_code='122']")) == 122
+  assert files.os_error(ValueError('No space')) is None and files.os_error(None) is None

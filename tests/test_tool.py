@@ -21,8 +21,8 @@ def test_the_code_of_the_command_is_passed_on():
   [
     (errors.UserError('no file\nof that name'), 2, 'robustmed: error: no file of that name'),
     (OSError(errno.ENOSPC, 'full', 'x.csv'), 2, 'robustmed: error: no space left on the device'),
-    (MemoryError(), 2, 'robustmed: error: too much'),
-    (RuntimeError('RESOURCE_EXHAUSTED: of memory'), 2, 'robustmed: error: too much'),
+    (MemoryError(), 2, 'robustmed: error: out of memory; too much'),
+    (RuntimeError('RESOURCE_EXHAUSTED: of memory'), 2, 'robustmed: error: out of memory; too much'),
     (KeyboardInterrupt(), 130, 'robustmed: stopped'),
   ],
 )

@@ -11,6 +11,7 @@ from jax import lax
 from robustmed import errors
 from robustmed.attacks import folds
 from robustmed.attacks.threat import Threat
+from robustmed.ops import contracts
 from robustmed.types import Array, AttackResult, PyTree
 
 
@@ -121,17 +122,18 @@ class LoopAttack:
       )
     centre = given.astype(jnp.promote_types(given.dtype, jnp.float32))
     self.threat.check(centre)
-    eps = _per_example(eps, centre, name='eps')
+    eps = contracts.spread(eps, centre, what='eps')
     step_size = self.step_size
     if self.relative_step is not None:
-      step_size = _per_example(self.relative_step, centre, name='relative_step') * eps
+      step_size = contracts.spread(self.relative_step, centre, what='relative_step') * eps
     elif step_size is not None:
-      step_size = _per_example(step_size, centre, name='step_size')
+      step_size = contracts.spread(step_size, centre, what='step_size')
     if start_radius is None and self.random_start:
       start_radius = eps
     if start_radius is not None:
-      start_radius = _per_example(start_radius, centre, name='start_radius')
+      start_radius = contracts.spread(start_radius, centre, what='start_radius')
     keys = example_keys(key, centre.shape[0])
+    monitor = _checked(monitor)
     evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
 
@@ -248,40 +250,21 @@ def example_keys(key, batch):
   return key
 
 
-def _per_example(value, x, *, name):
-  value = jnp.asarray(value, x.dtype)
-  if value.shape not in ((), x.shape[:1]):
-    raise errors.UserError(
-      f'{name} must be a number or have shape ({x.shape[0]},), one per example; got {value.shape}'
-    )
-  return jnp.broadcast_to(value, x.shape[:1])
+def _checked(monitor):
+  if monitor is None:
+    return None
+  return lambda x: contracts.batched(monitor(x), x.shape[0], what='the monitor')
 
 
 def _evaluator(objective, monitor, sense):
   """(x, gradient=...) -> _Point, with objective and monitor in one forward pass."""
 
   def values(x):
-    value = jnp.asarray(objective(x))
-    if value.shape != x.shape[:1]:
-      raise errors.UserError(
-        f'the objective must return one value per example, shape ({x.shape[0]},), but returned '
-        f'shape {value.shape}; reduce every axis except the first'
-      )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-      raise errors.UserError(f'the objective must return floating values, not {value.dtype}')
+    value = contracts.per_example(objective(x), x.shape[0], what='the objective')
     return sense * value.astype(x.dtype)
 
   def look(x):
-    if monitor is None:
-      return None
-    seen = monitor(x)
-    for leaf in jax.tree.leaves(seen):
-      if jnp.shape(leaf)[:1] != x.shape[:1]:
-        raise errors.UserError(
-          f'every value of a monitor must have the leading axis {x.shape[0]}, one entry per '
-          f'example; one has shape {jnp.shape(leaf)}'
-        )
-    return seen
+    return None if monitor is None else monitor(x)
 
   def total(x):
     value = values(x)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from robustmed import errors
+from robustmed.ops import contracts
 
 
 def minimal_eps(attack, objective, x, *, broken, upper, key, num_bisections=10):
@@ -15,16 +15,10 @@ def minimal_eps(attack, objective, x, *, broken, upper, key, num_bisections=10):
   trial uses the same key. Compiles the attack once; costs num_bisections + 1 attacks.
   """
   x = jnp.asarray(x)
-  upper = jnp.broadcast_to(jnp.asarray(upper, jnp.float32), x.shape[:1])
+  upper = contracts.spread(upper, jnp.zeros(x.shape[:1], jnp.float32), what='upper')
 
   def judge(image):
-    verdict = jnp.asarray(broken(image))
-    if verdict.shape != x.shape[:1] or verdict.dtype != jnp.bool_:
-      raise errors.UserError(
-        f'broken must return one bool per example, shape ({x.shape[0]},), but returned '
-        f'{verdict.dtype} {verdict.shape}'
-      )
-    return verdict
+    return contracts.per_example(broken(image), x.shape[0], what='broken', dtype=bool)
 
   def halve(_, ends):
     low, high = ends

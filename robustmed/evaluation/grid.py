@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import console, errors, files, parallel, types
+from robustmed.ops import contracts
 
 PyTree = Any
 Batches = Callable[[], Iterable[dict[str, Any]]]
@@ -52,6 +53,10 @@ class Cell(NamedTuple):
   @property
   def file(self) -> str:
     return f'{self.arm}.seed{self.seed}.{self.attack}.{self.eps:g}.parquet'
+
+  def __str__(self) -> str:
+    what = 'without attack' if self.attack == CLEAN else f'under {self.attack!r} at {self.eps:g}'
+    return f'arm {self.arm!r} (seed {self.seed}) {what}'
 
 
 class Scores(NamedTuple):
@@ -100,13 +105,16 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
     def scored(image):
       outputs = task.predict(variables, image)
       values = {n: task.objectives[n](outputs, {**seen, 'image': image}) for n in objectives}
+      for name, value in values.items():
+        contracts.per_example(value, len(image), what=f'the objective {name!r}')
       return jnp.sum(values[main]), (values, outputs)
 
     gradient, (values, outputs) = jax.grad(scored, has_aux=True)(images)
     zero = jnp.mean((gradient == 0).astype(jnp.float32), axis=tuple(range(1, gradient.ndim)))
+    metrics = task.metrics(outputs, {**seen, 'image': images})
     columns = {
-      **task.metrics(outputs, {**seen, 'image': images}),
-      **task.diagnostics(outputs),
+      **contracts.columns(metrics, len(images), what="the task's metrics"),
+      **contracts.columns(task.diagnostics(outputs), len(images), what="the task's diagnostics"),
       **{f'_value.{name}': value for name, value in values.items()},
       '_zero_grad': zero,
     }
@@ -171,13 +179,14 @@ def run(
       progress.close()
       console.say('stopped in evaluation; the same command goes on from there')
       raise console.Stopped
-    if loaded != (model.arm, model.seed):
-      variables, loaded = model.load(), (model.arm, model.seed)
-    own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
-    victim = (own, variables)
-    if at is not None and at.source:
-      victim = _victim(source(at.source, model.seed), evaluator)
-    table = _cell_rows(own, variables, stored, cell, victim)
+    with errors.during(f'evaluating {cell}'):
+      if loaded != (model.arm, model.seed):
+        variables, loaded = model.load(), (model.arm, model.seed)
+      own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
+      victim = (own, variables)
+      if at is not None and at.source:
+        victim = _victim(source(at.source, model.seed), evaluator)
+      table = _cell_rows(own, variables, stored, cell, victim)
     if parallel.is_writer():
       with files.replacing(folder / cell.file) as temporary:
         table.to_parquet(temporary, index=False)

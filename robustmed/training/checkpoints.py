@@ -1,6 +1,8 @@
 """Orbax checkpoints of a whole training state; atomic, newest two kept."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import pathlib
 from typing import Any
@@ -35,13 +37,12 @@ class Store:
     """Writes step `step` whole or not at all; `extra` is JSON (the data position)."""
     if self.latest() == step:
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(parallel.to_host(state)), extra=ocp.args.JsonSave(extra)
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(parallel.to_host(state)), extra=ocp.args.JsonSave(extra)
     )
-    self._manager.wait_until_finished()
+    with _saving(f'the checkpoint {self.folder}/{step}'):
+      self._manager.save(step, args=args)
+      self._manager.wait_until_finished()
 
   def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """The state saved at `step`, shaped like `like`, and its extra."""
@@ -64,9 +65,30 @@ class Store:
     self._manager.close()
 
 
+@contextlib.contextmanager
+def _saving(what):
+  """What the system refuses is a `UserError`: a full disk, a quota, a folder taken away."""
+  # The threads of orbax log the very error that is raised here, tracebacks and all.
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  except (OSError, RuntimeError, ValueError) as error:
+    code = files.os_error(error)
+    if code is None:
+      raise
+    raise errors.UserError(
+      f'cannot save {what}: {os.strerror(code)}; make room there and give the same command again, '
+      'it goes on from the last checkpoint'
+    ) from error
+  finally:
+    logger.setLevel(level)
+
+
 def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
   """The network alone, written whole or not at all; its presence says the training is finished."""
-  with ocp.StandardCheckpointer() as saver:
+  with _saving(f'the network {path}'), ocp.StandardCheckpointer() as saver:
     saver.save(pathlib.Path(path).absolute(), parallel.to_host(variables))
 
 

@@ -296,17 +296,21 @@ def test_runs_under_vmap_and_pmap(problems):
 @pytest.mark.parametrize(
   ('wrong', 'says'),
   [
-    ({'objective': lambda x: jnp.sum(x)}, r'shape \(3,\), but returned shape \(\)'),
-    ({'objective': lambda x: x}, r'but returned shape \(3, 4, 4, 2\)'),
-    ({'objective': lambda x: jnp.sum(x, (1, 2, 3)) > 0}, 'floating values, not bool'),
+    ({'objective': lambda x: jnp.sum(x)}, r'shape \(3,\) .*returned float32 of shape \(\)'),
+    ({'objective': lambda x: x}, r'but returned float32 of shape \(3, 4, 4, 2\)'),
+    ({'objective': lambda x: jnp.sum(x, (1, 2, 3)) > 0}, 'floating value .* returned bool of'),
+    ({'objective': lambda x: (jnp.sum(x, (1, 2, 3)), x)}, r'a tuple of \[0\] float32 of shape \(3'),
+    ({'objective': lambda x: None}, 'returned None'),
     ({'x': jnp.zeros(SHAPE, jnp.uint8)}, 'uint8'),
     ({'x': jnp.float32(1.0)}, r'shape \[b, ...\]'),
     ({'eps': jnp.zeros(2)}, r'eps must be a number or have shape \(3,\)'),
-    ({'eps': jnp.zeros((3, 1))}, r'got \(3, 1\)'),
+    ({'eps': jnp.zeros((3, 1))}, r'but is float32 of shape \(3, 1\)'),
+    ({'eps': '8/255'}, "but is str '8/255'"),
     ({'start_radius': jnp.zeros(4)}, 'start_radius'),
     ({'key': jax.random.split(jax.random.key(0), 2)}, '3 keys'),
     ({'key': 3}, 'jax.random.key'),
-    ({'monitor': lambda x: {'mean': jnp.mean(x)}}, 'leading axis 3'),
+    ({'monitor': lambda x: {'mean': jnp.mean(x)}}, r"axis is 3, but .*\['mean'\] float32 of"),
+    ({'monitor': lambda x: 'no'}, "leading axis is 3, but returned str 'no'"),
   ],
 )
 def test_mistakes_at_call(problems, wrong, says):

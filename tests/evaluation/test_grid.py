@@ -1,10 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import toys
-from robustmed import attacks, console, errors, parallel
+from robustmed import attacks, console, errors, parallel, tool
 from robustmed.evaluation import grid
 
 PGD = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
@@ -145,6 +146,49 @@ def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
     wanted.append(np.asarray(columns['brightness'])[np.asarray(batch['mask'])])
   found = moved.sort_values('index')['brightness']
   np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'says'),
+  [
+    (
+      {'metrics': lambda outputs, batch: {'dice': jnp.mean(outputs['logit'])}},
+      "'dice' of the task",
+    ),
+    ({'metrics': lambda outputs, batch: outputs['logit']}, "task's metrics must return a dict"),
+    ({'diagnostics': lambda outputs: {'_flat': outputs['logit']}}, r"'_flat' of .*\(3, 1\)"),
+    ({'objectives': {'bce': lambda outputs, batch: outputs['logit']}}, r"'bce' must .*\(3, 1\)"),
+  ],
+)
+def test_what_a_task_returns_is_checked(wrong, says):
+  task = toys.task()._replace(**wrong)
+  evaluator, batch = _evaluator(task), toys.batch(6)
+  with pytest.raises(errors.UserError, match=says):
+    evaluator.score(task.init(jax.random.key(0)), batch, batch['image'])
+
+
+@pytest.mark.parametrize('at, what', [(1, 'without attack'), (2, "under 'pgd' at 0.05")])
+def test_out_of_memory_says_which_cell(tmp_path, capsys, at, what):
+  task = toys.task()
+  evaluator, calls = _evaluator(task), []
+
+  class Full(grid.Evaluator):
+    def __init__(self):
+      self.probes, self.main_objective = evaluator.probes, evaluator.main_objective
+
+    def attack(self, *args):
+      calls.append(1)
+      if len(calls) > 2 * (at - 1):  # two batches a cell
+        raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes')
+      return evaluator.attack(*args)
+
+    def score(self, *args):
+      return evaluator.score(*args)
+
+  assert tool.run(lambda words: _run(tmp_path, task, evaluator=Full()), [], memory='less') == 2
+  line = f"out of memory while evaluating arm 'std' (seed 0) {what}; less"
+  # a slow machine shows progress before
+  assert capsys.readouterr().err.endswith(f'robustmed: error: {line}\n')
 
 
 def test_an_unknown_objective_is_a_user_error():
