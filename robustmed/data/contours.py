@@ -10,7 +10,14 @@ import numpy as np
 import skimage.draw
 import tensorflow_datasets as tfds
 
+from robustmed import errors
+
 NUM_POINTS = 176
+
+
+def check_side(side: int) -> None:
+  if side < 16:
+    raise errors.UserError(f'data field side must be at least 16, not {side}')
 
 
 def features(side: int) -> tfds.features.FeaturesDict:

@@ -26,8 +26,7 @@ class Slice(NamedTuple):
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
-  if fields['side'] < 16:
-    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
+  contours.check_side(fields['side'])
   if fields['slices'] not in MODES:
     raise errors.UserError(f'data field slices must be one of {MODES}, not {fields["slices"]!r}')
 

@@ -1,6 +1,9 @@
 """Reads one picture or array file as numpy, whatever its format."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -11,30 +14,37 @@ PHOTOS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 ARRAYS = ('.npy', '.npz')
 
 
+@contextlib.contextmanager
+def opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """The open file, for any reader; what a damaged one makes it stumble over is a `UserError`."""
+  try:
+    with path.open('rb') as file:  # readers leave a damaged file open that they open themselves
+      yield file
+  except errors.UserError:
+    raise
+  except Exception as error:
+    raise errors.UserError(
+      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a '
+      f'{path.suffix} file, copy it again'
+    ) from error
+
+
 def read(path: pathlib.Path) -> np.ndarray:
   """Returns the array of a file, [h, w] or [h, w, c], as stored; a bad file is a `UserError`.
 
   A palette picture gives its indices; an .npz must hold exactly one array.
   """
-  try:
-    with path.open('rb') as file:
-      if path.suffix.lower() == '.npz':
-        archive = np.load(file, allow_pickle=False)
-        if len(archive.files) != 1:
-          raise errors.UserError(f'{path}: must hold one array, not {sorted(archive.files)}')
-        array = archive[archive.files[0]]
-      elif path.suffix.lower() == '.npy':
-        array = np.load(file, allow_pickle=False)
-      else:
-        with Image.open(file) as picture:
-          array = np.array(picture)
-  except errors.UserError:
-    raise
-  except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
-    raise errors.UserError(
-      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a '
-      f'{path.suffix} file, copy it again'
-    ) from error
+  with opened(path) as file:
+    if path.suffix.lower() == '.npz':
+      archive = np.load(file, allow_pickle=False)
+      if len(archive.files) != 1:
+        raise errors.UserError(f'{path}: must hold one array, not {sorted(archive.files)}')
+      array = archive[archive.files[0]]
+    elif path.suffix.lower() == '.npy':
+      array = np.load(file, allow_pickle=False)
+    else:
+      with Image.open(file) as picture:
+        array = np.array(picture)
   if array.ndim not in (2, 3) or min(array.shape) < 1 or array.dtype.kind not in 'biuf':
     raise errors.UserError(f'{path}: must be one image, not {array.dtype} {list(array.shape)}')
   if not np.isfinite(array).all():

@@ -6,14 +6,14 @@ the medians of BCCD (52, 95 and 20 of 320 pixels). Image i of a split looks the 
 number of images.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
 
-from robustmed import errors
 from robustmed.data import boxed, store
+from robustmed.data.phantoms import streams
 
 DEFAULTS = {
   'height': 96,
@@ -26,7 +26,6 @@ DEFAULTS = {
   'test_images': 24,
   'noise': 0.02,  # standard deviation, of the range [0, 1]
 }
-_SPLITS = ('train', 'validation', 'test')
 _PLATELET, _RED, _WHITE = range(3)
 _RADII = {_PLATELET: 10 / 320, _RED: 26 / 320, _WHITE: 47 / 320}  # of the long side
 _BACKGROUND = np.array([0.80, 0.82, 0.80])
@@ -43,19 +42,13 @@ class Cell(NamedTuple):
   angle: float
 
 
-def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of images per split, known without drawing any."""
-  return {name: fields[f'{name}_images'] for name in _SPLITS}
+sizes = streams.sizes
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """All that the drawn data depend on; a value out of range is a `UserError`."""
   boxed.check(fields)
-  for name in _SPLITS:
-    if fields[f'{name}_images'] < 1:
-      raise errors.UserError(f'data field {name}_images must be at least 1')
-  if not 0 <= fields['noise'] <= 1:
-    raise errors.UserError(f'data field noise must lie in [0, 1], not {fields["noise"]}')
+  streams.check(fields)
   return {name: fields[name] for name in DEFAULTS}
 
 
@@ -66,30 +59,24 @@ class PhantomBccd(store.Builder):
     return boxed.features(self.fields)
 
   def splits(self):
-    first, out = 0, {}
-    for stream, (name, count) in enumerate(sizes(self.fields).items()):
-      out[name] = self._images(count, stream=stream, first=first)
-      first += count
-    return out
+    return streams.splits(self.fields, self._example)
 
-  def _images(self, count, *, stream, first) -> Iterator[dict[str, Any]]:
+  def _example(self, rng, *, index, name) -> dict[str, Any]:
     fields = self.fields
     size = {name: fields[name] for name in ('height', 'width', 'long_side')}
     long_side = fields['long_side']
     scale = min(1, fields['height'] / (0.75 * long_side), fields['width'] / long_side)
     shape = round(0.75 * long_side * scale), round(long_side * scale)
-    for number in range(count):
-      rng = np.random.default_rng([fields['seed'], stream, number])
-      cells = scatter(rng, shape, most=fields['max_boxes'])
-      picture = draw(rng, cells, shape, noise=fields['noise'])
-      boxes = [box_of(cell, shape) for cell in cells]
-      yield boxed.example(
-        boxed.letterbox(picture, np.array(boxes), **size),
-        np.array([cell.kind for cell in cells]),
-        max_boxes=fields['max_boxes'],
-        index=first + number,
-        name=f'phantom_{_SPLITS[stream]}_{number:04d}',
-      )
+    cells = scatter(rng, shape, most=fields['max_boxes'])
+    picture = draw(rng, cells, shape, noise=fields['noise'])
+    boxes = [box_of(cell, shape) for cell in cells]
+    return boxed.example(
+      boxed.letterbox(picture, np.array(boxes), **size),
+      np.array([cell.kind for cell in cells]),
+      max_boxes=fields['max_boxes'],
+      index=index,
+      name=name,
+    )
 
 
 def scatter(rng: np.random.Generator, shape: tuple[int, int], *, most: int) -> list[Cell]:

@@ -6,15 +6,15 @@ of the jaw, and small variations of every landmark; image i of a split looks the
 number of images.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from PIL import Image, ImageDraw
 
-from robustmed import errors
 from robustmed.data import cephalograms, store
+from robustmed.data.phantoms import streams
 
 DEFAULTS = {
   'height': 100,
@@ -25,7 +25,6 @@ DEFAULTS = {
   'test_images': 16,
   'noise': 0.02,  # standard deviation, of the range [0, 1]
 }
-_SPLITS = ('train', 'validation', 'test')
 # An average face in the frame of 1935 x 2400, in the order of cephalograms.LANDMARKS.
 _MEAN = np.array(
   [
@@ -57,19 +56,13 @@ _JITTER = 9.0  # pixels of the frame
 _CHIN, _UPPER_FACE = 2050.0, 1450.0  # heights between which the jaw stretches
 
 
-def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of images per split, known without drawing any."""
-  return {name: fields[f'{name}_images'] for name in _SPLITS}
+sizes = streams.sizes
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """All that the drawn data depend on; a value out of range is a `UserError`."""
   cephalograms.check(fields)
-  for name in _SPLITS:
-    if fields[f'{name}_images'] < 1:
-      raise errors.UserError(f'data field {name}_images must be at least 1')
-  if not 0 <= fields['noise'] <= 1:
-    raise errors.UserError(f'data field noise must lie in [0, 1], not {fields["noise"]}')
+  streams.check(fields)
   return {name: fields[name] for name in DEFAULTS}
 
 
@@ -80,25 +73,13 @@ class PhantomCeph(store.Builder):
     return cephalograms.features(self.fields)
 
   def splits(self):
-    first, out = 0, {}
-    for stream, (name, count) in enumerate(sizes(self.fields).items()):
-      out[name] = self._images(count, stream=stream, first=first)
-      first += count
-    return out
+    return streams.splits(self.fields, self._example)
 
-  def _images(self, count, *, stream, first) -> Iterator[dict[str, Any]]:
-    fields = self.fields
-    for number in range(count):
-      rng = np.random.default_rng([fields['seed'], stream, number])
-      points = draw_points(rng)
-      shape = fields['height'], fields['width']
-      yield cephalograms.example(
-        render(rng, points, shape, noise=fields['noise']),
-        points,
-        fields,
-        index=first + number,
-        name=f'phantom_{_SPLITS[stream]}_{number:04d}',
-      )
+  def _example(self, rng, *, index, name) -> dict[str, Any]:
+    points = draw_points(rng)
+    shape = self.fields['height'], self.fields['width']
+    picture = render(rng, points, shape, noise=self.fields['noise'])
+    return cephalograms.example(picture, points, self.fields, index=index, name=name)
 
 
 def draw_points(rng: np.random.Generator) -> np.ndarray:

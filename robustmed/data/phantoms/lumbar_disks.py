@@ -39,8 +39,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
   for name in ('train_patients', 'test_patients', 'disks_per_patient'):
     if fields[name] < 1:
       raise errors.UserError(f'data field {name} must be at least 1, not {fields[name]}')
-  if fields['side'] < 16:
-    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
+  contours.check_side(fields['side'])
   for name in ('contrast', 'noise'):
     if not 0 <= fields[name] <= 1:
       raise errors.UserError(f'data field {name} must lie in [0, 1], not {fields[name]}')

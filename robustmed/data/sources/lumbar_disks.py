@@ -22,7 +22,7 @@ import scipy.io
 import skimage.transform
 
 from robustmed import errors, files
-from robustmed.data import contours, exams, store
+from robustmed.data import contours, exams, pictures, store
 
 DEFAULTS = {'dir': '', 'side': 128}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
@@ -51,13 +51,12 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """The files with their sizes and times, and the side."""
-  if fields['side'] < 16:
-    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
-  rows = []
-  for name, listed in find(fields['dir']).items():
-    for file in listed:
-      status = file.path.stat()
-      rows.append([name, str(file.path.resolve()), status.st_size, status.st_mtime_ns])
+  contours.check_side(fields['side'])
+  rows = [
+    [name, *stamp]
+    for name, listed in find(fields['dir']).items()
+    for stamp in exams.stamp([file.path for file in listed])
+  ]
   return {'side': fields['side'], 'files': rows}
 
 
@@ -160,25 +159,17 @@ def _read(path):
 
 
 def _load(path):
-  try:
-    with path.open('rb') as file:  # the readers leave a damaged file open that they open themselves
-      if path.suffix.lower() == '.npz':
-        archive = np.load(file, allow_pickle=False)
-        content = {key: archive[key] for key in _KEYS if key in archive}
-      else:
-        content = scipy.io.loadmat(file, variable_names=_KEYS)
+  with pictures.opened(path) as file:
+    if path.suffix.lower() == '.npz':
+      archive = np.load(file, allow_pickle=False)
+      content = {key: archive[key] for key in _KEYS if key in archive}
+    else:
+      content = scipy.io.loadmat(file, variable_names=_KEYS)
     missing = [key for key in ('img', 'shape') if key not in content]
     if missing:
       raise errors.UserError(f'{path}: has no {missing[0]!r}; needs img [H, W] and shape [176, 2]')
     image, contour = (np.asarray(content[key], np.float64) for key in ('img', 'shape'))
     return image, contour, bool(np.all(content.get('normalised', False)))
-  except errors.UserError:
-    raise
-  except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
-    raise errors.UserError(
-      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a '
-      f'{path.suffix} file, copy it again'
-    ) from error
 
 
 def resize(

@@ -45,8 +45,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """The files with their sizes and times, and the side."""
-  if fields['side'] < 16:
-    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
+  contours.check_side(fields['side'])
   files = {
     name: [[series.patient, _stamp(series)] for series in listed]
     for name, listed in find(fields).items()

@@ -43,8 +43,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """The files with their sizes and times, how they are grouped, and the side."""
-  if fields['side'] < 16:
-    raise errors.UserError(f'data field side must be at least 16, not {fields["side"]}')
+  contours.check_side(fields['side'])
   if fields['shapes'] < 0:
     raise errors.UserError(f'data field shapes must be 0 (all) or more, not {fields["shapes"]}')
   files = {
