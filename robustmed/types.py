@@ -62,6 +62,9 @@ class Task(NamedTuple):
   # losses with terms that couple the examples of a batch, e.g. a Dice of the whole batch: the
   # gradient of their masked mean is that of the coupled loss. In training only, never in attacks
   coupled: Callable[..., dict[str, Array]] | None = None
+  # (outputs, temperature) -> (the outputs with their logits divided by it, the targets that these
+  # soft outputs are to another network): what distillation needs
+  soften: Callable[..., tuple[PyTree, PyTree]] | None = None
 
 
 class Phase(NamedTuple):

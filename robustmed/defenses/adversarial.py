@@ -18,6 +18,7 @@ def make(
   clean_weight: float = 0.5,
   ramp_levels: int = 0,
   coupled: bool = False,
+  in_turn: bool = False,
 ) -> types.Defense:
   """clean_weight * L(x) + sum_o weight_o * L(x_o), x_o found by `attack` on objective o.
 
@@ -25,7 +26,8 @@ def make(
   random start belongs to the draw of the example, not to its place in the batch. With
   `ramp_levels` n > 0 the budget climbs in n equal stairs to `eps` over the run (authors of the
   disk-shape paper: 100); 0 keeps it constant. With `coupled` the training losses are those that
-  couple the examples of a batch; the attack's objective never does.
+  couple the examples of a batch; the attack's objective never does. With `in_turn` there are
+  several updates per batch: one on each of the attacked images, the last one on the clean ones.
   """
   for name in objectives:
     errors.lookup(task.objectives, name, kind='objective')
@@ -54,9 +56,9 @@ def make(
     forwards=len(objectives) * attack.num_forwards,
     passes=len(copies),
   )
-  phase = weighted.phase(task, copies, coupled=coupled)
+  phases = weighted.phases(task, copies, in_turn=in_turn, coupled=coupled)
   init = lambda num_examples: {'eps': jnp.float32(eps)}
-  return types.Defense(phases=(phase,), init=init, cost=cost, coupled=coupled)
+  return types.Defense(phases=phases, init=init, cost=cost, coupled=coupled)
 
 
 def budget(eps: float | jax.Array, progress: jax.Array, ramp_levels: int) -> jax.Array:

@@ -14,11 +14,15 @@ def make(
   mode: str = 'add',
   clean_weight: float = 0.5,
   bounds: tuple[float, float] | None = None,
+  coupled: bool = False,
+  in_turn: bool = False,
 ) -> types.Defense:
   """clean_weight * L(x) + (1 - clean_weight) * L(x_rand).
 
   mode 'add': x_rand = clip(x + U(-eps, eps)), the papers' text. mode 'only': x_rand = eps * U(0, 1)
-  without x, what the authors of the disk-shape paper released.
+  without x, what the authors of the disk-shape paper released. With `in_turn` there are two updates
+  per batch, the first on the noisy images and the second on the clean ones, as Liu et al. 2021
+  train; with `coupled` the losses are those that couple the examples of a batch.
   """
   if mode not in ('add', 'only'):
     raise errors.UserError(f"noise mode must be 'add' or 'only', got {mode!r}")
@@ -37,4 +41,5 @@ def make(
     weighted.CLEAN._replace(weight=clean_weight),
     weighted.Copy('noisy', 1 - clean_weight, noisy),
   ]
-  return types.Defense(phases=(weighted.phase(task, copies),), cost=types.Cost(passes=2))
+  phases = weighted.phases(task, copies, in_turn=in_turn, coupled=coupled)
+  return types.Defense(phases=phases, cost=types.Cost(passes=2), coupled=coupled)

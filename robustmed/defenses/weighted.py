@@ -67,6 +67,22 @@ def phase(
   return types.Phase(name=name, loss=loss, **kwargs)
 
 
+def phases(
+  task: types.Task, copies: Sequence[Copy], *, in_turn: bool, coupled: bool = False
+) -> tuple[types.Phase, ...]:
+  """One phase on all copies, or `in_turn` one update per copy, the first copy's coming last.
+
+  In turn every copy is made with the weights that the updates before it have left.
+  """
+  if not in_turn:
+    return (phase(task, copies, coupled=coupled),)
+  first, *others = copies
+  return (
+    *(phase(task, [copy], name=copy.name, coupled=coupled) for copy in others),
+    phase(task, [first], coupled=coupled),
+  )
+
+
 def _forward(task, variables, images, context):
   if len(variables) == 1 and len(images) > 1:
     outputs, state = task.forward(variables, jnp.concatenate(images), context.key)

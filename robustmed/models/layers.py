@@ -33,12 +33,12 @@ def _cast(dtype, *arrays):
 
 
 class Conv(nn.Module):
-  """Convolution of x [b, *spatial, c]; symmetric integer padding, default kernel // 2."""
+  """Convolution of x [b, *spatial, c]; padding as `conv.conv` has it, default kernel // 2."""
 
   features: int
   kernel: tuple[int, ...]
   strides: int | tuple[int, ...] = 1
-  padding: int | tuple[int, ...] | None = None
+  padding: int | tuple[int | tuple[int, int], ...] | None = None
   groups: int = 1
   use_bias: bool = False
   dtype: jnp.dtype | None = None

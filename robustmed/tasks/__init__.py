@@ -1,5 +1,5 @@
 """Tasks: what a network is for. One file and one line here per task."""
 
-from robustmed.tasks import segmentation, shape
+from robustmed.tasks import brats, segmentation, shape
 
-TASKS = {'segmentation': segmentation.make, 'shape': shape.make}
+TASKS = {'brats': brats.make, 'segmentation': segmentation.make, 'shape': shape.make}

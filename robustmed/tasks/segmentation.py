@@ -26,7 +26,8 @@ def make(
   units: str = 'standard deviations of the image (z-scores)',
 ) -> types.Task:
   """Images [b, *spatial, c]; target 'labels' [b, *spatial] int: 0 background, k the k-th of
-  `classes`, -1 outside of the scan, which counts as background.
+  `classes`, -1 outside of the scan, which counts as background. Where a target 'soft' [b, *spatial,
+  1 + len(classes)] stands beside it, losses and objectives follow those probabilities.
 
   The module's outputs are {'head0': [b, *spatial, 1 + len(classes)] logits, 'head1': the same on a
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
@@ -97,9 +98,18 @@ def one_hot(labels: Array, like: Array) -> Array:
   return (jnp.maximum(labels, 0)[..., None] == classes).astype(like.dtype)
 
 
-def _soft_terms(logits, labels):
+def truth(batch: types.Batch, logits: Array) -> Array:
+  """The target as probabilities on the grid of `logits`: 'soft' if there is one, else one-hot."""
+  soft = batch['target'].get('soft')
+  if soft is None:
+    return one_hot(batch['target']['labels'], logits)
+  if soft.shape != logits.shape:
+    raise ValueError(f'soft labels {soft.shape} are not on the grid of the logits {logits.shape}')
+  return soft
+
+
+def _soft_terms(logits, target):
   """Per example: mean cross-entropy [b], and per foreground class the overlap and both sizes."""
-  target = one_hot(labels, logits)
   space = tuple(range(1, logits.ndim - 1))
   log_probability = jax.nn.log_softmax(logits)
   entropy = -jnp.mean(jnp.sum(target * log_probability, axis=-1), axis=space)
@@ -119,7 +129,7 @@ def _weighted(outputs, batch, dice_of):
   terms = {'ce': 0.0, 'dice': 0.0}
   for weight, logits in zip(head_weights(len(heads)), heads, strict=True):
     if weight:
-      entropy, sums = _soft_terms(logits, batch['target']['labels'])
+      entropy, sums = _soft_terms(logits, truth(batch, logits))
       terms['ce'] += weight * entropy
       terms['dice'] += weight * dice_of(sums)
   return terms
@@ -145,16 +155,20 @@ def hard_counts(logits: Array, labels: Array) -> dict[str, Array]:
   return {'tp': count(found & true), 'fp': count(found & ~true), 'fn': count(~found & true)}
 
 
+def _head0_terms(outputs, batch):
+  return _soft_terms(outputs['head0'], truth(batch, outputs['head0']))
+
+
 def cross_entropy(outputs, batch) -> Array:
-  return _soft_terms(outputs['head0'], batch['target']['labels'])[0]
+  return _head0_terms(outputs, batch)[0]
 
 
 def dice(outputs, batch) -> Array:
-  return _dice_loss(_soft_terms(outputs['head0'], batch['target']['labels'])[1])
+  return _dice_loss(_head0_terms(outputs, batch)[1])
 
 
 def head0(outputs, batch) -> Array:
-  entropy, sums = _soft_terms(outputs['head0'], batch['target']['labels'])
+  entropy, sums = _head0_terms(outputs, batch)
   return entropy + _dice_loss(sums)
 
 

@@ -9,6 +9,7 @@ from robustmed.models import MODELS
 from robustmed.tasks import TASKS
 
 SMALL = {
+  'brats_unet': {'rank': 2, 'channels': 1, 'width': 1 / 16},
   'disk_shape': {'side': 64, 'width': 1 / 32},
   'disk_shape_lite': {'side': 32, 'width': 0.25},
   'nnunet': {'strides': (2,), 'width': 1 / 8},
@@ -30,7 +31,7 @@ def _batch(size=3):
 
 
 def test_every_entry_is_in_this_suite():
-  assert set(SMALL) == set(MODELS) and set(TASKS) == {'segmentation', 'shape'}
+  assert set(SMALL) == set(MODELS) and set(TASKS) == {'brats', 'segmentation', 'shape'}
 
 
 @pytest.mark.parametrize('name', MODELS)

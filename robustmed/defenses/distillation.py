@@ -1,0 +1,73 @@
+"""Defensive distillation: a network learns the soft outputs of an equal one.
+
+Papernot et al. 2016, 'Distillation as a Defense to Adversarial Perturbations against Deep Neural
+Networks', and Liu et al. 2021 for segmentation: softmax at temperature T in both trainings, at 1
+afterwards. Networks trained so tend to have logits that are about T times larger, and therefore
+gradients of exactly 0: read results together with attacks on scaled logits (Carlini and Wagner
+2016).
+"""
+
+from typing import Any
+
+import jax
+
+from robustmed import errors, types
+from robustmed.defenses import weighted
+
+STAGES = ('teacher', 'student')
+
+
+def make(
+  task: types.Task,
+  *,
+  temperature: float,
+  stage: str = 'student',
+  teacher: Any = None,
+  coupled: bool = False,
+) -> types.Defense:
+  """The task's loss with all logits divided by `temperature`.
+
+  stage 'teacher' learns the true targets. 'student' learns the soft targets that the network with
+  the variables `teacher` gives to each training image, augmented as it is, in inference mode at the
+  same temperature; they are computed within the step and stored nowhere. Memory: {'teacher':
+  variables}. `teacher=()` is one to come: costs are known, training is not possible.
+  """
+  errors.lookup(dict.fromkeys(STAGES), stage, kind='stage of distillation')
+  if task.soften is None:
+    raise errors.UserError('this task has no softened outputs; distillation needs them')
+  if not temperature > 0:
+    raise errors.UserError(f'distillation: temperature must be above 0, not {temperature}')
+
+  def at_temperature(losses):
+    return losses and (lambda outputs, batch: losses(task.soften(outputs, temperature)[0], batch))
+
+  heated = task._replace(losses=at_temperature(task.losses), coupled=at_temperature(task.coupled))
+  phase = weighted.phase(heated, [weighted.CLEAN], coupled=coupled)
+  if stage == 'teacher':
+    if teacher is not None:
+      raise errors.UserError('distillation: the teacher has no teacher of its own')
+    return types.Defense(phases=(phase,), coupled=coupled)
+  if teacher is None:
+    raise errors.UserError(
+      "distillation needs a teacher: name its arm in the arm's teacher_from, or set stage='teacher'"
+    )
+
+  def loss(params, context):
+    batch = context.batch
+    outputs = task.predict(context.memory['teacher'], batch['image'])
+    soft = jax.lax.stop_gradient(task.soften(outputs, temperature)[1])
+    batch = {**batch, 'target': {**batch['target'], **soft}}
+    return phase.loss(params, context._replace(batch=batch))
+
+  def init(num_examples):
+    del num_examples
+    if not jax.tree.leaves(teacher):
+      raise ValueError('distillation without teacher')
+    return {'teacher': jax.tree.map(jax.numpy.asarray, teacher)}
+
+  return types.Defense(
+    phases=(phase._replace(loss=loss),),
+    init=init,
+    cost=types.Cost(forwards=1, passes=1),
+    coupled=coupled,
+  )
