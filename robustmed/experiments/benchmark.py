@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors, files, parallel
-from robustmed.models import disk_shape, nnunet
+from robustmed.models import brats_unet, disk_shape, nnunet
 from robustmed.ops import conv
-from robustmed.tasks import segmentation, shape
+from robustmed.tasks import brats, segmentation, shape
 
 LEVELS = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2)  # of the sweep that must compile once
 HIPPO_LEVELS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0)
@@ -37,6 +37,7 @@ class Workload(NamedTuple):
   batch: int
   steps: int
   measure: Callable[..., dict[str, Any]]  # (name, batch, steps, repeats, width) -> row
+  sized: bool = False  # `measure` takes config.size too
 
 
 class Compilations:
@@ -73,14 +74,14 @@ def seconds(run, *args):
   return time.perf_counter() - start
 
 
-def measure_attack(make, *, name, batch, steps, repeats, width):
-  """An attack against the bare input gradients it is made of.
+def measure_attack(make, *, name, batch, steps, repeats, width, **more):
+  """The attack of `make(batch, width, **more)` against the bare input gradients it is made of.
 
   loop_overhead: median over repeats of (attack's time) / (time of `steps` bare gradients, each its
   own jitted call), the two measured in turn. grads_per_s counts examples, by the best attack.
   compilations: of a sweep over six levels of eps.
   """
-  problem = make(batch, width)
+  problem = make(batch, width, **more)
   attack = problem.attack(steps)
   key = jax.random.key(0)
 
@@ -152,6 +153,22 @@ def hippo(batch, width):
   return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack, HIPPO_LEVELS)
 
 
+def brats3d(batch, width, size):
+  """FGSM on the 3D residual U-Net (Liu et al. 2021), four series of size^3, soft Dice."""
+  module = brats_unet.BratsUNet(width=width)
+  task = brats.make(module, image_shape=(size, size, size, 4))
+  keys = jax.random.split(jax.random.key(0), 3)
+  image = jax.random.uniform(keys[0], (batch, *task.image_shape))
+  labels = jax.random.randint(keys[1], image.shape[:-1], 0, 4)
+
+  def objective(variables, image, target):
+    outputs = task.predict(variables, image)
+    return task.objectives['dice'](outputs, {'image': image, 'target': target})
+
+  attack = lambda steps: attacks.ifgsm(num_steps=steps, bounds=(0.0, 1.0), score_last=False)
+  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack)
+
+
 def measure_small_grids(*, name, batch, steps, repeats, width):
   """Forward and input gradient of a 3x3 convolution on grids of 1, 2 and 4 pixels a side.
 
@@ -214,6 +231,7 @@ def measure_small_grids(*, name, batch, steps, repeats, width):
 WORKLOADS = {
   'spine': Workload(batch=8, steps=20, measure=functools.partial(measure_attack, spine)),
   'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
+  'brats3d': Workload(1, 1, functools.partial(measure_attack, brats3d), sized=True),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
 }
 
@@ -249,6 +267,8 @@ def run(config, workdir=None):
       "a benchmark needs batch >= 0, steps >= 0 (0: the workload's own), repeats >= 1 and "
       '0 < width <= 1'
     )
+  if config.size < 16 or config.size % 16:
+    raise errors.UserError(f'a benchmark needs a size that is a multiple of 16, not {config.size}')
   rows = []
   with _no_cache():
     for name, workload in zip(names, workloads, strict=True):
@@ -258,6 +278,7 @@ def run(config, workdir=None):
         steps=config.steps or workload.steps,
         repeats=config.repeats,
         width=config.width,
+        **({'size': config.size} if workload.sized else {}),
       )
       print(json.dumps(row), flush=True)
       rows.append(row)

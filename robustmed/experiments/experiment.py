@@ -144,6 +144,8 @@ def make_arms(
   from which `make_task` and `make_augment` make its own, and 'attacks', the probes it meets.
   'thresholds_from' names the arm whose clean training values give the defense's thresholds, by
   'thresholds', fields of `thresholds.estimate`; for `clean_view` see `preparation.clean_values`.
+  'teacher_from' names the arm whose network gives the defense's soft targets; both have the same
+  model fields.
   """
   return {
     name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment, clean_view)
@@ -160,9 +162,7 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
   attacked = options.get('attacks')
   defense, waits = options['defense'], {}
   if options.get('thresholds_from'):
-    if defense.get('thresholds') is not None:
-      raise errors.UserError(f'arm {name!r} has both thresholds and thresholds_from; leave one out')
-    defense = {**defense, 'thresholds': ()}
+    defense = _to_come(name, defense, 'thresholds')
     waits = {
       'extra_needs': (options['thresholds_from'],),
       'prepare': preparation.with_thresholds(
@@ -175,6 +175,13 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
       ),
       'prepare_passes': 1.0,
     }
+  elif options.get('teacher_from'):
+    defense, teacher = _to_come(name, defense, 'teacher'), options['teacher_from']
+    _same_model(name, model, teacher, config)
+    waits = {
+      'extra_needs': (teacher,),
+      'prepare': preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher),
+    }
   return Arm(
     name=name,
     defense=make_defense(own or task, defense),
@@ -186,6 +193,25 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
     attacks=None if attacked is None else tuple(attacked),
     **waits,
   )
+
+
+def _to_come(name, defense, field):
+  """The defense with `field` empty, which is to be filled when another arm has finished."""
+  if defense.get(field) is not None:
+    raise errors.UserError(f'arm {name!r} has both {field} and {field}_from; leave one out')
+  return {**defense, field: ()}
+
+
+def _same_model(name, model, teacher, config):
+  """A `UserError` unless arm `name`, of these model fields, has the network of arm `teacher`."""
+  other = errors.lookup(config.arms, teacher, kind=f'arm (teacher of {name!r})')
+  theirs, base = other.to_dict().get('model', {}), config.model.to_dict()
+  for field in sorted({*model, *theirs}):
+    ours, its = ({**base, **fields}.get(field) for fields in (model, theirs))
+    if ours != its:
+      raise errors.UserError(
+        f'arm {name!r} has model.{field}={ours}, its teacher {teacher!r} has {its}; make them equal'
+      )
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:

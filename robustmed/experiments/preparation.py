@@ -76,6 +76,22 @@ def with_thresholds(
   return prepare
 
 
+def with_teacher(
+  task: types.Task,
+  defense: Mapping[str, Any],
+  *,
+  make: Callable[..., types.Defense],
+  arm: str,
+) -> Callable[[Finished], types.Defense]:
+  """`make(task, defense)` with the finished network of `arm` as 'teacher'."""
+
+  def prepare(finished: Finished) -> types.Defense:
+    console.say(f'soft targets from {arm}')
+    return make(task, {**defense, 'teacher': finished.load(arm)})
+
+  return prepare
+
+
 def clean_values(
   task: types.Task,
   variables: PyTree,

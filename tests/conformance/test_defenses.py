@@ -14,6 +14,7 @@ from robustmed.training import step
 
 ATTACK = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
 FIELDS = {
+  'distillation': {'temperature': 2.0, 'teacher': toys.variables()},
   'standard': {},
   'noise': {'eps': 0.1, 'bounds': (0.0, 1.0)},
   'adversarial': {'attack': ATTACK, 'objectives': {'bce': 0.5}, 'eps': 0.1},
@@ -66,7 +67,13 @@ def test_order_within_the_batch_does_not_matter(name):
 @pytest.mark.parametrize('name', DEFENSES)
 def test_costs_count_the_passes(name):
   cost = _make(name).cost
-  want = {'standard': (0, 1), 'noise': (0, 2), 'adversarial': (3, 2), 'amat': (3, 2)}[name]
+  want = {
+    'standard': (0, 1),
+    'distillation': (0, 1),
+    'noise': (0, 2),
+    'adversarial': (3, 2),
+    'amat': (3, 2),
+  }[name]
   assert (cost.gradients, cost.passes) == want
 
 

@@ -136,9 +136,41 @@ def test_full_size_does_the_work_of_the_paper():
   assert _config('').workloads == ('spine',)
 
 
+def test_brats3d_is_fgsm_on_the_published_network():
+  made = []
+
+  def trace():
+    problem = benchmark.brats3d(1, 1.0, 32)
+    made.append(problem)
+    value = problem.objective(problem.variables, problem.image, problem.target)
+    return problem.variables, problem.image, value
+
+  variables, image, value = jax.eval_shape(trace)
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 8_269_676
+  assert image.shape == (1, 32, 32, 32, 4) and value.shape == (1,)
+  attack = made[0].attack(1)
+  assert (attack.num_gradients, attack.num_forwards, attack.random_start) == (1, 0, False)
+  assert (attack.relative_step, attack.threat.bounds) == (1.0, (0.0, 1.0))
+  assert benchmark.WORKLOADS['brats3d'][:2] == (1, 1)
+
+
+def test_only_some_workloads_have_a_size(monkeypatch):
+  seen = []
+
+  def measure(**settings):
+    seen.append(settings)
+    return {}
+
+  for name, sized in (('spine', False), ('brats3d', True)):
+    monkeypatch.setitem(benchmark.WORKLOADS, name, benchmark.Workload(1, 1, measure, sized))
+  benchmark.run(_config(workloads=('spine', 'brats3d'), size=64))
+  assert [settings.get('size') for settings in seen] == [None, 64]
+
+
 @pytest.mark.parametrize(
   ('wrong', 'says'),
   [
+    ({'size': 40}, 'multiple of 16, not 40'),
     ({'workloads': ('spin',)}, "did you mean 'spine'"),
     ({'workloads': 'spine,nothing'}, "unknown workload 'nothing'"),
     ({'repeats': 0}, 'repeats >= 1'),

@@ -198,3 +198,58 @@ def test_thresholds_are_given_once():
   config.arms.amat.defense.thresholds = (0.5,)
   with pytest.raises(errors.UserError, match='both thresholds and thresholds_from'):
     _experiment(config, None)
+
+
+def _distilling(**student):
+  config = _config()
+  del config.arms.amat
+  del config.arms.std
+  config.arms.student = {
+    'defense': {'name': 'distillation', 'temperature': 20.0},
+    'teacher_from': 'teacher',
+    **student,
+  }
+  config.arms.teacher = {
+    'defense': {'name': 'distillation', 'temperature': 20.0, 'stage': 'teacher'}
+  }
+  config.model.logit_gain = 1.0
+  return config
+
+
+def test_a_student_has_the_finished_teacher_in_its_memory(tmp_path):
+  config, source = _distilling(), _source()
+  exp = _experiment(config, source)
+  told = description.describe(exp, config, light=True)['gradients']['per_arm']
+  assert told == {'student': 2 * 4, 'teacher': 2 * 4}
+  assert description.describe(exp, config, ('student',))['arms']['student']['needs'] == ['teacher']
+  command = commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)
+  run = stages.Run(exp, config, command)
+  assert run.order == ['teacher', 'student']
+  run.train(console.Stopper())
+  folder = tmp_path / 'checkpoints'
+  teacher = checkpoints.load_variables(folder / 'teacher/seed0/variables', exp.task)
+  defense = exp.arms['student'].prepare(_finished(tmp_path, source, lambda arm: teacher))
+  toys.assert_equal_trees(defense.init(1)['teacher'], teacher)
+  student = checkpoints.load_variables(folder / 'student/seed0/variables', exp.task)
+  assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(teacher)))
+
+
+@pytest.mark.parametrize(
+  'student, message',
+  [
+    ({'teacher_from': 'techer'}, "'techer'; did you mean 'teacher'"),
+    ({'teacher_from': ''}, 'distillation needs a teacher'),
+    (
+      {'model': {'logit_gain': 20.0}},
+      "student' has model.logit_gain=20.0, its teacher 'teacher' has 1",
+    ),
+    (
+      {'defense': {'name': 'distillation', 'temperature': 2.0, 'teacher': (1.0,)}},
+      'both teacher and teacher_from',
+    ),
+    ({'defense': {'name': 'standard'}}, "unknown field of defense 'standard' 'teacher'"),
+  ],
+)
+def test_mistakes_about_teachers(student, message):
+  with pytest.raises(errors.UserError, match=message):
+    _experiment(_distilling(**student), None, make_task=lambda model: toys.task())

@@ -42,7 +42,21 @@ def task(module=None):
       'brightness': jnp.mean(batch['image'], axis=(1, 2, 3)),
     },
     image_shape=(SIDE, SIDE, 1),
+    soften=_soften,
   )
+
+
+def _soften(outputs, temperature):
+  logit = outputs['logit'] / temperature
+  return {'logit': logit}, {'label': jax.nn.sigmoid(logit)}
+
+
+def variables(seed=5):
+  """Weights of `Net` that were not drawn by it, as of a network trained elsewhere."""
+  rng = np.random.default_rng(seed)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  layer = lambda inputs, outputs: {'kernel': draw(inputs, outputs), 'bias': draw(outputs)}
+  return {'params': {'hidden': layer(SIDE * SIDE, 5), 'out': layer(5, 1)}}
 
 
 def batch(size=6, *, seed=0, start=0):
