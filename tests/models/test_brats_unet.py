@@ -133,18 +133,33 @@ def test_in_3d_an_image_that_is_constant_in_depth_is_its_slices_in_2d():
     np.testing.assert_allclose(cube[:, depth], slices, atol=1e-3 * float(np.abs(slices).max()))
 
 
-def test_dropout_takes_whole_channels_in_training_alone():
-  down = brats_unet.Down(8, 1, 0.5, 0.01, True, None)
+@functools.cache
+def level(remat=False):
+  """One level with dropout 0.5, weights off the initial ones, whose last block copies its input."""
+  make = nn.remat(brats_unet.Down) if remat else brats_unet.Down
+  down = make(8, 1, 0.5, 0.01, True, None)
   image = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
-  variables = down.init({'params': jax.random.key(0), 'dropout': jax.random.key(1)}, image)
-  # A context1 that copies its input shows what the dropout left of it.
-  params = variables['params']
-  params['context1']['conv']['kernel'] = jnp.zeros((3, 3, 8, 8)).at[1, 1].set(jnp.eye(8))
-  keep = lambda train, key: down.clone(train=train).apply(
-    variables, image, rngs={'dropout': key}, capture_intermediates=True
-  )[1]['intermediates']['drop']['__call__'][0]
-  dropped = np.asarray(keep(True, jax.random.key(2)))
-  whole = np.asarray(keep(False, jax.random.key(2)))
+  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+  rng = np.random.default_rng(0)
+  draw = lambda leaf: rng.normal(size=leaf.shape).astype(np.float32)
+  params = jax.tree.map(draw, jax.eval_shape(down.init, keys, image))['params']
+  kernel = np.zeros((3, 3, 8, 8), np.float32)
+  kernel[1, 1] = np.eye(8)
+  params['context1']['conv']['kernel'] = kernel
+  return down, {'params': params}, image
+
+
+def test_dropout_takes_whole_channels_in_training_alone():
+  down, variables, image = level()
+
+  def context(train, key):
+    _, seen = down.clone(train=train).apply(
+      variables, image, rngs={'dropout': key}, capture_intermediates=True
+    )
+    return seen['intermediates']['drop']['__call__'][0]
+
+  run = jax.jit(lambda key: (context(True, key), context(False, key)), compiler_options=FAST)
+  dropped, whole = map(np.asarray, run(jax.random.key(2)))
   gone = (dropped == 0).all(axis=(1, 2))
   assert 0 < gone.sum() < gone.size
   assert (gone[0] != gone[1]).any()  # each example draws its own
@@ -157,14 +172,13 @@ def test_remat_drops_the_levels_and_not_the_dropout():
   jaxpr = lambda net: str(jax.make_jaxpr(net.apply)(variables, image))
   assert 'remat' not in jaxpr(net)
   assert jaxpr(net.clone(remat=True)).count('remat') >= 9
-  small_image = image[:, :4, :4]
-  fields = (4, 1, 0.5, 0.01, True, None)
-  plain, again = brats_unet.Down(*fields), nn.remat(brats_unet.Down)(*fields)
-  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
-  started = jax.jit(plain.init, compiler_options=FAST)(keys, small_image)
 
-  def gradient(down):
-    loss = lambda x: jnp.sum(jnp.sin(down.apply(started, x, rngs={'dropout': jax.random.key(3)})))
-    return jax.jit(jax.grad(loss), compiler_options=FAST)(small_image)
+  def gradient(remat, key):
+    down, started, image = level(remat)
+    loss = lambda x: jnp.sum(jnp.sin(down.apply(started, x, rngs={'dropout': key})))
+    return jax.grad(loss)(jnp.asarray(image))
 
-  np.testing.assert_allclose(gradient(plain), gradient(again), rtol=1e-5, atol=1e-6)
+  both = jax.jit(lambda key: (gradient(False, key), gradient(True, key)), compiler_options=FAST)
+  plain, again = both(jax.random.key(3))
+  np.testing.assert_allclose(plain, again, rtol=1e-5, atol=1e-6)
+  assert np.any(plain)

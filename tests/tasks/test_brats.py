@@ -96,8 +96,8 @@ def test_the_targeted_loss_wants_necrosis_everywhere():
   ]
   values = [ti(logits) for logits in steps]
   assert values == sorted(values, reverse=True) and len(set(values)) == 4
-  # All of it is found: one class agrees in full, the two absent ones not at all.
-  assert ti(steps[1] * 200) == pytest.approx(0.0, abs=1e-5)
+  # Where nothing else is left of the others, these agree with their absence.
+  assert ti(steps[1] * 200) == pytest.approx(0.0, abs=1e-3)
   p = softmax(steps[1])
   truth = np.broadcast_to(np.eye(4)[1], p.shape)
   np.testing.assert_allclose(values[1], dice_loss(p, truth)[0], rtol=1e-5)
@@ -168,8 +168,8 @@ def test_volumes_need_no_counts_and_are_their_slices():
 def test_every_function_is_per_example():
   data, out = batch(), outputs()
   other = {'head0': np.concatenate([out['head0'][:1], 1 - out['head0'][1:]])}
-  functions = {'losses': task().losses, 'metrics': task().metrics, 'state': brats.diagnostics}
-  functions['state'] = lambda outputs, batch: brats.diagnostics(outputs)
+  state = lambda outputs, batch: brats.diagnostics(outputs)
+  functions = {'losses': task().losses, 'metrics': task().metrics, 'diagnostics': state}
   for name, function in {**functions, **brats.OBJECTIVES}.items():
     for a, b in zip(
       jax.tree.leaves(function(out, data)), jax.tree.leaves(function(other, data)), strict=True
