@@ -34,8 +34,16 @@ def multiply_adds(task: types.Task) -> int:
 
 def activation_bytes(task: types.Task) -> int:
   """Bytes of all intermediate values of one example's forward pass, an upper bound of what a
-  gradient keeps."""
-  return _count(_forward_jaxpr(task), lambda eqn, _: sum(_nbytes(out.aval) for out in eqn.outvars))
+  gradient keeps. Of blocks under `jax.checkpoint` only the results are kept, and all of the largest
+  one while it is computed again."""
+  blocks = [0]
+
+  def of(eqn, _):
+    if _is_checkpoint(eqn):
+      blocks.append(_count(eqn.params['jaxpr'], of))
+    return sum(_nbytes(out.aval) for out in eqn.outvars)
+
+  return _count(_forward_jaxpr(task), of, whole=_is_checkpoint) + max(blocks)
 
 
 def device_bytes(
@@ -79,8 +87,15 @@ def _forward_jaxpr(task: types.Task):
     ).jaxpr
 
 
-def _count(jaxpr, of, fixed=()) -> int:
-  """Sum of of(equation, fixed variables); `fixed` are the arguments that are constants."""
+def _is_checkpoint(eqn) -> bool:
+  return eqn.primitive.name.startswith(('remat', 'checkpoint'))
+
+
+def _count(jaxpr, of, fixed=(), whole=lambda eqn: False) -> int:
+  """Sum of of(equation, fixed variables); `fixed` are the arguments that are constants.
+
+  Equations with programs inside are replaced by these, but for those that `whole` names.
+  """
   fixed, total = {*fixed, *jaxpr.constvars}, 0
   for eqn in jaxpr.eqns:
     constant = [isinstance(var, core.Literal) or var in fixed for var in eqn.invars]
@@ -93,9 +108,10 @@ def _count(jaxpr, of, fixed=()) -> int:
       )
       if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
     ]
+    inner = [] if whole(eqn) else inner
     for sub in inner:
       same = len(sub.invars) == len(eqn.invars)  # not so for branches and loop conditions
-      total += _count(sub, of, itertools.compress(sub.invars, constant) if same else ())
+      total += _count(sub, of, itertools.compress(sub.invars, constant) if same else (), whole)
     if not inner:
       total += of(eqn, fixed)
   return total

@@ -68,4 +68,4 @@ def test_noise_in_turn_is_near_the_joint_update_and_not_the_same():
   assert [phase.name for phase in make(in_turn=True).phases] == ['noisy', 'main']
   flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
   moved, apart = flat(joint) - flat(start), flat(turned) - flat(joint)
-  assert 1e-6 < np.abs(apart).max() < 0.2 * np.abs(moved).max()
+  assert 1e-6 < np.abs(apart).max() < 0.5 * np.abs(moved).max()

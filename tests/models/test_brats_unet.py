@@ -182,3 +182,12 @@ def test_remat_drops_the_levels_and_not_the_dropout():
   plain, again = both(jax.random.key(3))
   np.testing.assert_allclose(plain, again, rtol=1e-5, atol=1e-6)
   assert np.any(plain)
+
+
+def test_remat_is_counted_in_the_memory():
+  count = lambda **fields: costs.activation_bytes(task((32, 32, 2), rank=2, **TINY, **fields))
+  plain, again = count(), count(remat=True)
+  # At least the results of levels 0 to 4 on the way down and 3 to 0 on the way up.
+  results = 4 * sum((32 // 2**level) ** 2 * 2**level for level in range(5))
+  results += 4 * sum((32 // 2**level) ** 2 * 2**level for level in range(4))
+  assert results < again < plain / 2
