@@ -33,7 +33,9 @@ def _source(side=toys.SIDE):
     }
     for i in (3, 8, 0, 6, 1, 5, 2)
   ]
-  return namespaces.SimpleNamespace(train=Split(examples), test=Split(examples[:2]))
+  return namespaces.SimpleNamespace(
+    train=Split(examples), test=Split(examples[:2]), info={}, crop=None, sampling=None
+  )
 
 
 def _config(**arm):
