@@ -151,10 +151,16 @@ def _attacks(at: float) -> dict:
   strong = {'levels': (at,)}
   return {
     'pgd': last,
-    'pgd_best': {**last, 'num_steps': 40, 'select': 'best', 'restarts': 5, **strong}
-    | {'relative_step': 0.1, 'score_last': True},
+    'pgd_best': {
+      **pgd,
+      'num_steps': 20,
+      'relative_step': 0.2,
+      'select': 'best',
+      'restarts': 5,
+      **strong,
+    },
     'apgd': {'name': 'apgd', 'norm': 'l2', 'num_steps': 100, 'objective': 'loss', **strong},
-    'transfer': {**last, 'source': 'std'},  # attacks the std arm, meets the others
+    'transfer': {**last, 'source': 'std', **strong},  # attacks the std arm, meets the others
     'one_step': {**last, 'num_steps': 1, 'relative_step': 1.0, 'random_start': False},
     'noise': {'name': 'noise', 'norm': 'l2', 'objective': 'loss'},
   }

@@ -68,7 +68,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 100,
       'levels': LEVELS,
-      'attacks': _attacks(num_steps=100, best_steps=40),
+      'attacks': _attacks(num_steps=100),
       'save_examples': 3,  # worst N adversarial examples per arm, as files of the task's format
     }
   )
@@ -101,11 +101,11 @@ def _arms(preset: str) -> dict:
       arms[f'{name}_rand_only'] = _arm(only, number, train={'steps': 100}, **warm)
     for kind, objectives in ADVERSARIAL.items():
       defense = _adversarial(objectives)
-      arms[f'{name}_{kind}'] = _arm(defense, number, train={'steps': 150}, **warm)
+      arms[f'{name}_{kind}'] = _arm(defense, number, train={'steps': 120}, **warm)
   # With a reconstruction to detect foreign images by; in the grid only on clean images.
   rec = lambda: {'model': {'num_maps': 2}, 'attacks': ()}
   arms['P10_std_rec'] = _arm({'name': 'standard'}, 10, train=_clean(), **rec())
-  warm = {'init_from': 'P10_std_rec', 'train': {'steps': 150}}
+  warm = {'init_from': 'P10_std_rec', 'train': {'steps': 120}}
   arms['P10_adv_rs_rec'] = _arm(_adversarial(ADVERSARIAL['adv_rs']), 10, **warm, **rec())
   if preset == 'paper':
     # the paper's text to the letter: constant budget, from scratch
@@ -134,15 +134,15 @@ def _adversarial(objectives: dict, *, ramp_levels: int = 100) -> dict:
     'attack': {
       'name': 'pgd',
       'norm': 'linf',
-      'num_steps': 10,
-      'relative_step': 0.25,
+      'num_steps': 5,
+      'relative_step': 0.4,
       'bounds': BOUNDS,
       'score_last': False,
     },
   }
 
 
-def _attacks(*, num_steps: int, best_steps: int) -> dict:
+def _attacks(*, num_steps: int, restarts: int = 1) -> dict:
   pgd = {
     'name': 'pgd',
     'norm': 'linf',
@@ -152,7 +152,7 @@ def _attacks(*, num_steps: int, best_steps: int) -> dict:
     'bounds': BOUNDS,
   }
   last = {**pgd, 'score_last': False}
-  best = {**pgd, 'num_steps': best_steps, 'select': 'best', 'restarts': 5, 'levels': (EPS,)}
+  best = {**pgd, 'select': 'best', 'restarts': restarts, 'levels': (EPS,)}
   return {
     'pgd_reg': {**last, 'objective': 'reg'},
     'pgd_seg': {**last, 'objective': 'seg'},
@@ -222,7 +222,7 @@ def _paper(config) -> None:
   config.model.width = 1.0
   config.train.update({'steps': 10_000, 'checkpoint_every': 500})
   for name in ('pgd_reg_best', 'pgd_seg_best'):
-    config.evaluate.attacks[name].num_steps = 100
+    config.evaluate.attacks[name].restarts = 5
   config.train.optimisers.main.update({'lr': 1e-3, 'schedule': 'constant'})
   for arm in config.arms.values():
     arm.train = ml_collections.ConfigDict({'steps': 10_000})

@@ -31,7 +31,7 @@ def test_networks_with_a_reconstruction_meet_clean_images_only(run):
   last = rows[(rows['attack'] == 'pgd_seg') & (rows['eps'] == 0.07)]
   keys = ['arm', 'index']
   both = best.merge(last, on=keys, suffixes=('_best', '_last'))
-  # the first of the five runs passes through other points, but none is kept that is worse
+  # the random start is another, but no point is kept that is worse than one seen
   assert (both['_value_best'] >= both['_value_last'] - 0.02).all()
 
 
