@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from typing import Any
 
 import jax
 import ml_collections
@@ -16,13 +15,12 @@ from robustmed.experiments import (
   experiment,
   forecast,
   keepsakes,
+  networks,
   preparation,
   workdir,
 )
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
-
-PyTree = Any
 
 
 def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
@@ -55,15 +53,16 @@ class Run:
     self.folder: pathlib.Path = command.workdir
     self.order, self.extra = experiment.in_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
+    self.networks = networks.Networks(exp, config, self.folder)
     self._source = None
-    self._evaluators = {}
 
   def go(self) -> None:
     stage, config = self.command.stage, self.config
-    imported = self._imported() if self.command.checkpoint else None
+    other = self.command.checkpoint
+    imported = self.networks.imported(other) if other else None
     claimed = {
       'config': config.to_dict(),
-      'checkpoint': checkpoints.digest(self.command.checkpoint) if imported else None,
+      'checkpoint': checkpoints.digest(other) if other else None,
     }
     new = workdir.claim(self.folder, claimed)
     try:
@@ -98,11 +97,9 @@ class Run:
   # Stages -------------------------------------------------------------------------------------
 
   def train(self, stopper) -> None:
-    for seed in range(self.config.seeds):
-      for name in self.order:
-        if self._final(name, seed).exists():
-          continue
-        _stop_if_asked(stopper)
+    for name, seed in self.networks.untrained(self.order):
+      _stop_if_asked(stopper)
+      with errors.during(f'training arm {name!r} (seed {seed})'):
         self._train_arm(self.exp.arms[name], seed, stopper)
     if parallel.is_writer():
       self._merge_logs()
@@ -111,7 +108,7 @@ class Run:
     source, options = self.source(), arm.train
     batch_size = options['batch_size']
     self._check_batch(batch_size)
-    folder = self._folder(arm.name, seed)
+    folder = self.networks.folder(arm.name, seed)
 
     def batches(start):
       return pipeline.train_batches(
@@ -126,7 +123,7 @@ class Run:
 
     defense = arm.defense
     if arm.prepare is not None:
-      load = lambda other: self._load(other, seed)
+      load = lambda other: self.networks.load(other, seed)
       defense = arm.prepare(preparation.Finished(load, source, self.config, seed, folder))
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
     state = loop.fit(
@@ -141,7 +138,7 @@ class Run:
       num_examples=preparation.slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.augment)(source),
-      initial=self._load(arm.init_from, seed) if arm.init_from else None,
+      initial=self.networks.load(arm.init_from, seed) if arm.init_from else None,
     )
     checkpoints.write_card(
       folder,
@@ -149,29 +146,30 @@ class Run:
         'experiment': self.exp.name,
         'arm': arm.name,
         'seed': seed,
-        'model': self.exp.model_of(arm.name, self.config),
-        'image_shape': list(self.exp.task.image_shape),
+        **self.networks.card(arm.name),
       },
     )
-    checkpoints.save_variables(self._final(arm.name, seed), train_state.variables(state))
+    final = self.networks.final(arm.name, seed)
+    checkpoints.save_variables(final, train_state.variables(state))
 
   def evaluate(self, stopper, imported=None) -> None:
-    models = imported or self._models(self._asked())
+    models = imported or self.networks.models(self._asked())
+    evaluator = self.networks.evaluator()
     parts = self.folder / 'results' / 'parts'
     grid.run(
-      self.evaluator(),
+      evaluator,
       models,
       batches=self._test_batches,
       folder=parts,
       stopper=stopper,
-      source=lambda arm, seed: self._model(arm, seed, lambda: self._load(arm, seed)),
+      source=self.networks.model,
     )
     _stop_if_asked(stopper)
     # What earlier calls evaluated belongs to the results of this one.
     everyone = imported or grid.finished(
-      self.evaluator(), self._models(list(self.exp.arms)), folder=parts
+      evaluator, self.networks.models(self.exp.arms), folder=parts
     )
-    rows = grid.gather(self.evaluator(), everyone, folder=parts)
+    rows = grid.gather(evaluator, everyone, folder=parts)
     if parallel.is_writer():
       results = self.folder / 'results'
       with files.replacing(results / 'rows.parquet') as temporary:
@@ -186,18 +184,20 @@ class Run:
       self.exp,
       self.config,
       self.folder / 'results',
-      self.evaluator(),
+      evaluator,
       self._test_batches,
       self.source,
       stopper,
       everyone,
     )
-    keepsakes.save_pictures(context, models, rows)
-    _stop_if_asked(stopper)
-    keepsakes.save_worst(context, models, rows)
+    with errors.during('saving attacked examples'):
+      keepsakes.save_pictures(context, models, rows)
+      _stop_if_asked(stopper)
+      keepsakes.save_worst(context, models, rows)
     _stop_if_asked(stopper)
     if self.exp.extra_evaluation is not None:
-      self.exp.extra_evaluation(context, models, rows)
+      with errors.during('evaluating beyond the grid'):
+        self.exp.extra_evaluation(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':
       self._print_table()
       print(f'rows: {self.folder / "results" / "rows.parquet"}')
@@ -220,59 +220,8 @@ class Run:
       workdir.claim_data(self.folder, self._source.info)
     return self._source
 
-  def evaluator(self, arm: str = '') -> grid.Evaluator:
-    """That of the experiment's task or, with `arm`, of the arm's; one per task."""
-    task = self.exp.task_of(arm)
-    if id(task) not in self._evaluators:
-      key = jax.random.fold_in(jax.random.key(self.config.seed), 0xA77AC)
-      made = grid.Evaluator(task, self.exp.probes, key=key, main=self.exp.main)
-      self._evaluators[id(task)] = made
-    return self._evaluators[id(task)]
-
-  def _model(self, arm, seed, load) -> grid.Model:
-    attacks = self.exp.arms[arm].attacks if arm in self.exp.arms else None
-    return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
-
-  def _folder(self, arm, seed) -> pathlib.Path:
-    return self.folder / 'checkpoints' / arm / f'seed{seed}'
-
-  def _final(self, arm, seed) -> pathlib.Path:
-    return self._folder(arm, seed) / 'variables'
-
-  def _load(self, arm, seed) -> PyTree:
-    path = self._final(arm, seed)
-    if not path.exists():
-      raise errors.UserError(
-        f'arm {arm!r} (seed {seed}) is not trained in {self.folder}; run --stage train --arms {arm}'
-      )
-    return checkpoints.load_variables(path, self.exp.task_of(arm))
-
   def _asked(self) -> list[str]:
     return [name for name in self.order if name not in self.extra]
-
-  def _models(self, arms) -> list[grid.Model]:
-    return [
-      self._model(name, seed, lambda name=name, seed=seed: self._load(name, seed))
-      for seed in range(self.config.seeds)
-      for name in arms
-    ]
-
-  def _imported(self) -> list[grid.Model]:
-    folder = self.command.checkpoint
-    card = checkpoints.read_card(folder)
-    arm = str(card.get('arm'))
-    here = {
-      'model': self.exp.model_of(arm, self.config),
-      'image_shape': list(self.exp.task.image_shape),
-    }
-    there = {name: card.get(name) for name in here}
-    changed = workdir.differences(there, json.loads(json.dumps(here)))
-    if changed:
-      raise errors.UserError(
-        f'the network in {folder} is not the one this configuration describes: {"; ".join(changed)}'
-      )
-    load = lambda: checkpoints.load_variables(folder / 'variables', self.exp.task_of(arm))
-    return [self._model(arm, card['seed'], load)]
 
   def _test_batches(self):
     source, size = self.source(), self.config.evaluate.batch_size
@@ -291,22 +240,17 @@ class Run:
       )
 
   def _forecast(self, stage, imported) -> None:
-    models = imported or self._models(self._asked())
-    untrained = [
-      name
-      for seed in range(self.config.seeds)
-      for name in self.order
-      if not imported and not self._final(name, seed).exists()
-    ]
+    models = imported or self.networks.models(self._asked())
+    untrained = [] if imported else self.networks.untrained(self.order)
     gradients = forecast.left(
       self.exp,
-      untrained=untrained if stage != 'evaluate' else (),
+      untrained=[name for name, _ in untrained] if stage != 'evaluate' else (),
       models=models if stage != 'train' else (),
       results=self.folder / 'results',
     )
-    forecast.say(
-      gradients, task=self.exp.task, evaluator=self.evaluator(), batches=self._test_batches
-    )
+    evaluator = self.networks.evaluator()
+    with errors.during('measuring the speed for the forecast'):
+      forecast.say(gradients, task=self.exp.task, evaluator=evaluator, batches=self._test_batches)
 
   def _merge_logs(self) -> None:
     tables = []

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from robustmed import errors, parallel, types
+from robustmed.ops import contracts
 from robustmed.training import state as train_state
 
 PyTree = Any
@@ -103,6 +104,8 @@ def make(
 
         def mean_loss(params, phase=phase, context=context):
           values, aux = phase.loss(params, context)
+          what = f'the loss of phase {phase.name!r}'
+          values = contracts.per_example(values, len(batch['mask']), what=what)
           return jnp.sum(jnp.where(batch['mask'], values, 0.0)) / count, aux
 
         (loss, aux), gradient = jax.value_and_grad(mean_loss, has_aux=True)(new.params)

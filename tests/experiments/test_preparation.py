@@ -1,5 +1,4 @@
 import csv
-import types as namespaces
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 import toys
-from robustmed import commandline, console, errors
+from robustmed import commandline, console, data, errors, tool
 from robustmed.experiments import description, experiment, preparation, stages
 from robustmed.training import checkpoints
 
@@ -33,9 +32,7 @@ def _source(side=toys.SIDE):
     }
     for i in (3, 8, 0, 6, 1, 5, 2)
   ]
-  return namespaces.SimpleNamespace(
-    train=Split(examples), test=Split(examples[:2]), info={}, crop=None, sampling=None
-  )
+  return data.Source(Split(examples), Split(examples[:2]))
 
 
 def _config(**arm):
@@ -110,6 +107,21 @@ def test_an_arm_waits_for_the_network_that_gives_its_thresholds(tmp_path):
   assert int(rows[-1]['drawn']) == 7
   with (tmp_path / 'logs' / 'train.csv').open(newline='') as file:
     assert {row['arm'] for row in csv.DictReader(file)} == {'std', 'amat'}
+
+
+def test_out_of_memory_says_which_arm(tmp_path, monkeypatch, capsys):
+  config = _config()
+  exp = _experiment(config, _source())
+  command = commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)
+
+  def batches(*args, **kwargs):
+    raise MemoryError
+
+  monkeypatch.setattr(stages.pipeline, 'train_batches', batches)
+  run = stages.Run(exp, config, command)
+  assert tool.run(lambda words: run.train(console.Stopper()), []) == 2
+  line = "robustmed: error: out of memory while training arm 'std' (seed 0)\n"
+  assert capsys.readouterr().err.endswith(line)
 
 
 def test_it_can_be_described_without_data():
