@@ -7,6 +7,7 @@ batches keep the leading axis of the host's own examples.
 
 import contextlib
 import functools
+import gc
 import os
 import re
 import sys
@@ -315,3 +316,13 @@ def coupled(function: Callable[[PyTree], Any], statistics: PyTree, mask: jax.Arr
 def device_key(key: jax.Array) -> jax.Array:
   """A key of this device's own."""
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+def forget_programs() -> None:
+  """Lets go of every compiled program; one that is called again comes from the cache on disk.
+
+  On the CPU each holds thousands of memory mappings, of which Linux allows a process 65,530: runs
+  with a dozen of arms came to that limit and were aborted.
+  """
+  jax.clear_caches()
+  gc.collect()

@@ -148,8 +148,8 @@ class Page:
     runs = self.config.evaluate.attacks.pgd_seg_best.restarts
     return spec.Section(
       'A stronger look',
-      f'The authors report the last iterate of one run. The best iterate of {runs} run(s) is what a '
-      'patient attacker would keep; an arm that falls much further here was flattered.',
+      'The authors report the last iterate of one run. The best iterate is what a patient attacker '
+      f'would keep (runs: {runs}); an arm that falls much further here was flattered.',
       (),
       [('Dice under both', pd.DataFrame(lines, columns=columns))],
     )

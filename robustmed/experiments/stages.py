@@ -101,6 +101,7 @@ class Run:
       _stop_if_asked(stopper)
       with errors.during(f'training arm {name!r} (seed {seed})'):
         self._train_arm(self.exp.arms[name], seed, stopper)
+        parallel.forget_programs()
     if parallel.is_writer():
       self._merge_logs()
 
