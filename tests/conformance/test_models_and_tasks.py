@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed.models import MODELS
-from robustmed.tasks import TASKS
+from robustmed.tasks import TASKS, networks
 
 SMALL = {
   'brats_unet': {'rank': 2, 'channels': 1, 'width': 1 / 16},
@@ -39,9 +39,9 @@ def test_networks_keep_examples_apart_and_say_wrong_shapes(name):
   module = MODELS[name](**SMALL[name])
   side = SMALL[name].get('side', SIDE)
   image = jax.random.uniform(jax.random.key(0), (2, side, side, 1))
-  variables = jax.jit(lambda key: module.init(key, image[:1], train=False))(jax.random.key(1))
-  apply = jax.jit(lambda image: module.apply(variables, image, train=False))
-  whole, alone = apply(image), apply(image[1:])
+  network = networks.bind(module, image_shape=image.shape[1:])
+  variables = network.init(jax.random.key(1))
+  whole, alone = (network.predict(variables, part) for part in (image, image[1:]))
   for key, value in whole.items():
     assert value.dtype == jnp.float32 and np.isfinite(value).all()
     np.testing.assert_allclose(value[1:], alone[key], atol=1e-4)

@@ -19,6 +19,7 @@ def environment(**more):
     'JAX_COMPILATION_CACHE_DIR': CACHE,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
     'MPLBACKEND': 'agg',
+    'ROBUSTMED_CACHE': f'{CACHE}/data',  # not what another version left at home
     **more,
   }
 
