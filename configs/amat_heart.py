@@ -25,5 +25,11 @@ def get_config(preset: str = ''):
     batch_size=40,
     epochs=50,
     pictured=10,
-    demo={'patch': (80, 64), 'sat': (5, 25), 'epoch_steps': 15, 'data': {'scale': 0.25}},
+    demo={
+      'patch': (80, 64),
+      'sat': (5, 25),
+      'epoch_steps': 15,
+      'data': {'scale': 0.25},
+      'real': {'train_cases': 4, 'test_cases': 3},
+    },
   )

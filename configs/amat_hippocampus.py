@@ -25,5 +25,11 @@ def get_config(preset: str = ''):
     batch_size=366,
     epochs=100,
     pictured=6,
-    demo={'patch': (56, 40), 'sat': (5, 15), 'epoch_steps': 16, 'data': {'cases': 26}},
+    demo={
+      'patch': (56, 40),
+      'sat': (5, 15),
+      'epoch_steps': 16,
+      'data': {'cases': 26},
+      'real': {'train_cases': 14, 'test_cases': 12},
+    },
   )

@@ -25,5 +25,11 @@ def get_config(preset: str = ''):
     batch_size=32,
     epochs=50,
     pictured=20,
-    demo={'patch': (80, 80), 'sat': (10, 40), 'epoch_steps': 15, 'data': {'scale': 0.25}},
+    demo={
+      'patch': (80, 80),
+      'sat': (10, 40),
+      'epoch_steps': 15,
+      'data': {'scale': 0.25},
+      'real': {},
+    },
   )

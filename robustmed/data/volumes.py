@@ -28,6 +28,8 @@ FIELDS = {
   'fold': 0,
   'slices': 'complete',  # of the test set; those with all foreground classes of their case
   'patch': (),  # the network's, rows and columns; (): the published one
+  'train_cases': 0,  # the first so many of each split, 0: all; intensities and grid follow from all
+  'test_cases': 0,
   'margin': True,  # training loads more than the patch, for augmentation to turn and scale
 }
 _SEED = 12345  # of the published folds
@@ -50,6 +52,7 @@ class Study:
   modalities: tuple[str, ...] = dataclasses.field(compare=False)
   classes: tuple[str, ...] = dataclasses.field(compare=False)  # the background first
   fold: int = 0
+  limits: tuple[int, int] = (0, 0)  # cases of the training split and of each other one, 0: all
 
 
 class VolumeBuilder(store.Builder):
@@ -138,8 +141,9 @@ def split(study: Study) -> dict[str, list[int]]:
     )
   held = held_out(count, study.fold)
   first = len(held) // 3
-  result = {'train': sorted(set(range(count)) - set(held)), 'test': held[first:]}
-  return {**result, 'validation': held[:first]} if first else result
+  train, others = (limit or None for limit in study.limits)
+  result = {'train': sorted(set(range(count)) - set(held))[:train], 'test': held[first:][:others]}
+  return {**result, 'validation': held[:first][:others]} if first else result
 
 
 @functools.lru_cache(maxsize=8)
@@ -217,9 +221,16 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     raise errors.UserError(f'data field fold must be 0 to {FOLDS - 1}, not {fields["fold"]}')
   if fields['slices'] not in SLICES:
     raise errors.UserError(f'data field slices must be one of {SLICES}, not {fields["slices"]!r}')
+  for name in ('train_cases', 'test_cases'):
+    if fields[name] < 0:
+      raise errors.UserError(f'data field {name} must be 0 (all) or more, not {fields[name]}')
   patch = fields['patch']
   if patch and (len(patch) != 2 or not all(isinstance(n, int) and n > 0 for n in patch)):
     raise errors.UserError(f'data field patch must be (rows, columns) or (), not {patch!r}')
+
+
+def limits_of(fields: Mapping[str, Any]) -> tuple[int, int]:
+  return fields['train_cases'], fields['test_cases']
 
 
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patch: Sequence[int]):

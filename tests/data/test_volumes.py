@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 
@@ -170,3 +171,15 @@ def test_no_such_test_slices(cache):
     volumes.arrange(
       source._replace(test=source.volumes), data.fields_of(CONFIG), blank, patch=(8, 8)
     )
+
+
+def test_limits_keep_the_first_cases_of_each_split():
+  whole = volumes.split(study(30))
+  some = volumes.split(dataclasses.replace(study(30), limits=(7, 2)))
+  assert some['train'] == whole['train'][:7] and some['test'] == whole['test'][:2]
+  assert some['validation'] == whole['validation'][:2]
+
+
+def test_a_negative_limit_is_refused():
+  with pytest.raises(errors.UserError, match='train_cases must be 0'):
+    volumes.check_fields({**volumes.FIELDS, 'train_cases': -1})

@@ -1,8 +1,9 @@
 """Synthetic twin of Task04_Hippocampus: a bent, tilted body with a thick head, 1 mm voxels.
 
 The head (anterior) lies at large y and small z, the tail (posterior) at small y and large z. Where
-one becomes the other shows in the thickness alone; amygdala, cortex and hippocampus are grey
-matter of the same brightness.
+one becomes the other shows in the thickness and in white matter that mixes into the tail, so it
+can be told in every slice, however turned; amygdala, cortex and the head are grey matter of the
+same brightness.
 """
 
 import functools
@@ -11,7 +12,8 @@ import numpy as np
 
 from robustmed.data.phantoms import organs, painting
 
-_WHITE, _GREY, _FLUID = 0.8, 0.52, 0.18
+_WHITE, _GREY, _FLUID = 0.8, 0.48, 0.18
+_TAIL = 0.14  # brighter than the head by so much
 
 
 def _layout(rng):
@@ -49,12 +51,13 @@ def _draw(rng, shape):
   canvas.paint(image, grey, np.maximum(amygdala, 0.015 - body))
   horn = canvas.tube(points + [0.01, 0, rng.choice([-1, 1]) * 0.08], radii)  # fluid at one side
   canvas.paint(image, _FLUID, np.maximum(horn, 0.01 - body))
-  canvas.paint(image, grey, body)
+  border = middle[1] + 0.68 * step - 0.34
+  behind = 1 / (1 + np.exp((canvas.places[1] - border) / 0.02))
+  canvas.paint(image, np.broadcast_to(grey + _TAIL * behind, shape), body)
   image *= np.exp(0.12 * painting.smooth_field(rng, shape, cells=3))
   image += rng.uniform(0.04, 0.07) * painting.texture(rng, shape, width=0.5)
 
   labels = np.zeros(shape, np.int8)
-  border = middle[1] + 0.68 * step - 0.34
   head = canvas.places[1] > border
   labels[body < 0] = 2
   labels[(body < 0) & head] = 1

@@ -15,7 +15,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data import preprocess, volumes
 
-VERSION = '1'  # counts up whenever other voxels come out of the same fields
+VERSION = '2'  # counts up whenever other voxels come out of the same fields
 _SMALLEST = (6, 16, 16)  # slices, rows and columns, at least
 _DRAWN_AT_ONCE = 3_000_000  # voxels
 _COARSE = 48  # rows and columns
@@ -87,13 +87,14 @@ def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:
     known = preprocess.Survey(shape, spacing, 1.0) if anatomy.filled else None
     reader = functools.partial(case, anatomy, number, fields)
     cases.append(volumes.Case(name, reader, name, known))
-  names = ('cases', 'seed', 'scale', 'fold')
+  names = ('cases', 'seed', 'scale', 'fold', 'train_cases', 'test_cases')
   return volumes.Study(
     key=json.dumps([anatomy.name, VERSION, *(fields[name] for name in names)]),
     cases=tuple(cases),
     modalities=anatomy.modalities,
     classes=anatomy.classes,
     fold=fields['fold'],
+    limits=volumes.limits_of(fields),
   )
 
 

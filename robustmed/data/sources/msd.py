@@ -142,13 +142,15 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
     stamps += exams.stamp([image, label])
   if not cases:
     raise errors.UserError(f"{root / 'dataset.json'}: field 'training' lists no cases; {_HELP}")
-  text = [sorted(stamps), fields['fold'], found['labels'], found['modality']]
+  limits = volumes.limits_of(fields)
+  text = [sorted(stamps), fields['fold'], limits, found['labels'], found['modality']]
   return volumes.Study(
     key=json.dumps(text, sort_keys=True),
     cases=tuple(cases[name] for name in sorted(cases)),
     modalities=tuple(str(found['modality'][str(n)]) for n in range(len(found['modality']))),
     classes=tuple(str(found['labels'][str(n)]) for n in range(len(found['labels']))),
     fold=fields['fold'],
+    limits=limits,
   )
 
 
