@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 from robustmed import errors
 from robustmed.data import pipeline, store
+from robustmed.data.phantoms import abdomen as phantom_abdomen
 from robustmed.data.phantoms import bccd as phantom_bccd
 from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import ceph as phantom_ceph
 from robustmed.data.phantoms import heart, hippocampus, prostate
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
 from robustmed.data.sources import (
+  abdomen,
   bccd,
   brats,
   ceph,
@@ -29,12 +31,14 @@ from robustmed.data.sources import (
 )
 
 SOURCES = {
+  'abdomen': abdomen,
   'bccd': bccd,
   'brats': brats,
   'ceph': ceph,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
   'msd': msd,
+  'phantom_abdomen': phantom_abdomen,
   'phantom_bccd': phantom_bccd,
   'phantom_brats': phantom_brats,
   'phantom_ceph': phantom_ceph,

@@ -33,6 +33,22 @@ class Geometry(NamedTuple):
   box: np.ndarray  # [3, 2], first and past-the-last voxel of the crop on the axes d, h, w
 
 
+class Header(NamedTuple):
+  shape: tuple[int, ...]
+  affine: np.ndarray  # [4, 4]
+
+
+def header(path: pathlib.Path) -> Header:
+  """What a file's header tells; the voxels are not read."""
+  image = _open(path)
+  return Header(tuple(int(n) for n in image.shape), _affine(image, path))
+
+
+def order(affine: np.ndarray) -> tuple[int, int, int]:
+  """The axes of the file that become d, h, w."""
+  return tuple(int(axis) for axis in np.argsort(_turn(np.asarray(affine, np.float64))[:, 0]))
+
+
 def shape(path: pathlib.Path) -> tuple[int, ...]:
   """The shape that a file's header tells; the voxels are not read."""
   return tuple(int(n) for n in _open(path).shape)

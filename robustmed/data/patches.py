@@ -35,9 +35,9 @@ def loader_patch(patch: Sequence[int]) -> tuple[int, int]:
   return tuple(int(max(old, new) / _SMALLEST_ZOOM) for old, new in zip(patch, turned))
 
 
-def is_forced(draw: int, *, batch_size: int) -> bool:
-  """Whether a draw is among the last 33 % of its global batch."""
-  return draw % batch_size >= round(batch_size * (1 - FORCED))
+def is_forced(draw: int, *, batch_size: int, share: float = FORCED) -> bool:
+  """Whether a draw is among the last 33 % (or another share) of its global batch."""
+  return draw % batch_size >= round(batch_size * (1 - share))
 
 
 def sampling(
@@ -46,12 +46,14 @@ def sampling(
   *,
   patch: Sequence[int],
   loader: Sequence[int],
+  forced: float = FORCED,
 ) -> pipeline.Sampling:
   """Cases uniformly with replacement, then a slice, then a patch; all from (seed, draw) alone.
 
   groups and present: the volume of every slice and, as bits, the foreground classes it shows (bit
   0 is class 1). A forced draw takes a foreground class of the case, a slice with that class and a
-  patch about one of its pixels. patch: the network's; loader: what is loaded around it.
+  patch about one of its pixels. patch: the network's; loader: what is loaded around it; forced:
+  the share of forced draws.
   """
   volumes = _table(groups, present)
 
@@ -59,7 +61,7 @@ def sampling(
     rng = np.random.default_rng([seed % 2**32, draw, _STREAM])
     slices, holding = volumes[rng.integers(len(volumes))]
     label = 0
-    if holding and is_forced(draw, batch_size=batch_size):
+    if holding and is_forced(draw, batch_size=batch_size, share=forced):
       label = list(holding)[rng.integers(len(holding))]
       slices = holding[label]
     return int(slices[rng.integers(len(slices))]), Wish(rng, label)

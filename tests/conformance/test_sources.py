@@ -10,6 +10,7 @@ import scans
 import skulls
 import spines
 import torch_files
+import torsos
 from robustmed import data, errors
 from robustmed.data import pipeline, store
 
@@ -69,7 +70,14 @@ def _volume_folder(folder):
   return {'dir': str(scans.fill(folder / 'raw'))}
 
 
+def _torso_folder(folder):
+  return {'dir': str(torsos.fill(folder / 'raw'))}
+
+
+_TORSO = {'side': 32, 'spacing': 12.0, 'subjects': (2, 1, 1), 'slices': 'all'}
 CONFIGS = {
+  'abdomen': {'name': 'abdomen', **_TORSO, 'layout': 'flare22'},
+  'phantom_abdomen': {**torsos.TWIN, 'slices': 'all'},
   'bccd': {'name': 'bccd', **BOXED},
   'ceph': {'name': 'ceph', 'height': 40, 'width': 32},
   'phantom_ceph': {
@@ -106,6 +114,7 @@ CONFIGS = {
   'ssmspine': {'name': 'ssmspine', 'side': 16},
 }
 FILES = {  # real sources: makes a small folder of the original files
+  'abdomen': _torso_folder,
   'bccd': _cell_folder,
   'brats': _glioma_folder,
   'ceph': _skull_folder,
@@ -117,6 +126,7 @@ FILES = {  # real sources: makes a small folder of the original files
 }
 TWINS = {
   **dict.fromkeys(FILES, 'phantom_lumbar_disks'),
+  'abdomen': 'phantom_abdomen',
   'bccd': 'phantom_bccd',
   'brats': 'phantom_brats',
   'ceph': 'phantom_ceph',
