@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: makes .venv once for every change of its inputs and activates it.
 # usage: . launch/environment.sh [requirement files...]
 
