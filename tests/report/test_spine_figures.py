@@ -1,5 +1,8 @@
 """The disk-shape paper's figures: what is drawn where, read off the axes before they become PNG."""
 
+import io
+
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,3 +143,10 @@ def test_pictures_are_png_and_the_same_every_time():
   first, second = draw(), draw()
   assert first == second
   assert all(png.startswith(b'\x89PNG') and len(png) > 2000 for png in first)
+
+
+def test_a_title_of_two_lines_is_not_cut_off():
+  stored = {name: value[0] for name, value in _stored(1).items()}
+  made = spine_figures.pair(stored, stored, titles=('one', 'two\nlines'))
+  pixels = matplotlib.image.imread(io.BytesIO(made))[..., :3]
+  assert pixels[:2].min() == 1 and pixels[-2:].min() == 1

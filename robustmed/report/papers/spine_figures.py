@@ -60,7 +60,7 @@ def robustness(summary: pd.DataFrame, *, variant: str, side: int, true_scale: bo
 
 def virtual(stored: Mapping[str, np.ndarray]) -> bytes:
   """Fig. 2: a real image with its contour, a virtual shape over it, the virtual image."""
-  figure = _figure(8.4, 3.1)
+  figure = _figure(8.4, 3.3)
   grid = figure.subplots(1, 3)
   rows = (
     ('image', 'contour', 'real image and shape'),
@@ -103,7 +103,7 @@ def pair(
   clean: Mapping[str, np.ndarray], changed: Mapping[str, np.ndarray], *, titles: Sequence[str]
 ) -> bytes:
   """Fig. 1: two images with what the network says of each, under them a line of text each."""
-  figure = _figure(6.4, 3.7)
+  figure = _figure(6.4, 4.1)
   for axes, held, title in zip(figure.subplots(1, 2), (clean, changed), titles, strict=True):
     _image(axes, held['image'])
     _outline(axes, held['contour'], OUTPUT)
