@@ -3,7 +3,8 @@
 Labels: 0 background, 1 necrosis and tumour that does not enhance, 2 oedema, 3 enhancing tumour (4
 in the files of the challenge). The field `planes` chooses between whole cubes ('volume') and their
 slices ('axial'), one example each, whose 'position' counts from the feet; a slice's group is its
-cube's, so that predictions can be stacked again (`restack`).
+cube's, so that predictions can be stacked again (`restack`). Of every `slice_step` slices one,
+the middle one, is kept.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,10 @@ def check_fields(fields: Mapping[str, Any]) -> None:
       f'not {fields["side"]}'
     )
   errors.lookup(dict.fromkeys(PLANES), fields['planes'], kind='data field planes')
+  if fields['slice_step'] < 1 or fields['side'] % fields['slice_step']:
+    raise errors.UserError(
+      f'data field slice_step must divide the side {fields["side"]}, not be {fields["slice_step"]}'
+    )
 
 
 def features(
@@ -56,7 +61,7 @@ def features(
 
 def per_case(fields: Mapping[str, Any]) -> int:
   """Examples that one case gives."""
-  return 1 if fields['planes'] == 'volume' else fields['side']
+  return 1 if fields['planes'] == 'volume' else fields['side'] // fields['slice_step']
 
 
 def examples(
@@ -79,14 +84,15 @@ def examples(
   if fields['planes'] == 'volume':
     yield {**common, 'image': image, 'labels': labels, 'index': case, 'name': name}
     return
-  for position in range(len(image)):
+  step = fields['slice_step']
+  for position, place in enumerate(range(step // 2, len(image), step)):
     yield {
       **common,
-      'image': image[position],
-      'labels': labels[position],
+      'image': image[place],
+      'labels': labels[place],
       'position': position,
-      'index': case * len(image) + position,
-      'name': f'{name}_{position:03d}',
+      'index': case * per_case(fields) + position,
+      'name': f'{name}_{place:03d}',
     }
 
 

@@ -10,6 +10,7 @@ gradients of exactly 0: read results together with attacks on scaled logits (Car
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from robustmed import errors, types
 from robustmed.defenses import weighted
@@ -29,8 +30,9 @@ def make(
 
   stage 'teacher' learns the true targets. 'student' learns the soft targets that the network with
   the variables `teacher` gives to each training image, augmented as it is, in inference mode at the
-  same temperature; they are computed within the step and stored nowhere. Memory: {'teacher':
-  variables}. `teacher=()` is one to come: costs are known, training is not possible.
+  same temperature; they are computed within the step and stored nowhere. Memory: {'temperature':
+  T}, of students also {'teacher': variables}. `teacher=()` is one to come: costs are known,
+  training is not possible.
   """
   errors.lookup(dict.fromkeys(STAGES), stage, kind='stage of distillation')
   if task.soften is None:
@@ -38,15 +40,22 @@ def make(
   if not temperature > 0:
     raise errors.UserError(f'distillation: temperature must be above 0, not {temperature}')
 
-  def at_temperature(losses):
-    return losses and (lambda outputs, batch: losses(task.soften(outputs, temperature)[0], batch))
+  # Held as memory, so that arms that differ in nothing but their temperature share programs.
+  held = lambda: {'temperature': jnp.float32(temperature)}
+  at = lambda context: jax.lax.stop_gradient(context.memory['temperature'])
 
-  heated = task._replace(losses=at_temperature(task.losses), coupled=at_temperature(task.coupled))
-  phase = weighted.phase(heated, [weighted.CLEAN], coupled=coupled)
+  def learn(params, context):
+    return weighted.phase(_heated(task, at(context)), [weighted.CLEAN], coupled=coupled).loss(
+      params, context
+    )
+
+  phase = weighted.phase(task, [weighted.CLEAN], coupled=coupled)
   if stage == 'teacher':
     if teacher is not None:
       raise errors.UserError('distillation: the teacher has no teacher of its own')
-    return types.Defense(phases=(phase,), coupled=coupled)
+    return types.Defense(
+      phases=(phase._replace(loss=learn),), init=lambda num_examples: held(), coupled=coupled
+    )
   if teacher is None:
     raise errors.UserError(
       "distillation needs a teacher: name its arm in the arm's teacher_from, or set stage='teacher'"
@@ -55,15 +64,15 @@ def make(
   def loss(params, context):
     batch = context.batch
     outputs = task.predict(context.memory['teacher'], batch['image'])
-    soft = jax.lax.stop_gradient(task.soften(outputs, temperature)[1])
+    soft = jax.lax.stop_gradient(task.soften(outputs, at(context))[1])
     batch = {**batch, 'target': {**batch['target'], **soft}}
-    return phase.loss(params, context._replace(batch=batch))
+    return learn(params, context._replace(batch=batch))
 
   def init(num_examples):
     del num_examples
     if not jax.tree.leaves(teacher):
       raise ValueError('distillation without teacher')
-    return {'teacher': jax.tree.map(jax.numpy.asarray, teacher)}
+    return {'teacher': jax.tree.map(jnp.asarray, teacher), **held()}
 
   return types.Defense(
     phases=(phase._replace(loss=loss),),
@@ -71,3 +80,12 @@ def make(
     cost=types.Cost(forwards=1, passes=1),
     coupled=coupled,
   )
+
+
+def _heated(task: types.Task, temperature: jax.Array) -> types.Task:
+  """The task with its training losses on logits divided by the temperature."""
+
+  def at_temperature(losses):
+    return losses and (lambda outputs, batch: losses(task.soften(outputs, temperature)[0], batch))
+
+  return task._replace(losses=at_temperature(task.losses), coupled=at_temperature(task.coupled))

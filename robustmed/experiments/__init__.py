@@ -4,6 +4,12 @@ A module has `build(config) -> Experiment`, which the stages run, or, like the b
 `run(config, workdir=...)`, which does all by itself.
 """
 
-from robustmed.experiments import amat, benchmark, quickstart, spine
+from robustmed.experiments import amat, benchmark, brats, quickstart, spine
 
-EXPERIMENTS = {'amat': amat, 'benchmark': benchmark, 'quickstart': quickstart, 'spine': spine}
+EXPERIMENTS = {
+  'amat': amat,
+  'benchmark': benchmark,
+  'brats': brats,
+  'quickstart': quickstart,
+  'spine': spine,
+}

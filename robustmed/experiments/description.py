@@ -50,8 +50,6 @@ def describe(
   }
   if light:
     return {'gradients': gradients}
-  batch = max(arm.train['batch_size'] for arm in exp.arms.values())
-  passes = max(arm.defense.cost.passes for arm in exp.arms.values())
   return {
     'experiment': exp.name,
     'preset': config.preset,
@@ -77,14 +75,26 @@ def describe(
     'eps_units': exp.task.units,
     'data': sizes,
     'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
-    'device_bytes': costs.device_bytes(
-      exp.task,
-      batch_per_device=-(-batch // parallel.device_count()),
-      optimiser_slots=2,
-      copies=passes,
-    ),
+    'device_bytes': device_bytes(exp, tuple(exp.arms)),
     'gradients': gradients,
   }
+
+
+def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
+  """Estimated peak of the largest train step of these arms on one device.
+
+  Updates in turn hold the activations of one of them at a time.
+  """
+  kinds = {}  # arms of one network with equal batches need the same
+  for name in arms:
+    task, arm = exp.task_of(name), exp.arms[name]
+    batch = -(-arm.train['batch_size'] // parallel.device_count())
+    copies = max(1.0, arm.defense.cost.passes / len(arm.defense.phases))
+    kinds[id(task.predict), batch, copies] = task
+  return max(
+    costs.device_bytes(task, batch_per_device=batch, optimiser_slots=2, copies=copies)
+    for (_, batch, copies), task in kinds.items()
+  )
 
 
 def _networks(exp, config) -> dict[str, Any]:

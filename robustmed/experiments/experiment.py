@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
+import pandas as pd
 
 from robustmed import attacks, defenses, errors, types
 from robustmed.evaluation import grid
 from robustmed.experiments import preparation
+from robustmed.ops import corruptions
 from robustmed.training import optimisers
 
 PyTree = Any
@@ -54,6 +56,8 @@ class Experiment(NamedTuple):
   write_example: Callable[..., None]  # (folder, image, example): a file of the task's format
   # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
   pictures: Callable[..., Mapping[str, Any]] | None = None
+  # rows of the grid -> rows of the results, such as one per volume of slices
+  subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
   # (keepsakes.Context, models, rows), called after the grid: whatever else is to be measured
   extra_evaluation: Callable[..., None] | None = None
   # (arm, seed) -> {file in results/: input gradients that it costs}: the parts of extra_evaluation
@@ -216,7 +220,11 @@ def _same_model(name, model, teacher, config):
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
   """config.evaluate.attacks, each an attack's plain data with 'objective' and maybe 'levels'
-  and 'source', the arm whose network is attacked for all others to meet the images."""
+  and 'source', the arm whose network is attacked for all others to meet the images.
+
+  config.evaluate.corruptions, where there is such a field, names artefacts of acquisition that come
+  on top, each at the severities of its entry, within the bounds of the first attack.
+  """
   probes = {}
   for name, options in config.evaluate.attacks.items():
     fields = options.to_dict()
@@ -228,6 +236,11 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
     if source:
       errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
     probes[name] = grid.Probe(make_attack(fields), objective, levels, source)
+  for kind in config.evaluate.get('corruptions', ()):
+    levels = errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption').levels
+    first = next(iter(config.evaluate.attacks.values()))
+    attack = attacks.corruption(kind=kind, bounds=first.get('bounds'))
+    probes[kind] = grid.Probe(attack, first.objective, levels)
   return probes
 
 

@@ -57,13 +57,15 @@ class Networks:
     return checkpoints.load_variables(path, self._exp.task_of(arm))
 
   def evaluator(self, arm: str = '') -> grid.Evaluator:
-    """That of the experiment's task or, with `arm`, of the arm's; one per task."""
+    """That of the experiment's task or, with `arm`, of the arm's; one for all tasks that differ in
+    nothing but how their networks begin."""
     task = self._exp.task_of(arm)
-    if id(task) not in self._evaluators:
+    same = tuple(id(field) for field in task._replace(init=None))
+    if same not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self._config.seed), 0xA77AC)
       made = grid.Evaluator(task, self._exp.probes, key=key, main=self._exp.main)
-      self._evaluators[id(task)] = made
-    return self._evaluators[id(task)]
+      self._evaluators[same] = made
+    return self._evaluators[same]
 
   def model(self, arm: str, seed: int, load=None) -> grid.Model:
     """For the grid; `load` () -> variables replaces that of the trained network."""

@@ -1,6 +1,7 @@
 """The stages of every experiment: describe, train, evaluate, report. Each can be resumed."""
 
 import json
+import math
 import pathlib
 
 import jax
@@ -21,6 +22,8 @@ from robustmed.experiments import (
 )
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
+
+LARGE = 2**22  # elements of a batch from which the memory of a step is said before it starts
 
 
 def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
@@ -127,6 +130,9 @@ class Run:
       load = lambda other: self.networks.load(other, seed)
       defense = arm.prepare(preparation.Finished(load, source, self.config, seed, folder))
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
+    if batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
+      needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
+      console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
     state = loop.fit(
       arm.name,
       task=self.exp.task_of(arm.name),
@@ -172,15 +178,7 @@ class Run:
     )
     rows = grid.gather(evaluator, everyone, folder=parts)
     if parallel.is_writer():
-      results = self.folder / 'results'
-      with files.replacing(results / 'rows.parquet') as temporary:
-        rows.to_parquet(temporary, index=False)
-      metrics = [name for name in rows.columns if name not in grid.KEYS and name[0] != '_']
-      table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
-      with files.replacing(results / 'summary.csv') as temporary:
-        table.to_csv(temporary, index=False, float_format='%.6g')
-      found = checks.run(rows, **self.exp.checks)
-      files.write_json(results / 'checks.json', [check._asdict() for check in found])
+      self._save_results(self.exp.subjects(rows))
     context = keepsakes.Context(
       self.exp,
       self.config,
@@ -214,6 +212,17 @@ class Run:
     print(f'report: {self.folder / "report" / "report.html"}')
 
   # Parts --------------------------------------------------------------------------------------
+
+  def _save_results(self, rows: pd.DataFrame) -> None:
+    results = self.folder / 'results'
+    with files.replacing(results / 'rows.parquet') as temporary:
+      rows.to_parquet(temporary, index=False)
+    metrics = [name for name in rows.columns if name not in grid.KEYS and name[0] != '_']
+    table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
+    with files.replacing(results / 'summary.csv') as temporary:
+      table.to_csv(temporary, index=False, float_format='%.6g')
+    found = checks.run(rows, **self.exp.checks)
+    files.write_json(results / 'checks.json', [check._asdict() for check in found])
 
   def source(self):
     if self._source is None:
@@ -267,7 +276,9 @@ class Run:
       pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
 
   def _print_table(self) -> None:
-    table = pd.read_csv(self.folder / 'results' / 'summary.csv', keep_default_na=False)
+    unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')
+    path = self.folder / 'results' / 'summary.csv'
+    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
     metric = self.exp.checks['metric']
     shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.main])]
     pivot = shown.pivot_table(index='arm', columns='eps', values='mean', sort=False)

@@ -87,8 +87,9 @@ class BratsUNet(nn.Module):
   `rank` spatial axes, each a multiple of 16. Level l has 16 * 2^l features, scaled by `width`. The
   logits are the sum of those of the three finest levels, coarser ones doubled (deep supervision by
   sums), times `logit_gain`: distillation at temperature T with logit_gain=T keeps the scale at
-  which the softmax is trained. With `remat` every level is computed again in the backward pass
-  instead of being kept. Logits are float32 whatever `dtype` is.
+  which the softmax is trained. The gain lies beside the weights, as 'logit_gain' of the collection
+  'fixed', so that networks that differ in nothing else share programs. With `remat` every level is
+  computed again in the backward pass instead of being kept. Logits are float32 whatever `dtype` is.
   """
 
   rank: int = 3
@@ -136,4 +137,5 @@ class BratsUNet(nn.Module):
           name=f'head{level}',
         )(x).astype(jnp.float32)
         logits = head if logits is None else resize.nearest(logits, 2) + head
-    return {'head0': self.logit_gain * logits}
+    gain = self.variable('fixed', 'logit_gain', lambda: jnp.float32(self.logit_gain))
+    return {'head0': gain.value * logits}

@@ -55,7 +55,18 @@ def test_the_teacher_learns_the_truth_at_temperature():
   values, _ = defense.phases[0].loss(TEACHER['params'], _context(defense, batch))
   want = _entropy(_logit(TEACHER, batch) / 20, batch['target']['label'])
   np.testing.assert_allclose(values, want, rtol=1e-5)
-  assert defense.init(8) == () and (defense.cost.forwards, defense.cost.passes) == (0, 1)
+  assert defense.init(8) == {'temperature': 20}
+  assert (defense.cost.forwards, defense.cost.passes) == (0, 1)
+
+
+def test_temperature_is_an_argument_so_that_arms_share_programs():
+  batch, params = toys.batch(6), TEACHER['params']
+  one, two = (_make(temperature, stage='teacher') for temperature in (20.0, 3.0))
+  at = lambda defense, memory: defense.phases[0].loss(
+    params, _context(one, batch)._replace(memory=memory)
+  )[0]
+  np.testing.assert_array_equal(at(one, two.init(8)), at(two, two.init(8)))
+  assert np.abs(at(one, two.init(8)) - at(one, one.init(8))).max() > 1e-3
 
 
 def test_a_student_equal_to_its_teacher_is_at_the_minimum_of_cross_entropy():

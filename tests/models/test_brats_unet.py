@@ -57,7 +57,11 @@ def small():
   shapes = jax.eval_shape(net.init, jax.random.key(0), image)
   rng = np.random.default_rng(0)
   draw = lambda leaf: (0.5 * rng.normal(size=leaf.shape)).astype(np.float32)
-  return net, jax.tree.map(draw, shapes), image
+  return net, {**jax.tree.map(draw, shapes), 'fixed': net_gain(net)}, image
+
+
+def net_gain(net):
+  return {'logit_gain': jnp.float32(net.logit_gain)}
 
 
 @functools.cache
@@ -126,7 +130,8 @@ def test_in_3d_an_image_that_is_constant_in_depth_is_its_slices_in_2d():
     strided = names[1] in {f'down{level}' for level in range(1, 5)} and names[2] == 'first'
     return _deepened(leaf, strided=strided) if names[-1] == 'kernel' else leaf
 
-  deep = jax.tree_util.tree_map_with_path(deeper, variables)
+  weights = {'params': variables['params']}
+  deep = {**variables, **jax.tree_util.tree_map_with_path(deeper, weights)}
   solid = np.repeat(image[:1, None], 16, axis=1)
   cube = jax.jit(net.clone(rank=3).apply, compiler_options=FAST)(deep, solid)['head0']
   for depth in (0, 7, 15):

@@ -20,6 +20,7 @@ from robustmed.data import brains, cubes, nifti, store
 DEFAULTS = {
   'side': 32,
   'planes': 'volume',
+  'slice_step': 1,
   'seed': 0,
   'train_cases': 40,
   'test_cases': 16,

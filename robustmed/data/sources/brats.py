@@ -33,6 +33,7 @@ DEFAULTS = {
   'exclude': (),
   'side': 128,
   'planes': 'volume',
+  'slice_step': 1,
   'order': 1,
   'n4': 'all',
   'n4_shrink': 4,

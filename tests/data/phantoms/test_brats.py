@@ -117,6 +117,11 @@ def test_source_has_cubes_or_their_slices(tmp_path):
     for example in getattr(cubes, split):
       np.testing.assert_array_equal(stacks[int(example['group'])], example['image'])
   assert slices.test[3]['name'] == 'phantom0002_003'
+  few = data.load({**config, 'planes': 'axial', 'slice_step': 4})
+  assert few.info['sizes'] == {'train': 8, 'test': 4}
+  assert few.test.stack('position').tolist() == [0, 1, 2, 3]
+  np.testing.assert_array_equal(few.test.stack('image'), slices.test.stack('image')[2::4])
+  assert few.test[1]['name'] == 'phantom0002_006' and len(set(few.train.stack('index'))) == 8
 
 
 def test_restack_wants_every_slice_once():
@@ -128,6 +133,7 @@ def test_restack_wants_every_slice_once():
 BAD = [
   ({'side': 24}, 'side must be a multiple of 16'),
   ({'side': 0}, 'side must be a multiple of 16'),
+  ({'side': 32, 'slice_step': 5}, 'slice_step must divide the side 32'),
   ({'planes': 'sagittal'}, "planes 'sagittal'.*axial, volume"),
   ({'train_cases': 0}, 'train_cases must be at least 1'),
   ({'noise': 1.5}, r'noise must lie in \[0, 1\]'),

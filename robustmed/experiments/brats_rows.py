@@ -1,0 +1,120 @@
+"""From rows of slices to rows of volumes, from many attacks to the worst, and to a verdict."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from robustmed.evaluation import statistics
+from robustmed.metrics import regions
+
+WORST = 'worst'  # the attack of rows that hold the worst of several attacks
+CELL = ['arm', 'attack', 'eps', 'seed']
+VERDICTS = ('holds', 'partly masked', 'masked', 'no gain')
+ALPHA, MOST, FEW = 0.05, 0.5, 0.1
+RULE = (
+  'Gains are mean differences to `std`, paired by subject, each with a one-sided signed-rank test '
+  'and Holm over the defenses. **no gain**: neither under FGSM nor under the worst attack is the '
+  f'gain significant (p < {ALPHA:g}). **holds**: the gain under the worst attack is significant '
+  f'and at least {MOST:.0%} of that under FGSM. **masked**: it is not significant, or below '
+  f'{FEW:.0%} of that under FGSM. **partly masked**: in between.'
+)
+
+
+def volumes(rows: pd.DataFrame) -> pd.DataFrame:
+  """One row per network, cell and volume from the rows of its slices.
+
+  Dice from the summed counts, RMSE over all voxels and PSNR from that, the largest distance, the
+  mean of everything else; a volume's index is its group.
+  """
+  rows = rows.sort_values([*CELL, 'group', 'index'], kind='stable')
+  number = rows.groupby([*CELL, 'group'], sort=False).ngroup().to_numpy()
+  first = rows.iloc[np.unique(number, return_index=True)[1]]
+  made = first[[*CELL, 'group']].reset_index(drop=True)
+  made['index'] = made['group']
+  scores = regions.stacked({name: rows[name].to_numpy() for name in _counts(rows)}, number)
+  mean = lambda values: np.bincount(number, values) / np.bincount(number)
+  for name in rows.columns:
+    if name in made.columns or name in _counts(rows):
+      continue
+    values = rows[name].to_numpy(np.float64)
+    if name in scores:
+      made[name] = scores[name]
+    elif name == 'rmse':
+      made[name] = np.sqrt(mean(values**2))
+    elif name == '_distance':
+      made[name] = pd.Series(values).groupby(number).max().to_numpy()
+    elif name != 'psnr':
+      made[name] = mean(values)
+  if 'rmse' in made.columns:
+    with np.errstate(divide='ignore'):
+      made['psnr'] = -20 * np.log10(made['rmse'])
+  keys = [*CELL, 'index', 'group']
+  return made[[*keys, *[name for name in made.columns if name not in keys]]]
+
+
+def _counts(rows: pd.DataFrame) -> list[str]:
+  return [name for name in rows.columns if name.startswith(('_both_', '_size_'))]
+
+
+def worst(
+  rows: pd.DataFrame, *, attacks: Sequence[str], eps: float, metrics: Sequence[str]
+) -> pd.DataFrame:
+  """One row per network and subject: of each metric the smallest value under any of the attacks."""
+  kept = rows[rows['attack'].isin([*attacks]) & np.isclose(rows['eps'], eps)]
+  keys = ['arm', 'seed', 'group', 'index']
+  least = kept.groupby(keys, as_index=False)[[*metrics]].min()
+  return least.assign(attack=WORST, eps=float(eps))
+
+
+def verdicts(
+  rows: pd.DataFrame,
+  *,
+  arms: Sequence[str],
+  attacks: Sequence[str],
+  eps: float,
+  metric: str,
+  reference: str = 'std',
+  shown: str = 'fgsm',
+) -> pd.DataFrame:
+  """One line per arm with rows: gains under `shown` and under the worst of `attacks`, by `RULE`."""
+  frame = pd.concat(
+    [rows, worst(rows, attacks=attacks, eps=eps, metrics=[metric])], ignore_index=True
+  )
+  frame = statistics.prepare(frame, metrics=[metric])
+  lines = []
+  for arm in arms:
+    cells = [_gain(frame, arm, reference, attack, eps, metric) for attack in (shown, WORST)]
+    if arm == reference or not all(cell.n for cell in cells):
+      continue
+    means = [
+      statistics.select(frame, arm=arm, attack=attack, eps=at)[metric].mean()
+      for attack, at in ((statistics.CLEAN, 0.0), (shown, eps), (WORST, eps))
+    ]
+    lines.append((arm, *means, *(cell.mean for cell in cells), *(cell.p for cell in cells)))
+  columns = ['arm', 'clean', shown, WORST, 'gain_shown', 'gain_worst', 'p_shown', 'p_worst']
+  table = pd.DataFrame(lines, columns=columns)
+  for name in ('p_shown', 'p_worst'):
+    table[name] = statistics.holm(table[name].to_numpy(float))
+  table['kept'] = table['gain_worst'] / table['gain_shown'].where(table['gain_shown'] > 0)
+  table['verdict'] = [verdict_of(line) for line in table.to_dict('records')]
+  return table
+
+
+def verdict_of(line) -> str:
+  """`RULE`, for a line with gains and their corrected p values."""
+  shown = line['gain_shown'] > 0 and line['p_shown'] < ALPHA
+  kept = line['gain_worst'] > 0 and line['p_worst'] < ALPHA
+  if not shown:
+    return 'holds' if kept else 'no gain'
+  share = line['gain_worst'] / line['gain_shown']
+  if not kept or share < FEW:
+    return 'masked'
+  return 'holds' if share >= MOST else 'partly masked'
+
+
+def _gain(frame, arm, reference, attack, eps, metric) -> statistics.Difference:
+  first, second = (
+    statistics.select(frame, arm=name, attack=attack, eps=eps) for name in (arm, reference)
+  )
+  return statistics.paired_difference(first, second, metric=metric, alternative='greater')
