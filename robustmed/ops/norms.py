@@ -18,6 +18,21 @@ def _over_space(values, x):
   return values.reshape(values.shape[0], *(1,) * (x.ndim - 2), values.shape[-1])
 
 
+def _space_sum(x):
+  """[b, *spatial, c] -> [b, c], in float32 or better.
+
+  In two steps, the first over whole rows of the last spatial axis, which fill the vector units of a
+  CPU however few channels there are; the barrier keeps XLA from making one reduction of both.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  if x.ndim < 4:
+    return wide.sum(tuple(range(1, x.ndim - 1)))
+  *outer, inner = x.shape[1:-1]
+  rows = wide.reshape(x.shape[0], math.prod(outer), inner * x.shape[-1]).sum(1)
+  rows = jax.lax.optimization_barrier(rows)
+  return rows.reshape(x.shape[0], inner, x.shape[-1]).sum(1)
+
+
 def _group_mean(channel_sums, groups, count):
   """[b, c] sums over space -> [b, groups] means over space and the group's channels.
 
@@ -34,11 +49,10 @@ def _group_mean(channel_sums, groups, count):
 
 def _statistics(x, groups, eps):
   """Mean and reciprocal deviation, [b, c] each, in float32 or better, from two passes."""
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  space, channels = tuple(range(1, x.ndim - 1)), x.shape[-1]
+  channels = x.shape[-1]
   count = math.prod(x.shape[1:-1]) * channels // groups
-  mean = _per_channel(_group_mean(wide.sum(space), groups, count), channels)
-  squares = jnp.square(wide - _over_space(mean, x)).sum(space)
+  mean = _per_channel(_group_mean(_space_sum(x), groups, count), channels)
+  squares = _space_sum(jnp.square(x - _over_space(mean, x)))
   rate = jax.lax.rsqrt(_group_mean(squares, groups, count) + eps)
   return mean, _per_channel(rate, channels)
 
@@ -70,14 +84,14 @@ def _group_norm_forward(x, scale, bias, groups, eps, leak):
 def _group_norm_backward(groups, eps, leak, saved, g):
   """dx = a g' + (p x + q), with one pass for the sums and one for the result."""
   x, scale, bias, mean, rate = saved
-  space, channels = tuple(range(1, x.ndim - 1)), x.shape[-1]
+  channels = x.shape[-1]
   count = math.prod(x.shape[1:-1]) * channels // groups
   a, c = _coefficients(mean, rate, scale, bias)
   if leak is not None:
     z = _over_space(a, x) * x + _over_space(c, x)
     g = jnp.where(z >= 0, g, leak * g)
-  g_sum = g.sum(space, dtype=mean.dtype)
-  gx_sum = (g * (x - _over_space(mean, x))).sum(space, dtype=mean.dtype) * rate
+  g_sum = _space_sum(g)
+  gx_sum = _space_sum(g * (x - _over_space(mean, x))) * rate
   weighted = lambda sums: _per_channel(_group_mean(sums * scale[None], groups, count), channels)
   p = -rate * rate * weighted(gx_sum)
   q = -rate * weighted(g_sum) - p * mean

@@ -146,7 +146,7 @@ def test_brats3d_is_fgsm_on_the_published_network():
     return problem.variables, problem.image, value
 
   variables, image, value = jax.eval_shape(trace)
-  assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 8_269_676
+  assert sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) == 8_269_676
   assert image.shape == (1, 32, 32, 32, 4) and value.shape == (1,)
   attack = made[0].attack(1)
   assert (attack.num_gradients, attack.num_forwards, attack.random_start) == (1, 0, False)
