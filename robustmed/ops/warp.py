@@ -59,6 +59,23 @@ def identity(spatial, dtype=jnp.float32):
   return jnp.stack(jnp.meshgrid(*axes, indexing='ij'), axis=-1)
 
 
+def nearest(labels, displacement):
+  """Backward warp without mixing: labels [b, *spatial] at the cell nearest to p + displacement[p].
+
+  Outside the grid lies the edge. Constant to differentiation.
+  """
+  spatial = labels.shape[1:]
+  where = jnp.round(identity(spatial, displacement.dtype)[None] + displacement)
+  top = jnp.asarray([n - 1 for n in spatial], displacement.dtype)
+  top = top.reshape((1,) * (displacement.ndim - 1) + (-1,))
+  where = jnp.clip(where, 0, top).astype(jnp.int32)
+
+  def one(values, at):
+    return values[tuple(at[..., axis] for axis in range(len(spatial)))]
+
+  return jax.vmap(one)(labels, where)
+
+
 def displace(image, displacement, *, padding='zero'):
   """Backward warp: result at p is the image at p + displacement[p]; [b, *spatial, rank] pixels."""
   grid = identity(image.shape[1:-1], displacement.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorboardX
 
 from robustmed import console, errors, files, parallel, types
-from robustmed.training import checkpoints, optimisers, step
+from robustmed.training import checkpoints, optimisers, selection, step
 from robustmed.training import state as train_state
 
 Batches = Callable[[int], Iterator[dict[str, Any]]]  # start step -> batches
@@ -36,12 +36,15 @@ def fit(
   stopper: console.Stopper,
   augment: Callable[..., Any] | None = None,
   initial: Any = None,
+  judge: selection.Judge | None = None,
 ) -> train_state.TrainState:
   """Trains to config['steps'], going on from the last checkpoint in `folder` if there is one.
 
   An interrupted run that goes on ends with the parameters of an undisturbed one, bit for bit on
   one machine. `initial` are variables to start from (warm start). On SIGTERM the state is saved
-  and `console.Stopped` raised; on a non-finite loss `Diverged`.
+  and `console.Stopped` raised; on a non-finite loss `Diverged`. With a `judge` the result has the
+  weights that it liked best among those of all checkpoints, and training ends when it says so or
+  when the loss is no longer finite.
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
@@ -64,7 +67,10 @@ def fit(
   elif initial is not None:
     state = _warm(state, initial)
   done = int(state.step)
-  if done < num_steps:
+  keeper = None
+  if judge is not None:
+    keeper = selection.Keeper(pathlib.Path(folder).parent / 'best', judge, task)
+  if done < num_steps and not (keeper and keeper.ended(done)):
     train_step = step.make(
       defense,
       optimisers=rules,
@@ -75,11 +81,34 @@ def fit(
     with Log(
       log, done=done, every=config.get('log_every', 20), summaries=defense.summaries
     ) as rows:
-      state = _run(
-        name, state, train_step, batches(done), config, store, run_key, stopper, rows, done
-      )
+      try:
+        state = _run(
+          name,
+          state,
+          train_step,
+          batches(done),
+          config,
+          store,
+          run_key,
+          stopper,
+          rows,
+          done,
+          keeper,
+        )
+      except Diverged as error:
+        if keeper is None or not keeper.rows():
+          raise
+        console.say(str(error))
   store.close()
-  return state
+  return state if keeper is None else _chosen(name, state, keeper)
+
+
+def _chosen(name, state, keeper):
+  found, ending = keeper.best()
+  why = f'ended early: {ending.stop}; ' if ending.stop else ''
+  console.say(f'{name}: {why}the weights of step {ending.step} are kept (score {ending.score:.4g})')
+  rest = {kind: value for kind, value in found.items() if kind != 'params'}
+  return state._replace(params=found['params'], state=rest, average=())
 
 
 def _warm(state, initial):
@@ -91,7 +120,7 @@ def _warm(state, initial):
   return state._replace(params=initial['params'], state=rest, average=average)
 
 
-def _run(name, state, train_step, stream, config, store, key, stopper, rows, done):
+def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, keeper=None):
   num_steps, every = config['steps'], config.get('checkpoint_every', 200)
   check = 1 if parallel.host_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
@@ -110,7 +139,12 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
       pending = None
       _stop_if_bad(name, state.bad_step, store)
       rows.save()
+      ended = ''
+      if keeper is not None and (last or (number + 1) % every == 0):
+        ended = keeper.look(number + 1, train_state.variables(state))
       store.save(number + 1, state, {'step': number + 1})
+      if ended:
+        break
     if stop and not last:
       progress.close()
       rows.close()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -41,7 +42,8 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   Weight decay of sgd, adam and adamax is coupled: an L2 term added to the gradient after clipping
   and before momentum, as torch does; adamw decouples it. sgd with nesterov is torch's
   g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and epsilon sits
-  inside the root. `clip` bounds the global gradient norm first.
+  inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0 keeps every
+  parameter in [-c, c] after its update (Arjovsky et al. 2017).
   """
   name = config.get('name', 'adam')
   b1, b2, eps = config.get('b1', 0.9), config.get('b2', 0.999), config.get('eps', 1e-8)
@@ -66,4 +68,14 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   if decay and name == 'adamw':
     chain.append(optax.add_decayed_weights(decay))
   chain.append(optax.scale_by_learning_rate(schedule(config, num_steps=num_steps)))
+  if config.get('clip_weights', 0.0):
+    chain.append(_within(config['clip_weights']))
   return optax.chain(*chain)
+
+
+def _within(limit: float) -> optax.GradientTransformation:
+  def update(updates, state, params):
+    inside = lambda change, value: jnp.clip(value + change, -limit, limit) - value
+    return jax.tree.map(inside, updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -57,6 +57,33 @@ def test_displacement():
   np.testing.assert_array_equal(edge[0, :, 3], image[0, :, 3])
 
 
+@pytest.mark.parametrize('grid', [(5, 7), (4, 3, 5)])
+def test_the_nearest_label_is_scipy_s(grid):
+  rng = np.random.default_rng(2)
+  labels = rng.integers(0, 5, size=(2, *grid))
+  moves = rng.uniform(-4, 4, size=(2, *grid, len(grid)))
+  found = warp.nearest(jnp.asarray(labels), jnp.asarray(moves))
+  assert found.dtype == labels.dtype
+  for example in range(2):
+    where = np.indices(grid) + np.moveaxis(moves[example], -1, 0)
+    want = ndimage.map_coordinates(labels[example], where, order=0, mode='nearest')
+    np.testing.assert_array_equal(found[example], want)
+  np.testing.assert_array_equal(warp.nearest(jnp.asarray(labels), 0 * jnp.asarray(moves)), labels)
+
+
+def test_the_gradient_of_a_warp_is_that_of_finite_differences():
+  rng = np.random.default_rng(3)
+  image, weight = rng.normal(size=(2, 1, 6, 5, 1))
+  moves = rng.integers(-1, 2, size=(1, 6, 5, 2)) + rng.uniform(0.2, 0.8, size=(1, 6, 5, 2))
+  total = lambda field: (weight * warp.displace(jnp.asarray(image), field, padding='edge')).sum()
+  gradient = jax.grad(total)(jnp.asarray(moves))
+  for place in ((0, 0, 0, 0), (0, 3, 2, 1), (0, 5, 4, 0), (0, 2, 1, 1)):
+    step = np.zeros(moves.shape)
+    step[place] = 1e-5
+    difference = (total(moves + step) - total(moves - step)) / 2e-5
+    np.testing.assert_allclose(gradient[place], difference, atol=1e-7)
+
+
 def test_mistakes_are_named():
   with pytest.raises(errors.UserError, match='warp padding'):
     warp.sample(jnp.zeros((1, 3, 3, 1)), jnp.zeros((1, 2, 2)), padding='mirror')

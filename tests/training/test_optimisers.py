@@ -86,6 +86,15 @@ def test_rmsprop_is_tensorflow_ones():
   np.testing.assert_allclose(ours, _rmsprop(0.01, START), rtol=1e-5)
 
 
+def test_clipped_weights_stay_in_their_box_and_move_as_before_inside():
+  config = {'name': 'rmsprop', 'lr': 0.01}
+  free, boxed = _ours(config), _ours({**config, 'clip_weights': 0.45})
+  np.testing.assert_allclose(boxed, np.clip(boxed, -0.45, 0.45), atol=1e-7)
+  loose = _ours({**config, 'clip_weights': 5.0})
+  np.testing.assert_allclose(loose, free, rtol=1e-6)
+  assert np.abs(free).max() > 0.45
+
+
 def test_schedules():
   rate = lambda **config: optimisers.schedule({'lr': 2.0, **config}, num_steps=100)
   assert float(rate()(57)) == 2.0
