@@ -107,6 +107,8 @@ def _data(small: bool, fields: dict) -> dict:
     'layout': '',  # brats2017, folders, flat, msd, deepmedic; '' finds out
     'pattern': '',  # such as '{case}/{case}_{series}.nii.gz'
     'n4': 'all',  # but_flair, none
+    'n4_shrink': 4,
+    'n4_iterations': 50,
     'test_share': 0.2,
     'split_seed': 0,
     'train_cases': 48,  # of the phantom

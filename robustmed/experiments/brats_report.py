@@ -172,10 +172,10 @@ class Page:
     found = _readable(found)
     drawn = ('fgsm', 'ifgsm', 'scaled_fgsm', 'scaled_ifgsm', 'transfer')
     kept = self.held.summary[
-      (self.held.summary['metric'] == METRIC)
-      & np.isclose(self.held.summary['eps'], EPS)
-      & self.held.summary['arm'].isin(list(self.arms))
+      (self.held.summary['metric'] == METRIC) & np.isclose(self.held.summary['eps'], EPS)
     ]
+    in_order = [kept[kept['arm'] == name].assign(arm=text) for name, text in self.arms.items()]
+    kept = pd.concat(in_order, ignore_index=True)
     png = amat_figures.bars(
       kept, attacks={name: name for name in drawn}, metric='whole-tumour Dice', level=EPS
     )

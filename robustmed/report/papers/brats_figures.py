@@ -68,6 +68,7 @@ def against_iterations(
       low, high = found['mean'] - found['std'], found['mean'] + found['std']
       axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     axes.set(title=title, xlabel='iterations')
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if metric in REGIONS:
       axes.set_ylim(-0.02, 1.0)
     _plain(axes)
