@@ -6,6 +6,7 @@ batches keep the leading axis of the host's own examples.
 """
 
 import contextlib
+import contextvars
 import functools
 import gc
 import os
@@ -25,7 +26,7 @@ from robustmed import errors
 
 AXIS = 'devices'
 PyTree = Any
-
+_alone = contextvars.ContextVar('alone', default=False)
 _GRACE = 60  # seconds that jaxlib waits longer than we do
 # jaxlib versions on which the flags below are known; an unknown flag aborts the process.
 _TUNED_JAXLIB = ('0.10.',)
@@ -289,6 +290,27 @@ def total(tree: PyTree) -> PyTree:
 def mean(tree: PyTree) -> PyTree:
   """Mean over all devices of all hosts."""
   return jax.lax.pmean(tree, AXIS)
+
+
+def batch_mean(tree: PyTree) -> PyTree:
+  """Mean of batch statistics over the devices; nothing outside of `each_device`, within `alone`."""
+  return tree if batch_devices() == 1 else mean(tree)
+
+
+def batch_devices() -> int:
+  """Over how many devices `batch_mean` runs."""
+  try:
+    return 1 if _alone.get() else jax.lax.axis_size(AXIS)
+  except NameError:  # no such axis
+    return 1
+
+
+@contextlib.contextmanager
+def alone():
+  """What is traced within keeps batch statistics to its device: loops hold no collectives."""
+  token = _alone.set(True)
+  yield
+  _alone.reset(token)
 
 
 def gather(tree: PyTree) -> PyTree:

@@ -66,24 +66,44 @@ def average_precision(
   of a class are looked at, the most confident ones. Equal scores keep their order.
   """
   match = errors.lookup(_MATCHING, matching, kind='matching of detections')
-  area = errors.lookup(_INTERPOLATION, interpolation, kind='interpolation of precision')
+  errors.lookup(_INTERPOLATION, interpolation, kind='interpolation of precision')
   thresholds = np.asarray(thresholds, np.float64)
-  table = np.full((num_classes, len(thresholds)), np.nan)
+  scores, hits, kinds = [np.zeros(0)], [np.zeros((0, len(thresholds)), bool)], [np.zeros(0, int)]
+  labels = np.zeros(num_classes, int)
   for label in range(num_classes):
-    scores, hits, labels = [np.zeros(0)], [np.zeros((0, len(thresholds)), bool)], 0
     for image in images:
       mine = np.flatnonzero(np.asarray(image.classes) == label)
       mine = mine[np.argsort(-np.asarray(image.scores)[mine], kind='stable')][:max_detections]
       theirs = np.asarray(image.true_classes) == label
-      labels += int(theirs.sum())
+      labels[label] += int(theirs.sum())
       overlaps = iou(np.asarray(image.boxes)[mine], np.asarray(image.true_boxes)[theirs])
       scores.append(np.asarray(image.scores)[mine])
       hits.append(match(overlaps, thresholds))
-    if labels:
-      order = np.argsort(-np.concatenate(scores), kind='stable')
-      table[label] = area(np.concatenate(hits)[order], labels)
+      kinds.append(np.full(len(mine), label))
+  return of_hits(*map(np.concatenate, (scores, kinds, hits)), labels, interpolation=interpolation)
+
+
+def of_hits(
+  scores: np.ndarray,
+  classes: np.ndarray,
+  hits: np.ndarray,
+  labels: np.ndarray,
+  *,
+  interpolation: str = 'coco',
+) -> Precision:
+  """mAP from all detections of a data set, matched already.
+
+  scores and classes: [n]; hits: [n, thresholds] bool; labels: [num_classes], how many there are.
+  Equal scores keep their order.
+  """
+  area = errors.lookup(_INTERPOLATION, interpolation, kind='interpolation of precision')
+  table = np.full((len(labels), hits.shape[1]), np.nan)
+  for label in np.flatnonzero(labels):
+    mine = classes == label
+    order = np.argsort(-scores[mine], kind='stable')
+    table[label] = area(hits[mine][order], int(labels[label]))
   known = table[~np.isnan(table).any(axis=1)]
-  means = known.mean(axis=0) if len(known) else np.full(len(thresholds), np.nan)
+  means = known.mean(axis=0) if len(known) else np.full(hits.shape[1], np.nan)
   return Precision(table, float(means[0]), float(means.mean()))
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from robustmed.ops import conv, norms
+from robustmed import parallel
+from robustmed.ops import batch_norm, conv, norms
 
 
 def uniform_fan_in(fan_in):
@@ -43,13 +44,15 @@ class Conv(nn.Module):
   use_bias: bool = False
   dtype: jnp.dtype | None = None
   init_of: Callable = uniform_fan_in  # fan_in -> initialiser
+  bias_init: Callable | None = None  # None: as the kernel
 
   @nn.compact
   def __call__(self, x):
     inner = x.shape[-1] // self.groups
     init = self.init_of(inner * math.prod(self.kernel))
     kernel = self.param('kernel', init, (*self.kernel, inner, self.features))
-    bias = self.param('bias', init, (self.features,)) if self.use_bias else None
+    bias_init = self.bias_init or init
+    bias = self.param('bias', bias_init, (self.features,)) if self.use_bias else None
     x, kernel, bias = _cast(self.dtype, x, kernel, bias)
     padding = tuple(k // 2 for k in self.kernel) if self.padding is None else self.padding
     y = conv.conv(x, kernel, strides=self.strides, padding=padding, groups=self.groups)
@@ -102,6 +105,36 @@ class Norm(nn.Module):
     return norms.group_norm(
       x, scale, bias, groups=self.groups or channels, eps=self.eps, leak=self.leak
     )
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation with torch's running statistics (momentum, unbiased variance).
+
+  In training the batch is that of all devices; collection 'batch_stats' has 'mean' and 'var'.
+  """
+
+  eps: float = 1e-5
+  momentum: float = 0.1  # share of the new batch in the running statistics
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    channels = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, channels)
+    bias = self.param('bias', nn.initializers.zeros, channels)
+    running = {
+      'mean': self.variable('batch_stats', 'mean', jnp.zeros, channels),
+      'var': self.variable('batch_stats', 'var', jnp.ones, channels),
+    }
+    if not train:
+      mean, variance = running['mean'].value, running['var'].value
+    else:
+      mean, variance = batch_norm.moments(x, mean_of=parallel.batch_mean)
+      count = math.prod(x.shape[:-1]) * parallel.batch_devices()
+      seen = {'mean': mean, 'var': variance * (count / max(count - 1, 1))}
+      for name, value in seen.items():
+        old = running[name].value
+        running[name].value = old + self.momentum * (jax.lax.stop_gradient(value) - old)
+    return batch_norm.normalise(x, scale, bias, mean=mean, variance=variance, eps=self.eps)
 
 
 class Dense(nn.Module):

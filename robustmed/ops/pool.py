@@ -25,3 +25,21 @@ def maximum(x, window):
   """Maximum over windows without overlap; equal maxima share the gradient evenly."""
   x, axes = _windows(x, window)
   return jnp.max(x, axes)
+
+
+def maximum_around(x, reach):
+  """Maximum over the (2 reach + 1)^n cells around every cell of x [b, *spatial, c].
+
+  Cells outside of the grid do not count. One axis after the other, by shifted copies.
+  """
+  for axis in range(1, x.ndim - 1):
+    size = x.shape[axis]
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (reach, reach)
+    wide = jnp.pad(x, pad, constant_values=-jnp.inf)
+    cut = [slice(None)] * x.ndim
+    for shift in range(2 * reach + 1):
+      cut[axis] = slice(shift, shift + size)
+      piece = wide[tuple(cut)]
+      x = piece if shift == 0 else jnp.maximum(x, piece)
+  return x

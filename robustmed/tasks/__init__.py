@@ -1,5 +1,10 @@
 """Tasks: what a network is for. One file and one line here per task."""
 
-from robustmed.tasks import brats, segmentation, shape
+from robustmed.tasks import brats, landmarks, segmentation, shape
 
-TASKS = {'brats': brats.make, 'segmentation': segmentation.make, 'shape': shape.make}
+TASKS = {
+  'brats': brats.make,
+  'landmarks': landmarks.make,
+  'segmentation': segmentation.make,
+  'shape': shape.make,
+}

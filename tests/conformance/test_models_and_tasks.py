@@ -12,7 +12,9 @@ SMALL = {
   'brats_unet': {'rank': 2, 'channels': 1, 'width': 1 / 16},
   'disk_shape': {'side': 64, 'width': 1 / 32},
   'disk_shape_lite': {'side': 32, 'width': 0.25},
+  'landmark_unet': {'landmarks': 2, 'channels': 1, 'width': 1 / 32},
   'nnunet': {'strides': (2,), 'width': 1 / 8},
+  'yolov5s': {'num_classes': 2, 'channels': 1, 'width': 1 / 16},
 }
 SIDE = 32
 
@@ -31,7 +33,12 @@ def _batch(size=3):
 
 
 def test_every_entry_is_in_this_suite():
-  assert set(SMALL) == set(MODELS) and set(TASKS) == {'brats', 'segmentation', 'shape'}
+  assert set(SMALL) == set(MODELS) and set(TASKS) == {
+    'brats',
+    'landmarks',
+    'segmentation',
+    'shape',
+  }
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -46,7 +53,7 @@ def test_networks_keep_examples_apart_and_say_wrong_shapes(name):
     assert value.dtype == jnp.float32 and np.isfinite(value).all()
     np.testing.assert_allclose(value[1:], alone[key], atol=1e-4)
   with pytest.raises(Exception, match='reads images'):
-    module.init(jax.random.key(0), jnp.zeros((1, side + 1, side, 1)))
+    jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side - 1, side, 1)))
 
 
 def _task():

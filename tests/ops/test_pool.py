@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import lax
 
 from robustmed import errors
 from robustmed.ops import pool
@@ -33,3 +34,17 @@ def test_equal_maxima_share_the_gradient():
 def test_grid_that_does_not_divide():
   with pytest.raises(errors.UserError, match=r'pooling by \(2, 2\).*\(4, 5\)'):
     pool.average(jnp.zeros((1, 4, 5, 1)), 2)
+
+
+@pytest.mark.parametrize('shape', [(2, 7, 2), (2, 3, 6, 2)])
+def test_maximum_around_every_cell_and_its_gradient(shape):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+  window = (1, *(5,) * (len(shape) - 2), 1)
+  around = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, (1,) * len(shape), 'SAME')
+  np.testing.assert_array_equal(pool.maximum_around(x, 2), around(x))
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=shape).astype(np.float32))
+  ours, theirs = (
+    jax.grad(lambda x, f=f: (weights * f(x)).sum())(x)
+    for f in (lambda x: pool.maximum_around(x, 2), around)
+  )
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
