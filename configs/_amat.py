@@ -171,7 +171,8 @@ def _attacks(at: float) -> dict:
 
 def _smoke(config, levels, at: float, *, share: float) -> None:
   config.model.width = 0.125
-  config.data.update({'cases': 6, 'scale': round(share, 3)})
+  config.data.update({'cases': 6, 'train_cases': 0, 'test_cases': 0, 'slices_per_case': 0})
+  config.data.scale = round(share, 3)
   config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
   config.train.optimisers.main.steps_per_epoch = 2
   for arm in config.arms.values():

@@ -29,7 +29,13 @@ def get_config(preset: str = ''):
       'patch': (80, 64),
       'sat': (5, 25),
       'epoch_steps': 15,
-      'data': {'scale': 0.25},
+      'data': {
+        'scale': 0.25,
+        'cases': 75,
+        'train_cases': 16,
+        'test_cases': 10,
+        'slices_per_case': 4,
+      },
       'real': {'train_cases': 4, 'test_cases': 3},
     },
   )

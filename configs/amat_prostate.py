@@ -29,7 +29,13 @@ def get_config(preset: str = ''):
       'patch': (80, 80),
       'sat': (10, 40),
       'epoch_steps': 15,
-      'data': {'scale': 0.25},
+      'data': {
+        'scale': 0.25,
+        'cases': 75,
+        'train_cases': 25,
+        'test_cases': 10,
+        'slices_per_case': 4,
+      },
       'real': {},
     },
   )

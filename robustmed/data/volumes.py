@@ -27,6 +27,7 @@ SLICES = ('complete', 'foreground', 'all')
 FIELDS = {
   'fold': 0,
   'slices': 'complete',  # of the test set; those with all foreground classes of their case
+  'slices_per_case': 0,  # of the test set at most so many of a case, spread evenly, 0: all
   'patch': (),  # the network's, rows and columns; (): the published one
   'train_cases': 0,  # the first so many of each split, 0: all; intensities and grid follow from all
   'test_cases': 0,
@@ -166,17 +167,17 @@ def prepare(study: Study, number: int, plan: preprocess.Fingerprint) -> preproce
   return preprocess.apply(study.cases[number].read(), plan)
 
 
-def sizes(study: Study, slices: str) -> dict[str, int]:
-  """Slices per split, the test split restricted as `slices` says; reads the cases."""
+def sizes(study: Study, slices: str, per_case: int = 0) -> dict[str, int]:
+  """Slices per split, the test split restricted as in `kept`; reads the cases."""
   surveys, plan = survey(study)
   result = {}
   for name, chosen in split(study).items():
     result[name] = sum(surveys[i].shape[plan.axis] for i in chosen)
-  if slices != 'all':
+  if slices != 'all' or per_case:
     flags = {i: _shown(study, i) for i in split(study)['test']}
     groups = [i for i, bits in flags.items() for _ in bits]
     bits = [bit for case in flags.values() for bit in case]
-    result['test'] = len(kept(groups, bits, slices))
+    result['test'] = len(kept(groups, bits, slices, per_case))
   return result
 
 
@@ -200,20 +201,34 @@ def _bits(flags):
   return int(sum(1 << place for place, flag in enumerate(flags) if flag))
 
 
-def kept(groups: Sequence[int], present: Sequence[int], slices: str) -> list[int]:
+def kept(
+  groups: Sequence[int], present: Sequence[int], slices: str, per_case: int = 0
+) -> list[int]:
   """Positions of the slices that are 'complete' (all foreground classes of their case), have
-  some 'foreground', or 'all'."""
-  if slices == 'all':
-    return list(range(len(groups)))
+  some 'foreground', or 'all'; with `per_case` at most so many of each case, spread evenly."""
   of_case: dict[int, int] = {}
   for group, bits in zip(groups, present):
     of_case[group] = of_case.get(group, 0) | bits
-  want = (lambda group: of_case[group]) if slices == 'complete' else (lambda group: 0)
-  return [
-    i
-    for i, (group, bits) in enumerate(zip(groups, present))
-    if bits and bits & want(group) == want(group)
-  ]
+  wanted = {
+    'complete': lambda group, bits: bits and bits & of_case[group] == of_case[group],
+    'foreground': lambda group, bits: bits,
+    'all': lambda group, bits: True,
+  }[slices]
+  chosen: dict[int, list[int]] = {}
+  for i, (group, bits) in enumerate(zip(groups, present)):
+    if wanted(group, bits):
+      chosen.setdefault(group, []).append(i)
+  if per_case:
+    chosen = {group: _spread(places, per_case) for group, places in chosen.items()}
+  return sorted(i for places in chosen.values() for i in places)
+
+
+def _spread(places, count):
+  """`count` of the places, the middles of as many equal parts, or all if there are fewer."""
+  size = len(places)
+  if size <= count:
+    return places
+  return [places[(2 * part + 1) * size // (2 * count)] for part in range(count)]
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
@@ -221,7 +236,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     raise errors.UserError(f'data field fold must be 0 to {FOLDS - 1}, not {fields["fold"]}')
   if fields['slices'] not in SLICES:
     raise errors.UserError(f'data field slices must be one of {SLICES}, not {fields["slices"]!r}')
-  for name in ('train_cases', 'test_cases'):
+  for name in ('train_cases', 'test_cases', 'slices_per_case'):
     if fields[name] < 0:
       raise errors.UserError(f'data field {name} must be 0 (all) or more, not {fields[name]}')
   patch = fields['patch']
@@ -240,7 +255,7 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
   'modalities', 'cases' per split, 'patch' and 'loader_patch'.
   """
   shown = facts['present']
-  test = kept(source.test.groups, shown['test'], fields['slices'])
+  test = kept(source.test.groups, shown['test'], fields['slices'], fields['slices_per_case'])
   if not test:
     raise errors.UserError(
       f'none of the {len(source.test)} slices of the test cases {facts["cases"]["test"]} is '

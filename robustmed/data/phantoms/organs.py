@@ -67,7 +67,7 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
   found = volumes.split(whole)
   shapes = [_grid(anatomy, number, fields)[1] for number in range(fields['cases'])]
   if sum(int(np.prod(shapes[number])) for number in found['test']) <= _DRAWN_AT_ONCE:
-    return volumes.sizes(whole, fields['slices'])
+    return volumes.sizes(whole, fields['slices'], fields['slices_per_case'])
   result = {name: sum(shapes[i][0] for i in chosen) for name, chosen in found.items()}
   groups, present = [], []
   for number in found['test']:
@@ -76,7 +76,8 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
     bits = volumes.present(labels, len(anatomy.classes))
     groups += [number] * len(bits)
     present += bits
-  return {**result, 'test': len(volumes.kept(groups, present, fields['slices']))}
+  chosen = volumes.kept(groups, present, fields['slices'], fields['slices_per_case'])
+  return {**result, 'test': len(chosen)}
 
 
 def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:

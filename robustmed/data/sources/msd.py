@@ -50,7 +50,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     task = errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
     return dict(task.sizes)
-  return volumes.sizes(find(fields), fields['slices'])
+  return volumes.sizes(find(fields), fields['slices'], fields['slices_per_case'])
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
