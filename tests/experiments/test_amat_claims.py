@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from robustmed.evaluation import claims
 from robustmed.experiments import amat_claims
@@ -90,6 +91,20 @@ def test_losses_with_a_long_tail_are_not_normal():
   )
   none = np.zeros((0, 1))
   assert decide(rows(), losses=none).str.contains('not run').sum() == 1
+
+
+def test_heaps_of_equal_size_are_not_normal():
+  heaps = np.repeat([0.3, 0.6, 0.9], 100)[:, None] + np.random.default_rng(0).normal(
+    0, 0.02, (300, 1)
+  )
+  statement = 'The clean losses V of STD are approximately normal'
+  assert decide(rows(), losses=heaps)[statement] == 'fails'
+
+
+def test_distance_from_the_normal_as_scipy_has_it():
+  values = np.random.default_rng(2).gamma(2, size=(3, 50))
+  expected = [stats.kstest((row - row.mean()) / row.std(), 'norm').statistic for row in values]
+  np.testing.assert_allclose(amat_claims.from_normal(values), expected)
 
 
 def test_the_average_is_over_clean_and_all_levels():

@@ -64,7 +64,7 @@ def bars(
   known = [name for name in attacks if (table['attack'] == name).any()]
   if not arms or not known:
     return None
-  figure = _figure(max(5.0, 1.4 * len(arms) + 2), 3.4)
+  figure = _figure(max(5.0, 1.4 * len(arms) + 2), 3.7)
   axes = figure.subplots()
   width = 0.8 / len(known)
   colours = [BLUE, ORANGE, '#009E73', '#CC79A7', GREY]
@@ -76,7 +76,7 @@ def bars(
   axes.set_xticks(range(len(arms)), labels=arms)
   axes.set(ylabel=f'{metric} at level {level:g}')
   axes.spines[['top', 'right']].set_visible(False)
-  figure.legend(loc='outside lower center', ncols=len(known), frameon=False)
+  figure.legend(loc='outside lower center', ncols=2, frameon=False)
   return figures.png(figure)
 
 
