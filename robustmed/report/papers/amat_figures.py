@@ -39,7 +39,7 @@ def margins(table: pd.DataFrame) -> bytes | None:
     return None
   edges = np.array([float(name.removeprefix('from_')) for name in bins])
   counts = table[bins].to_numpy(float)
-  counts /= np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  counts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   used = np.flatnonzero(counts.sum(axis=0))
   first, last = max(used.min() - 1, 0), min(used.max() + 2, len(edges))
   width = edges[1] - edges[0] if len(edges) > 1 else 1.0
