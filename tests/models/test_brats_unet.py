@@ -185,7 +185,9 @@ def test_remat_drops_the_levels_and_not_the_dropout():
 
   both = jax.jit(lambda key: (gradient(False, key), gradient(True, key)), compiler_options=FAST)
   plain, again = both(jax.random.key(3))
-  np.testing.assert_allclose(plain, again, rtol=1e-5, atol=1e-6)
+  # Rounding of two programs, at the scale of the largest entry (about 2.5); another dropout mask
+  # would change entries by as much as they are large.
+  np.testing.assert_allclose(plain, again, rtol=1e-5, atol=5e-6)
   assert np.any(plain)
 
 
