@@ -160,7 +160,7 @@ def _stronger(grid: _Grid, *, weaker: str, must_win: bool):
     bad=f'{weaker} harms {grid.metric} more than {grid.attack}',
   )
   largest = gains[-1][1]
-  if status == 'pass' and must_win and not largest.low > 0:
+  if status == 'pass' and must_win and not _clearly_positive(largest):
     return 'warn', (
       f'at {common[-1]:g}, {grid.attack} does not clearly harm {grid.metric} more than {weaker} '
       f'(by {_shown(largest)})'
@@ -252,6 +252,10 @@ def _judge(gains, *, scale: float, good: str, bad: str) -> tuple[str, str]:
 def _clearly_negative(gain: statistics.Difference) -> bool:
   """One group has no interval; then the mean alone speaks."""
   return gain.high < 0 if math.isfinite(gain.high) else gain.mean < 0
+
+
+def _clearly_positive(gain: statistics.Difference) -> bool:
+  return gain.low > 0 if math.isfinite(gain.low) else gain.mean > 0
 
 
 def _shown(gain: statistics.Difference, *, sign: int = 1) -> str:

@@ -50,6 +50,11 @@ def test_an_honest_run_passes_everything():
   assert checks.worst(found) == 'pass'
 
 
+def test_of_a_single_group_the_mean_speaks():
+  found = run(make_rows().assign(group=0))
+  assert {check.status for check in found.values()} == {'pass'}, found
+
+
 def test_an_error_metric_is_read_the_other_way_round():
   rows = make_rows()
   rows['dice'] = 1 - rows['dice']
