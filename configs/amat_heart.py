@@ -34,7 +34,7 @@ def get_config(preset: str = ''):
         'cases': 75,
         'train_cases': 16,
         'test_cases': 10,
-        'slices_per_case': 4,
+        'slices_per_case': 3,
       },
       'real': {'train_cases': 4, 'test_cases': 3},
     },

@@ -29,7 +29,7 @@ def get_config(preset: str = ''):
       'patch': (56, 40),
       'sat': (5, 15),
       'epoch_steps': 16,
-      'data': {'cases': 110, 'train_cases': 20, 'test_cases': 15, 'slices_per_case': 3},
+      'data': {'cases': 110, 'train_cases': 20, 'test_cases': 15, 'slices_per_case': 2},
       'real': {'train_cases': 14, 'test_cases': 12},
     },
   )
