@@ -105,7 +105,7 @@ def segmentation(
   config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': at})
   if small:
     config.data.update(demo['data'])
-    config.evaluate.update({'batch_size': 30, 'volumes': 2})  # a batch is filled up to its size
+    config.evaluate.volumes = 2
     config.train.steps = 250
     config.train.batch_size = 32
   if preset == 'smoke':

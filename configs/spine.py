@@ -66,7 +66,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.arms = ml_collections.ConfigDict(_arms(preset), sort_keys=False)
   config.evaluate = ml_collections.ConfigDict(
     {
-      'batch_size': {'demo': 40, 'real': 50}.get(preset, 100),  # a batch is filled up to its size
+      'batch_size': 100,
       'levels': LEVELS,
       'attacks': _attacks(num_steps=100),
       'save_examples': 3,  # worst N adversarial examples per arm, as files of the task's format

@@ -1,6 +1,5 @@
 """The study of gliomas at smoke size, as a real process."""
 
-import os
 import re
 
 import nibabel as nib
@@ -12,8 +11,6 @@ import gliomas
 import runs
 
 ARMS = {'std', 'teacher_100', 'distil_100'}
-# What optimises machine code takes longer than these runs; the slices of a tiny network do without.
-FAST = '--xla_backend_optimization_level=0'
 ATTACKS = {
   'none', 'fgsm', 'ifgsm', 'tifgsm', 'scaled_ifgsm', 'transfer', 'square', 'noise',
 }  # fmt: skip
@@ -25,8 +22,7 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('brats')
   words = ['--config', 'configs/brats2d.py:smoke', '--arms', 'std,distil_100']
   words += ['--config.evaluate.save_nifti=True']
-  flags = f'{os.environ.get("XLA_FLAGS", "")} {FAST}'
-  return folder, runs.main(*words, '--workdir', folder, XLA_FLAGS=flags)
+  return folder, runs.main(*words, '--workdir', folder)
 
 
 def test_arms_meet_the_attacks_volume_by_volume(run):

@@ -234,10 +234,12 @@ class Run:
     return [name for name in self.order if name not in self.extra]
 
   def _test_batches(self):
-    source, size = self.source(), self.config.evaluate.batch_size
+    source, hosts = self.source(), parallel.host_count()
+    # A batch is filled up to its size, so one larger than the test set would only cost.
+    size = min(self.config.evaluate.batch_size // hosts, -(-len(source.test) // hosts))
     return pipeline.eval_batches(
       source.test,
-      batch_size=max(1, size // parallel.host_count()),
+      batch_size=max(1, size),
       shard_index=parallel.host_index(),
       shard_count=parallel.host_count(),
       crop=source.crop,
