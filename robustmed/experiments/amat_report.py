@@ -1,16 +1,14 @@
 """The report on adaptive-margin training: the paper's tables and figures beside ours."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 import pandas as pd
 
-from robustmed import errors, files
 from robustmed.evaluation import statistics
 from robustmed.experiments import amat_claims
 from robustmed.metrics import slice_sets
-from robustmed.report import inputs, papers, spec, tables
+from robustmed.report import figures, inputs, papers, spec, tables
 from robustmed.report.papers import amat_figures as drawings
 
 STRONGER = {
@@ -34,7 +32,7 @@ class Page:
     self.results = folder / 'results'
     self.sat = tuple(name for name in config.arms if name.startswith('sat_'))
     self.levels = tuple(e for e in tables.levels(held.summary, attack='pgd') if e > 0)
-    self.thresholds = _arrays(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz')
+    self.thresholds = inputs.arrays(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz')
 
   def claims(self):
     if not self.levels:
@@ -61,12 +59,7 @@ class Page:
     return tuple(section for section in made if section is not None)
 
   def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
-    if png is None:
-      return []
-    path = pathlib.Path('report') / 'figures' / f'{name}.png'
-    with files.replacing(self.folder / path) as temporary:
-      temporary.write_bytes(png)
-    return [path]
+    return figures.save(self.folder, name, png)
 
   def _margins(self):
     path = self.folder / 'logs' / 'amat.seed0.margins.csv'
@@ -226,13 +219,3 @@ def _notes(config) -> tuple[str, ...]:
       'the images have fewer elements: the root mean square per element is the same.'
     )
   return tuple(notes)
-
-
-def _arrays(path: pathlib.Path):
-  if not path.is_file():
-    return None
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      return {name: stored[name] for name in stored.files}
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise errors.UserError(f'cannot read {path}: {error}; remove it and train again') from error

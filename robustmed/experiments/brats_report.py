@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from robustmed.experiments import (
   brats_rows,
   brats_tables,
 )
-from robustmed.report import inputs, papers, spec, tables
+from robustmed.report import figures, inputs, papers, spec, tables
 from robustmed.report.papers import amat_figures
 from robustmed.report.papers import brats_figures as drawings
 
@@ -75,22 +74,7 @@ class Page:
     return tuple(section for section in made if section is not None)
 
   def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
-    if png is None:
-      return []
-    path = pathlib.Path('report') / 'figures' / f'{name}.png'
-    with files.replacing(self.folder / path) as temporary:
-      temporary.write_bytes(png)
-    return [path]
-
-  def _stored(self):
-    path = self.results / brats_keepsakes.PICTURES
-    if not path.is_file():
-      return None
-    try:
-      with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-      raise errors.UserError(f'cannot read {path}: {error}; remove it, evaluate again') from error
+    return figures.save(self.folder, name, png)
 
   def _attacks(self):
     if 'std' not in self.arms:
@@ -98,7 +82,7 @@ class Page:
     curves = brats_keepsakes.curves(self.results)
     if curves is not None:
       curves = curves[curves['arm'] == 'std']
-    stored, pictures = self._stored(), []
+    stored, pictures = inputs.arrays(self.results / brats_keepsakes.PICTURES), []
     if stored is not None:
       png = drawings.attacked_slices(stored, arm='std', eps=EPS, titles=brats_claims.ATTACKS)
       pictures = self._draw('fig2_attacks', png)
@@ -216,7 +200,7 @@ class Page:
     )
 
   def _pictures(self):
-    stored = self._stored()
+    stored = inputs.arrays(self.results / brats_keepsakes.PICTURES)
     if stored is None:
       return None
     eps = self.config.report.picture_eps

@@ -9,7 +9,7 @@ from robustmed import files
 from robustmed.evaluation import ood, statistics
 from robustmed.experiments import spine_claims, spine_keepsakes
 from robustmed.metrics import detection
-from robustmed.report import inputs, papers, spec, tables
+from robustmed.report import figures, inputs, papers, spec, tables
 from robustmed.report.papers import spine_figures as drawings
 
 
@@ -49,19 +49,7 @@ class Page:
     return line
 
   def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
-    if png is None:
-      return []
-    path = pathlib.Path('report') / 'figures' / f'{name}.png'
-    with files.replacing(self.folder / path) as temporary:
-      temporary.write_bytes(png)
-    return [path]
-
-  def _arrays(self, name: str):
-    path = self.results / name
-    if not path.is_file():
-      return None
-    with np.load(path, allow_pickle=False) as stored:
-      return {key: stored[key] for key in stored.files}
+    return figures.save(self.folder, name, png)
 
   def _shape_models(self):
     if not self.facts:
@@ -72,7 +60,7 @@ class Page:
       for name, shares in self.facts['explained'].items()
     ]
     frame = pd.DataFrame(rows, columns=['model', 'components', 'variance explained', 'paper'])
-    stored = self._arrays(spine_keepsakes.VIRTUAL)
+    stored = inputs.arrays(self.results / spine_keepsakes.VIRTUAL)
     drawn = self._draw('Fig_02_real_and_virtual_disk', drawings.virtual(stored)) if stored else []
     return spec.Section(
       'Shape models (Fig. 2)',
@@ -105,7 +93,7 @@ class Page:
     )
 
   def _strips(self):
-    stored = self._arrays(spine_keepsakes.STRIPS)
+    stored = inputs.arrays(self.results / spine_keepsakes.STRIPS)
     if stored is None:
       return None
     drawn = self._draw('Fig_01a_inside', self._inside_pair(stored))
@@ -212,7 +200,7 @@ class Page:
     kept = self.ood[self.ood['attack'] != ood.IND]
     frame = kept.groupby(['arm', 'attack', 'eps'], sort=False)[metrics].mean().reset_index()
     drawn = []
-    stored = self._arrays(spine_keepsakes.PICTURES)
+    stored = inputs.arrays(self.results / spine_keepsakes.PICTURES)
     if stored is not None:
       drawn += self._draw('Fig_01b_outside', self._outside_pair(stored))
       drawn += self._draw('Fig_12_attacked_images', drawings.foreign(stored, attacks=('rec',)))

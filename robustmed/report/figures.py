@@ -5,6 +5,7 @@ by marker.
 """
 
 import io
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
@@ -14,6 +15,7 @@ import pandas as pd
 from matplotlib import figure as figure_lib
 from matplotlib.backends import backend_agg
 
+from robustmed import files
 from robustmed.report import spec as spec_lib
 from robustmed.report import tables
 
@@ -283,3 +285,13 @@ def png(figure) -> bytes:
   held = io.BytesIO()
   figure.savefig(held, format='png', facecolor='white', metadata={'Software': None})
   return held.getvalue()
+
+
+def save(folder: pathlib.Path, name: str, picture: bytes | None) -> list[pathlib.Path]:
+  """Writes a picture into the report of the workdir `folder`; its path there, none if not drawn."""
+  if picture is None:
+    return []
+  path = pathlib.Path('report') / 'figures' / f'{name}.png'
+  with files.replacing(folder / path) as temporary:
+    temporary.write_bytes(picture)
+  return [path]

@@ -106,12 +106,18 @@ def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame
   return statistics.summary(rows, metrics=metrics)
 
 
-def _examples(path: pathlib.Path):
+def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Everything in an .npz file, None where there is none; a damaged one is a `UserError`."""
+
   def reader(file):
     with np.load(file, allow_pickle=False) as stored:
       return {name: stored[name] for name in stored.files}
 
-  stored = _optional(path, reader)
+  return _optional(path, reader)
+
+
+def _examples(path: pathlib.Path):
+  stored = arrays(path)
   if stored is None or not len(stored.get('arm', ())):
     return None
   missing = [name for name in EXAMPLE_KEYS if name not in stored]

@@ -100,5 +100,5 @@ def test_the_other_run_must_be_of_the_other_dimension(pages, tmp_path):
 def test_a_damaged_file_of_pictures_is_named(tmp_path):
   folder = workdir(tmp_path / 'run', tumour_rows.rows(subjects=2))
   (folder / 'results' / 'slices.npz').write_bytes(b'no archive')
-  with pytest.raises(errors.UserError, match=r'slices\.npz.*remove it, evaluate again'):
+  with pytest.raises(errors.UserError, match=r'slices\.npz.*delete it and run that stage again'):
     write(folder, config(3))

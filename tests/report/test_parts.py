@@ -1,15 +1,16 @@
 """Formatting, pages, figures and tables one by one."""
 
 import io
+import pathlib
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from robustmed import report
+from robustmed import errors, report
 from robustmed.evaluation import checks, statistics
-from robustmed.report import content, figures, pages, tables
+from robustmed.report import content, figures, inputs, pages, tables
 
 
 @pytest.fixture
@@ -192,3 +193,25 @@ def test_the_headline_level_is_the_wanted_one_or_where_the_arms_differ_most(summ
     assert content.headline(summary, panel=panel, arms=arms, wanted=wanted) == level
   square = report.Panel('DICE_seg', 'square')
   assert content.headline(summary, panel=square, arms=arms, wanted=0.01) is None
+
+
+def test_a_saved_picture_is_found_by_its_path_in_the_workdir(tmp_path):
+  assert figures.save(tmp_path, 'shown', None) == []
+  assert not (tmp_path / 'report').exists()
+  (path,) = figures.save(tmp_path, 'shown', b'bytes')
+  assert path == pathlib.Path('report/figures/shown.png')
+  assert (tmp_path / path).read_bytes() == b'bytes'
+
+
+def test_stored_arrays_come_back_and_none_where_there_is_no_file(tmp_path):
+  assert inputs.arrays(tmp_path / 'absent.npz') is None
+  np.savez(tmp_path / 'held.npz', a=np.arange(3), b=np.ones((2, 2)))
+  held = inputs.arrays(tmp_path / 'held.npz')
+  assert sorted(held) == ['a', 'b']
+  np.testing.assert_array_equal(held['a'], [0, 1, 2])
+
+
+def test_stored_arrays_never_unpickle(tmp_path):
+  np.savez(tmp_path / 'objects.npz', a=np.array([{}], dtype=object))
+  with pytest.raises(errors.UserError, match=r'objects\.npz'):
+    inputs.arrays(tmp_path / 'objects.npz')
