@@ -29,8 +29,9 @@ def segmentation(
   `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset that
   shrinks the images to another patch scales them by the root of the share of elements that is
   left, so that the root mean square per element stays. `demo` holds the fields of config.data of
-  the demo, under 'patch', 'sat' and 'epoch_steps' what else it makes smaller, and under 'real' the
-  fields of config.data of the real preset, which has the demo's arms and epochs too.
+  the demo, under 'patch', 'sat', 'epoch_steps' and 'batch_size' what else it makes smaller, and
+  under 'real' the fields of config.data of the real preset, which has the demo's arms, width and
+  epochs too.
   """
   errors.lookup(dict.fromkeys(PRESETS), preset, kind='preset')
   preset = preset or 'demo'
@@ -107,11 +108,11 @@ def segmentation(
     config.data.update(demo['data'])
     config.evaluate.volumes = 2
     config.train.steps = 250
-    config.train.batch_size = 32
+    config.train.batch_size = demo.get('batch_size', 32)
   if preset == 'smoke':
     _smoke(config, scaled, at, share=used[0] / patch[0])
   if preset == 'real':
-    config.model.width = 0.5
+    config.model.width = 0.25
     config.train.update({'steps': 250, 'batch_size': 32})
     config.train.optimisers.main.steps_per_epoch = demo['epoch_steps']
     config.data.update(demo['real'])

@@ -1,10 +1,10 @@
 """AMAT on the hippocampus (MSD Task04), 56x40 slices: Ma & Liang 2022, Figures 2-4, Table 2.
 
 Presets: none or `demo` (synthetic hippocampi, a quarter of the width, 20 minutes on 2 cores),
-`smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, half the width,
-40 minutes on 2 cores) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20: Table 2 gives
-10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one V100, so about 3 hours for AMAT and
-13 for all six arms; clean TVDI of STD is 0.88).
+`smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, a quarter of
+the width, 20 minutes on 2 cores) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20: Table
+2 gives 10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one V100, so about 3 hours for
+AMAT and 13 for all six arms; clean TVDI of STD is 0.88).
 """
 
 import importlib
@@ -30,6 +30,6 @@ def get_config(preset: str = ''):
       'sat': (5, 15),
       'epoch_steps': 16,
       'data': {'cases': 110, 'train_cases': 20, 'test_cases': 15, 'slices_per_case': 2},
-      'real': {'train_cases': 14, 'test_cases': 12},
+      'real': {'train_cases': 14, 'test_cases': 12, 'slices_per_case': 3},
     },
   )

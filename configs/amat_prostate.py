@@ -1,10 +1,10 @@
 """AMAT on the prostate (MSD Task05), 320x320 slices of T2 and ADC: Ma & Liang 2022, Figures 2-4.
 
 Presets: none or `demo` (synthetic prostates at a quarter of the side and of the width, 20 minutes
-on 2 cores), `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task05_Prostate`, half the
-width, a GPU) and `paper` (full width, batch 32, 50 x 50 steps, PGD-20: Table 2 gives 20, 465 and
-467 seconds per epoch of STD, SAT and AMAT on one V100, so about 6.5 hours for AMAT and 26 for all
-five arms; clean TVDI of STD is 0.82).
+on 2 cores), `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task05_Prostate`, a
+quarter of the width, a GPU) and `paper` (full width, batch 32, 50 x 50 steps, PGD-20: Table 2
+gives 20, 465 and 467 seconds per epoch of STD, SAT and AMAT on one V100, so about 6.5 hours for
+AMAT and 26 for all five arms; clean TVDI of STD is 0.82).
 """
 
 import importlib
@@ -29,12 +29,13 @@ def get_config(preset: str = ''):
       'patch': (80, 80),
       'sat': (10, 40),
       'epoch_steps': 15,
+      'batch_size': 16,
       'data': {
         'scale': 0.25,
         'cases': 75,
         'train_cases': 25,
         'test_cases': 10,
-        'slices_per_case': 3,
+        'slices_per_case': 2,
       },
       'real': {},
     },
