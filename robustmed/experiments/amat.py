@@ -44,7 +44,7 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
   """The configuration with its arms as config.reading wants them."""
   reading = config.reading
   errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
-  config = config.copy_and_resolve_references().unlock()
+  config = experiment.editable(config)
   for arm in config.arms.values():
     if arm.defense.name == 'standard' and reading.batch_dice:
       arm.defense.coupled = True

@@ -9,6 +9,7 @@ from scipy import stats
 
 from robustmed.evaluation import claims, statistics
 from robustmed.metrics import slice_sets
+from robustmed.report import inputs
 
 FIGURES, TABLE_2 = 'Results, Figs. 2-4', 'Table 2'
 AVERAGE, ALL_LEVELS = 'pgd_average', 1.0  # the attack and 'level' of rows that average the levels
@@ -150,28 +151,9 @@ def _best(rows: pd.DataFrame, arms, *, metric: str, eps: float) -> str:
   return max(means, key=means.get) if means else arms[0]
 
 
-def seconds(training: pd.DataFrame | None) -> pd.DataFrame:
-  """Seconds per step of every interval of the training log; the first, with compilation, left out.
-
-  Columns arm, seed, step and per_step. Time runs from 0 again where a run was interrupted; such an
-  interval is left out too.
-  """
-  columns = ['arm', 'seed', 'step', 'per_step']
-  if training is None:
-    return pd.DataFrame(columns=columns)
-  lines = []
-  for (arm, seed), part in training.groupby(['arm', 'seed'], sort=False):
-    part = part.sort_values('step')
-    passed = part['seconds'].diff() / part['step'].diff()
-    for step, value in list(zip(part['step'], passed))[1:]:
-      if value > 0:
-        lines.append((arm, seed, step, value))
-  return pd.DataFrame(lines, columns=columns)
-
-
 def ratios(training: pd.DataFrame | None, *, sat: tuple[str, ...]) -> pd.DataFrame:
   """AMAT's seconds per step over the mean of the SAT arms', interval by interval, as rows."""
-  table = seconds(training)
+  table = inputs.seconds_per_step(training)
   keys = ['seed', 'step']
   ours = table[table['arm'] == 'amat'].set_index(keys)['per_step']
   theirs = table[table['arm'].isin(sat)].groupby(keys)['per_step'].mean()

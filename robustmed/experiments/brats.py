@@ -34,7 +34,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   return experiment.Experiment(
     name='brats',
     task=task,
-    arms={name: arms[name] for name in config.arms},  # a copied configuration is sorted
+    arms=arms,
     probes=experiment.make_probes(task, config),
     main='fgsm',
     sizes=lambda: data.sizes(source_config(config)),
@@ -121,7 +121,7 @@ def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   reading = config.reading
   for name, known in READINGS.items():
     errors.lookup(dict.fromkeys(known), reading[name], kind=f'reading of {name}')
-  config = config.copy_and_resolve_references().unlock()
+  config = experiment.editable(config)
   for arm in config.arms.values():
     defense = arm.defense
     defense.coupled = config.dimension == 2

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from robustmed.evaluation import claims
-from robustmed.experiments import amat_claims, brats_rows
+from robustmed.experiments import brats_rows
+from robustmed.report import inputs
 
 REGIONS = {'wt': 'whole tumour', 'tc': 'core', 'et': 'enhancing tumour'}
 METRICS = tuple(f'dice_{name}' for name in REGIONS)
@@ -179,7 +180,7 @@ def _cost(kinds, training):
 def cost_ratios(training: pd.DataFrame | None, kinds) -> pd.DataFrame:
   """Seconds per step of adversarial training over those of teacher and student together, by
   interval of the log."""
-  table = amat_claims.seconds(training)
+  table = inputs.seconds_per_step(training)
   keys = ['seed', 'step']
   per = lambda names: table[table['arm'].isin(names)].groupby(keys)['per_step'].mean()
   teachers = [name.replace('distil_', 'teacher_') for name in kinds['distil']]

@@ -8,7 +8,6 @@ import pandas as pd
 
 from robustmed import errors, files
 from robustmed.experiments import (
-  amat_claims,
   brats_claims,
   brats_keepsakes,
   brats_notes,
@@ -223,7 +222,7 @@ class Page:
     )
 
   def _costs(self):
-    table = amat_claims.seconds(self.held.training)
+    table = inputs.seconds_per_step(self.held.training)
     if table.empty:
       return None
     steps = self._epoch()

@@ -117,6 +117,15 @@ def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> 
   return options
 
 
+def editable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A copy that may be changed and whose arms stand in the configuration's own order, which is
+  the order of the report; ml_collections sorts what it copies."""
+  copied = config.copy_and_resolve_references().unlock()
+  ordered = {name: copied.arms[name] for name in config.arms}
+  copied.arms = ml_collections.ConfigDict(ordered, sort_keys=False)
+  return copied
+
+
 def make_defense(task: types.Task, options: Mapping[str, Any]) -> types.Defense:
   """A defense from plain data: {'name', its fields, 'attack': {'name', its fields}}."""
   fields = {name: value for name, value in options.items() if name != 'name'}

@@ -59,7 +59,7 @@ def _read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   errors.lookup(
     dict.fromkeys(('code', 'paper')), reading.attack_objectives, kind='reading of the objectives'
   )
-  config = config.copy_and_resolve_references().unlock()
+  config = experiment.editable(config)
   prefix = 'train_' if reading.attack_objectives == 'code' else ''
   for arm in config.arms.values():
     if not reading.warm_start:

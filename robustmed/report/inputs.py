@@ -116,6 +116,25 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   return _optional(path, reader)
 
 
+def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:
+  """Seconds per step of every interval of the training log; the first, with compilation, left out.
+
+  Columns arm, seed, step and per_step. Time runs from 0 again where a run was interrupted; such an
+  interval is left out too.
+  """
+  columns = ['arm', 'seed', 'step', 'per_step']
+  if training is None:
+    return pd.DataFrame(columns=columns)
+  lines = []
+  for (arm, seed), part in training.groupby(['arm', 'seed'], sort=False):
+    part = part.sort_values('step')
+    passed = part['seconds'].diff() / part['step'].diff()
+    for step, value in list(zip(part['step'], passed))[1:]:
+      if value > 0:
+        lines.append((arm, seed, step, value))
+  return pd.DataFrame(lines, columns=columns)
+
+
 def _examples(path: pathlib.Path):
   stored = arrays(path)
   if stored is None or not len(stored.get('arm', ())):

@@ -5,6 +5,7 @@ from scipy import stats
 
 from robustmed.evaluation import claims
 from robustmed.experiments import amat_claims
+from robustmed.report import inputs
 
 SAT = ('sat_1', 'sat_5')
 LEVELS = (2.0, 4.0)
@@ -133,9 +134,9 @@ def test_seconds_leave_out_compilation_and_interruptions():
       'seconds': [30.0, 40.0, 60.0, 2.0, 22.0, 31.0, 41.0, 51.0, 61.0, 71.0],
     }
   )
-  table = amat_claims.seconds(log)
+  table = inputs.seconds_per_step(log)
   ours = table[table['arm'] == 'amat'].set_index('step')['per_step']
   assert dict(ours) == pytest.approx({20: 10 / 19, 40: 1.0, 80: 1.0})
   found = amat_claims.ratios(log, sat=('sat_1',)).set_index('step')['ratio']
   assert dict(found) == pytest.approx({20: 1.0, 40: 2.0, 80: 2.0})
-  assert amat_claims.seconds(None).empty and amat_claims.ratios(None, sat=SAT).empty
+  assert inputs.seconds_per_step(None).empty and amat_claims.ratios(None, sat=SAT).empty

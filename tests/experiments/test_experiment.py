@@ -2,7 +2,7 @@ import ml_collections
 import pytest
 
 import toys
-from robustmed import commandline, errors, types
+from robustmed import commandline, errors, experiments, types
 from robustmed.experiments import experiment, workdir
 
 
@@ -123,3 +123,20 @@ def test_a_run_stays_with_the_data_it_began_with(tmp_path):
   assert (tmp_path / 'data.json').read_bytes() == before
   workdir.release(tmp_path)
   assert not tmp_path.exists()
+
+
+def test_an_editable_copy_keeps_the_order_of_the_arms_and_the_original():
+  arms = {name: {'defense': {'name': 'standard'}} for name in ('std', 'sat_5', 'amat')}
+  config = ml_collections.ConfigDict({'arms': {}})
+  config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
+  copied = experiment.editable(config.lock())
+  assert list(copied.arms) == ['std', 'sat_5', 'amat']
+  copied.arms.std.defense.coupled = True
+  assert 'coupled' not in config.arms.std.defense
+
+
+@pytest.mark.parametrize('name', ('amat_hippocampus', 'brats2d', 'spine'))
+def test_experiments_keep_the_order_of_the_arms(name):
+  config = commandline.load_config(f'configs/{name}.py:smoke')
+  built = experiments.EXPERIMENTS[config.experiment].build(config)
+  assert list(built.arms) == list(config.arms)
