@@ -23,7 +23,7 @@ def get_config(preset: str = ''):
       'data': {'side': 64, 'slice_step': 8},
       'model': {'width': 0.25},
       'train': {
-        'steps': 500,
+        'steps': 300,
         'batch_size': 16,
         'optimisers': {'main': {'name': 'adam', 'lr': 2e-3, 'schedule': 'cosine'}},
       },

@@ -29,6 +29,7 @@ def notes(config) -> tuple[str, ...]:
     f'Updates of AT and noise: {reading.updates.replace("_", " ")}; learning rate and number of '
     f'steps: {reading.epochs} (in the paper the undefended 3D network has 100 epochs and 1e-4, all '
     'others 400 and 5e-4, which favours the defenses).',
+    *_beside(tuple(config.loss)),
     'Soft Dice is the mean over the three foreground classes; eq. 5 divides the sum of three by '
     'four. ti-FGSM goes down towards label 1 everywhere; the printed sign goes up.',
     'Images lie in [0, 1] (z-score over the brain, clipped at 5, then stretched, background 0), '
@@ -49,4 +50,13 @@ def notes(config) -> tuple[str, ...]:
       if config.dimension == 2
       else 'One volume is one example.'
     ),
+  )
+
+
+def _beside(loss: tuple[str, ...]) -> tuple[str, ...]:
+  if loss == ('dice',):
+    return ()
+  return (
+    f'Networks train on the sum of {" and ".join(loss)}, the paper on the Dice alone (eq. 5), '
+    'which counts no background and in short runs marks a small class everywhere or nowhere.',
   )

@@ -8,7 +8,7 @@ import tumour_rows
 
 from robustmed import commandline, errors, files, report
 from robustmed.evaluation import checks
-from robustmed.experiments import brats, brats_report
+from robustmed.experiments import brats, brats_notes, brats_report
 
 
 def config(dimension, other=''):
@@ -102,3 +102,11 @@ def test_a_damaged_file_of_pictures_is_named(tmp_path):
   (folder / 'results' / 'slices.npz').write_bytes(b'no archive')
   with pytest.raises(errors.UserError, match=r'slices\.npz.*delete it and run that stage again'):
     write(folder, config(3))
+
+
+def test_a_loss_beside_the_papers_is_said():
+  said = lambda preset: ' '.join(
+    brats_notes.notes(commandline.load_config(f'configs/brats2d.py:{preset}'))
+  )
+  assert 'sum of dice and ce' in said('demo')
+  assert 'sum of' not in said('paper').split('Soft Dice')[0]
