@@ -18,6 +18,7 @@ from robustmed.data.phantoms import brats as phantom_brats
 from robustmed.data.phantoms import ceph as phantom_ceph
 from robustmed.data.phantoms import heart, hippocampus, prostate
 from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
+from robustmed.data.phantoms import nodules as phantom_nodules
 from robustmed.data.sources import (
   abdomen,
   bccd,
@@ -25,6 +26,7 @@ from robustmed.data.sources import (
   ceph,
   disk_masks,
   lumbar_disks,
+  luna16,
   msd,
   spider,
   ssmspine,
@@ -37,6 +39,7 @@ SOURCES = {
   'ceph': ceph,
   'disk_masks': disk_masks,
   'lumbar_disks': lumbar_disks,
+  'luna16': luna16,
   'msd': msd,
   'phantom_abdomen': phantom_abdomen,
   'phantom_bccd': phantom_bccd,
@@ -45,6 +48,7 @@ SOURCES = {
   'phantom_heart': heart,
   'phantom_hippocampus': hippocampus,
   'phantom_lumbar_disks': phantom_lumbar_disks,
+  'phantom_nodules': phantom_nodules,
   'phantom_prostate': prostate,
   'spider': spider,
   'ssmspine': ssmspine,

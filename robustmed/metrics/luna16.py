@@ -36,9 +36,9 @@ def read_annotations(folder: pathlib.Path, *, min_diameter: float = 0.0) -> Anno
   missing = [name for name in names if not (folder / name).is_file()]
   if missing:
     raise errors.UserError(f'{folder}: has no {missing[0]}; {_HELP}')
-  scans = _scans(folder / names[2])
-  nodules = _table(folder / names[0], 'diameter_mm', scans)
-  others = _table(folder / names[1], 'diameter_mm', scans, empty=True)
+  scans = read_scans(folder / names[2])
+  nodules = read_rows(folder / names[0], 'diameter_mm', scans)
+  others = read_rows(folder / names[1], 'diameter_mm', scans, empty=True)
   large = nodules.value >= min_diameter
   if not large.any():
     raise errors.UserError(f'{folder / names[0]}: has no nodule of {min_diameter:g} mm or more')
@@ -53,17 +53,21 @@ def read_annotations(folder: pathlib.Path, *, min_diameter: float = 0.0) -> Anno
 
 def read_submission(path: pathlib.Path, scans: Sequence[str]) -> froc.Marks:
   """Returns the marks of a submission; an empty one is a `UserError`."""
-  table = _table(path, 'probability', scans)
+  table = read_rows(path, 'probability', scans)
   return froc.Marks(scan=table.scan, centre=table.centre, probability=table.value)
 
 
-class _Rows(NamedTuple):
-  scan: np.ndarray  # [n]
-  centre: np.ndarray  # [n, 3]
-  value: np.ndarray  # [n]
+class Rows(NamedTuple):
+  """A table of findings, checked."""
+
+  scan: np.ndarray  # [n] int, place in the list of scans
+  centre: np.ndarray  # [n, 3] world, mm
+  value: np.ndarray  # [n], the column that was asked for
+  row: np.ndarray  # [n] int, as an editor counts
 
 
-def _scans(path):
+def read_scans(path: pathlib.Path) -> tuple[str, ...]:
+  """Returns the series ids that `seriesuids.csv` lists, with or without a header."""
   table = _csv(path, header=None)
   names = tuple(table[0].astype(str).str.strip())
   if names and names[0] == 'seriesuid':
@@ -73,17 +77,34 @@ def _scans(path):
   return names
 
 
-def _table(path, value, scans, *, empty=False):
-  """The checked rows of one table whose last column of interest is `value`."""
+def read_rows(path: pathlib.Path, value: str, scans: Sequence[str], *, empty: bool = False) -> Rows:
+  """Returns a table of places in scans with one more column of numbers, `value`.
+
+  A missing column, a number that is none or an id that is not among `scans` is a `UserError` with
+  the file and the row; so is a table without rows, unless `empty`.
+  """
+  columns = read_columns(path, (*_PLACE, value), scans)
+  if not len(columns.row) and not empty:
+    raise errors.UserError(f'{path}: has no rows below its header; nothing to score')
+  place = np.stack([columns.values[name] for name in _PLACE], axis=-1)
+  return Rows(columns.scan, place, columns.values[value], columns.row)
+
+
+class Columns(NamedTuple):
+  scan: np.ndarray  # [n] int, place in the list of scans
+  values: dict[str, np.ndarray]  # [n] float64 each
+  row: np.ndarray  # [n] int, as an editor counts
+
+
+def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]) -> Columns:
+  """Returns the columns `wanted` of a table with a seriesuid, checked as in `read_rows`."""
   table = _csv(path, header=0)
   table.columns = [str(name).strip() for name in table.columns]
-  for name in ('seriesuid', *_PLACE, value):
+  for name in ('seriesuid', *wanted):
     if name not in table.columns:
       raise errors.UserError(
-        f'{path}, row 1: has no column {name}; needs seriesuid, {", ".join(_PLACE)}, {value}'
+        f'{path}, row 1: has no column {name}; needs seriesuid, {", ".join(wanted)}'
       )
-  if not len(table) and not empty:
-    raise errors.UserError(f'{path}: has no rows below its header; nothing to score')
   rows = table.index.to_numpy() + 2  # counted from 1, and the header is one
   names = table['seriesuid'].astype(str).str.strip()
   scan = pd.Index(scans).get_indexer(names)
@@ -92,8 +113,7 @@ def _table(path, value, scans, *, empty=False):
     raise errors.UserError(
       f'{path}, row {rows[bad]}: unknown series id {names.iloc[bad]!r}; not in seriesuids.csv'
     )
-  numbers = {name: _numbers(table[name], path, rows) for name in (*_PLACE, value)}
-  return _Rows(scan, np.stack([numbers[name] for name in _PLACE], axis=-1), numbers[value])
+  return Columns(scan, {name: _numbers(table[name], path, rows) for name in wanted}, rows)
 
 
 def _numbers(column, path, rows):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import cells
+import chests
 import gliomas
 import scans
 import skulls
@@ -74,6 +75,10 @@ def _torso_folder(folder):
   return {'dir': str(torsos.fill(folder / 'raw'))}
 
 
+def _chest_folder(folder):
+  return {'dir': str(chests.fill(folder / 'raw'))}
+
+
 _TORSO = {'side': 32, 'spacing': 12.0, 'subjects': (2, 1, 1), 'slices': 'all'}
 CONFIGS = {
   'abdomen': {'name': 'abdomen', **_TORSO, 'layout': 'flare22'},
@@ -106,7 +111,9 @@ CONFIGS = {
   'phantom_brats': {'name': 'phantom_brats', 'side': 16, 'train_cases': 4, 'test_cases': 1},
   'phantom_heart': {'name': 'phantom_heart', 'cases': 5, 'scale': 0.06, 'slices': 'all'},
   'phantom_hippocampus': {**scans.TWIN, 'slices': 'all'},
+  'phantom_nodules': chests.TWIN,
   'phantom_prostate': {'name': 'phantom_prostate', 'cases': 5, 'scale': 0.06, 'slices': 'all'},
+  'luna16': {'name': 'luna16', 'side': 8, 'spacing': 3.0, 'negatives': 2, 'backgrounds': 1},
   'msd': {'name': 'msd', 'slices': 'all'},
   'lumbar_disks': {'name': 'lumbar_disks', 'side': 16},
   'disk_masks': {'name': 'disk_masks', 'side': 16},
@@ -122,6 +129,7 @@ FILES = {  # real sources: makes a small folder of the original files
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
   'ssmspine': _tensor_folder,
+  'luna16': _chest_folder,
   'msd': _volume_folder,
 }
 TWINS = {
@@ -130,6 +138,7 @@ TWINS = {
   'bccd': 'phantom_bccd',
   'brats': 'phantom_brats',
   'ceph': 'phantom_ceph',
+  'luna16': 'phantom_nodules',
   'msd': 'phantom_hippocampus',
 }
 
