@@ -3,6 +3,7 @@
 Of every scan: all its nodules, `negatives` places without one (candidates of class 0 of the
 detector's list, or random places of the lungs) and `backgrounds`, random places of the lungs whose
 patch no nodule reaches into. A source of scans adds where its scans come from and nothing else.
+`cut` 'tiles' gives the tiles of `nodule_tiles` instead, of `side` and `spacing` as well.
 
 An example has 'image' [side, side, side, 1] (float32 in [0, 1]), 'soft' (of the same shape: the
 weights that cut out the nodule with a soft edge, 0 where there is no mask), 'has_mask', 'target'
@@ -21,16 +22,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from robustmed import console, errors
-from robustmed.data import nodule_scans, pipeline, store, threads
+from robustmed.data import nodule_scans, nodule_tiles, pipeline, store, threads
 
-ROLES = ('negative', 'nodule', 'background')
+ROLES = nodule_tiles.ROLES
+CUTS = ('patches', 'tiles')
 SPLITS = ('train', 'validation', 'test')
 FIELDS = {
+  'cut': 'patches',
   'side': 64,  # points of a patch
   'spacing': 0.625,  # millimetres between them
   'negatives': 10,  # of a scan
   'negatives_from': 'candidates',
   'backgrounds': 10,  # of a scan
+  'max_nodules': 8,  # of a tile; the rest of the rows is padding
   'draw_seed': 0,  # of the places
   'workers': 0,
 }
@@ -47,23 +51,9 @@ class PatchBuilder(store.Builder):
     """All scans for these fields."""
 
   def features(self):
-    side, tensor = self.fields['side'], tfds.features.Tensor
-    shape = (side, side, side, 1)
-    return tfds.features.FeaturesDict(
-      {
-        'image': tensor(shape=shape, dtype=np.float32, encoding=_BYTES),
-        'soft': tensor(shape=shape, dtype=np.float32, encoding=_ZLIB),
-        'has_mask': np.bool_,
-        'target': np.int32,
-        'role': np.int32,
-        'kind': np.int32,
-        'diameter': np.float32,
-        'centre': tensor(shape=(3,), dtype=np.float32),
-        'group': np.int32,
-        'index': np.int32,
-        'name': tfds.features.Text(),
-      }
-    )
+    make = nodule_tiles.features if self.fields['cut'] == 'tiles' else _features
+    common = {'group': np.int32, 'index': np.int32, 'name': tfds.features.Text()}
+    return tfds.features.FeaturesDict({**make(self.fields), **common})
 
   def splits(self):
     scans = self.scans()
@@ -71,7 +61,7 @@ class PatchBuilder(store.Builder):
     announce(sum(count.values()), self.fields['side'], pathlib.Path(self.data_dir))
     uids = sorted(uid for listed in scans.splits.values() for uid in listed)
     number = {uid: place for place, uid in enumerate(uids)}
-    self.facts = {'roles': {name: [] for name in scans.splits}}
+    self.facts = {kept: {name: [] for name in scans.splits} for kept in ('roles', 'about')}
     result, first = {}, 0
     for name, listed in scans.splits.items():
       self.counts[f'{name}_scans'] = len(listed)
@@ -81,7 +71,8 @@ class PatchBuilder(store.Builder):
     return result
 
   def _examples(self, scans, split, number, *, first) -> Iterator[dict[str, Any]]:
-    uids, roles = scans.splits[split], self.facts['roles'][split]
+    uids = scans.splits[split]
+    roles, about = (self.facts[kept][split] for kept in ('roles', 'about'))
     ready = threads.map_in_order(
       lambda uid: cut(scans.read(uid), self.fields),
       uids,
@@ -90,11 +81,28 @@ class PatchBuilder(store.Builder):
     )
     for uid, rows in zip(uids, ready):
       for row in rows:
-        self.counts['nodules_without_mask'] += bool(row['target'] and not row['has_mask'])
-        self.counts['backgrounds_near_nodules'] += not row.pop('free')
+        about.append(row.pop('about'))
         roles.append(row['role'])
+        if self.fields['cut'] == 'patches':
+          self.counts['nodules_without_mask'] += bool(row['target'] and not row['has_mask'])
+          self.counts['backgrounds_near_nodules'] += not row.pop('free')
         yield {**row, 'group': number[uid], 'index': first}
         first += 1
+
+
+def _features(fields):
+  side, tensor = fields['side'], tfds.features.Tensor
+  shape = (side, side, side, 1)
+  return {
+    'image': tensor(shape=shape, dtype=np.float32, encoding=_BYTES),
+    'soft': tensor(shape=shape, dtype=np.float32, encoding=_ZLIB),
+    'has_mask': np.bool_,
+    'target': np.int32,
+    'role': np.int32,
+    'kind': np.int32,
+    'diameter': np.float32,
+    'centre': tensor(shape=(3,), dtype=np.float32),
+  }
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
@@ -107,6 +115,11 @@ def check_fields(fields: Mapping[str, Any]) -> None:
   for name in ('negatives', 'backgrounds', 'draw_seed', 'workers'):
     if fields[name] < 0:
       raise errors.UserError(f'data field {name} must be at least 0, not {fields[name]}')
+  if fields['max_nodules'] < 1:
+    raise errors.UserError(
+      f'data field max_nodules must be at least 1, not {fields["max_nodules"]}'
+    )
+  errors.lookup(dict.fromkeys(CUTS), fields['cut'], kind='data field cut')
   known = {'candidates': True, 'lung': True}
   errors.lookup(known, fields['negatives_from'], kind='data field negatives_from')
 
@@ -116,11 +129,16 @@ def key(fields: Mapping[str, Any]) -> dict[str, Any]:
   return {name: fields[name] for name in FIELDS if name != 'workers'}
 
 
+def others(fields: Mapping[str, Any]) -> int:
+  """Examples of a scan beside those of its nodules."""
+  return fields['backgrounds'] + (fields['negatives'] if fields['cut'] == 'patches' else 0)
+
+
 def sizes(scans: nodule_scans.Scans, fields: Mapping[str, Any]) -> dict[str, int]:
   """Patches per split; no scan is read."""
-  others = fields['negatives'] + fields['backgrounds']
+  rest = others(fields)
   return {
-    name: sum(scans.counts[uid] + others for uid in listed) for name, listed in scans.splits.items()
+    name: sum(scans.counts[uid] + rest for uid in listed) for name, listed in scans.splits.items()
   }
 
 
@@ -149,28 +167,32 @@ def _amount(size):
 
 
 def cut(scan: nodule_scans.NoduleScan, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The examples of one scan without 'group' and 'index', and with 'free'.
+  """The examples of one scan without 'group' and 'index', and with 'about' and 'free'.
 
-  free: False where a background has a nodule near because the lungs have no other place. The places
-  depend on the scan's id and the fields alone.
+  about: the kind of a nodule's example, 'none' of others. free, of patches: False where a
+  background has a nodule near because the lungs have no other place. The places depend on the
+  scan's id and the fields alone.
   """
   seed = [fields['draw_seed'], zlib.crc32(scan.uid.encode())]
+  if fields['cut'] == 'tiles':
+    return nodule_tiles.cut(scan, np.random.default_rng([*seed, 2]), fields)
   half = fields['side'] * fields['spacing'] / 2
   behind = nodule_scans.lung_places(
     scan, np.random.default_rng([*seed, 1]), fields['backgrounds'], clearance=half
   )
-  others = _negatives(scan, np.random.default_rng([*seed, 0]), fields)
+  without = _negatives(scan, np.random.default_rng([*seed, 0]), fields)
   nodules = nodule_scans.centres(scan.nodules)
-  points = np.concatenate([nodules, others, behind.points])
-  roles = np.repeat([1, 0, 2], [len(nodules), len(others), len(behind.points)])
+  points = np.concatenate([nodules, without, behind.points])
+  roles = np.repeat([1, 0, 2], [len(nodules), len(without), len(behind.points)])
   size = {'side': fields['side'], 'spacing': fields['spacing']}
   rows, counted = [], dict.fromkeys(ROLES, 0)
   for place, (point, role) in enumerate(zip(points, roles)):
     finding, mask = None, np.zeros((fields['side'],) * 3, bool)
     if role == 1:
       finding, mask = scan.nodules.iloc[place], nodule_scans.mask_patch(scan, place, **size)
-    free = role != 2 or bool(behind.free[place - len(nodules) - len(others)])
+    free = role != 2 or bool(behind.free[place - len(nodules) - len(without)])
     name = ROLES[role]
+    kind = 'none' if finding is None else finding['kind']
     rows.append(
       {
         'image': nodule_scans.patches(scan, point[None], **size)[0],
@@ -178,10 +200,11 @@ def cut(scan: nodule_scans.NoduleScan, fields: Mapping[str, Any]) -> list[dict[s
         'has_mask': bool(mask.any()),
         'target': int(role == 1),
         'role': int(role),
-        'kind': nodule_scans.KINDS.index('none' if finding is None else finding['kind']),
+        'kind': nodule_scans.KINDS.index(kind),
         'diameter': 0.0 if finding is None else float(finding['diameter_mm']),
         'centre': point.astype(np.float32),
         'name': f'{scan.uid}_{name}_{counted[name]:02d}',
+        'about': kind,
         'free': free,
       }
     )
@@ -217,15 +240,24 @@ def balanced(roles: Sequence[int]) -> pipeline.Sampling:
 
 def of_role(source: Any, split: str, *names: str) -> store.Part:
   """The examples of a split ('train', ...) of a `data.Source` that have one of these roles."""
-  wanted = {ROLES.index(name) for name in names}
-  roles = source.info['roles'][split]
-  return store.Part(
-    getattr(source, split), [place for place, role in enumerate(roles) if role in wanted]
-  )
+  return _part(source, split, 'roles', {ROLES.index(name) for name in names})
+
+
+def of_kind(source: Any, split: str, *names: str) -> store.Part:
+  """The examples of a split that were made for nodules of one of these `nodule_scans.KINDS`."""
+  for name in names:
+    errors.lookup(dict.fromkeys(nodule_scans.KINDS), name, kind='kind of nodule')
+  return _part(source, split, 'about', set(names))
+
+
+def _part(source, split, kept, wanted):
+  chosen = [place for place, one in enumerate(source.info[kept][split]) if one in wanted]
+  return store.Part(getattr(source, split), chosen)
 
 
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
-  """Training draws as many nodules as others. info: 'roles' of all examples per split."""
+  """Training draws as many nodules as others. info: 'roles' and kinds ('about') of all examples."""
   return source._replace(
-    sampling=balanced(facts['roles'].get('train', ())), info={'roles': facts['roles']}
+    sampling=balanced(facts['roles'].get('train', ())),
+    info={kept: facts[kept] for kept in ('roles', 'about')},
   )

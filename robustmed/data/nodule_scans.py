@@ -103,6 +103,13 @@ def inside(scan: Any, world: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   return ((voxels >= -1) & (voxels <= np.array(shape))).all(axis=1)
 
 
+def bounds(scan: NoduleScan) -> tuple[np.ndarray, np.ndarray]:
+  """The least and the greatest world coordinates [3] of the middles of a scan's voxels."""
+  corners = np.stack(np.meshgrid(*((0, n - 1) for n in scan.image.shape), indexing='ij'), axis=-1)
+  ends = to_world(scan, corners.reshape(-1, 3))
+  return ends.min(axis=0), ends.max(axis=0)
+
+
 def _matrix(scan):
   """Steps along the voxels' axes x, y, z to millimetres."""
   return np.asarray(scan.direction, np.float64) * np.array(scan.spacing[::-1])
@@ -190,11 +197,8 @@ def resample(scan: NoduleScan, spacing: float) -> NoduleScan:
 
   Images are resampled trilinearly, masks by the nearest voxel; the tables stay as they are.
   """
-  size = np.array(scan.image.shape)
-  corners = np.stack(np.meshgrid(*((0, n - 1) for n in size), indexing='ij'), axis=-1)
-  ends = to_world(scan, corners.reshape(-1, 3))
-  origin = ends.min(axis=0)
-  shape = tuple(int(n) for n in np.floor((np.ptp(ends, axis=0)[::-1]) / spacing + 1e-6) + 1)
+  origin, end = bounds(scan)
+  shape = tuple(int(n) for n in np.floor((end - origin)[::-1] / spacing + 1e-6) + 1)
   grid = {'start': origin, 'shape': shape, 'spacing': spacing}
   nearest = lambda array: None if array is None else sample(array, scan, order=0, **grid)
   lung, masks = nearest(scan.lung), nearest(scan.masks)

@@ -30,7 +30,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   check_fields(fields)
   if fields['dir'] and pathlib.Path(fields['dir']).expanduser().is_dir():
     return nodule_patches.sizes(scans(fields), fields)
-  per_scan = _NODULES / _SCANS + fields['negatives'] + fields['backgrounds']
+  per_scan = _NODULES / _SCANS + nodule_patches.others(fields)
   shares = {name: len(subsets) / 10 for name, subsets in _subsets(fields).items()}
   return {name: round(share * _SCANS * per_scan) for name, share in shares.items() if share}
 
@@ -91,9 +91,8 @@ def _subsets(fields):
 
 
 def _find(fields):
-  return luna16_files.find(
-    fields['dir'], candidates=fields['negatives_from'] == 'candidates' and fields['negatives'] > 0
-  )
+  needed = fields['negatives_from'] == 'candidates' and fields['negatives'] > 0
+  return luna16_files.find(fields['dir'], candidates=needed and fields['cut'] == 'patches')
 
 
 arrange = nodule_patches.arrange
