@@ -102,6 +102,22 @@ def load(path: str, variables: PyTree, *, model: str) -> PyTree:
   return placed
 
 
+def graft(trained: PyTree, onto: PyTree) -> PyTree:
+  """The drawn variables `onto` with all of `trained` in their place, for a network with more parts.
+
+  What the larger network does not have, or has in another shape, is a `UserError`.
+  """
+  drawn = dict(jax.tree_util.tree_leaves_with_path(onto))
+  left = dict(jax.tree_util.tree_leaves_with_path(trained))
+  for path, leaf in left.items():
+    if path not in drawn or drawn[path].shape != leaf.shape:
+      raise errors.UserError(
+        f'the trained network has {jax.tree_util.keystr(path)} of shape {list(leaf.shape)}, which '
+        'has no place in the new one; set model to the network it is of'
+      )
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: left.get(path, leaf), onto)
+
+
 def name_of(keys: list[str]) -> str:
   """PyTorch's name of the parameter or running statistic at a path of ours."""
   *parts, leaf = keys

@@ -9,11 +9,14 @@ from robustmed.models import MODELS
 from robustmed.tasks import TASKS, networks
 
 SMALL = {
+  'blob_unet': {'widths': (4, 4), 'anchors': 1, 'box_features': (4, 4)},
   'brats_unet': {'rank': 2, 'channels': 1, 'width': 1 / 16},
   'disk_shape': {'side': 64, 'width': 1 / 32},
   'disk_shape_lite': {'side': 32, 'width': 0.25},
   'landmark_unet': {'landmarks': 2, 'channels': 1, 'width': 1 / 32},
   'nnunet': {'strides': (2,), 'width': 1 / 8},
+  'nodule_resnet': {'stages': ((16, 1),) * 3, 'last': 16, 'width': 1 / 4},
+  'nodule_unet': {'levels': 2, 'depth': 1, 'growth': 4, 'stem': 4},
   'yolov5s': {'num_classes': 2, 'channels': 1, 'width': 1 / 16},
 }
 SIDE = 32
@@ -34,8 +37,11 @@ def _batch(size=3):
 
 def test_every_entry_is_in_this_suite():
   assert set(SMALL) == set(MODELS) and set(TASKS) == {
+    'blobs',
     'brats',
     'landmarks',
+    'nodules',
+    'proposals',
     'segmentation',
     'shape',
   }

@@ -149,3 +149,20 @@ def test_half_precision_is_widened(tmp_path):
   tensors = {'a': bits.astype(np.uint16).view(np.float16)}
   path = write_safetensors(tmp_path / 'brain.safetensors', tensors, a={'dtype': 'BF16'})
   np.testing.assert_array_equal(weights.read(path)['a'], [1.0, -2.5])
+
+
+def test_a_network_with_more_parts_starts_from_one_with_fewer():
+  shapes = lambda **fields: jax.eval_shape(
+    models.MODELS['blob_unet'](widths=(2, 3), **fields).init,
+    jax.random.key(0),
+    jnp.zeros((1, 4, 4, 1)),
+  )
+  fill = lambda tree, value: jax.tree.map(lambda leaf: np.full(leaf.shape, value), tree)
+  small, large = fill(shapes(), 1.0), fill(shapes(anchors=1, box_features=(2, 3)), 0.0)
+  found = weights.graft(small, large)
+  assert jax.tree.structure(found) == jax.tree.structure(large)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+    assert (leaf == float('boxes' not in str(path))).all(), path
+  assert set(found['params']) == {*small['params'], 'boxes'}
+  with pytest.raises(errors.UserError, match='has no place in the new one'):
+    weights.graft(large, small)
