@@ -10,7 +10,8 @@ PyTree = Any
 
 # {'image': [b, *spatial, c], 'target': pytree of [b, ...], 'mask': [b] bool (False = padding),
 #  'index': [b] int32 (stable sample id), 'group': [b] int32 (patient, volume, scan)};
-#  in training also 'draw': [b] int32, the number of this draw in the run's global stream
+#  in training also 'draw': [b] int32, the number of this draw in the run's global stream, and for
+#  losses 'progress': [b], the fraction of training done
 Batch = Mapping[str, Any]
 Objective = Callable[[Array], Array]  # image -> [b]; an attack maximises it per example
 Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], read at every scored point

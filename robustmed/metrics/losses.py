@@ -36,3 +36,9 @@ def soft_dice(probability: Array, target: Array, *, smooth: float = 0.0) -> Arra
   size = jnp.sum(probability, axis=_axes(target)) + jnp.sum(target, axis=_axes(target))
   empty = size + smooth == 0
   return jnp.where(empty, 1.0, (2 * both + smooth) / jnp.where(empty, 1.0, size + smooth))
+
+
+def smooth_absolute(error: Array) -> Array:
+  """0.5 e^2 up to |e| = 1, |e| - 0.5 beyond (smooth L1), elementwise."""
+  size = jnp.abs(error)
+  return jnp.where(size < 1, 0.5 * error**2, size - 0.5)

@@ -88,6 +88,8 @@ def make(
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(_draw_keys(key, batch))
     weight = batch['mask'].astype(jnp.float32)
     count = jnp.maximum(parallel.total(jnp.sum(weight)), 1.0)
+    progress = state.step / num_steps
+    batch = {**batch, 'progress': jnp.full(batch['mask'].shape, progress, jnp.float32)}
     new, scalars, aux_all = state, {}, {}
     for position, phase in enumerate(defense.phases):
       for repeat in range(phase.repeat):
@@ -99,7 +101,7 @@ def make(
           batch=batch,
           keys=jax.vmap(lambda k, p=place: jax.random.fold_in(k, p))(keys) if place else keys,
           key=parallel.device_key(step_key),
-          progress=state.step / num_steps,
+          progress=progress,
         )
 
         def mean_loss(params, phase=phase, context=context):
