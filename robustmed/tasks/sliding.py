@@ -1,12 +1,14 @@
-"""Sliding-window prediction of whole images, as nnU-Net deploys its networks; differentiable.
+"""Sliding-window prediction of whole images, as nnU-Net deploys its networks.
 
 Isensee et al. 2021: windows half a patch apart, Gaussian weights, softmax averaged over all mirror
-images. Any number of spatial axes.
+images. Any number of spatial axes. `probabilities` is differentiable and one program per size of
+image; `tiles` and `stitched` stay on the host and need one program for images of any size.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,23 @@ import numpy as np
 from jax import lax
 from scipy import ndimage
 
-from robustmed import errors, types
+from robustmed import errors, parallel, types
 
 Array = jax.Array
+
+
+class Tile(NamedTuple):
+  """What a network says of one window."""
+
+  corner: np.ndarray  # [rank], its first cell; negative where a small image is padded
+  outputs: Any  # numpy leaves without the batch axis
+
+
+def _margins(size: tuple[int, ...], patch: tuple[int, ...]) -> list[tuple[int, int]]:
+  """Cells before and after an image that is smaller than the patch, per axis."""
+  if len(size) != len(patch):
+    raise errors.UserError(f'a patch {tuple(patch)} does not fit images of {tuple(size)} cells')
+  return [((m - n) // 2, m - n - (m - n) // 2) if m > n else (0, 0) for n, m in zip(size, patch)]
 
 
 def gaussian(patch: tuple[int, ...]) -> np.ndarray:
@@ -55,12 +71,9 @@ def probabilities(
   and passes through it again, so its memory is that of one window whatever their number.
   """
   patch, rank = tuple(patch), image.ndim - 2
-  if len(patch) != rank:
-    raise errors.UserError(f'a patch {patch} does not fit images {image.shape}')
-  before = [max(0, m - n) // 2 for n, m in zip(image.shape[1:-1], patch, strict=True)]
-  after = [max(0, m - n) - lo for n, m, lo in zip(image.shape[1:-1], patch, before, strict=True)]
-  inner = (slice(None), *(slice(lo, lo + n) for lo, n in zip(before, image.shape[1:-1])))
-  image = jnp.pad(image, ((0, 0), *zip(before, after, strict=True), (0, 0)))
+  margins = _margins(image.shape[1:-1], patch)
+  inner = (slice(None), *(slice(lo, lo + n) for (lo, _), n in zip(margins, image.shape[1:-1])))
+  image = jnp.pad(image, ((0, 0), *margins, (0, 0)))
   size = image.shape[1:-1]
   flips = list(itertools.product((False, True), repeat=rank)) if mirror else [(False,) * rank]
   weights, corners = gaussian(patch), starts(size, patch, step=step)
@@ -92,6 +105,50 @@ def probabilities(
   total = jnp.zeros((len(image), *size, out.shape[-1]), out.dtype)
   total, _ = lax.scan(add, total, tuple(map(jnp.asarray, plan)))
   return (total / norm[None, ..., None])[inner]
+
+
+def tiles(
+  predict: Callable[[np.ndarray], Any],
+  image: np.ndarray,
+  *,
+  patch: tuple[int, ...],
+  step: float = 0.5,
+  batch_size: int = 1,
+) -> Iterator[Tile]:
+  """What `predict` says of the windows of one image [*spatial, c], one after the other.
+
+  `predict` maps [batch_size, *patch, c] to outputs with that leading axis; the last batch is filled
+  up with copies. Images smaller than the patch are padded with 0.
+  """
+  patch, margins = tuple(patch), _margins(image.shape[:-1], patch)
+  image = np.pad(image, (*margins, (0, 0)))
+  corners = starts(image.shape[:-1], patch, step=step)
+  before = np.array([lo for lo, _ in margins])
+  for first in range(0, len(corners), batch_size):
+    some = corners[first : first + batch_size]
+    windows = np.stack([image[tuple(slice(a, a + m) for a, m in zip(c, patch))] for c in some])
+    outputs = jax.tree.map(np.asarray, predict(parallel.pad(windows, batch_size)))
+    for i, corner in enumerate(some):
+      yield Tile(corner - before, jax.tree.map(lambda leaf: leaf[i], outputs))  # noqa: B023
+
+
+def stitched(
+  found: Iterable[tuple[np.ndarray, np.ndarray]], *, size: tuple[int, ...], patch: tuple[int, ...]
+) -> np.ndarray:
+  """The mean [*size, c] of (corner, values [*patch, c]) of windows that cover an image, weighted as
+  in `probabilities`."""
+  weights = gaussian(tuple(patch))[..., None]
+  total, norm = None, np.zeros((*size, 1), np.float32)
+  for corner, values in found:
+    first = np.maximum(corner, 0)
+    last = np.minimum(corner + np.array(patch), size)
+    here = tuple(map(slice, first, last))
+    there = tuple(map(slice, first - corner, last - corner))
+    if total is None:
+      total = np.zeros((*size, values.shape[-1]), np.float32)
+    total[here] += (values * weights)[there]
+    norm[here] += weights[there]
+  return total / norm
 
 
 def deployed(

@@ -99,7 +99,7 @@ def test_weights_are_a_gaussian_of_an_eighth_of_the_patch():
 
 
 def test_mistakes_are_named():
-  with pytest.raises(errors.UserError, match=r'patch \(4, 4\) does not fit images \(2, 8, 8, 8, 2'):
+  with pytest.raises(errors.UserError, match=r'patch \(4, 4\) does not fit images of \(8, 8, 8\)'):
     sliding.probabilities(network, image(8, 8, 8), patch=(4, 4))
   with pytest.raises(errors.UserError, match=r'must be in \(0, 1\], not 0'):
     sliding.starts((8, 8), (4, 4), step=0)
@@ -125,3 +125,24 @@ def test_a_deployed_task_predicts_whole_images_and_keeps_its_losses():
   entropy = -np.log((found * np.eye(3)[labels]).sum(-1)).mean((1, 2))
   terms = whole.losses(outputs, {'target': {'labels': labels}})
   np.testing.assert_allclose(terms['ce'], entropy, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('size', 'batch_size'), [((11, 9), 2), ((5, 4), 1), ((8, 9, 5), 5)])
+def test_tiles_on_the_host_stitch_to_the_same_mean(size, batch_size):
+  x, patch, seen = image(*size)[:1], (6, 4, 4)[: len(size)], []
+
+  def predict(windows):
+    seen.append(windows.shape)
+    exp = np.exp(network(windows, np))
+    return {'p': exp / exp.sum(-1, keepdims=True)}
+
+  found = list(sliding.tiles(predict, x[0], patch=patch, batch_size=batch_size))
+  assert set(seen) == {(batch_size, *patch, 2)}
+  assert len(seen) == -(-len(found) // batch_size)
+  whole = sliding.stitched(
+    ((tile.corner, tile.outputs['p']) for tile in found), size=size, patch=patch
+  )
+  want = jax.jit(
+    lambda x: sliding.probabilities(network, x, patch=patch, mirror=False, checkpoint=False)
+  )(x)
+  np.testing.assert_allclose(whole, want[0], atol=1e-5)
