@@ -90,7 +90,7 @@ class Page:
     )
 
   def _costs(self):
-    table = amat_claims.seconds(self.held.training)
+    table = inputs.seconds_per_step(self.held.training)
     if table.empty:
       return None
     per_epoch = self.config.train.optimisers.main.steps_per_epoch
