@@ -14,6 +14,7 @@ LAYERS = [
   'attacks',
   'defenses',
   'training',
+  'generators',
   'evaluation',
   'report',
   'experiments',

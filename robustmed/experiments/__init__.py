@@ -4,7 +4,7 @@ A module has `build(config) -> Experiment`, which the stages run, or, like the b
 `run(config, workdir=...)`, which does all by itself.
 """
 
-from robustmed.experiments import amat, benchmark, brats, quickstart, spine
+from robustmed.experiments import amat, benchmark, brats, quickstart, spine, synthesis
 
 EXPERIMENTS = {
   'amat': amat,
@@ -12,4 +12,5 @@ EXPERIMENTS = {
   'brats': brats,
   'quickstart': quickstart,
   'spine': spine,
+  'synthesis': synthesis,
 }

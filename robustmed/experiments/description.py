@@ -36,7 +36,7 @@ def describe(
   judged = {
     name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
     for name in order
-    if name not in extra
+    if name not in extra and exp.arms[name].graded
   }
   judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
   beside = sum(sum(exp.extra_cells(name, 0).values()) for name in judged) * config.seeds

@@ -33,6 +33,10 @@ class Arm(NamedTuple):
   extra_needs: tuple[str, ...] = ()
   prepare: Callable[[preparation.Finished], types.Defense] | None = None
   prepare_passes: float = 0.0
+  # Not a network that answers: trained, saved, and left to `Experiment.extra_evaluation`.
+  graded: bool = True
+  sampling: Callable[[Any], Any] | None = None  # source -> its own `pipeline.Sampling`
+  judge: Callable[[preparation.Finished], Any] | None = None  # -> a `training.selection.Judge`
 
   @property
   def needs(self) -> tuple[str, ...]:

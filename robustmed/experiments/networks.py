@@ -74,12 +74,17 @@ class Networks:
     return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
 
   def models(self, arms: Iterable[str]) -> list[grid.Model]:
-    return [self.model(name, seed) for seed in range(self._config.seeds) for name in arms]
+    graded = [name for name in arms if self._exp.arms[name].graded]
+    return [self.model(name, seed) for seed in range(self._config.seeds) for name in graded]
 
   def imported(self, folder: pathlib.Path) -> list[grid.Model]:
     """The saved network in `folder`, of another run, if this configuration describes it."""
     card = checkpoints.read_card(folder)
     arm = str(card.get('arm'))
+    if arm in self._exp.arms and not self._exp.arms[arm].graded:
+      raise errors.UserError(
+        f'{folder} holds {arm!r}, which is not a network to evaluate by itself'
+      )
     here = self.card(arm)
     there = {name: card.get(name) for name in here}
     changed = workdir.differences(there, json.loads(json.dumps(here)))

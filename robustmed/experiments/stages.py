@@ -122,13 +122,12 @@ class Run:
         shard_index=parallel.host_index(),
         shard_count=parallel.host_count(),
         start_step=start,
-        sampling=source.sampling,
+        sampling=arm.sampling(source) if arm.sampling else source.sampling,
       )
 
-    defense = arm.defense
-    if arm.prepare is not None:
-      load = lambda other: self.networks.load(other, seed)
-      defense = arm.prepare(preparation.Finished(load, source, self.config, seed, folder))
+    load = lambda other: self.networks.load(other, seed)
+    finished = preparation.Finished(load, source, self.config, seed, folder)
+    defense = arm.prepare(finished) if arm.prepare else arm.defense
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
     if batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
       needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
@@ -146,6 +145,7 @@ class Run:
       stopper=stopper,
       augment=(arm.augment or self.exp.augment)(source),
       initial=self.networks.load(arm.init_from, seed) if arm.init_from else None,
+      judge=arm.judge(finished) if arm.judge else None,
     )
     checkpoints.write_card(
       folder,
@@ -231,7 +231,11 @@ class Run:
     return self._source
 
   def _asked(self) -> list[str]:
-    return [name for name in self.order if name not in self.extra]
+    """Arms to evaluate: those asked for; in place of one that does not answer those it needs."""
+    asked = [name for name in self.order if name not in self.extra]
+    arms = self.exp.arms
+    found = [[name] if arms[name].graded else arms[name].needs for name in asked]
+    return list(dict.fromkeys(name for names in found for name in names if arms[name].graded))
 
   def _test_batches(self):
     source, hosts = self.source(), parallel.host_count()

@@ -9,6 +9,7 @@ from robustmed.models import (
   nnunet,
   nodule_resnet,
   nodule_unet,
+  unet,
   yolo,
 )
 
@@ -21,5 +22,6 @@ MODELS = {
   'nnunet': nnunet.NnUNet,
   'nodule_resnet': nodule_resnet.NoduleResNet,
   'nodule_unet': nodule_unet.NoduleUNet,
+  'unet': unet.UNet,
   'yolov5s': yolo.Yolo,
 }

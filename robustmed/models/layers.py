@@ -108,19 +108,24 @@ class Norm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation with torch's running statistics (momentum, unbiased variance).
+  """Batch normalisation with torch's running statistics and, if given, LeakyReLU (0 is ReLU).
 
-  In training the batch is that of all devices; collection 'batch_stats' has 'mean' and 'var'.
+  In training the batch is that of all devices; collection 'batch_stats' has 'mean' and 'var', the
+  latter unbiased.
   """
 
   eps: float = 1e-5
   momentum: float = 0.1  # share of the new batch in the running statistics
+  leak: float | None = None
+  affine: bool = True
 
   @nn.compact
   def __call__(self, x, *, train: bool):
     channels = (x.shape[-1],)
-    scale = self.param('scale', nn.initializers.ones, channels)
-    bias = self.param('bias', nn.initializers.zeros, channels)
+    scale, bias = jnp.ones(channels), jnp.zeros(channels)
+    if self.affine:
+      scale = self.param('scale', nn.initializers.ones, channels)
+      bias = self.param('bias', nn.initializers.zeros, channels)
     running = {
       'mean': self.variable('batch_stats', 'mean', jnp.zeros, channels),
       'var': self.variable('batch_stats', 'var', jnp.ones, channels),
@@ -134,7 +139,8 @@ class BatchNorm(nn.Module):
       for name, value in seen.items():
         old = running[name].value
         running[name].value = old + self.momentum * (jax.lax.stop_gradient(value) - old)
-    return batch_norm.normalise(x, scale, bias, mean=mean, variance=variance, eps=self.eps)
+    x = batch_norm.normalise(x, scale, bias, mean=mean, variance=variance, eps=self.eps)
+    return x if self.leak is None else jnp.where(x >= 0, x, self.leak * x)
 
 
 class Dense(nn.Module):

@@ -17,6 +17,7 @@ SMALL = {
   'nnunet': {'strides': (2,), 'width': 1 / 8},
   'nodule_resnet': {'stages': ((16, 1),) * 3, 'last': 16, 'width': 1 / 4},
   'nodule_unet': {'levels': 2, 'depth': 1, 'growth': 4, 'stem': 4},
+  'unet': {'poolings': 2, 'width': 1 / 16},
   'yolov5s': {'num_classes': 2, 'channels': 1, 'width': 1 / 16},
 }
 SIDE = 32

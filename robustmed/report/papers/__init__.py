@@ -32,6 +32,13 @@ def spine(attacks: Mapping[str, str] | None = None) -> pd.DataFrame:
   return pd.concat(parts, ignore_index=True)[[*spec.PAPER]]
 
 
+def synthesis() -> pd.DataFrame:
+  """Table 1 of Chen et al. 2019: columns image, xi, Dice of the organs in per cent, p."""
+  table = pd.read_csv(FOLDER / 'synthesis_table1.csv')
+  table = table.rename(columns={'input_image': 'image', 'perceptibility_p': 'p'})
+  return table.rename(columns=lambda name: name.removeprefix('dice_').removesuffix('_pct'))
+
+
 _AMAT_COLUMNS = {
   'heart': 'heart_s_per_epoch',
   'hippocampus': 'hippocampus_s_per_epoch',

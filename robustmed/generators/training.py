@@ -1,0 +1,192 @@
+"""Alternating training of generator and critic as two phases of one train step.
+
+Chen et al. 2019, eq. 6, with the Wasserstein critic of Arjovsky et al. 2017.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import errors, parallel, types
+from robustmed.generators import losses, synthesis
+
+PyTree = Any
+GENERATOR, CRITIC = 'generator', 'critic'
+SATURATED = 0.9  # mean |field| over its bound from which it has run away
+PATIENCE = 3  # looks in a row
+
+
+class Weights(NamedTuple):
+  """The terms of the generator's loss and the rules of its critic; defaults are the paper's."""
+
+  adversarial: float = 1.0
+  strength: float = 1.0
+  displacement: float = 0.1  # lambda_D
+  intensity: float = 0.01  # lambda_V
+  divergence: float = 0.0  # KL: eq. 6 has none
+  variation: float = 0.0  # total variation of D and V: not in the paper
+  penalty: float = 0.0  # gradient penalty of the critic; 0: clip its weights in the optimiser
+  critic_steps: int = 1
+  min_pixels: float = 50.0  # slices with a smaller organ mask do not count
+
+
+def make(
+  model: synthesis.Model,
+  task: types.Task,
+  *,
+  xi: float,
+  segmenter: PyTree,
+  weights: Weights = Weights(),  # noqa: B008 a tuple
+) -> types.Defense:
+  """A generator that changes images until `task`'s network, frozen, has moved by `xi` nats.
+
+  The networks are those of `model`, the optimisers are called 'generator' and 'critic'. Memory:
+  {'segmenter': variables, 'xi'}. `segmenter=()` is one to come: costs are known, training is not
+  possible. Logged means: generator/X (of slices that count; divide by generator/counted), D, V, p,
+  sigma, critic/gap = f(I_0) - f(I_DV).
+  """
+  if xi < 0:
+    raise errors.UserError(f'xi must be at least 0, not {xi:g}')
+
+  def critic_loss(params, context):
+    image, variables = context.batch['image'], {'params': params, **context.state}
+    fields, _ = model.draw(jax.lax.stop_gradient(variables), image, context.keys, train=True)
+    fake = jax.lax.stop_gradient(synthesis.compose(image, fields))
+    real_score, state = model.judge(variables, image, train=True)
+    fake_score, state = model.judge({**variables, **state}, fake, train=True)
+    values = fake_score - real_score
+    if weights.penalty:
+      score = lambda images: model.judge(variables, images, train=True)[0]
+      values += weights.penalty * losses.gradient_penalty(score, image, fake, context.keys)
+    return values, {'scalars': {'gap': real_score - fake_score}, 'state': state}
+
+  def generator_loss(params, context):
+    image, frozen = context.batch['image'], jax.lax.stop_gradient(params)
+    variables = {'params': {**frozen, GENERATOR: params[GENERATOR]}, **context.state}
+    fields, state = model.draw(variables, image, context.keys, train=True)
+    fake = synthesis.compose(image, fields)
+    score, _ = model.judge(variables, fake, train=True)
+    logits = lambda image: task.predict(context.memory['segmenter'], image)['head0']
+    found = losses.strength(logits(image), logits(fake))
+    total = (
+      -weights.adversarial * score
+      + weights.strength * jnp.square(context.memory['xi'] - found.value)
+      + weights.displacement * losses.squared(fields.displacement)
+      + weights.intensity * losses.squared(fields.intensity)
+    )
+    if weights.divergence:
+      total += weights.divergence * sum(map(losses.divergence, fields.latents.values()))
+    if weights.variation:
+      rough = losses.variation(fields.displacement) + losses.variation(fields.intensity)
+      total += weights.variation * rough
+    counts = found.pixels >= weights.min_pixels
+    scalars = {
+      'X': jnp.where(counts, found.value, 0.0),
+      'counted': counts.astype(jnp.float32),
+      **sizes(image, fake, fields),
+      'sigma': sum(jnp.exp(one.log_sigma).mean((1, 2, 3)) for one in fields.latents.values()) / 2,
+    }
+    return jnp.where(counts, total, 0.0), {'scalars': scalars, 'state': state}
+
+  def init(num_examples):
+    del num_examples
+    if not jax.tree.leaves(segmenter):
+      raise ValueError('a generator without the network that it attacks')
+    return {'segmenter': jax.tree.map(jnp.asarray, segmenter), 'xi': jnp.float32(xi)}
+
+  return types.Defense(
+    phases=(
+      types.Phase(CRITIC, critic_loss, f'^{CRITIC}/', CRITIC, repeat=weights.critic_steps),
+      types.Phase(GENERATOR, generator_loss, f'^{GENERATOR}/', GENERATOR),
+    ),
+    init=init,
+    cost=types.Cost(forwards=1 + weights.critic_steps, passes=2 + weights.critic_steps),
+  )
+
+
+def sizes(image, attacked, fields: synthesis.Fields) -> dict[str, jax.Array]:
+  """Per example [b]: mean |D| in pixels, mean |V|, p."""
+  length = jnp.sqrt(jnp.square(fields.displacement).sum(-1) + 1e-12)
+  return {
+    'D': length.mean((1, 2)),
+    'V': jnp.abs(fields.intensity).mean((1, 2, 3)),
+    'p': synthesis.perceptibility(attacked, image),
+  }
+
+
+class Look(NamedTuple):
+  """What `training.selection` wants to know of a network."""
+
+  score: float
+  stop: str
+  row: Mapping[str, float]
+
+
+def judge(
+  model: synthesis.Model,
+  task: types.Task,
+  *,
+  xi: float,
+  segmenter: PyTree,
+  batches: Callable[[], Iterable[Mapping[str, Any]]],
+  key: jax.Array,
+  min_pixels: float,
+) -> Callable[[PyTree, list[Mapping[str, float]]], Look]:
+  """(variables, rows of earlier looks) -> Look at validation images, everything in inference mode.
+
+  The score is |mean X - xi|. `stop` says what collapsed: a value is not finite, a field has run to
+  its bound, or X has been further from xi than both 1 and three times the best, `PATIENCE` looks in
+  a row.
+  """
+
+  @functools.cache
+  def program():
+    def one_device(variables, victim, batch):
+      keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
+      image = batch['image']
+      fields, _ = model.draw(variables, image, keys, train=False)
+      fake = synthesis.compose(image, fields)
+      logits = lambda image: task.predict(victim, image)['head0']
+      found = losses.strength(logits(image), logits(fake))
+      return {'X': found.value, 'pixels': found.pixels, **sizes(image, fake, fields)}
+
+    return parallel.each_device(one_device, split=(2,), gathered=True)
+
+  def look(variables, rows):
+    columns = []
+    for batch in batches():
+      count = parallel.round_up(len(batch['mask']))
+      wanted = {name: batch[name] for name in ('image', 'mask', 'index')}
+      padded = parallel.pad(wanted, count)
+      found = {**program()(variables, segmenter, padded), 'mask': padded['mask']}
+      found = {name: np.asarray(column) for name, column in found.items()}
+      columns.append(parallel.gather_rows(found))
+    table = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    kept = table['mask'] & (table['pixels'] >= min_pixels)
+    if not kept.any():
+      raise errors.UserError(
+        f'no validation slice has {min_pixels:g} organ pixels in the clean prediction; train the '
+        'segmenter longer, or lower min_pixels'
+      )
+    row = {name: float(table[name][kept].mean()) for name in ('X', 'D', 'V', 'p')}
+    return _verdict(row, rows, xi=xi, model=model)
+
+  return look
+
+
+def _verdict(row, rows, *, xi, model) -> Look:
+  score = abs(row['X'] - xi)
+  if not all(np.isfinite(list(row.values()))):
+    return Look(float('inf'), 'a value is not finite', row)
+  for name, bound in (('D', model.d_max), ('V', model.v_max)):
+    if bound and row[name] > SATURATED * bound:
+      return Look(score, f'|{name}| has run to its bound: mean {row[name]:.3g} of {bound:g}', row)
+  misses = [abs(one['X'] - xi) for one in rows] + [score]
+  limit = max(1.0, 3 * min(misses))
+  if len(misses) > PATIENCE and all(miss > limit for miss in misses[-PATIENCE:]):
+    return Look(score, f'X is {row["X"]:.3g}, was at best {min(misses):.3g} from {xi:g}', row)
+  return Look(score, '', row)
