@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import runs
+import torsos
 from robustmed import generators
 
 CONFIG = ['--config', 'configs/synthesis.py:smoke']
@@ -74,3 +75,12 @@ def test_once_more_nothing_is_done_again(folder):
   before = {p: p.stat().st_mtime_ns for p in (folder / 'results' / 'generators').iterdir()}
   runs.main(*CONFIG, '--workdir', folder, '--stage', 'evaluate', '--arms', 'gen_2')
   assert {p: p.stat().st_mtime_ns for p in (folder / 'results' / 'generators').iterdir()} == before
+
+
+def test_grids_that_differ_end_in_one_line(tmp_path):
+  for name in 'abc':
+    torsos.save(tmp_path / f'{name}_0000.nii.gz', np.zeros((1, 16, 16)), (5.0, 3.0, 3.0))
+    torsos.save(tmp_path / f'{name}.nii.gz', np.ones((1, 16, 17), np.uint8), (5.0, 3.0, 3.0))
+  words = ['--config.data.source=abdomen', f'--config.data.dir={tmp_path}']
+  line = runs.mistake(*CONFIG, '--workdir', tmp_path / 'run', *words)
+  assert '.nii.gz: [17, 16, 1] voxels' in line and not (tmp_path / 'run').exists()

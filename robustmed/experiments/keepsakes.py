@@ -10,8 +10,23 @@ import numpy as np
 import pandas as pd
 
 from robustmed import console, files, parallel
+from robustmed.data import pipeline
 from robustmed.evaluation import grid
 from robustmed.experiments import experiment
+
+
+def in_batches(examples, source, config: ml_collections.ConfigDict):
+  """This host's share of `examples` in batches of config.evaluate.batch_size at most."""
+  hosts = parallel.host_count()
+  # A batch is filled up to its size, so one larger than the set would only cost.
+  size = min(config.evaluate.batch_size // hosts, -(-len(examples) // hosts))
+  return pipeline.eval_batches(
+    examples,
+    batch_size=max(1, size),
+    shard_index=parallel.host_index(),
+    shard_count=hosts,
+    crop=source.crop,
+  )
 
 
 class Context(NamedTuple):

@@ -238,16 +238,7 @@ class Run:
     return list(dict.fromkeys(name for names in found for name in names if arms[name].graded))
 
   def _test_batches(self):
-    source, hosts = self.source(), parallel.host_count()
-    # A batch is filled up to its size, so one larger than the test set would only cost.
-    size = min(self.config.evaluate.batch_size // hosts, -(-len(source.test) // hosts))
-    return pipeline.eval_batches(
-      source.test,
-      batch_size=max(1, size),
-      shard_index=parallel.host_index(),
-      shard_count=parallel.host_count(),
-      crop=source.crop,
-    )
+    return keepsakes.in_batches(self.source().test, self.source(), self.config)
 
   def _check_batch(self, batch_size) -> None:
     if batch_size % parallel.device_count():

@@ -1,15 +1,13 @@
 """After the grid: every finished generator against the segmenters, and what the figures need."""
 
-import functools
-
 import jax
 import numpy as np
 import pandas as pd
 
 from robustmed import console, files, parallel
-from robustmed.data import ct_slices, pipeline
+from robustmed.data import ct_slices
 from robustmed.evaluation import synthesis as evaluation
-from robustmed.experiments import synthesis_arms
+from robustmed.experiments import keepsakes, synthesis_arms
 from robustmed.generators import synthesis
 from robustmed.training import checkpoints
 
@@ -38,7 +36,7 @@ def evaluate(config, context, models, rows) -> None:
     seeds=seeds,
     task_of=context.exp.task_of,
     load=lambda arm, seed: graded[arm, seed].load(),
-    batches=functools.partial(_batches, config, context),
+    batches=lambda: keepsakes.in_batches(context.source().volumes, context.source(), config),
     folder=context.results / PARTS,
     stopper=context.stopper,
   )
@@ -65,17 +63,6 @@ def _cases(config, model, folder, seeds, graded) -> list[evaluation.Case]:
     controls = xi in options.controls_at
     cases.append(evaluation.Case(name, xi, load, target, judged, controls))
   return cases
-
-
-def _batches(config, context):
-  source = context.source()
-  return pipeline.eval_batches(
-    source.volumes,
-    batch_size=max(1, config.evaluate.batch_size // parallel.host_count()),
-    shard_index=parallel.host_index(),
-    shard_count=parallel.host_count(),
-    crop=source.crop,
-  )
 
 
 def _save(config, context, found, cases, folder, seeds):

@@ -2,15 +2,13 @@
 
 import pathlib
 
-import numpy as np
 import pandas as pd
 
-from robustmed import files
 from robustmed.data import ct_slices
 from robustmed.evaluation import statistics
 from robustmed.evaluation import synthesis as evaluation
 from robustmed.experiments import synthesis_arms, synthesis_claims, synthesis_evaluation
-from robustmed.report import inputs, papers, spec, tables
+from robustmed.report import figures, inputs, papers, spec, tables
 from robustmed.report.papers import synthesis_figures as drawings
 
 ORGANS = ct_slices.ORGANS
@@ -27,10 +25,7 @@ class Page:
     if len(self.subjects):
       self.subjects = self.subjects.assign(moved_gain=lambda t: t['MOVED'] - t['DICE'])
     self.looks = _frame(results / synthesis_evaluation.LOOKS, pd.read_csv)
-    self.pictures = None
-    if (results / synthesis_evaluation.PICTURES).is_file():
-      with np.load(results / synthesis_evaluation.PICTURES, allow_pickle=False) as stored:
-        self.pictures = {name: stored[name] for name in stored.files}
+    self.pictures = inputs.arrays(results / synthesis_evaluation.PICTURES)
     options = config.synthesis
     self.target, self.single = options.target, float(options.pictured)
     self.levels = tuple(sorted(float(xi) for xi in options.levels if xi > 0))
@@ -64,12 +59,7 @@ class Page:
     return tuple(section for section in made if section is not None)
 
   def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
-    if png is None:
-      return []
-    path = pathlib.Path('report') / 'figures' / f'{name}.png'
-    with files.replacing(self.folder / path) as temporary:
-      temporary.write_bytes(png)
-    return [path]
+    return figures.save(self.folder, name, png)
 
   def _cells(self, arm, kinds, xis):
     return {f'{_NAMES[kind]} {xi:g}': (arm, kind, xi) for kind in kinds for xi in xis}
@@ -217,13 +207,16 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
 
 def _notes(config) -> tuple[str, ...]:
   weights = config.synthesis.weights
+  limit = config.synthesis.train.optimisers.critic.get('clip_weights', 0.0)
+  rules = [f'its weights are clipped to +-{limit:g}'] if limit else []
+  rules += [f'it has a gradient penalty, weight {weights.penalty:g}'] if weights.penalty else []
   return (
     'X is the mean over organ pixels; as the paper prints it, the sum or mean over a slice is '
     'left open, and a mean over the whole slice could never reach 2.',
     '|D|^2 and |V|^2 are means over pixels. The paper has no weight for KL; here it is '
     f'{weights.divergence:g}.',
-    'The critic is clipped to +-0.01 (or has a gradient penalty, weight '
-    f'{weights.penalty:g}); the paper does not say. Its batch norm has no scale of its own.',
+    'How the critic is kept in bounds the paper does not say; here '
+    f'{" and ".join(rules) or "nothing does"}. Its batch norm has no scale of its own.',
     'Layers, latent size and the bounds of D and V are ours; the paper gives none.',
     f'Slices with fewer than {tables.number(weights.min_pixels)} organ pixels in the clean output '
     'do not count for X.',

@@ -1,8 +1,11 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import runs
 import synths
 from robustmed import attacks, errors, generators
 from robustmed.evaluation import grid
@@ -92,19 +95,16 @@ def test_the_grid_takes_it_like_any_other_attack():
   assert (probes['gen'].attack.num_gradients, probes['gen'].attack.num_forwards) == (0, 1)
 
 
-def test_a_saved_generator_attacks_an_image_in_five_lines(tmp_path):
-  folder, image = _save(tmp_path / 'gen_2' / 'seed0'), synths.batch(2)['image']
-  lines = """
-import jax
-from robustmed import generators
-attack = generators.load(folder)
-result = attack(None, image, eps=2.0, key=jax.random.key(0))
-attacked, changed = result.x, result.distance
-"""
+def test_a_saved_generator_attacks_an_image_in_the_five_lines_of_the_readme(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  _save(tmp_path / 'runs' / 'synthesis' / 'checkpoints' / 'gen_2' / 'seed0')
+  readme = (runs.ROOT / 'README.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
+  (lines,) = [block for block in blocks if 'generators.load' in block]
   assert len(lines.strip().splitlines()) == 5
-  scope = {'folder': str(folder), 'image': image}
+  scope = {'image': synths.batch(2)['image']}
   exec(lines, scope)
-  want = _attack()(None, image, eps=2.0, key=jax.random.key(0))
+  want = _attack()(None, scope['image'], eps=2.0, key=jax.random.key(0))
   np.testing.assert_array_equal(scope['attacked'], want.x)
   assert (np.asarray(scope['changed']) > 0.05).all()
 
