@@ -38,7 +38,7 @@ def of_paper(
     organs = (*HARD, *SOFT) if xi >= ALL else SOFT if xi >= EARLY else ()
     for organ in organs:
       add(
-        f'At xi {xi:g} the {organ} falls by 30 % or more',
+        f'At xi {xi:g} Dice of the {organ} falls by 30 % or more',
         claims.inside(at(xi), metric=f'line_{organ}', high=0.0),
       )
   d, v = at(single, 'd'), at(single, 'v')

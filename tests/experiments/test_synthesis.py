@@ -132,7 +132,7 @@ def test_claims_fail_where_the_numbers_say_the_opposite():
            for a, b, xi, dice, p, x in PAPER]  # fmt: skip
   decided = _decide(_subjects(cells))['verdict']
   assert decided['Dice falls with xi (2 against 0.5)'] == 'fails'
-  assert decided['At xi 2 the liver falls by 30 % or more'] == 'fails'
+  assert decided['At xi 2 Dice of the liver falls by 30 % or more'] == 'fails'
   assert decided['Perceptibility grows with xi (2 against 0.5)'] == 'holds'
 
 
