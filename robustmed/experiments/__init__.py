@@ -4,7 +4,15 @@ A module has `build(config) -> Experiment`, which the stages run, or, like the b
 `run(config, workdir=...)`, which does all by itself.
 """
 
-from robustmed.experiments import amat, benchmark, brats, quickstart, spine, synthesis
+from robustmed.experiments import (
+  amat,
+  benchmark,
+  brats,
+  quickstart,
+  spine,
+  synthesis,
+  two_moons,
+)
 
 EXPERIMENTS = {
   'amat': amat,
@@ -13,4 +21,5 @@ EXPERIMENTS = {
   'quickstart': quickstart,
   'spine': spine,
   'synthesis': synthesis,
+  'two_moons': two_moons,
 }

@@ -37,6 +37,8 @@ class Arm(NamedTuple):
   graded: bool = True
   sampling: Callable[[Any], Any] | None = None  # source -> its own `pipeline.Sampling`
   judge: Callable[[preparation.Finished], Any] | None = None  # -> a `training.selection.Judge`
+  # -> the source whose training examples it learns from, where they are not the experiment's
+  material: Callable[[preparation.Finished], Any] | None = None
 
   @property
   def needs(self) -> tuple[str, ...]:

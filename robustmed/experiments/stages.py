@@ -113,6 +113,10 @@ class Run:
     batch_size = options['batch_size']
     self._check_batch(batch_size)
     folder = self.networks.folder(arm.name, seed)
+    load = lambda other: self.networks.load(other, seed)
+    finished = preparation.Finished(load, source, self.config, seed, folder)
+    source = arm.material(finished) if arm.material else source
+    defense = arm.prepare(finished) if arm.prepare else arm.defense
 
     def batches(start):
       return pipeline.train_batches(
@@ -125,9 +129,6 @@ class Run:
         sampling=arm.sampling(source) if arm.sampling else source.sampling,
       )
 
-    load = lambda other: self.networks.load(other, seed)
-    finished = preparation.Finished(load, source, self.config, seed, folder)
-    defense = arm.prepare(finished) if arm.prepare else arm.defense
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
     if batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
       needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
