@@ -150,6 +150,16 @@ def cache_root(cache_dir: str | None) -> pathlib.Path:
   return pathlib.Path(chosen).expanduser()
 
 
+def location(builder_class: type[Builder], *, root: pathlib.Path, fingerprint: Any) -> pathlib.Path:
+  """Where `prepare` puts what it builds."""
+  text = json.dumps([builder_class.name, str(builder_class.VERSION), fingerprint], sort_keys=True)
+  return root / builder_class.name / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_prepared(folder: pathlib.Path) -> bool:
+  return (folder / 'dataset_info.json').is_file()
+
+
 def prepare(
   builder_class: type[Builder],
   fields: Mapping[str, Any],
@@ -162,9 +172,8 @@ def prepare(
   `fingerprint` (plain data) is all that the content depends on. The folder appears complete or not
   at all, and processes that prepare it at once all end with the one that came first.
   """
-  text = json.dumps([builder_class.name, str(builder_class.VERSION), fingerprint], sort_keys=True)
-  folder = root / builder_class.name / hashlib.sha256(text.encode()).hexdigest()[:16]
-  if not (folder / 'dataset_info.json').is_file():
+  folder = location(builder_class, root=root, fingerprint=fingerprint)
+  if not is_prepared(folder):
     try:
       folder.parent.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryDirectory(prefix='.building-', dir=folder.parent) as temporary:
@@ -202,7 +211,7 @@ def _build(builder_class, fields, *, temporary, folder):
   try:
     os.rename(builder.data_dir, folder)
   except OSError:
-    if not (folder / 'dataset_info.json').is_file():  # else another process was faster
+    if not is_prepared(folder):  # else another process was faster
       raise
 
 
