@@ -8,7 +8,7 @@ from robustmed.generators import points
 from robustmed.training import loop
 from robustmed.training import state as train_state
 
-RULES = {'main': {'name': 'adam', 'lr': 1e-2}}
+RULES = {'main': {'name': 'adam', 'lr': 2e-2}}
 CENTRES = np.array([[2.0, -1.0], [-1.0, 1.0]], np.float32)
 
 
@@ -53,9 +53,9 @@ def fitted(tmp_path_factory):
     state = loop.fit(
       'vae',
       task=points.make_task(module),
-      defense=points.fitting(module, divergence=1e-2),
+      defense=points.fitting(module, divergence=0.1),
       batches=stream,
-      config={'steps': 150, 'optimisers': RULES, 'log_every': 50, 'checkpoint_every': 150},
+      config={'steps': 300, 'optimisers': RULES, 'log_every': 100, 'checkpoint_every': 300},
       folder=folder / 'state',
       log=folder / 'vae.csv',
       key=jax.random.key(0),
@@ -88,7 +88,7 @@ def test_searched_codes_go_down_the_logit_and_stay_in_their_ball(fitted):
   still = points.samples(module, slope(), both, member, attack=attack, eps=0.0, **same)
   np.testing.assert_allclose(random, still, atol=1e-5)
   fall = np.asarray(random - searched)[:, :2] @ np.asarray(weight)
-  assert fall.mean() > 0 and (fall > -1e-3).mean() > 0.9
+  assert fall.mean() > 0.02 and (fall > 0).mean() > 0.7
 
 
 def test_searched_noise_goes_up_the_logit_to_the_corner_of_its_box():
