@@ -51,7 +51,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.reading = ml_collections.ConfigDict({'loss': 'ce'})  # of the U-Net; 'ce_dice': nnU-Net's
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 600,
+      'steps': 800,
       'batch_size': 16,
       'optimisers': {'main': {'name': 'adam', 'lr': 3e-3, 'schedule': 'cosine'}},
       'ema': 0.0,
@@ -62,7 +62,11 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.arms = ml_collections.ConfigDict(
     {
       'unet': {'defense': {'name': 'standard'}},
-      'nnunet': {'defense': {'name': 'standard'}, 'model': {'name': 'nnunet', 'width': 0.25}},
+      'nnunet': {
+        'defense': {'name': 'standard'},
+        'model': {'name': 'nnunet', 'width': 0.25},
+        'train': {'steps': 500},
+      },
     },
     sort_keys=False,
   )
@@ -112,16 +116,16 @@ def _synthesis() -> dict:
       'min_pixels': 8.0,
     },
     'train': {
-      'steps': 600,
-      'batch_size': 16,
+      'steps': 400,
+      'batch_size': 8,
       'optimisers': {
-        # the demo's rate is ten times the paper's, for a fiftieth of the steps
+        # the demo's rate is ten times the paper's, for few steps
         'generator': {'name': 'rmsprop', 'lr': 1e-3, 'decay': 0.9, 'eps': 1e-10},
         'critic': {
           'name': 'rmsprop', 'lr': 1e-3, 'decay': 0.9, 'eps': 1e-10, 'clip_weights': 0.01,
         },
       },
-      'checkpoint_every': 50,
+      'checkpoint_every': 25,  # so often that one look falls near xi
     },
     'judged': 32,  # validation slices looked at every checkpoint_every steps
     'hardening': {
@@ -151,6 +155,7 @@ def _smoke(config) -> None:
   config.data.update({'side': 16, 'spacing': 24.0, 'subjects': (3, 1, 2), 'depth': 3})
   config.model.update({'width': 0.0625, 'poolings': 2})
   config.arms.nnunet.model.width = 0.125
+  config.arms.nnunet.train.steps = 8
   config.train.update({'steps': 8, 'batch_size': 4, 'log_every': 1, 'checkpoint_every': 4})
   options = config.synthesis
   options.levels = (0.5, 2.0)
@@ -172,6 +177,7 @@ def _paper(config) -> None:
   )
   config.model.update({'width': 1.0, 'poolings': 4})
   config.arms.nnunet.model.width = 1.0
+  config.arms.nnunet.train.steps = 20_000
   config.train.update({'steps': 20_000, 'batch_size': 32, 'checkpoint_every': 1000})
   config.train.optimisers.main.update({'lr': 1e-3, 'schedule': 'constant'})
   options = config.synthesis
