@@ -2,7 +2,7 @@
 
 Presets: none or `demo` (synthetic hippocampi, a quarter of the width, 20 minutes on 2 cores),
 `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, a quarter of
-the width, 20 minutes on 2 cores) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20: Table
+the width, 30 minutes on 2 cores) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20: Table
 2 gives 10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one V100, so about 3 hours for
 AMAT and 13 for all six arms; clean TVDI of STD is 0.88).
 """

@@ -69,13 +69,16 @@ def make_augment(config: ml_collections.ConfigDict):
     del source
     if not made:
       patch = tuple(config.data.patch)
-      angle = 180.0 if max(patch) / min(patch) < nnunet_planner.WIDE_ASPECT else 15.0
+      angle = config.augment.max_angle
+      if angle is None:
+        angle = 180.0 if max(patch) / min(patch) < nnunet_planner.WIDE_ASPECT else 15.0
       made.append(
         nnunet_augment.make(
           patch=patch,
           num_classes=len(CLASSES[config.data.task]) + 1,
           max_angle=angle,
           mask_outside=config.data.task == 'heart',
+          probabilities={'mirror': config.augment.mirror},
         )
       )
     return made[0]
