@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from robustmed import errors, types
-from robustmed.defenses import weighted
+from robustmed.defenses import batch_statistics, weighted
 
 
 def make(
@@ -19,6 +19,7 @@ def make(
   ramp_levels: int = 0,
   coupled: bool = False,
   in_turn: bool = False,
+  attack_bn: str = batch_statistics.RUNNING,
 ) -> types.Defense:
   """clean_weight * L(x) + sum_o weight_o * L(x_o), x_o found by `attack` on objective o.
 
@@ -28,7 +29,9 @@ def make(
   disk-shape paper: 100); 0 keeps it constant. With `coupled` the training losses are those that
   couple the examples of a batch; the attack's objective never does. With `in_turn` there are
   several updates per batch: one on each of the attacked images, the last one on the clean ones.
+  `attack_bn` says what batch statistics the attack sees, see `batch_statistics.Attacked`.
   """
+  batch_statistics.check(attack_bn)
   for name in objectives:
     errors.lookup(task.objectives, name, kind='objective')
   total = clean_weight + sum(objectives.values())
@@ -40,11 +43,15 @@ def make(
 
   def attacked(position, name):
     def make_image(variables, context):
+      network = batch_statistics.Attacked(task, variables, context, attack_bn)
       objective = lambda image: task.objectives[name](
-        task.predict(variables, image), {**context.batch, 'image': image}
+        network.predict(image), {**context.batch, 'image': image}
       )
       keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(context.keys)
-      return attack(objective, context.batch['image'], eps=at(context), key=keys).x, {}
+      result, changed = network.meet(
+        attack, objective, context.batch['image'], eps=at(context), key=keys
+      )
+      return result.x, changed
 
     return make_image
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from robustmed import attacks, errors, types
-from robustmed.defenses import weighted
+from robustmed import errors, types
+from robustmed.defenses import batch_statistics, weighted
 
 Array = jax.Array
 TOTAL = 'total'
@@ -36,6 +36,7 @@ def make(
   floor: float = 0.0,
   clean_weight: float = 0.5,
   objective: str = '',
+  attack_bn: str = batch_statistics.RUNNING,
 ) -> types.Defense:
   """clean_weight * L(x) + (1 - clean_weight) * L(x~), x~ attacked within the example's margin E.
 
@@ -52,10 +53,13 @@ def make(
   with one step per epoch, so copies of one example in one batch count as the draws of one epoch.
   Every answer is a function of the global batch alone, whatever the number of devices.
 
+  `attack_bn` says what batch statistics the attack sees, see `batch_statistics.Attacked`.
+
   Memory: 'margin' [n], 'xi' [K] and what the current epoch has collected. `thresholds=()` are ones
   to come: costs are known, training is not possible.
   """
   _check(step, thresholds, max_margin, floor, clean_weight)
+  batch_statistics.check(attack_bn)
   thresholds = tuple(float(value) for value in thresholds)
   if when == 'immediate':
     epoch_steps = 1
@@ -77,18 +81,19 @@ def make(
   def attacked(variables, context):
     batch, xi = context.batch, context.memory['xi']
     margin = context.memory['margin'][batch['index']]
-    predict = attacks.Shared(lambda image: task.predict(variables, image))
+    network = batch_statistics.Attacked(task, variables, context, attack_bn)
 
     def failed(image):
-      found = values(predict(image), {**batch, 'clean': batch['image'], 'image': image})
+      found = values(network.predict(image), {**batch, 'clean': batch['image'], 'image': image})
       if found.shape[-1] != xi.shape[0]:
         raise errors.UserError(
           f'amat: {xi.shape[0]} thresholds do not fit the {found.shape[-1]} values of the criterion'
         )
       return ~jnp.all(passes(found, xi[None]), axis=-1)
 
-    result = attack(
-      lambda image: ascend(predict(image), {**batch, 'image': image}),
+    result, changed = network.meet(
+      attack,
+      lambda image: ascend(network.predict(image), {**batch, 'image': image}),
       batch['image'],
       eps=margin,
       key=jax.vmap(lambda key: jax.random.fold_in(key, 0))(context.keys),
@@ -96,7 +101,8 @@ def make(
       start_radius=jnp.minimum(jnp.maximum(margin - step, step), margin),
     )
     passed = 1.0 - result.monitored.astype(jnp.float32)
-    return result.x, {'margin': margin, 'passed': passed, 'distance': result.distance}
+    aux = {'margin': margin, 'passed': passed, 'distance': result.distance}
+    return result.x, {**aux, **changed}
 
   low, high = floor, math.inf if max_margin is None else max_margin
 

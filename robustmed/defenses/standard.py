@@ -4,7 +4,8 @@ from robustmed import types
 from robustmed.defenses import weighted
 
 
-def make(task: types.Task, *, coupled: bool = False) -> types.Defense:
-  """With `coupled` the task's loss is the one that couples the examples of a batch."""
-  phase = weighted.phase(task, [weighted.CLEAN], coupled=coupled)
+def make(task: types.Task, *, coupled: bool = False, objective: str = '') -> types.Defense:
+  """With `coupled` the task's loss is the one that couples the examples of a batch; `objective`
+  names one of the task's objectives to train on instead of its losses."""
+  phase = weighted.phase(task, [weighted.CLEAN], coupled=coupled, objective=objective)
   return types.Defense(phases=(phase,), coupled=coupled)

@@ -15,7 +15,8 @@ class Copy(NamedTuple):
   """One image the network is trained on, and its share of the loss.
 
   make: (variables, context) -> (image, aux); the variables come with their gradient stopped. aux,
-  {name: [b]}, is handed to the defense's `update` and its means are logged.
+  {name: [b]}, is handed to the defense's `update` and its means are logged; an entry 'state' are
+  batch statistics that making the image has changed, from which training goes on.
   """
 
   name: str
@@ -32,6 +33,7 @@ def phase(
   *,
   name: str = 'main',
   coupled: bool = False,
+  objective: str = '',
   **kwargs,
 ) -> types.Phase:
   """A phase whose loss is sum_c weight_c * (sum of the task's terms on copy c), per example.
@@ -39,19 +41,25 @@ def phase(
   The targets are the batch's for every copy; terms that look at the image (reconstruction) see
   the copy. A network without batch statistics runs once on all copies stacked; with them once per
   copy, so that every forward pass has statistics of its own, the last copy's being kept. With
-  `coupled` the terms are the task's coupled ones, each copy being a batch of its own.
+  `coupled` the terms are the task's coupled ones, each copy being a batch of its own; `objective`
+  puts one of the task's objectives in their place.
   aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy) and what the copies gave.
   """
   copies = tuple(copies)
   if coupled and task.coupled is None:
     raise errors.UserError('this task has no coupled losses; set coupled to False')
   losses = task.coupled if coupled else task.losses
+  if objective:
+    value = errors.lookup(task.objectives, objective, kind='objective')
+    losses = lambda outputs, batch: {objective: value(outputs, batch)}
 
   def loss(params, context):
     frozen = {'params': jax.lax.stop_gradient(params), **context.state}
     made = [jax.lax.stop_gradient(copy.make(frozen, context)) for copy in copies]
-    images = [image for image, _ in made]
-    variables = {'params': params, **context.state}
+    images, state = [image for image, _ in made], context.state
+    for _, more in made:
+      state = more.pop('state', state)
+    variables = {'params': params, **state}
     outputs, state = _forward(task, variables, images, context)
     values, aux = 0.0, {}
     for copy, image, output in zip(copies, images, outputs):
@@ -91,7 +99,7 @@ def _forward(task, variables, images, context):
       for i in range(len(images))
     ]
     return parts, state
-  outputs, state = [], context.state
+  outputs, state = [], {name: value for name, value in variables.items() if name != 'params'}
   for i, image in enumerate(images):
     key = jax.random.fold_in(context.key, i)
     output, state = task.forward({**variables, **state}, image, key)

@@ -66,6 +66,8 @@ class Experiment(NamedTuple):
   subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
   # (keepsakes.Context, models, rows), called after the grid: whatever else is to be measured
   extra_evaluation: Callable[..., None] | None = None
+  # (drawn variables) -> those that arms without a warm start begin with, e.g. pretrained ones
+  pretrained: Callable[[PyTree], PyTree] | None = None
   # (arm, seed) -> {file in results/: input gradients that it costs}: the parts of extra_evaluation
   extra_cells: Callable[[str, int], Mapping[str, int]] = lambda arm, seed: {}
 

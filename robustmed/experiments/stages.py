@@ -145,7 +145,7 @@ class Run:
       num_examples=preparation.slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.augment)(source),
-      initial=self.networks.load(arm.init_from, seed) if arm.init_from else None,
+      initial=self.networks.load(arm.init_from, seed) if arm.init_from else self.exp.pretrained,
       judge=arm.judge(finished) if arm.judge else None,
     )
     checkpoints.write_card(

@@ -1,12 +1,22 @@
 """Tasks: what a network is for. One file and one line here per task."""
 
-from robustmed.tasks import blobs, brats, landmarks, nodules, proposals, segmentation, shape
+from robustmed.tasks import (
+  blobs,
+  brats,
+  landmarks,
+  nodules,
+  objects,
+  proposals,
+  segmentation,
+  shape,
+)
 
 TASKS = {
   'blobs': blobs.make,
   'brats': brats.make,
   'landmarks': landmarks.make,
   'nodules': nodules.make,
+  'objects': objects.make,
   'proposals': proposals.make,
   'segmentation': segmentation.make,
   'shape': shape.make,

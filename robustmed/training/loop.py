@@ -41,10 +41,10 @@ def fit(
   """Trains to config['steps'], going on from the last checkpoint in `folder` if there is one.
 
   An interrupted run that goes on ends with the parameters of an undisturbed one, bit for bit on
-  one machine. `initial` are variables to start from (warm start). On SIGTERM the state is saved
-  and `console.Stopped` raised; on a non-finite loss `Diverged`. With a `judge` the result has the
-  weights that it liked best among those of all checkpoints, and training ends when it says so or
-  when the loss is no longer finite.
+  one machine. `initial` are variables to start from (warm start), or a function from the drawn ones
+  to those. On SIGTERM the state is saved and `console.Stopped` raised; on a non-finite loss
+  `Diverged`. With a `judge` the result has the weights that it liked best among those of all
+  checkpoints, and training ends when it says so or when the loss is no longer finite.
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
@@ -65,7 +65,8 @@ def fit(
   if latest is not None:
     state, _ = store.restore(latest, state)
   elif initial is not None:
-    state = _warm(state, initial)
+    own = {'params': state.params, **state.state}
+    state = _warm(state, initial(own) if callable(initial) else initial)
   done = int(state.step)
   keeper = None
   if judge is not None:
@@ -77,6 +78,7 @@ def fit(
       num_steps=num_steps,
       augment=augment,
       ema=config.get('ema', 0.0),
+      ema_ramp=config.get('ema_ramp', 0),
     )
     with Log(
       log, done=done, every=config.get('log_every', 20), summaries=defense.summaries

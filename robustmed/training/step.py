@@ -74,13 +74,15 @@ def make(
   num_steps: int,
   augment: Callable[[jax.Array, types.Batch], types.Batch] | None = None,
   ema: float = 0.0,
+  ema_ramp: float = 0,
 ) -> Callable[..., tuple[train_state.TrainState, dict[str, jax.Array]]]:
   """Returns (state, batch, key) -> (state, scalars), mapped over devices.
 
   `key` is the run's; an example's key is fold_in(key, draw), 'draw' being its number in the global
   stream, so it depends on neither batch size nor device count nor a resume. The loss is the mean
   over the valid examples of all devices. A phase whose loss or gradient is not finite changes
-  nothing but `bad_step`, nor does anything after it.
+  nothing but `bad_step`, nor does anything after it. The moving average keeps `ema`, or with
+  `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)), of what it was.
   """
   optimisers = for_phases(defense, optimisers)
 
@@ -127,7 +129,8 @@ def make(
     memory = defense.update(new.memory, gathered_aux, gathered_batch)
     new = new._replace(memory=_where(good, memory, new.memory), step=state.step + 1)
     if ema:
-      blend = lambda old, value: jnp.where(good, ema * old + (1 - ema) * value, old)
+      keep = ema * (1 - jnp.exp(-(state.step + 1) / ema_ramp)) if ema_ramp else ema
+      blend = lambda old, value: jnp.where(good, keep * old + (1 - keep) * value, old)
       new = new._replace(average=jax.tree.map(blend, new.average, new.params))
     return new, scalars
 

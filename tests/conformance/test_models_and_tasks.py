@@ -43,6 +43,7 @@ def test_every_entry_is_in_this_suite():
     'landmarks',
     'nodules',
     'proposals',
+    'objects',
     'segmentation',
     'shape',
   }

@@ -142,6 +142,10 @@ def test_warm_start_begins_at_the_given_network(tmp_path):
   frozen = {'optimisers': {'main': {'name': 'sgd', 'lr': 0.0}}, 'steps': 1}
   state = _fit(tmp_path, initial=given, config=frozen)
   toys.assert_equal_trees(train_state.variables(state), given)
+  doubled = lambda drawn: jax.tree.map(lambda leaf: 2 * leaf, drawn)
+  state = _fit(tmp_path / 'c', initial=doubled, config=frozen)
+  drawn = _fit(tmp_path / 'd', config=frozen)
+  toys.assert_equal_trees(state.params, doubled(drawn.params))
   other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), np.float32), given)
   with pytest.raises(errors.UserError, match='other shapes'):
     _fit(tmp_path / 'b', initial=other)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import toys
-from robustmed import parallel, types
+from robustmed import errors, parallel, types
 from robustmed.defenses import standard, weighted
 from robustmed.training import state as train_state
 from robustmed.training import step
@@ -186,3 +186,30 @@ def test_moving_average_is_what_is_evaluated():
   want = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, new.params)
   got = train_state.variables(new)['params']
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, want)
+
+
+def test_the_moving_average_settles_with_a_ramp():
+  task = toys.task()
+  defense = standard.make(task)
+  rules = step.for_phases(defense, SGD)
+  state = train_state.create(
+    task, defense, rules, key=jax.random.key(0), num_examples=8, average=True
+  )
+  new, _ = _step(defense, ema=0.75, ema_ramp=4)(state, toys.batch(6), jax.random.key(1))
+  keep = 0.75 * (1 - np.exp(-1 / 4))
+  want = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.params, new.params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), new.average, want
+  )
+
+
+def test_standard_training_on_an_objective_of_the_task():
+  task = toys.task()
+  defense = standard.make(task, objective='bce')
+  new, scalars = _step(defense)(_state(task, defense), toys.batch(6), jax.random.key(1))
+  plain = standard.make(task)
+  same, _ = _step(plain)(_state(task, plain), toys.batch(6), jax.random.key(1))
+  toys.assert_equal_trees(new.params, same.params)
+  assert 'main/bce' in scalars
+  with pytest.raises(errors.UserError, match='unknown objective'):
+    standard.make(task, objective='luck')
