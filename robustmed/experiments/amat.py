@@ -6,10 +6,22 @@ import functools
 import ml_collections
 
 from robustmed import data, errors
-from robustmed.experiments import amat_report, amat_segmentation, experiment
+from robustmed.experiments import (
+  amat_landmarks,
+  amat_objects,
+  amat_report,
+  amat_segmentation,
+  experiment,
+)
+from robustmed.models import weights
 
 # What differs between kinds of tasks: networks, data, pictures, files, what else is measured.
-PARTS = {'segmentation': amat_segmentation}
+PARTS = {
+  'landmarks': amat_landmarks,
+  'objects': amat_objects,
+  'segmentation': amat_segmentation,
+}
+SCRATCH = 'scratch'
 
 
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
@@ -23,7 +35,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     probes=experiment.make_probes(task, config),
     main='pgd',
     sizes=lambda: data.sizes(part.source_config(config)),
-    source=lambda: data.load(part.source_config(config)),
+    source=lambda: part.load(config),
     augment=part.make_augment(config),
     report=lambda folder: amat_report.spec_of(config, part, task, folder),
     checks={
@@ -37,7 +49,16 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     write_example=part.write_example,
     pictures=part.pictures,
     extra_evaluation=functools.partial(part.evaluate, config),
+    pretrained=_pretrained(config),
   )
+
+
+def _pretrained(config):
+  """What puts the weights of the file config.model.init into a drawn network; None: scratch."""
+  path = config.model.get('init', SCRATCH)
+  if path in ('', SCRATCH):
+    return None
+  return functools.partial(weights.load, path, model=config.model.name)
 
 
 def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
@@ -46,8 +67,11 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
   errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
   config = experiment.editable(config)
   for arm in config.arms.values():
-    if arm.defense.name == 'standard' and reading.batch_dice:
+    flag, names = part.COUPLED
+    if arm.defense.name in names and reading[flag] and not arm.defense.get('objective', ''):
       arm.defense.coupled = True
+    if 'attack' in arm.defense and 'attack_bn' in reading:
+      arm.defense.attack_bn = reading.attack_bn
     if arm.defense.name != 'amat':
       continue
     arm.defense.update(

@@ -11,14 +11,8 @@ from robustmed.metrics import slice_sets
 from robustmed.report import figures, inputs, papers, spec, tables
 from robustmed.report.papers import amat_figures as drawings
 
-STRONGER = {
-  'pgd': 'PGD-100, last iterate',
-  'pgd_best': 'best iterate of 5 restarts',
-  'apgd': 'APGD (no step size)',
-  'transfer': 'transfer from STD',
-}
 _READINGS = {
-  'criterion': 'a margin grows where the {} of the attacked slice is good enough',
+  'criterion': 'a margin grows where the {} of the attacked image is good enough',
   'test': 'tested on the {} iterate of the training attack',
   'when': 'margins change {}',
 }
@@ -37,7 +31,7 @@ class Page:
   def claims(self):
     if not self.levels:
       return ()
-    none = np.zeros((0, 1))
+    none = np.zeros((0, len(self.part.TERMS['loss'])))
     return amat_claims.of_paper(
       self.held.rows,
       metric=self.part.METRIC,
@@ -45,6 +39,7 @@ class Page:
       levels=self.levels,
       losses=none if self.thresholds is None else self.thresholds['values'],
       seconds=amat_claims.ratios(self.held.training, sat=self.sat),
+      saying=self.part.SAYING,
     )
 
   def sections(self) -> tuple[spec.Section, ...]:
@@ -54,11 +49,13 @@ class Page:
       self._costs(),
       self._indices(),
       self._whole_volumes(),
+      *self.part.sections(self),
       self._stronger(),
     )
     return tuple(section for section in made if section is not None)
 
-  def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
+  def draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
+    """The picture in report/figures, for a section; nothing where there is none."""
     return figures.save(self.folder, name, png)
 
   def _margins(self):
@@ -71,9 +68,9 @@ class Page:
     cap = f'{defense.max_margin:g}' if self.config.reading.cap else 'none'
     return spec.Section(
       'Margins over training',
-      f'Every training slice has a margin of its own, {defense.step:g} at the start. It grows by '
-      f'{defense.step:g} while the attacked slice stays good enough; cap: {cap}.',
-      self._draw('margins', drawings.margins(table)),
+      f'Every training example has a margin of its own, {defense.step:g} at the start. It grows by '
+      f'{defense.step:g} while the attacked image stays good enough; cap: {cap}.',
+      self.draw('margins', drawings.margins(table)),
       [('Margins at the end of training (first seed)', last)],
     )
 
@@ -81,12 +78,12 @@ class Page:
     if self.thresholds is None:
       return None
     values, xi = self.thresholds['values'], self.thresholds['xi']
-    names = ['total'] if values.shape[1] == 1 else [f'term {k}' for k in range(values.shape[1])]
+    names = self.part.TERMS[self.config.reading.criterion]
     return spec.Section(
       'Clean losses of STD and the threshold',
-      f'The threshold is estimated from {len(values)} training slices without augmentation: '
+      f'The threshold is estimated from {len(values)} training examples without augmentation: '
       f'{self.config.reading.estimator} + {self.config.reading.deviations:g} deviations.',
-      self._draw('clean_losses', drawings.losses(values, xi, names=names)),
+      self.draw('clean_losses', drawings.losses(values, xi, names=names)),
     )
 
   def _costs(self):
@@ -145,24 +142,24 @@ class Page:
     )
 
   def _stronger(self):
-    level = self.config.report.picture_eps
+    level, shown = self.config.report.picture_eps, _attacks_of(self.config)
     kept = self.held.summary[
       (self.held.summary['metric'] == self.part.METRIC)
-      & self.held.summary['attack'].isin(STRONGER)
+      & self.held.summary['attack'].isin(shown)
       & np.isclose(self.held.summary['eps'], level)
     ]
     if kept.empty or set(kept['attack']) == {'pgd'}:
       return None
     frame = kept.pivot_table(index='arm', columns='attack', values='mean', sort=False)
-    names = [name for name in STRONGER if name in frame.columns]
-    frame = frame[names].rename(columns=STRONGER).reset_index()
-    png = drawings.bars(kept, attacks=STRONGER, metric=self.part.METRIC, level=level)
+    names = [name for name in shown if name in frame.columns]
+    frame = frame[names].rename(columns=shown).reset_index()
+    png = drawings.bars(kept, attacks=shown, metric=self.part.METRIC, level=level)
     return spec.Section(
       'A stronger look',
       'The paper reports the last iterate of PGD-100. An arm that falls much further under the '
       'other attacks was flattered; one that falls further under images made for STD hides its '
       'gradients.',
-      self._draw('stronger', png),
+      self.draw('stronger', png),
       [(f'{self.part.METRIC} at level {level:g}', frame)],
     )
 
@@ -180,13 +177,28 @@ def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
       f'Data: {config.data.source}; network {config.model.name} on {_shape(task)}.',
     ),
     panels=part.PANELS,
+    paper=part.published(config),
     level_units=task.units,
     arms=tuple(spec.Arm(name, _label(name)) for name in config.arms),
     claims=page.claims(),
-    notes=_notes(config),
+    notes=_notes(config, part),
     sections=page.sections(),
     headline_eps=config.report.picture_eps,
   )
+
+
+def _attacks_of(config) -> dict[str, str]:
+  """The attacks that are compared, with what they are called."""
+  attacks = config.evaluate.attacks
+  told = {
+    'pgd': 'PGD-{num_steps}, last iterate',
+    'pgd_best': 'best iterate of {restarts} restarts of PGD-{num_steps}',
+    'apgd': 'APGD-{num_steps} (no step size)',
+    'transfer': 'transfer from STD',
+  }
+  return {
+    name: text.format(**attacks[name].to_dict()) for name, text in told.items() if name in attacks
+  }
 
 
 def _shape(task):
@@ -197,7 +209,7 @@ def _label(name):
   return name.replace('sat_', 'SAT') if name.startswith('sat_') else name.upper()
 
 
-def _notes(config) -> tuple[str, ...]:
+def _notes(config, part) -> tuple[str, ...]:
   reading, noise = config.reading, config.noise
   notes = [
     'Margins: '
@@ -205,13 +217,14 @@ def _notes(config) -> tuple[str, ...]:
       text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items()
     )
     + f'; refined where it fails: {"yes" if reading.refine else "no"}.',
-    'Training loss of STD: Dice '
-    + ('summed over the batch (stock nnU-Net, coupled)' if reading.batch_dice else 'per slice')
-    + '; of SAT and AMAT: Dice per slice. Attacks always ascend the loss of each slice alone, '
-    'deep supervision on.',
-    f'Test slices: {config.data.get("slices", "all")}, one centred patch each, no repeats; the '
-    'final weights of every arm, none selected on validation data.',
+    *part.notes(config),
+    'The final weights of every arm are evaluated, none selected on validation data.',
   ]
+  if reading.get('attack_bn', 'running') != 'running':
+    notes.append(
+      f'Batch statistics of training attacks: {reading.attack_bn}. An example of a training batch '
+      'is then attacked differently beside other neighbours, and with another number of devices.'
+    )
   if noise.scale != 1:
     notes.append(
       f'L2 levels, training levels, margin step and cap are {noise.scale:g} times those of the '

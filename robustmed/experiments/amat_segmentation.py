@@ -4,16 +4,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pandas as pd
 import scipy.special
 
-from robustmed import data, errors, files, models, parallel, tasks, types
+from robustmed import data, errors, files, parallel, tasks, types
 from robustmed.data import nifti, nnunet_augment, pipeline, store
 from robustmed.data.sources import msd
 from robustmed.evaluation import grid
+from robustmed.experiments import amat_claims, amat_parts
 from robustmed.metrics import surface
 from robustmed.models import nnunet_planner
 from robustmed.report import spec
@@ -27,6 +27,8 @@ CLASSES = {
   'hippocampus': ('anterior', 'posterior'),
   'prostate': ('peripheral', 'transition'),
 }
+SAYING = amat_claims.Saying(volumes=True)
+COUPLED = ('batch_dice', ('standard',))  # the reading, and the defenses it makes coupled
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
 
 
@@ -35,18 +37,9 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
   known = errors.lookup(msd.TASKS, config.data.task, kind='task')
   patch = tuple(config.data.patch)
   strides = nnunet_planner.poolings(patch)
-  options = config.model.to_dict()
-  make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
-  dtype = errors.lookup(
-    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
-  )
   classes = CLASSES[config.data.task]
-  module = make(
-    num_classes=len(classes) + 1,
-    channels=known.modalities,
-    strides=strides,
-    dtype=dtype,
-    **options,
+  module = amat_parts.module(
+    config, num_classes=len(classes) + 1, channels=known.modalities, strides=strides
   )
   return tasks.TASKS['segmentation'](
     module, image_shape=(*patch, known.modalities), classes=classes
@@ -55,10 +48,11 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  fields = config.data.to_dict()
-  name = fields.pop('source')
-  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
+  return amat_parts.source_config(config)
+
+
+def load(config: ml_collections.ConfigDict) -> data.Source:
+  return data.load(source_config(config))
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -108,6 +102,28 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   )
   labels = np.maximum(example['target']['labels'], 0).T[:, :, None]
   nifti.write(folder / f'{name}_label.nii.gz', labels.astype(np.float32), affine)
+
+
+def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """What the report says of the losses and of the test examples."""
+  return (
+    'Training loss of STD: Dice '
+    + (
+      'summed over the batch (stock nnU-Net, coupled)' if config.reading.batch_dice else 'per slice'
+    )
+    + '; of SAT and AMAT: Dice per slice. Attacks always ascend the loss of each slice alone, '
+    'deep supervision on.',
+    f'Test slices: {config.data.get("slices", "all")}, one centred patch each, no repeats.',
+  )
+
+
+def sections(page) -> tuple[spec.Section, ...]:
+  del page
+  return ()
+
+
+def published(config: ml_collections.ConfigDict) -> None:
+  del config  # the paper has figures only
 
 
 # Whole volumes ------------------------------------------------------------------------------

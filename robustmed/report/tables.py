@@ -83,6 +83,12 @@ def pivot(
   return pd.DataFrame(lines, columns=['arm', *heads])
 
 
+def averages(summary: pd.DataFrame, *, metric: str, attack: str) -> pd.DataFrame:
+  """`pivot` of all arms with a last column, the plain mean over the levels."""
+  frame = pivot(summary, metric=metric, attack=attack, arms=[*dict.fromkeys(summary['arm'])])
+  return frame.assign(average=frame.drop(columns='arm').mean(axis=1))
+
+
 def check_frame(found: Sequence[checks.Check]) -> pd.DataFrame:
   """The gravest first; nothing is left out."""
   ordered = sorted(found, key=lambda check: _GRAVITY.index(check.status))

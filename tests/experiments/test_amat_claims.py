@@ -85,6 +85,40 @@ def test_the_opposite_fails():
     assert found[statement] == 'fails', statement
 
 
+def test_landmarks_and_cells_have_claims_of_their_own():
+  errors_in_mm = {arm: tuple(40 - 38 * value for value in means) for arm, means in DICE.items()}
+  errors_in_mm['std_bce'] = tuple(value + 3 for value in errors_in_mm['std'])
+  frame = rows(errors_in_mm, volumes=24)
+  saying = amat_claims.Saying(higher=False, collapse='', better=(('std', 'std_bce'),))
+  made = amat_claims.of_paper(
+    frame,
+    metric='DICE',
+    sat=SAT,
+    levels=LEVELS,
+    losses=np.random.default_rng(1).normal(0.1, 0.01, (200, 3)),
+    seconds=ratio(1.05),
+    saying=saying,
+  )
+  found = claims.decide(made, frame).set_index('statement')['verdict']
+  assert set(found) == {'holds'}, found[found != 'holds']
+  assert 'AMAT has a better average over all levels than std_bce' in found.index
+  assert 'AMAT is the best at level 4 (next best: sat_5)' in found.index
+  assert 'The clean losses V of STD, term 3, are approximately normal' in found.index
+  close = amat_claims.Saying(collapse='lowest', close=(('sat_5', 'amat', 0.2),))
+  made = amat_claims.of_paper(
+    rows(),
+    metric='DICE',
+    sat=SAT,
+    levels=LEVELS,
+    losses=np.zeros((0, 1)),
+    seconds=ratio(1.05),
+    saying=close,
+  )
+  found = claims.decide(made, rows()).set_index('statement')['verdict']
+  assert found['sat_5 is close to amat on average over all levels'] == 'holds'
+  assert found['STD falls to almost nothing at level 2'] == 'fails'
+
+
 def test_losses_with_a_long_tail_are_not_normal():
   tail = np.random.default_rng(0).lognormal(0, 1.2, (300, 1))
   assert (

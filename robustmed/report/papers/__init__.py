@@ -110,3 +110,16 @@ def brats_attacks() -> pd.DataFrame:
       pd.DataFrame({'attack': table['attack'].map(_BRATS_ATTACKS), **cells}).assign(metric=metric)
     )
   return pd.concat(parts, ignore_index=True)
+
+
+def amat_landmarks(*, attack: str, scale: float = 1.0) -> pd.DataFrame:
+  """Table 3 of Ma & Liang 2022, MRE in mm of STD(Dice), here 'std', and STD(BCE), 'std_bce'.
+
+  Columns are those of `spec.PAPER`; levels are multiplied by `scale`.
+  """
+  table = pd.read_csv(FOLDER / 'amat_table3.csv').melt('arm', var_name='eps', value_name='mean')
+  level = table['eps'].astype(float)
+  table['attack'] = level.map(lambda eps: attack if eps else 'none')
+  return table.assign(eps=[float(f'{eps * scale:.4g}') for eps in level], metric='MRE')[
+    [*spec.PAPER]
+  ]
