@@ -6,7 +6,9 @@ BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT go on from 
 (mosaics of 320x320 and letterboxed test images of 256x352 at full width, batch 32, 300 epochs of 10
 steps, PGD-20; Table 2 gives 6, 30 and 35 seconds per epoch of STD, SAT and AMAT on one V100; from
 COCO weights: `--config.model.init=yolov5s.safetensors`). The published loss is the mean over images
-times the batch of 32; here the learning rate is multiplied and the weight decay divided by it.
+times the batch of 32; here the learning rate is multiplied and the weight decay divided by it. Of
+the published rule, gradients summed over two batches and other rates of biases and momentum while
+it warms up are left out.
 The small presets train with Adam, which needs fewer steps from scratch. Levels are the paper's
 times the root of the share of pixels that is left.
 """
@@ -22,15 +24,17 @@ _PAPER = {
   'momentum': 0.937,
   'nesterov': True,
   'weight_decay': 5e-4 / _BATCH,
+  'decay_of': 'kernel$',  # neither biases nor norms
   'schedule': 'cosine',
   'final_fraction': 0.1,
-  'warmup_steps': 100,
+  'warmup_steps': 1000,
 }
 _QUICK = {
   'name': 'adam',
   'lr': 2e-3,
   'schedule': 'cosine',
   'final_fraction': 0.05,
+  'warmup_share': 0.1,
   'clip': 10.0,
 }
 SMALL = {
@@ -97,8 +101,6 @@ def get_config(preset: str = ''):
     pictured=5,
     small=SMALL,
   )
-  if 'warmup_steps' not in config.train.optimisers.main:
-    config.train.optimisers.main.warmup_steps = max(1, config.train.steps // 10)
   long_side = config.data.get('long_side', 320)
   config.data.update({'long_side': long_side, 'max_boxes': config.data.get('max_boxes', 32)})
   config.augment = amat.ml_collections.ConfigDict(

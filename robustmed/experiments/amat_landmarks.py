@@ -14,7 +14,7 @@ from robustmed.data import cephalograms
 from robustmed.evaluation import grid
 from robustmed.experiments import amat_claims, amat_parts
 from robustmed.metrics import landmarks as metrics
-from robustmed.report import papers, spec, tables
+from robustmed.report import inputs, papers, spec, tables
 from robustmed.report.papers import amat_pictures
 from robustmed.tasks import landmarks
 
@@ -113,7 +113,7 @@ def sections(page) -> tuple[spec.Section, ...]:
       [('MRE in mm', frame)],
     )
   ]
-  stored = amat_parts.read(page.results)
+  stored = inputs.arrays(page.results / amat_parts.FILE)
   if stored is not None:
     found.append(
       spec.Section(

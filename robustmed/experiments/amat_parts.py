@@ -1,8 +1,5 @@
 """What the parts of AMAT have in common: networks from plain data, sources, worst cases."""
 
-import pathlib
-import zipfile
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -63,15 +60,3 @@ def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: 
 
   models_ = filter(context.meets_main, keepsakes.first_seed(networks))
   keepsakes.add_pictures(context.results / FILE, models_, make)
-
-
-def read(results: pathlib.Path) -> Mapping[str, np.ndarray] | None:
-  """The worst cases that `save` has left, None if there are none."""
-  path = results / FILE
-  if not path.is_file():
-    return None
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      return {name: stored[name] for name in stored.files}
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise errors.UserError(f'cannot read {path}: {error}; remove it and evaluate again') from error

@@ -181,7 +181,7 @@ def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
     level_units=task.units,
     arms=tuple(spec.Arm(name, _label(name)) for name in config.arms),
     claims=page.claims(),
-    notes=_notes(config, part),
+    notes=notes(config, part),
     sections=page.sections(),
     headline_eps=config.report.picture_eps,
   )
@@ -206,12 +206,15 @@ def _shape(task):
 
 
 def _label(name):
+  if name == 'std_bce':
+    return 'STD(BCE)'
   return name.replace('sat_', 'SAT') if name.startswith('sat_') else name.upper()
 
 
-def _notes(config, part) -> tuple[str, ...]:
+def notes(config, part) -> tuple[str, ...]:
+  """What the page says of how this run was made."""
   reading, noise = config.reading, config.noise
-  notes = [
+  found = [
     'Margins: '
     + '; '.join(
       text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items()
@@ -220,15 +223,21 @@ def _notes(config, part) -> tuple[str, ...]:
     *part.notes(config),
     'The final weights of every arm are evaluated, none selected on validation data.',
   ]
+  warm = [name for name, arm in config.arms.items() if arm.get('init_from', '')]
+  if warm:
+    found.append(
+      f'{", ".join(map(_label, warm))} go on from the finished weights of '
+      f'{_label(config.arms[warm[0]].init_from)}; in the paper every arm begins afresh.'
+    )
   if reading.get('attack_bn', 'running') != 'running':
-    notes.append(
+    found.append(
       f'Batch statistics of training attacks: {reading.attack_bn}. An example of a training batch '
       'is then attacked differently beside other neighbours, and with another number of devices.'
     )
   if noise.scale != 1:
-    notes.append(
+    found.append(
       f'L2 levels, training levels, margin step and cap are {noise.scale:g} times those of the '
       f'paper ({" ".join(f"{e / noise.scale:.3g} -> {e:g}" for e in config.evaluate.levels)}), as '
       'the images have fewer elements: the root mean square per element is the same.'
     )
-  return tuple(notes)
+  return tuple(found)

@@ -12,13 +12,14 @@ from robustmed import errors
 
 def schedule(config: Mapping[str, Any], *, num_steps: int) -> Callable[[Any], Any]:
   """Learning rate by step. 'constant'; 'poly': lr (1 - t)^power; 'cosine' and 'linear' down to
-  final_fraction * lr. With steps_per_epoch t only moves at epoch borders, as torch schedulers do.
+  final_fraction * lr. The rate rises over `warmup_steps`, or over `warmup_share` of all steps.
+  With steps_per_epoch t only moves at epoch borders, as torch schedulers do.
   """
   name, lr = config.get('schedule', 'constant'), config['lr']
   per_epoch = max(1, config.get('steps_per_epoch', 1))
   final = config.get('final_fraction', 0.0)
   power = config.get('power', 0.9)
-  warmup = config.get('warmup_steps', 0)
+  warmup = config.get('warmup_steps', 0) or round(config.get('warmup_share', 0.0) * num_steps)
   shapes = {
     'constant': lambda t: jnp.ones_like(t),
     'poly': lambda t: (1 - t) ** power,
@@ -40,8 +41,9 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   """An optax optimiser from {'name', 'lr', 'schedule', 'clip', 'weight_decay', ...}.
 
   Weight decay of sgd, adam and adamax is coupled: an L2 term added to the gradient after clipping
-  and before momentum, as torch does; adamw decouples it. sgd with nesterov is torch's
-  g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and epsilon sits
+  and before momentum, as torch does; adamw decouples it. With `decay_of`, a regular expression on
+  'a/b/c' paths, only the parameters that it matches decay (in `step.Flat`). sgd with nesterov is
+  torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and epsilon sits
   inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0 keeps every
   parameter in [-c, c] after its update (Arjovsky et al. 2017).
   """
@@ -63,7 +65,7 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   if config.get('clip', 0.0):
     chain.append(optax.clip_by_global_norm(config['clip']))
   if decay and name != 'adamw':
-    chain.append(optax.add_decayed_weights(decay))
+    chain.append(_decay(decay, config.get('decay_of', '')))
   chain.append(rule)
   if decay and name == 'adamw':
     chain.append(optax.add_decayed_weights(decay))
@@ -71,6 +73,18 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   if config.get('clip_weights', 0.0):
     chain.append(_within(config['clip_weights']))
   return optax.chain(*chain)
+
+
+def _decay(weight: float, of: str) -> optax.GradientTransformation:
+  if not of:
+    return optax.add_decayed_weights(weight)
+
+  def update(updates, state, params, *, marks, **extra):
+    del extra
+    add = lambda change, value, own: change + weight * own * value
+    return jax.tree.map(add, updates, params, marks(of)), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _within(limit: float) -> optax.GradientTransformation:

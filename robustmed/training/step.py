@@ -36,7 +36,8 @@ class Flat(NamedTuple):
   def update(self, gradient: jax.Array, state: PyTree, params: PyTree, good: jax.Array):
     """(params, state) after one step along the joined gradient; the old ones where not `good`."""
     old, restore = jax.flatten_util.ravel_pytree(self._chosen(params))
-    change, new_state = self.rule.update(gradient, state, old)
+    rule = optax.with_extra_args_support(self.rule)
+    change, new_state = rule.update(gradient, state, old, marks=lambda of: self._marks(params, of))
     chosen = iter(restore(jnp.where(good, old + change, old)))
     mask = self._mask(params)
     params = jax.tree.map(lambda leaf, own: next(chosen) if own else leaf, params, mask)
@@ -46,13 +47,23 @@ class Flat(NamedTuple):
     mask = jax.tree.leaves(self._mask(tree))
     return [leaf for leaf, own in zip(jax.tree.leaves(tree), mask, strict=True) if own]
 
+  def _marks(self, tree: PyTree, of: str) -> jax.Array:
+    """1 where the joined vector has a parameter whose path `of` matches, else 0."""
+    marked = jax.tree.map(lambda leaf, own: jnp.full(leaf.size, float(own)), tree, _named(tree, of))
+    return jnp.concatenate(self._chosen(marked))
+
   def _mask(self, tree: PyTree) -> PyTree:
-    name = lambda path: '/'.join(str(getattr(k, 'key', k)) for k in path)
-    own = lambda path, _: self.subset is None or re.search(self.subset, name(path)) is not None
-    mask = jax.tree_util.tree_map_with_path(own, tree)
-    if not any(jax.tree.leaves(mask)):
-      raise ValueError(f'no parameter path matches {self.subset!r}')
-    return mask
+    return _named(tree, '' if self.subset is None else self.subset)
+
+
+def _named(tree: PyTree, pattern: str) -> PyTree:
+  """Which leaves have an 'a/b/c' path that the pattern matches; there must be some."""
+  name = lambda path: '/'.join(str(getattr(k, 'key', k)) for k in path)
+  own = lambda path, _: re.search(pattern, name(path)) is not None
+  mask = jax.tree_util.tree_map_with_path(own, tree)
+  if not any(jax.tree.leaves(mask)):
+    raise ValueError(f'no parameter path matches {pattern!r}')
+  return mask
 
 
 def for_phases(

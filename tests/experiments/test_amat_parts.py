@@ -1,16 +1,24 @@
 """Landmarks and objects as parts of AMAT: networks, levels, readings, files and pictures."""
 
-import json
-
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from robustmed import commandline, errors
+import cells
+import skulls
+from robustmed import commandline, errors, tool
+from robustmed.data.sources import bccd
 from robustmed.evaluation import grid
-from robustmed.experiments import amat, amat_landmarks, amat_objects, costs
+from robustmed.experiments import (
+  amat,
+  amat_landmarks,
+  amat_objects,
+  amat_report,
+  costs,
+  stages,
+)
 from robustmed.report import papers
 from robustmed.report.papers import amat_pictures
 
@@ -36,14 +44,15 @@ def test_paper_presets_are_the_papers(name, part, parameters, shape):
   assert (attack.num_steps, attack.relative_step, attack.norm) == (20, 0.25, 'l2')
   if name == 'bccd':
     assert chosen.train.optimisers.main.lr == pytest.approx(0.32)
+    assert chosen.train.optimisers.main.warmup_steps == 1000
     assert chosen.arms.amat.defense.floor == 2.5 and chosen.arms.amat.defense.max_margin == 15
   else:
     assert tuple(chosen.evaluate.levels) == (0.5, 1, 1.5, 2, 2.5, 3)
     assert list(chosen.arms) == ['std', 'std_bce', 'sat_1', 'sat_2', 'sat_3', 'sat_5', 'amat']
 
 
-@pytest.mark.parametrize('name', ['ceph', 'bccd'])
-def test_real_presets_go_on_from_std_and_keep_the_noise_per_element(name):
+@pytest.mark.parametrize(('name', 'part'), [('ceph', amat_landmarks), ('bccd', amat_objects)])
+def test_real_presets_go_on_from_std_and_keep_the_noise_per_element(name, part):
   paper, real = config(name, 'paper'), config(name, 'real')
   share = np.prod([real.data.height, real.data.width])
   share = share / np.prod([paper.data.height, paper.data.width])
@@ -52,6 +61,8 @@ def test_real_presets_go_on_from_std_and_keep_the_noise_per_element(name):
   assert exp.arms['amat'].init_from == exp.arms['amat'].needs[0] == 'std'
   assert exp.arms['std'].init_from == '' and exp.pretrained is None
   assert exp.arms['amat'].train['steps'] < exp.arms['std'].train['steps']
+  said = [note for note in amat_report.notes(real, part) if 'go on from' in note]
+  assert len(said) == 1 and said[0].startswith('SAT') and 'AMAT' in said[0]
 
 
 def test_readings_reach_the_defenses():
@@ -148,8 +159,9 @@ def test_boxes_are_drawn_and_written(tmp_path):
   assert amat_pictures.boxes(kept, classes=('a', 'b', 'c'))[:4] == b'\x89PNG'
   one = jax.tree.map(lambda leaf: leaf[0], found.example)
   amat_objects.write_example(tmp_path, found.image[0], one)
-  lines = json.loads((tmp_path / '000003.json').read_text())
-  assert lines == [{'class': 'WBC', 'box': [4.0, 4.0, 30.0, 34.0]}]
+  read = bccd.parse(tmp_path / '000003.xml')
+  assert read.size == (64, 64) and read.classes.tolist() == [bccd.CLASSES.index('WBC')]
+  np.testing.assert_array_equal(read.boxes, [[4, 4, 30, 34]])
   assert Image.open(tmp_path / '000003.png').size == (64, 64)
 
 
@@ -164,3 +176,70 @@ def test_precision_of_every_cell():
   assert table['mAP@0.5'].round(6).to_dict() == {0.0: 1.0, 1.0: 1.0, 2.0: 0.0}
   assert table['mAP@0.5:0.95'].round(6).to_dict() == {0.0: 1.0, 1.0: 0.3, 2.0: 0.0}
   assert table['Platelets'].round(6).to_list() == [1.0, 0.3, 0.0] and table['RBC'].isna().all()
+
+
+def test_average_ious_weigh_labels_not_images():
+  rows = pd.DataFrame(
+    {
+      'arm': ['std'] * 4 + ['amat'] * 2,
+      'eps': [0.0, 0.0, 1.0, 1.0, 0.0, 0.0],
+      'IOU': [0.8, 0.2, 0.4, 0.0, 0.5, np.nan],  # the last image has no labels
+      'IOU_found': [0.8, 0.2, 0.4, np.nan, 0.5, np.nan],
+      '_labels0': [1.0, 2.0, 1.0, 2.0, 1.0, 0.0],
+      '_labels1': [0.0, 1.0, 0.0, 1.0, 0.0, 0.0],
+    }
+  )
+  table = amat_objects.overlaps(rows, 'IOU').set_index('arm')
+  assert list(table.index) == ['std', 'amat'] and list(table.columns) == ['0', '1', 'average']
+  assert table.loc['std'].to_list() == pytest.approx([1.4 / 4, 0.4 / 4, 0.9 / 4])
+  assert table.loc['amat', '0'] == 0.5 and np.isnan(table.loc['amat', '1'])
+  found = amat_objects.overlaps(rows, 'IOU_found').set_index('arm')
+  assert found.loc['std', '1'] == pytest.approx(0.4)
+
+
+def bad_annotation(folder, objects=(), **options):
+  cells.fill(folder, images=3)
+  cells.write(folder, 1, list(objects), **options)
+
+
+def few_landmarks(folder):
+  skulls.challenge(folder, (1, 151, 201))
+  path = folder / 'AnnotationsByMD' / '400_senior' / '001.txt'
+  skulls.save_text(path, skulls.points(1)[:18], tail=())
+
+
+def damaged_image(folder):
+  skulls.challenge(folder, (1, 151, 201))
+  path = folder / 'RawImage' / 'TrainingData' / '001.bmp'
+  path.write_bytes(path.read_bytes()[:30])
+
+
+ENTITY = '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/hostname">]>'
+MISTAKES = {
+  'external entity': ('bccd', 'BloodImage_00001.xml', lambda to: bad_annotation(to, head=ENTITY)),
+  'max below min': (
+    'bccd',
+    'BloodImage_00001.xml',
+    lambda to: bad_annotation(to, [('RBC', 9, 9, 5, 12)]),
+  ),
+  'another image': (
+    'bccd',
+    'BloodImage_00001.xml',
+    lambda to: bad_annotation(to, size=(480, 640)),
+  ),
+  '18 landmarks': ('ceph', '001.txt', few_landmarks),
+  'damaged image': ('ceph', '001.bmp', damaged_image),
+}
+
+
+@pytest.mark.parametrize('case', MISTAKES)
+def test_bad_files_end_the_program_with_one_line_that_names_them(tmp_path, capsys, case):
+  name, file, spoil = MISTAKES[case]
+  spoil(tmp_path / 'raw')
+  words = [f'--config=configs/amat_{name}.py:smoke', f'--workdir={tmp_path / "run"}']
+  more = {'source': name, 'dir': tmp_path / 'raw', 'cache_dir': tmp_path / 'cache'}
+  words += [f'--config.data.{field}={value}' for field, value in more.items()]
+  assert tool.run(lambda words: stages.run(commandline.parse(words)), words) == 2
+  lines = [line for line in capsys.readouterr().err.splitlines() if '[robustmed]' not in line]
+  assert len(lines) == 1 and lines[0].startswith('robustmed: error: ') and file in lines[0], lines
+  assert not (tmp_path / 'run').exists()

@@ -104,6 +104,7 @@ def test_schedules():
   assert float(rate(schedule='linear', final_fraction=0.1)(100)) == pytest.approx(0.2)
   assert float(rate(schedule='cosine')(50)) == pytest.approx(1.0)
   assert float(rate(warmup_steps=4)(0)) == 0.5 and float(rate(warmup_steps=4)(9)) == 2.0
+  assert float(rate(warmup_share=0.04)(0)) == 0.5 and float(rate(warmup_share=0.04)(3)) == 2.0
 
 
 def test_unknown_names_are_user_errors():

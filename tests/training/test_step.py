@@ -7,8 +7,8 @@ import pytest
 import toys
 from robustmed import errors, parallel, types
 from robustmed.defenses import standard, weighted
+from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
-from robustmed.training import step
 
 SGD = {'main': optax.sgd(0.1)}
 
@@ -42,6 +42,28 @@ def test_one_step_is_plain_gradient_descent_on_the_mean_loss():
     float(optax.tree.norm(gradient)), rel=1e-5
   )
   assert int(new.step) == 1 and int(new.bad_step) == -1
+
+
+def test_decay_of_some_parameters_leaves_the_others_alone():
+  task, batch = toys.task(), toys.batch(4)
+  defense = standard.make(task)
+  rule = {'name': 'sgd', 'lr': 0.1, 'momentum': 0.0, 'weight_decay': 0.5, 'decay_of': 'kernel$'}
+  found = {}
+  for name, fields in (('some', rule), ('none', {**rule, 'weight_decay': 0.0})):
+    rules = {'main': optimisers.make(fields, num_steps=10)}
+    state = _state(task, defense, rules)
+    found[name] = _step(defense, rules)(state, batch, jax.random.key(1))[0].params
+
+  def check(path, start, some, none):
+    decays = path[-1].key == 'kernel'
+    np.testing.assert_allclose(some, none - decays * 0.05 * start, atol=1e-6)
+    return decays
+
+  seen = jax.tree_util.tree_map_with_path(check, state.params, found['some'], found['none'])
+  assert set(jax.tree.leaves(seen)) == {True, False}
+  rules = {'main': optimisers.make({**rule, 'decay_of': 'weight'}, num_steps=10)}
+  with pytest.raises(ValueError, match='no parameter path'):
+    _step(defense, rules)(_state(task, defense, rules), batch, jax.random.key(1))
 
 
 def test_padding_is_ignored_whatever_finite_values_it_holds():
