@@ -43,9 +43,9 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   Weight decay of sgd, adam and adamax is coupled: an L2 term added to the gradient after clipping
   and before momentum, as torch does; adamw decouples it. With `decay_of`, a regular expression on
   'a/b/c' paths, only the parameters that it matches decay (in `step.Flat`). sgd with nesterov is
-  torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and epsilon sits
-  inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0 keeps every
-  parameter in [-c, c] after its update (Arjovsky et al. 2017).
+  torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and
+  epsilon sits inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0
+  keeps every parameter in [-c, c] after its update (Arjovsky et al. 2017).
   """
   name = config.get('name', 'adam')
   b1, b2, eps = config.get('b1', 0.9), config.get('b2', 0.999), config.get('eps', 1e-8)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from robustmed import types
+from robustmed.data.sources import bccd
 from robustmed.defenses import standard
 from robustmed.metrics import average_precision, boxes, matching
 from robustmed.tasks import anchors, objects
@@ -115,6 +116,21 @@ def test_the_own_cell_and_its_nearest_neighbours_answer(place, cells):
 def test_anchors_answer_within_a_ratio_of_four(size, which):
   # anchors of stride 8: (10, 13), (16, 30), (33, 23)
   assert {cell[0] for cell in assigned(20, 20, *size)} == which
+
+
+def test_anchors_answer_for_every_real_cell(shared_data):
+  files = sorted((shared_data / 'bccd' / 'BCCD' / 'Annotations').glob('*.xml'))
+  found = np.concatenate([bccd.parse(path).boxes for path in files])
+  found = found[(found[:, 2:] > found[:, :2]).all(axis=1)] / 2  # images of 320 pixels
+  fitting = 0
+  for stride, (sizes, _) in objects.LEVELS.items():
+    one = jnp.asarray(found[None], jnp.float32)
+    at = anchors.assign(
+      one, jnp.ones(one.shape[:2], bool), grid=(40, 40), stride=stride, anchors=sizes
+    )
+    fitting = fitting + np.asarray(at.mask).reshape(len(found), 3, 5)[..., 0].sum(axis=1)
+  assert (fitting > 0).mean() > 0.995  # the best possible recall, 1.00
+  assert fitting.mean() == pytest.approx(6.3, abs=0.1)
 
 
 def plain_losses(found, target, size, *, train_size=320):
