@@ -155,8 +155,8 @@ def images(
 
   As for `segmentation`, levels are those of images of `size` and shrink with it. `small` has, for
   the presets demo, smoke and real, what differs: 'size', 'width', 'sat', 'levels', 'num_steps' (of
-  training attacks), 'eval_steps', fields of 'train' and 'data' and, for real, 'warm', the fields of
-  train of the attacked arms, which go on from std.
+  training attacks), 'eval_steps', fields of 'train' and 'data' and 'warm', the fields of train of
+  the attacked arms where they go on from std.
   `more_arms` stand after std.
   """
   errors.lookup(dict.fromkeys(PRESETS), preset, kind='preset')

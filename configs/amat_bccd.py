@@ -1,16 +1,16 @@
 """AMAT on blood cells (BCCD) with YOLOv5s: Ma & Liang 2022, Figures 6 and 7, Table 2.
 
 Presets: none or `demo` (synthetic smears of 96x128 pixels, a quarter of the width, PGD-5 in
-training), `smoke` (seconds, for tests), `real` (`--config.data.dir=` with BCCD/Annotations and
-BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT go on from STD) and `paper`
-(mosaics of 320x320 and letterboxed test images of 256x352 at full width, batch 32, 300 epochs of 10
-steps, PGD-20; Table 2 gives 6, 30 and 35 seconds per epoch of STD, SAT and AMAT on one V100; from
-COCO weights: `--config.model.init=yolov5s.safetensors`). The published loss is the mean over images
-times the batch of 32; here the learning rate is multiplied and the weight decay divided by it. Of
-the published rule, gradients summed over two batches and other rates of biases and momentum while
-it warms up are left out.
-The small presets train with Adam, which needs fewer steps from scratch. Levels are the paper's
-times the root of the share of pixels that is left.
+training, SAT and AMAT go on from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
+with BCCD/Annotations and BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT go
+on from STD) and `paper` (mosaics of 320x320 and letterboxed test images of 256x352 at full width,
+batch 32, 300 epochs of 10 steps, PGD-20; Table 2 gives 6, 30 and 35 seconds per epoch of STD, SAT
+and AMAT on one V100; from COCO weights: `--config.model.init=yolov5s.safetensors`). The published
+loss is the mean over images times the batch of 32; here the learning rate is multiplied and the
+weight decay divided by it. Of the published rule, gradients summed over two batches and other
+rates of biases and momentum while it warms up are left out. The small presets train with Adam,
+which needs fewer steps from scratch. Levels are the paper's times the root of the share of pixels
+that is left.
 """
 
 import importlib
@@ -44,8 +44,9 @@ SMALL = {
     'sat': (5, 15),
     'levels': (5, 10, 15),
     'num_steps': 5,
-    'eval_steps': 40,
-    'train': {'steps': 200, 'batch_size': 12, 'log_every': 10, 'ema': 0.98, 'ema_ramp': 20},
+    'eval_steps': 20,
+    'train': {'steps': 600, 'batch_size': 12, 'log_every': 10, 'ema': 0.98, 'ema_ramp': 20},
+    'warm': {'steps': 200},
     'data': {'long_side': 128, 'max_boxes': 24},
   },
   'smoke': {
@@ -71,7 +72,7 @@ SMALL = {
     'levels': (5, 10, 15),
     'num_steps': 7,
     'eval_steps': 20,
-    'train': {'steps': 1500, 'batch_size': 16, 'ema': 0.99, 'ema_ramp': 100},
+    'train': {'steps': 2500, 'batch_size': 16, 'ema': 0.99, 'ema_ramp': 100},
     'warm': {'steps': 250},
     'data': {'long_side': 160},
   },

@@ -2,12 +2,13 @@
 
 Arms: STD trained on the Dice of the heat maps (`std`) and on their cross-entropy (`std_bce`), SAT,
 AMAT. Presets: none or `demo` (synthetic skulls of 80x64 pixels, an eighth of the width, PGD-5 in
-training), `smoke` (seconds, for tests), `real` (`--config.data.dir=` with RawImage and
-AnnotationsByMD, or cepha400: 100x80 pixels, a quarter of the width, PGD-7, SAT and AMAT go on from
-STD) and `paper` (200x160 at full width, batch 8, 500 epochs of 19 steps, PGD-20; Table 2 gives 12,
-50 and 53 seconds per epoch of STD, SAT and AMAT on one V100; clean MRE 1.59 mm with Dice and 1.55
-with cross-entropy, from ImageNet weights: `--config.model.init=vgg19.safetensors`). Levels are the
-paper's times the root of the share of pixels that is left.
+training, SAT and AMAT go on from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
+with RawImage and AnnotationsByMD, or cepha400: 100x80 pixels, 3/16 of the width, PGD-7, SAT and
+AMAT go on from STD) and `paper` (200x160 at full width, batch 8, 500 epochs of 19 steps, PGD-20;
+Table 2 gives 12, 50 and 53 seconds per epoch of STD, SAT and AMAT on one V100; clean MRE 1.59 mm
+with Dice and 1.55 with cross-entropy, from ImageNet weights:
+`--config.model.init=vgg19.safetensors`). Levels are the paper's times the root of the share of
+pixels that is left.
 """
 
 import importlib
@@ -16,13 +17,13 @@ amat = importlib.import_module('_amat')
 
 REAL = {
   'size': (100, 80),
-  'width': 0.25,
+  'width': 0.1875,
   'sat': (3,),
   'levels': (1, 2, 3),
   'num_steps': 7,
   'eval_steps': 20,
-  'train': {'steps': 900, 'batch_size': 8},
-  'warm': {'steps': 200},
+  'train': {'steps': 1200, 'batch_size': 8},
+  'warm': {'steps': 150},
 }
 SMALL = {
   'demo': {
@@ -31,8 +32,9 @@ SMALL = {
     'sat': (1, 5),
     'levels': (1, 2, 3),
     'num_steps': 5,
-    'eval_steps': 40,
-    'train': {'steps': 150, 'batch_size': 8, 'log_every': 10},
+    'eval_steps': 20,
+    'train': {'steps': 400, 'batch_size': 8, 'log_every': 10},
+    'warm': {'steps': 100},
   },
   'smoke': {
     'size': (40, 32),
