@@ -146,15 +146,16 @@ def overlaps(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
   Images whose value is nan are left out; the last column is the plain mean over the levels.
   """
-  kept = rows[rows[metric].notna()]
-  labels = kept.filter(regex=r'^_labels\d+$').sum(axis=1)
-  sums = pd.DataFrame(
-    {'arm': kept['arm'], 'eps': kept['eps'], 'value': labels * kept[metric], 'labels': labels}
-  ).pivot_table(index='arm', columns='eps', values=['value', 'labels'], aggfunc='sum', sort=False)
-  table = (sums['value'] / sums['labels']).sort_index(axis=1)
-  table = table.reindex(index=[*dict.fromkeys(rows['arm'])], columns=sorted(set(rows['eps'])))
-  table.columns = [f'{eps:g}' for eps in table.columns]
-  return table.assign(average=table.mean(axis=1)).rename_axis('arm').reset_index()
+  levels = sorted(set(rows['eps']))
+
+  def mean(arm, eps):
+    here = rows[(rows['arm'] == arm) & (rows['eps'] == eps) & rows[metric].notna()]
+    labels = here.filter(regex=r'^_labels\d+$').sum(axis=1)
+    return np.average(here[metric], weights=labels) if labels.sum() else np.nan
+
+  lines = [[arm, *(mean(arm, eps) for eps in levels)] for arm in dict.fromkeys(rows['arm'])]
+  table = pd.DataFrame(lines, columns=['arm', *(f'{eps:g}' for eps in levels)])
+  return table.assign(average=table.drop(columns='arm').mean(axis=1))
 
 
 def sections(page) -> tuple[spec.Section, ...]:
