@@ -112,8 +112,8 @@ def landmark_example():
 
 def cell_example():
   rng = np.random.default_rng(0)
-  grid = lambda s: rng.normal(1, 1, (2, 64 // s, 64 // s, 3, 8)).astype(np.float32)
-  loud = {f'p{s}': grid(s) for s in (8, 16, 32)}
+  drawn = lambda s: rng.normal(1, 1, (2, 64 // s, 64 // s, 3, 8)).astype(np.float32)
+  loud = {f'p{s}': drawn(s) for s in (8, 16, 32)}
   silent = jax.tree.map(lambda leaf: leaf - 20, loud)
   target = {
     'boxes': np.array([[[4, 4, 30, 34], [0, 0, 0, 0]]] * 2, np.float32),
