@@ -163,7 +163,7 @@ def test_boxes_are_drawn_and_written(tmp_path):
   read = bccd.parse(tmp_path / '000003.xml')
   assert read.size == (64, 64) and read.classes.tolist() == [bccd.CLASSES.index('WBC')]
   np.testing.assert_array_equal(read.boxes, [[4, 4, 30, 34]])
-  assert Image.open(tmp_path / '000003.png').size == (64, 64)
+  assert np.asarray(Image.open(tmp_path / '000003.png')).shape == (64, 64, 3)
 
 
 def test_precision_of_every_cell():
