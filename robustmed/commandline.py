@@ -12,10 +12,10 @@ import ml_collections
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from robustmed import errors, tool
+from robustmed import errors, files, tool
 
 PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
-STAGES = ('all', 'describe', 'train', 'evaluate', 'report')
+STAGES = ('all', 'describe', 'plan', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set:
   --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
@@ -28,6 +28,7 @@ examples:
   python -m robustmed.main --config configs/quickstart.py --stage describe
   python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart \\
       --stage train --arms adv
+  python -m robustmed.main --config configs/spine.py --workdir runs/spine --stage plan --jobs 8
   python -m robustmed.main --config configs/quickstart.py --workdir runs/other \\
       --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
       --config.data.source=lumbar_disks --config.data.dir=DIR
@@ -45,14 +46,16 @@ _TYPES = {
 
 class Command(NamedTuple):
   config: ml_collections.ConfigDict
-  workdir: pathlib.Path | None
+  workdir: files.Path | None
   stage: str
   arms: tuple[str, ...]  # () = all
-  checkpoint: pathlib.Path | None
+  checkpoint: files.Path | None
   coordinator: str
   num_processes: int
   process_id: int
   distributed: bool
+  jobs: int = 1
+  again: tuple[str, ...] = ()  # the words that make the same run, without stage and arms
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
   add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
   add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
   add('--arms', default='', metavar='A,B', help='only these arms (and those they need)')
+  add('--jobs', type=int, metavar='N', help='--stage plan: how many machines there are')
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
@@ -92,16 +96,21 @@ def parse(words: Sequence[str]) -> Command:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
   if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
     raise errors.UserError('--checkpoint goes with --stage evaluate, report or all (both)')
+  if (known.jobs is not None) != (known.stage == 'plan'):
+    raise errors.UserError('--stage plan goes with --jobs N, and --jobs with --stage plan')
+  again = ['--config', known.config, *(['--workdir', known.workdir] if known.workdir else [])]
   return Command(
     config=config,
-    workdir=pathlib.Path(known.workdir).absolute() if known.workdir else None,
+    workdir=files.path_of(known.workdir) if known.workdir else None,
     stage=known.stage,
     arms=tuple(arm for arm in known.arms.split(',') if arm),
-    checkpoint=pathlib.Path(known.checkpoint).absolute() if known.checkpoint else None,
+    checkpoint=files.path_of(known.checkpoint) if known.checkpoint else None,
     coordinator=known.coordinator,
     num_processes=known.num_processes,
     process_id=known.process_id,
     distributed=known.distributed,
+    jobs=known.jobs or 1,
+    again=(*again, *overrides, *(['--distributed'] if known.distributed else [])),
   )
 
 

@@ -1,20 +1,67 @@
-"""Whole files or none: everything is written under a temporary name and then renamed."""
+"""Whole files or none, on disks and in object stores.
+
+On a disk everything is written under a temporary name and then renamed. In an object store, where
+a rename is a copy, it is written here and sent as one object, which is there whole or not at all.
+"""
 
 import contextlib
+import importlib.util
+import io
 import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from robustmed import errors
+
+_DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
+Path = pathlib.Path | epath.Path
+
+
+def path_of(name: str | os.PathLike) -> Path:
+  """The absolute path of what a user wrote: of a disk, or gs://BUCKET/... or s3://BUCKET/..."""
+  scheme, _, rest = os.fspath(name).partition('://')
+  if not rest:
+    return pathlib.Path(name).absolute()
+  driver = errors.lookup(_DRIVERS, scheme, kind='kind of storage')
+  if importlib.util.find_spec(driver) is None:
+    raise errors.UserError(f'{name} needs {driver}; install it: pip install {driver}')
+  return epath.Path(name)
+
+
+def is_remote(path: Path) -> bool:
+  """True for what is in an object store."""
+  return not isinstance(path, pathlib.Path)
+
+
+def reading(path: Path) -> Any:
+  """What numpy and pandas read `path` from: itself, or the content of an object."""
+  return io.BytesIO(path.read_bytes()) if is_remote(path) else path
+
+
+def below(folder: Path) -> list[Path]:
+  """All files of a folder and its folders, sorted."""
+  if not folder.is_dir():
+    return []
+  inside = sorted(folder.iterdir())
+  return [file for path in inside for file in (below(path) if path.is_dir() else [path])]
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a temporary path beside `path`; it takes the place of `path` when the block succeeds."""
-  path = pathlib.Path(path)
+  """Yields a temporary path; it takes the place of `path` when the block succeeds."""
+  path = path if isinstance(path, pathlib.PurePath) else path_of(path)
+  if is_remote(path):
+    with tempfile.TemporaryDirectory() as folder:
+      temporary = pathlib.Path(folder) / path.name
+      yield temporary
+      send(temporary, path)
+    return
   temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +74,28 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[pathlib.Path]:
+  """Yields a folder of this disk to write into: `folder`, or one that is sent there afterwards."""
+  if not is_remote(folder):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory() as here:
+    yield pathlib.Path(here)
+    for file in below(pathlib.Path(here)):
+      send(file, folder / file.relative_to(here).as_posix())
+
+
+def send(file: pathlib.Path, path: Path) -> None:
+  """Copies a file of this disk to an object."""
+  try:
+    path.write_bytes(file.read_bytes())
+  except Exception as error:  # drivers raise their own kinds
+    raise errors.UserError(
+      f'cannot write {path}: {error}; check that the bucket exists and that you may write to it'
+    ) from error
 
 
 def os_error(error: BaseException | None) -> int | None:
@@ -51,7 +120,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
+  path = path if isinstance(path, pathlib.PurePath) else path_of(path)
   try:
-    return json.loads(pathlib.Path(path).read_text())
+    return json.loads(path.read_text())
   except ValueError as error:
     raise errors.UserError(f'{path} is not valid JSON ({error}); remove it or restore it') from None

@@ -4,18 +4,26 @@ import sys
 import time
 from collections.abc import Sequence
 
-from robustmed import tool
+from robustmed import deaths, tool
 
 
 def main(words: Sequence[str]) -> int:
   """Runs one command. A user's mistake is one line on stderr and exit code 2."""
-  return tool.run(
-    _run,
-    words,
-    interrupted='interrupted; the same command goes on from the last checkpoint',
-    memory='lower --config.train.batch_size (training) or '
-    '--config.evaluate.batch_size (attacks), or the width of the model',
-  )
+  code = 1  # a bug of ours, which shows its traceback
+  try:
+    code = tool.run(
+      _run,
+      words,
+      interrupted='interrupted; the same command goes on from the last checkpoint',
+      memory='lower --config.train.batch_size (training) or '
+      '--config.evaluate.batch_size (attacks), or the width of the model',
+    )
+  except SystemExit as stopped:
+    code = int(stopped.code or 0)
+    raise
+  finally:
+    deaths.leave(code)
+  return code
 
 
 def _run(words: Sequence[str]) -> int:
@@ -24,10 +32,10 @@ def _run(words: Sequence[str]) -> int:
 
   command = commandline.parse(words)
 
-  from robustmed import parallel
+  from robustmed import hosts, parallel
 
   flags = parallel.tune_cpu()
-  parallel.start(
+  hosts.start(
     coordinator=command.coordinator,
     num_processes=command.num_processes,
     process_id=command.process_id,
@@ -38,7 +46,7 @@ def _run(words: Sequence[str]) -> int:
 
   started = time.monotonic()
   stages.run(command, cpu_flags=flags)
-  if command.stage != 'describe':
+  if command.stage not in ('describe', 'plan'):
     from robustmed import console
 
     console.say(f'done in {console.clock(time.monotonic() - started)}')

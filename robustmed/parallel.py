@@ -11,8 +11,6 @@ import functools
 import gc
 import os
 import re
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +25,7 @@ from robustmed import errors
 AXIS = 'devices'
 PyTree = Any
 _alone = contextvars.ContextVar('alone', default=False)
-_GRACE = 60  # seconds that jaxlib waits longer than we do
-# jaxlib versions on which the flags below are known; an unknown flag aborts the process.
-_TUNED_JAXLIB = ('0.10.',)
+_TUNED_JAXLIB = ('0.10.',)  # where the flags below are known; an unknown one aborts the process
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
 
 
@@ -71,70 +67,6 @@ def _has_avx512() -> bool:
     return False
 
 
-def start(
-  *,
-  coordinator: str = '',
-  num_processes: int = 0,
-  process_id: int = -1,
-  automatic: bool = False,
-  patience: int = 300,
-) -> None:
-  """Joins the hosts of a run; does nothing for a single process.
-
-  With `automatic` JAX reads the cluster's environment (SLURM, TPU pod, Kubernetes). On the CPU the
-  collectives go through gloo. After `patience` seconds without the others the process says so in
-  one line and ends with exit code 2.
-  """
-  if not coordinator and not automatic:
-    if num_processes or process_id >= 0:
-      raise errors.UserError('--num_processes and --process_id need --coordinator HOST:PORT')
-    return
-  if jax.config.jax_platforms == 'cpu':
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  if automatic:
-    with _waiting('the hosts that the cluster names', patience):
-      jax.distributed.initialize(initialization_timeout=patience + _GRACE)
-    return
-  if num_processes < 1 or not 0 <= process_id < num_processes:
-    raise errors.UserError(
-      f'--coordinator needs --num_processes >= 1 and 0 <= --process_id < --num_processes, '
-      f'got {num_processes} and {process_id}'
-    )
-  whom = f'coordinator {coordinator} (process {process_id} of {num_processes})'
-  with _waiting(whom, patience):
-    jax.distributed.initialize(
-      coordinator, num_processes, process_id, initialization_timeout=patience + _GRACE
-    )
-
-
-@contextlib.contextmanager
-def _waiting(whom: str, patience: int):
-  """Ends the process with one line where hosts do not meet.
-
-  jaxlib aborts with a stack trace when its own time is up, which nothing can catch; so a thread
-  ends the process shortly before.
-  """
-  line = (
-    f'cannot join {whom}: %s; check that HOST:PORT is one of process 0, free there and reachable '
-    'from here, that every --process_id from 0 on is used once, and start all processes together'
-  )
-
-  def give_up():
-    error = errors.UserError(line % f'no answer in {patience} s')
-    print(f'robustmed: error: {error}', file=sys.stderr, flush=True)
-    os._exit(error.exit_code)
-
-  timer = threading.Timer(patience, give_up)
-  timer.daemon = True
-  timer.start()
-  try:
-    yield
-  except (RuntimeError, ValueError, OSError) as error:
-    raise errors.UserError(line % (str(error).splitlines() or ['no reason given'])[0]) from error
-  finally:
-    timer.cancel()
-
-
 def host_index() -> int:
   return jax.process_index()
 
@@ -174,6 +106,12 @@ def to_host(tree: PyTree) -> PyTree:
   return jax.tree.map(np.asarray, tree)
 
 
+def meet() -> None:
+  """All devices talk once, while all hosts have just come: gloo waits half a minute for those that
+  are late at the first talk, for instance by compiling, and as long as it takes at later ones."""
+  each_device(total, split=(0,), gathered=False)(np.ones(local_device_count(), np.float32))
+
+
 def barrier(name: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
@@ -190,7 +128,7 @@ def each_device(
   Arguments named in `split` are batches: their leading axis (a multiple of the local device count,
   see `pad`) is cut over the devices. All other arguments are the same on every device. Of the
   outputs, `gathered` ones (True/False per output) are per-example and come back joined on their
-  leading axis; the others must be equal on every device and come back once.
+  leading axis; the others must be equal on every device and come once. `.compiled_text(...)`: HLO.
   """
   axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
 
@@ -199,16 +137,19 @@ def each_device(
     axes_in = tuple(0 if i in split else None for i in range(num_args))
     return jax.pmap(function, axis_name=AXIS, in_axes=axes_in, out_axes=axes_out)
 
-  def call(*args):
+  def cut(args):
     count = jax.local_device_count()
-    cut = [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
-    outputs = mapped(len(args))(*cut)
+    return [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
+
+  def call(*args):
+    outputs = mapped(len(args))(*cut(args))
     if _shares_threads():
       jax.block_until_ready(outputs)
     if isinstance(gathered, bool):
       return _join(outputs) if gathered else outputs
     return tuple(_join(out) if joined else out for out, joined in zip(outputs, gathered))
 
+  call.compiled_text = lambda *args: mapped(len(args)).lower(*cut(args)).compile().as_text()
   return call
 
 
@@ -273,6 +214,36 @@ def from_writer(array: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return np.asarray(array)
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(array)))
+
+
+def _padded(text: str, size: int) -> np.ndarray:
+  return np.frombuffer(text.encode()[:size].ljust(size, b'\0'), np.uint8)
+
+
+def _unpadded(row: np.ndarray) -> str:
+  return row.tobytes().rstrip(b'\0').decode(errors='replace')
+
+
+def _text_from_writer(text: str) -> str:
+  return _unpadded(from_writer(_padded(text, 4096)))
+
+
+def texts_of_all(text: str) -> list[str]:
+  """The `text` of every host (at most 256 bytes), by its index."""
+  rows = gather_rows({'text': _padded(text, 256)[None]})['text']
+  return [_unpadded(row) for row in rows]
+
+
+def on_writer(function: Callable[[], None]) -> None:
+  """Calls `function` on the writer host; its `UserError` there is one on every host."""
+  said = ''
+  if is_writer():
+    try:
+      function()
+    except errors.UserError as error:
+      said = str(error)
+  if said := _text_from_writer(said):
+    raise errors.UserError(said)
 
 
 # Inside a mapped function -------------------------------------------------------------------

@@ -18,12 +18,12 @@ count = spec['devices']
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={count}'
 os.environ.pop('NPROC', None)
-from robustmed import parallel
+from robustmed import hosts, parallel
 parallel.tune_cpu()
 import jax
 jax.config.update('jax_platforms', 'cpu')
 if spec['processes'] > 1:
-  parallel.start(
+  hosts.start(
     coordinator=spec['coordinator'], num_processes=spec['processes'], process_id=spec['process']
   )
 assert parallel.local_device_count() == count
@@ -146,48 +146,3 @@ def test_other_batches_per_device_differ_by_rounding_alone(one_device, tmp_path)
   assert np.mean(other['linf'] == one_device['linf']) >= 0.999
   np.testing.assert_allclose(other['l2'], one_device['l2'], atol=1e-5)
   np.testing.assert_allclose(other['margin'], one_device['margin'], rtol=1e-4)
-
-
-def test_two_hosts_run_the_main_program(tmp_path):
-  """Each host reads its share; one writes; the rows are those of one process with four devices."""
-  base = ['--config', 'configs/quickstart.py:smoke', '--arms', 'std']
-  flags = lambda count: {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}',
-    'NPROC': '',
-  }
-  env = lambda count: {k: v for k, v in runs.environment(**flags(count)).items() if v}
-  coordinator = f'127.0.0.1:{_free_port()}'
-  started = []
-  for process in range(2):
-    words = [*base, '--workdir', tmp_path / 'two', '--coordinator', coordinator]
-    words += ['--num_processes', 2, '--process_id', process]
-    started.append(
-      subprocess.Popen(
-        runs.command(*words),
-        env=env(2),
-        cwd=runs.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-    )
-  texts = [process.communicate(timeout=400)[0] for process in started]
-  assert [process.returncode for process in started] == [0, 0], texts
-  assert 'report:' in texts[0] and 'report:' not in texts[1]
-  assert '4 x cpu (cpu) on 2 host(s)' in texts[0]
-  import pandas as pd
-
-  done = subprocess.run(
-    runs.command(*base, '--workdir', tmp_path / 'one'),
-    env=env(4),
-    cwd=runs.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=400,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  two, one = (pd.read_parquet(tmp_path / n / 'results' / 'rows.parquet') for n in ('two', 'one'))
-  keys = ['arm', 'attack', 'eps', 'index', 'seed', 'group']
-  pd.testing.assert_frame_equal(two[keys], one[keys])
-  np.testing.assert_allclose(two['_value'], one['_value'], rtol=2e-3)

@@ -30,7 +30,7 @@ def test_the_snippet_for_notebooks_runs_as_printed():
 
 def test_files_that_the_readme_names_exist():
   for name in re.findall(
-    r'(?:configs|launch|notebooks|\.readme)/[\w./]+\.(?:py|sh|png|ipynb|sbatch)', README
+    r'(?:configs|launch|notebooks|\.readme)/[\w./]+\.(?:py|sh|png|ipynb|sbatch|yaml)', README
   ):
     assert (runs.ROOT / name).is_file() or name.endswith('NAME.py'), name
 

@@ -216,7 +216,8 @@ def collect(
 ) -> pd.DataFrame:
   """The rows of all cells, sorted. `_value` is each attack's own objective (that of `main` for
   clean rows) and `_start` the same objective at the clean image."""
-  rows = pd.concat([pd.read_parquet(folder / cell.file) for cell in wanted], ignore_index=True)
+  tables = [pd.read_parquet(files.reading(folder / cell.file)) for cell in wanted]
+  rows = pd.concat(tables, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
   for name, objective in [(n, p.objective) for n, p in probes.items()] + [(CLEAN, main)]:
     here, column = rows['attack'] == name, f'_value.{objective}'

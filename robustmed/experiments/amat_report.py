@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 
+from robustmed import files
 from robustmed.evaluation import statistics
 from robustmed.experiments import amat_claims
 from robustmed.metrics import slice_sets
@@ -62,7 +63,7 @@ class Page:
     path = self.folder / 'logs' / 'amat.seed0.margins.csv'
     if not path.is_file():
       return None
-    table = pd.read_csv(path)
+    table = pd.read_csv(files.reading(path))
     last = table.iloc[[-1]][['step', 'drawn', 'min', 'mean', 'max']]
     defense = self.config.arms.amat.defense
     cap = f'{defense.max_margin:g}' if self.config.reading.cap else 'none'
@@ -127,7 +128,7 @@ class Page:
     path = self.results / 'volumes.csv'
     if not path.is_file():
       return None
-    table = pd.read_csv(path, keep_default_na=False)
+    table = pd.read_csv(files.reading(path), keep_default_na=False)
     keys = ['arm', 'attack', 'eps', 'class']
     found = table.groupby(keys, sort=False)[['Dice', 'HD95_mm', 'NSD']].mean()
     found['volumes'] = table.groupby(keys, sort=False)['group'].nunique()

@@ -149,7 +149,7 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
           table.to_csv(temporary, index=False, float_format='%.6g')
   parallel.barrier('volumes')
   if parallel.is_writer():
-    tables = [pd.read_csv(path) for path in sorted(folder.glob('*.csv'))]
+    tables = [pd.read_csv(files.reading(path)) for path in sorted(folder.glob('*.csv'))]
     with files.replacing(context.results / VOLUMES) as temporary:
       pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
 

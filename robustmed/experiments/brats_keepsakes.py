@@ -63,9 +63,9 @@ def save_curves(config, context: keepsakes.Context, models) -> None:
   parts = sorted((context.results / PARTS).glob('*.parquet'))
   if parts and parallel.is_writer():
     with files.replacing(context.results / ITERATIONS) as temporary:
-      pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True).to_parquet(
-        temporary, index=False
-      )
+      pd.concat(
+        [pd.read_parquet(files.reading(path)) for path in parts], ignore_index=True
+      ).to_parquet(temporary, index=False)
 
 
 def curve_program(task: types.Task, attack: str, objective: str, *, bounds, num_steps, alpha):
@@ -239,4 +239,4 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 def curves(results: pathlib.Path) -> pd.DataFrame | None:
   """The rows of `save_curves`, one per subject, attack and level; None without any."""
   path = results / ITERATIONS
-  return pd.read_parquet(path) if path.is_file() else None
+  return pd.read_parquet(files.reading(path)) if path.is_file() else None

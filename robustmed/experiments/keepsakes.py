@@ -112,7 +112,7 @@ def add_pictures(
   if not columns or not parallel.is_writer():
     return
   if there:
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(files.reading(path), allow_pickle=False) as stored:
       for name in columns:
         columns[name].insert(0, stored[name])
   joined = {name: np.concatenate(values) for name, values in columns.items()}
@@ -125,7 +125,7 @@ def _arms_of(path: pathlib.Path) -> set[str]:
   """The arms of the pictures that are there."""
   if not path.exists():
     return set()
-  with np.load(path, allow_pickle=False) as stored:
+  with np.load(files.reading(path), allow_pickle=False) as stored:
     return set(stored['arm'].tolist())
 
 
@@ -144,6 +144,7 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
     folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
-    for found in context.attacked(model, eps=eps, wanted=worst['index']):
-      context.exp.write_example(folder, found.image, found.example)
+    with files.filling(folder) as place:
+      for found in context.attacked(model, eps=eps, wanted=worst['index']):
+        context.exp.write_example(place, found.image, found.example)
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')

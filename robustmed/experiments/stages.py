@@ -16,7 +16,9 @@ from robustmed.experiments import (
   experiment,
   forecast,
   keepsakes,
+  locks,
   networks,
+  plan,
   preparation,
   workdir,
 )
@@ -43,7 +45,23 @@ def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
   if command.stage == 'describe':
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
     return
+  if command.stage == 'plan':
+    print('\n'.join(_plan(exp, command)))
+    return
   Run(exp, config, command, cpu_flags).go()
+
+
+def _plan(exp, command) -> list[str]:
+  order, _ = experiment.in_order(exp.arms, command.arms)
+  unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
+  found = plan.of(
+    exp,
+    order=order,
+    seeds=command.config.seeds,
+    unfinished=[name for name, _ in unfinished],
+    jobs=command.jobs,
+  )
+  return plan.lines(found, again=command.again, jobs=command.jobs)
 
 
 class Run:
@@ -53,7 +71,7 @@ class Run:
     self.exp: experiment.Experiment = exp
     self.config: ml_collections.ConfigDict = config
     self.command: commandline.Command = command
-    self.folder: pathlib.Path = command.workdir
+    self.folder: files.Path = command.workdir
     self.order, self.extra = experiment.in_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
     self.networks = networks.Networks(exp, config, self.folder)
@@ -69,12 +87,21 @@ class Run:
     }
     new = workdir.claim(self.folder, claimed)
     try:
-      self._do(stage, imported)
+      with locks.holding(self.folder, self._parts(stage, imported)):
+        self._do(stage, imported)
     except BaseException:
       if new:
         workdir.release(self.folder)
       raise
     parallel.barrier('end')
+
+  def _parts(self, stage, imported) -> list[str]:
+    """The locks of what this call will do. A report needs none."""
+    judged = {model.arm for model in imported} if imported else self._asked()
+    out = [f'evaluate.{arm}' for arm in judged] if stage in ('all', 'evaluate') else []
+    if stage in ('all', 'train') and not imported:
+      out += [f'train.{arm}' for arm in {name for name, _ in self.networks.untrained(self.order)}]
+    return out
 
   def _do(self, stage, imported) -> None:
     facts = parallel.describe()
@@ -106,7 +133,8 @@ class Run:
         self._train_arm(self.exp.arms[name], seed, stopper)
         parallel.forget_programs()
     if parallel.is_writer():
-      self._merge_logs()
+      with locks.turn(self.folder, 'logs'):
+        self._merge_logs()
 
   def _train_arm(self, arm, seed, stopper) -> None:
     source, options = self.source(), arm.train
@@ -174,12 +202,14 @@ class Run:
     )
     _stop_if_asked(stopper)
     # What earlier calls evaluated belongs to the results of this one.
-    everyone = imported or grid.finished(
-      evaluator, self.networks.models(self.exp.arms), folder=parts
-    )
-    rows = grid.gather(evaluator, everyone, folder=parts)
-    if parallel.is_writer():
-      self._save_results(self.exp.subjects(rows))
+    # Of jobs that end together the last one must have seen what the others found.
+    with locks.turn(self.folder, 'results'):
+      everyone = imported or grid.finished(
+        evaluator, self.networks.models(self.exp.arms), folder=parts
+      )
+      rows = grid.gather(evaluator, everyone, folder=parts)
+      if parallel.is_writer():
+        self._save_results(self.exp.subjects(rows))
     context = keepsakes.Context(
       self.exp,
       self.config,
@@ -264,7 +294,7 @@ class Run:
     tables = []
     for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
       arm, seed = path.stem.rsplit('.seed', 1)
-      table = pd.read_csv(path)
+      table = pd.read_csv(files.reading(path))
       table.insert(0, 'arm', arm)
       table.insert(1, 'seed', int(seed))
       tables.append(table.rename(columns={'main/loss': 'loss'}))
@@ -275,7 +305,7 @@ class Run:
 
   def _print_table(self) -> None:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')
-    path = self.folder / 'results' / 'summary.csv'
+    path = files.reading(self.folder / 'results' / 'summary.csv')
     table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
     metric = self.exp.checks['metric']
     shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.main])]

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import sys
 from collections.abc import Mapping
@@ -15,11 +14,11 @@ import numpy as np
 from robustmed import errors, files, parallel
 
 DATA = 'data.json'
-KEPT = ('checkpoints', 'logs', 'results', 'report')
+KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks: of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
 
-def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
+def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """Makes `folder` this configuration's, or refuses: that of another one is not touched.
 
   Returns whether it was nobody's before.
@@ -29,7 +28,7 @@ def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
   try:
     if parallel.is_writer():
       folder.mkdir(parents=True, exist_ok=True)
-    writable = os.access(folder, os.W_OK) or not parallel.is_writer()
+    writable = files.is_remote(folder) or os.access(folder, os.W_OK) or not parallel.is_writer()
   except OSError as error:
     raise errors.UserError(
       f'cannot make the workdir {folder}: {error.strerror}; choose another --workdir'
@@ -52,7 +51,7 @@ def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
   return new
 
 
-def claim_data(folder: pathlib.Path, info: Mapping[str, Any]) -> None:
+def claim_data(folder: files.Path, info: Mapping[str, Any]) -> None:
   """Ties the run to its data, or refuses data that are not those the run began with."""
   if 'fingerprint' not in info:
     return
@@ -72,13 +71,13 @@ def claim_data(folder: pathlib.Path, info: Mapping[str, Any]) -> None:
     files.write_json(path, plain)
 
 
-def release(folder: pathlib.Path) -> None:
+def release(folder: files.Path) -> None:
   """Gives up a claim that came to nothing, so that the mended command may use the same folder."""
   if not parallel.is_writer() or any((folder / name).exists() for name in KEPT):
     return
   for name in ('config.json', 'env.json', DATA):
     (folder / name).unlink(missing_ok=True)
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, ValueError):
     folder.rmdir()
 
 

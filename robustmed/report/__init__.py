@@ -46,7 +46,7 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
   Raises:
     UserError: there are no results, a file is unreadable, or the folder cannot be written.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.path_of(workdir)
   held = inputs_lib.read(workdir)
   build = _Build(
     folder=workdir / 'report',

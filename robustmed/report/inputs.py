@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed import errors
+from robustmed import errors, files
 from robustmed.evaluation import checks, statistics
 
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
@@ -35,7 +35,7 @@ def read(workdir: pathlib.Path) -> Inputs:
   Raises:
     UserError: no rows, or a file that cannot be read.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.path_of(workdir)
   results = workdir / 'results'
   path = results / 'rows.parquet'
   if not path.is_file():
@@ -64,11 +64,15 @@ def read(workdir: pathlib.Path) -> Inputs:
 
 def _reading(path: pathlib.Path, reader):
   try:
-    return reader(path)
+    return reader(files.reading(path))
   except (OSError, ValueError, zipfile.BadZipFile) as error:  # ArrowInvalid is a ValueError
     raise errors.UserError(
       f'cannot read {path}: {error}; delete it and run that stage again'
     ) from (error)
+
+
+def _text(file) -> str:
+  return file.read_text() if isinstance(file, pathlib.Path) else file.read().decode()
 
 
 def _optional(path: pathlib.Path, reader):
@@ -76,7 +80,7 @@ def _optional(path: pathlib.Path, reader):
 
 
 def _json(path: pathlib.Path, *, default):
-  return _reading(path, lambda p: json.loads(p.read_text())) if path.is_file() else default
+  return _reading(path, lambda p: json.loads(_text(p))) if path.is_file() else default
 
 
 def _check(line, path: pathlib.Path) -> checks.Check:

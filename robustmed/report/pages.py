@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from robustmed import files
+
 STATES = {
   'holds': 'good', 'pass': 'good', 'fails': 'bad', 'fail': 'bad',
   'undecided': 'open', 'warn': 'open', 'not run': 'none', 'skipped': 'none',
@@ -117,7 +119,7 @@ def _html(block) -> str:
   if isinstance(block, Table):
     return _table(block)
   if isinstance(block, Figure):
-    data = base64.b64encode(pathlib.Path(block.path).read_bytes()).decode()
+    data = base64.b64encode(files.path_of(block.path).read_bytes()).decode()
     kind = 'jpeg' if str(block.path).lower().endswith(('.jpg', '.jpeg')) else 'png'
     caption = html.escape(block.caption)
     return (

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ class Store:
   """The checkpoints of one arm and seed in `folder`."""
 
   def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
-    self.folder = pathlib.Path(folder).absolute()
+    self.folder = files.path_of(folder)
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
@@ -89,12 +88,12 @@ def _saving(what):
 def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
   """The network alone, written whole or not at all; its presence says the training is finished."""
   with _saving(f'the network {path}'), ocp.StandardCheckpointer() as saver:
-    saver.save(pathlib.Path(path).absolute(), parallel.to_host(variables))
+    saver.save(files.path_of(path), parallel.to_host(variables))
 
 
 def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
   """The network at `path`, which must be one of `task`."""
-  path = pathlib.Path(path).absolute()
+  path = files.path_of(path)
   if not path.is_dir():
     raise errors.UserError(f'no saved network at {path}')
   shapes = jax.eval_shape(task.init, jax.random.key(0))
@@ -112,11 +111,11 @@ def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
 def write_card(folder: str | os.PathLike, card: dict[str, Any]) -> None:
   """Says beside the checkpoints which network they hold, so that it can be attacked elsewhere."""
   if parallel.is_writer():
-    files.write_json(pathlib.Path(folder) / CARD, card)
+    files.write_json(files.path_of(folder) / CARD, card)
 
 
 def read_card(folder: str | os.PathLike) -> dict[str, Any]:
-  path = pathlib.Path(folder) / CARD
+  path = files.path_of(folder) / CARD
   if not path.is_file():
     raise errors.UserError(
       f'no {CARD} in {folder}; --checkpoint takes a folder like runs/X/checkpoints/ARM/seed0'
@@ -130,7 +129,7 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
 def digest(folder: str | os.PathLike) -> str:
   """A hash of the saved network's files, so that one network is not taken for another."""
   total = hashlib.sha256()
-  root = pathlib.Path(folder)
-  for path in sorted(p for p in root.glob('variables/**/*') if p.is_file()):
+  root = files.path_of(folder)
+  for path in sorted(files.below(root / 'variables')):
     total.update(str(path.relative_to(root)).encode() + path.read_bytes())
   return total.hexdigest()[:16]

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -191,7 +192,7 @@ class Log:
     every: int,
     summaries: Mapping[str, Callable[[Any], dict[str, Any]]] = {},
   ):
-    path = pathlib.Path(path)
+    path = files.path_of(path)
     self._every = every
     self._summaries = {name: jax.jit(summary) for name, summary in summaries.items()}
     self._paths = {'': path, **{name: path.with_suffix(f'.{name}.csv') for name in summaries}}
@@ -202,9 +203,9 @@ class Log:
       return
     for name, file in self._paths.items():
       self._kept[name] = _rows_until(file, done)
-    self._board = tensorboardX.SummaryWriter(
-      str(path.with_suffix('')), purge_step=done or None, flush_secs=10
-    )
+    self._curves = path.with_suffix('')
+    self._here = tempfile.mkdtemp() if files.is_remote(path) else str(self._curves)
+    self._board = tensorboardX.SummaryWriter(self._here, purge_step=done or None, flush_secs=10)
 
   def wanted(self, number: int) -> bool:
     return number == 1 or number % self._every == 0
@@ -229,6 +230,7 @@ class Log:
       return
     self.save()
     self._board.close()
+    self._send_curves()
     self._board = None
 
   def save(self) -> None:
@@ -241,6 +243,13 @@ class Log:
         writer = csv.DictWriter(file, columns, restval='')
         writer.writeheader()
         writer.writerows(self._kept[name])
+    self._board.flush()
+    self._send_curves()
+
+  def _send_curves(self) -> None:
+    if files.is_remote(self._curves):
+      for file in files.below(pathlib.Path(self._here)):
+        files.send(file, self._curves / file.name)
 
   def __enter__(self):
     return self
@@ -249,8 +258,8 @@ class Log:
     self.close()
 
 
-def _rows_until(path: pathlib.Path, done: int) -> list[dict[str, Any]]:
+def _rows_until(path: files.Path, done: int) -> list[dict[str, Any]]:
   if not done or not path.exists():
     return []
-  with path.open(newline='') as file:
-    return [row for row in csv.DictReader(file) if int(row['step']) <= done]
+  lines = path.read_text().splitlines()
+  return [row for row in csv.DictReader(lines) if int(row['step']) <= done]

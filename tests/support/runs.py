@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,3 +75,46 @@ def mistake(*words, **env):
   assert len(lines) == 1 and lines[0].startswith('robustmed: error: '), done.stderr
   assert 'Traceback' not in done.stderr
   return lines[0]
+
+
+def hosts(*words, processes, devices):
+  """Starts the program as `processes` hosts that find each other as under SLURM; the processes."""
+  started, job = [], str(_slurm_job())
+  for process in range(processes):
+    slurm = {
+      'SLURM_JOB_ID': job,
+      'SLURM_STEP_NODELIST': '127.0.0.1',
+      'SLURM_NTASKS': str(processes),
+      'SLURM_PROCID': str(process),
+      'SLURM_LOCALID': str(process),
+      'SLURM_STEP_NUM_NODES': '1',
+    }
+    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    env = environment(**slurm, JAX_PLATFORMS='cpu') | {'XLA_FLAGS': flags}
+    env.pop('NPROC', None)
+    started.append(
+      subprocess.Popen(
+        command(*words, *(['--distributed'] if processes > 1 else [])),
+        env=env,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+    )
+  return started
+
+
+def ends(started, timeout=900):
+  """The exit codes of processes and what they said on stderr."""
+  texts = [process.communicate(timeout=timeout)[1] for process in started]
+  return [process.returncode for process in started], texts
+
+
+def _slurm_job():
+  """A job number whose port is free: JAX takes the first of these plus the number modulo 4096."""
+  for job in range(os.getpid() % 4000, 4096):
+    with socket.socket() as probe:
+      if probe.connect_ex(('127.0.0.1', 65535 - 2**12 + 1 + job)):
+        return job
+  raise AssertionError('no free port')
