@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors, files, parallel
+from robustmed.experiments import scaling
 from robustmed.models import brats_unet, disk_shape, nnunet
 from robustmed.ops import conv
 from robustmed.tasks import brats, segmentation, shape
@@ -233,6 +234,7 @@ WORKLOADS = {
   'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
   'brats3d': Workload(1, 1, functools.partial(measure_attack, brats3d), sized=True),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
+  'scaling': Workload(batch=1, steps=2, measure=scaling.measure),
 }
 
 
