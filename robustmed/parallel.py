@@ -199,7 +199,8 @@ def gather_rows(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   if jax.process_count() == 1:
     return {name: np.asarray(column) for name, column in table.items()}
   joined = multihost_utils.process_allgather({k: np.asarray(v) for k, v in table.items()})
-  return {name: np.asarray(c).reshape(-1, *c.shape[2:]) for name, c in joined.items()}
+  # In the order of the columns here, which trees do not keep.
+  return {name: np.asarray(joined[name]).reshape(-1, *joined[name].shape[2:]) for name in table}
 
 
 def any_host(flag: bool) -> bool:
