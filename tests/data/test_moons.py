@@ -4,7 +4,14 @@ import pytest
 from robustmed import errors
 from robustmed.data import moons
 
-FIELDS = {**moons.FIELDS, 'replicates': 3, 'points': 60, 'kept': 10, 'test_points': 30}
+FIELDS = {
+  **moons.FIELDS,
+  'replicates': 3,
+  'points': 60,
+  'kept': 10,
+  'test_points': 30,
+  'far_points': 100,
+}
 
 
 @pytest.fixture(scope='module')
