@@ -76,3 +76,10 @@ def test_amat(tmp_path):
   margins = [pd.read_csv(tmp_path / n / 'logs' / 'amat.seed0.margins.csv') for n in ('two', 'one')]
   pd.testing.assert_frame_equal(*margins, rtol=1e-3)
   assert margins[0]['drawn'].iloc[-1] > 0
+
+
+@pytest.mark.slow
+def test_brats(tmp_path):
+  config = _config(tmp_path, 'brats2d', attacks={'fgsm', 'ifgsm', 'tifgsm'}, arms={'std'}, batch=4)
+  two, one = _both(tmp_path, config)
+  np.testing.assert_allclose(two['_value'], one['_value'], rtol=5e-3, atol=1e-5)
