@@ -1,5 +1,7 @@
 """Whole runs as two processes of two devices and as one of four end in the same rows."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,11 @@ def test_quickstart(tmp_path):
   np.testing.assert_allclose(two['_value'], one['_value'], rtol=2e-3)
   logs = _logs(tmp_path)
   np.testing.assert_allclose(logs[0]['loss'], logs[1]['loss'], rtol=1e-4)
+
+  # The network of the two hosts on one: equal weights, equal bits.
+  shutil.rmtree(tmp_path / 'two' / 'results')
+  again = _run(tmp_path / 'two', '--config', config, '--stage', 'evaluate', processes=1, devices=4)
+  pd.testing.assert_frame_equal(again, two)
 
 
 @pytest.mark.slow
