@@ -257,8 +257,8 @@ class Page:
 
 def _readable(found: pd.DataFrame) -> pd.DataFrame:
   """A table of verdicts with short numbers; region and arm first."""
-  names = {'gain_shown': 'gain, FGSM', 'gain_worst': 'gain, worst', 'kept': 'share kept'}
-  names |= {'p_shown': 'p (Holm), FGSM', 'p_worst': 'p (Holm), worst'}
+  names = {'gain_shown': 'gain, shown', 'gain_worst': 'gain, worst', 'kept': 'share kept'}
+  names |= {'p_shown': 'p (Holm), shown', 'p_worst': 'p (Holm), worst', 'by': 'shown by'}
   shown = found.copy()
   for column in ('p_shown', 'p_worst'):
     shown[column] = [tables.probability(p) for p in shown[column]]

@@ -110,6 +110,25 @@ def test_verdicts_follow_the_rule():
   assert raw <= table.loc['holds', 'p_worst'] <= 4 * raw * (1 + 1e-9)
 
 
+def test_the_gain_shown_is_the_larger_of_those_that_know_nothing():
+  frame = rows()
+  strong = frame[frame['attack'] == 'fgsm'].assign(attack='ifgsm')
+  strong['dice_wt'] -= np.where(strong['arm'] == 'std', 0.35, 0.0)
+  strong['dice_wt'] -= np.where(strong['arm'] == 'same', 0.36, 0.0)
+  table = brats_rows.verdicts(
+    pd.concat([frame, strong], ignore_index=True),
+    arms=['holds', 'half', 'same'],
+    attacks=['fgsm', 'ifgsm', 'scaled'],
+    eps=0.05,
+    metric='dice_wt',
+  ).set_index('arm')
+  assert table['by'].to_dict() == {'holds': 'ifgsm', 'half': 'ifgsm', 'same': 'fgsm'}
+  assert table.loc['holds', 'gain_shown'] == pytest.approx(0.75 - 0.05, abs=0.01)
+  # std falls to 0.05 under i-FGSM; of a gain of 0.75 there remain 0.37
+  assert table.loc['half', 'kept'] == pytest.approx(0.37 / 0.75, abs=0.02)
+  assert table.loc['half', 'verdict'] == 'partly masked'
+
+
 def test_with_few_subjects_nothing_is_significant():
   table = brats_rows.verdicts(
     rows(subjects=3), arms=list(DICE), attacks=['fgsm', 'scaled'], eps=0.05, metric='dice_wt'
