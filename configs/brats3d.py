@@ -23,7 +23,7 @@ def get_config(preset: str = ''):
       'data': {'side': 32},
       'model': {'width': 0.25},
       'train': {
-        'steps': 600,
+        'steps': 300,
         'batch_size': 1,
         'optimisers': {'main': {'name': 'adam', 'lr': 2e-3, 'schedule': 'cosine'}},
       },
