@@ -67,7 +67,8 @@ def test_rows_of_every_kind(ran):
     assert mean.loc[('one', kind), 'p'] == pytest.approx(equal, rel=0.2), kind
   # the same network under another name sees the same
   assert mean.loc[('two', 'dv_from_one'), 'X'] == pytest.approx(mean.loc[('one', 'dv'), 'X'])
-  assert mean.loc[('one', 'pgd'), 'X'] > mean.loc[('one', 'smooth'), 'X']
+  # not above 'smooth': a moved edge changes few pixels by much, which costs this network most
+  assert mean.loc[('one', 'pgd'), 'X'] > mean.loc[('one', 'none'), 'X'] + 0.1
   spread = rows[rows['attack'] == 'dv'].loc[lambda t: t['arm'] == 'one', 'spread']
   assert (spread > 1e-4).all()
 
