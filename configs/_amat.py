@@ -55,18 +55,18 @@ def segmentation(
   if preset == 'smoke':
     used = SMOKE_PATCH
   config.data.patch = used
-  config.noise = _noise(patch, used)
+  config.noise = noise(patch, used)
   scale = config.noise.scale
   config.model = ml_collections.ConfigDict(
     {'name': 'nnunet', 'width': 0.25 if small else 1.0, 'dtype': 'float32'}
   )
   # Seeing every slice also mirrored and turned round, a network takes long to tell front from back.
-  short = preset == 'real'
+  upright = preset == 'real'
   config.augment = ml_collections.ConfigDict(
     {
       'name': 'nnunet',
-      'max_angle': 15.0 if short else None,  # degrees; None: by the planner's rule
-      'mirror': 0.0 if short else 0.5,  # probability, of each axis
+      'max_angle': 15.0 if upright else None,  # degrees; None: by the planner's rule
+      'mirror': 0.0 if upright else 0.5,  # probability, of each axis
     }
   )
   epoch_steps = demo['epoch_steps'] if small else 50
@@ -96,15 +96,15 @@ def segmentation(
   chosen_sat = tuple(demo['sat']) if preset != 'paper' else sat
   train_steps = 10 if preset != 'paper' else 20
   config.arms = ml_collections.ConfigDict(
-    _arms(chosen_sat, step=step, cap=cap, scale=scale, num_steps=train_steps), sort_keys=False
+    arms(chosen_sat, step=step, cap=cap, scale=scale, num_steps=train_steps), sort_keys=False
   )
-  scaled = tuple(_scaled(level, scale) for level in levels if level > 0)
-  at = _scaled(pictured, scale)
+  grid = tuple(scaled(level, scale) for level in levels if level > 0)
+  at = scaled(pictured, scale)
   config.evaluate = ml_collections.ConfigDict(
     {
       'batch_size': 64,
-      'levels': scaled,
-      'attacks': _attacks(at),
+      'levels': grid,
+      'attacks': attacks(at),
       'save_examples': 3,  # worst N adversarial examples per arm, as NIfTI slices
       'volume_eps': at,  # Dice, HD95 and NSD per volume: clean, and under attack at this level
       'volumes': 4
@@ -119,7 +119,7 @@ def segmentation(
     config.train.steps = 250
     config.train.batch_size = demo.get('batch_size', 32)
   if preset == 'smoke':
-    _smoke(config, scaled, at, share=used[0] / patch[0])
+    _smoke(config, grid, at, share=used[0] / patch[0])
   if preset == 'real':
     config.model.width = 0.25
     config.train.update({'steps': 400, 'batch_size': 32})
@@ -128,139 +128,7 @@ def segmentation(
   return config
 
 
-def images(
-  preset: str,
-  *,
-  part: str,
-  task: str,
-  phantom: str,
-  source: str,
-  model: str,
-  size: tuple[int, int],
-  levels: tuple[float, ...],
-  sat: tuple[float, ...],
-  step: float,
-  cap: float,
-  floor: bool,
-  bounds: tuple[float, float],
-  batch_size: int,
-  steps: int,
-  epoch_steps: int,
-  optimiser: dict,
-  pictured: float,
-  small: dict,
-  more_arms: dict | None = None,
-) -> ml_collections.ConfigDict:
-  """The configuration of landmarks or of objects, whose images have a box of values.
-
-  As for `segmentation`, levels are those of images of `size` and shrink with it. `small` has, for
-  the presets demo, smoke and real, what differs: 'size', 'width', 'sat', 'levels', 'num_steps' (of
-  training attacks), 'eval_steps', fields of 'train' and 'data' and 'warm', the fields of train of
-  the attacked arms where they go on from std.
-  `more_arms` stand after std.
-  """
-  errors.lookup(dict.fromkeys(PRESETS), preset, kind='preset')
-  preset = preset or 'demo'
-  differs = {} if preset == 'paper' else small[preset]
-  used = tuple(differs.get('size', size))
-  config = ml_collections.ConfigDict({'experiment': 'amat', 'part': part, 'preset': preset})
-  config.seed = 0
-  config.seeds = 1  # trains every arm this many times
-  config.data = ml_collections.ConfigDict(
-    {
-      'source': phantom if preset in ('demo', 'smoke') else source,
-      'task': task,
-      'dir': '',  # the folder of the real data
-      'cache_dir': '',
-      'height': used[0],
-      'width': used[1],
-      **differs.get('data', {}),
-    }
-  )
-  config.noise = _noise(size, used)
-  scale = config.noise.scale
-  config.model = ml_collections.ConfigDict(
-    {
-      'name': model,
-      'width': differs.get('width', 1.0),
-      'dtype': 'float32',
-      'init': 'scratch',  # or a .safetensors or .npz file, see robustmed/models/weights.py
-    }
-  )
-  config.augment = ml_collections.ConfigDict({'name': 'none'})
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': steps,
-      'batch_size': batch_size,
-      'optimisers': {'main': {'steps_per_epoch': epoch_steps, **optimiser}},
-      'ema': 0.0,
-      'ema_ramp': 0,  # steps over which the moving average settles
-      'log_every': 20,
-      'checkpoint_every': 100,
-    }
-  )
-  config.train.update(differs.get('train', {}))
-  config.reading = ml_collections.ConfigDict(
-    {
-      'criterion': 'loss',
-      'test': 'final',  # 'any': a sample grows only if no iterate of the attack broke it
-      'when': 'epoch_end',  # 'immediate': Algorithm 1; the buffer is the authors'
-      'refine': True,  # the authors' landmark code does not
-      'cap': True,  # authors; the text has none
-      'estimator': 'mean',  # of the thresholds: mean, huber, max
-      'deviations': 2.0,  # standard deviations added to it
-      # Batch statistics of training attacks; the authors' code has 'update': an attack looks at
-      # its batch and leaves its statistics. 'batch' looks and forgets. Both couple neighbours.
-      'attack_bn': 'running',
-    }
-  )
-  num_steps = differs.get('num_steps', 20)
-  arms = _arms(differs.get('sat', sat), step=step, cap=cap, scale=scale, num_steps=num_steps)
-  arms = {'std': arms.pop('std'), **(more_arms or {}), **arms}
-  for name, arm in arms.items():
-    if 'attack' in arm['defense']:
-      arm['defense']['attack'].update({'relative_step': 5 / num_steps, 'bounds': bounds})
-      if differs.get('warm'):
-        arm.update({'init_from': 'std', 'train': dict(differs['warm'])})
-    if name == 'amat' and floor:
-      arm['defense']['floor'] = _scaled(step, scale)
-  config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
-  at = _scaled(pictured, scale)
-  attacks = {name: {**options, 'bounds': bounds} for name, options in _attacks(at).items()}
-  if preset == 'smoke':  # every attack is a program to compile
-    attacks = {name: attacks[name] for name in ('pgd', 'one_step', 'noise')}
-  chosen = differs.get('levels', [level for level in levels if level > 0])
-  config.evaluate = ml_collections.ConfigDict(
-    {
-      'batch_size': 16,
-      'levels': tuple(_scaled(level, scale) for level in chosen),
-      'attacks': attacks,
-      'save_examples': 3,  # worst N adversarial examples per arm, as PNG files
-    }
-  )
-  _shorter(config, differs)
-  config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': at})
-  return config
-
-
-def _shorter(config, differs) -> None:
-  """Fewer steps of the attacks of the evaluation, at equal reach."""
-  attacks, steps = config.evaluate.attacks, differs.get('eval_steps', 0)
-  if not steps:
-    return
-  fewer = min(steps, 20)
-  changes = {
-    'pgd': {'num_steps': steps, 'relative_step': 5 / steps},
-    'transfer': {'num_steps': steps, 'relative_step': 5 / steps},
-    'pgd_best': {'num_steps': fewer, 'relative_step': 4 / fewer, 'restarts': 2},
-    'apgd': {'num_steps': steps},
-  }
-  for name in changes:
-    if name in attacks:
-      attacks[name].update(changes[name])
-
-
-def _arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict:
+def arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict:
   attack = {
     'name': 'pgd',
     'norm': 'l2',
@@ -273,7 +141,7 @@ def _arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict
     arms[f'sat_{eps:g}'] = {
       'defense': {
         'name': 'adversarial',
-        'eps': _scaled(eps, scale),
+        'eps': scaled(eps, scale),
         'clean_weight': 0.5,
         'objectives': {'loss': 0.5},
         'attack': dict(attack),
@@ -282,8 +150,8 @@ def _arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict
   arms['amat'] = {
     'defense': {
       'name': 'amat',
-      'step': _scaled(step, scale),
-      'max_margin': _scaled(cap, scale),
+      'step': scaled(step, scale),
+      'max_margin': scaled(cap, scale),
       'attack': {**attack, 'score_last': True},
     },
     'thresholds_from': 'std',
@@ -291,7 +159,7 @@ def _arms(sat, *, step: float, cap: float, scale: float, num_steps: int) -> dict
   return arms
 
 
-def _attacks(at: float) -> dict:
+def attacks(at: float) -> dict:
   pgd = {'name': 'pgd', 'norm': 'l2', 'objective': 'loss'}
   last = {**pgd, 'num_steps': 100, 'relative_step': 0.05, 'score_last': False}
   strong = {'levels': (at,)}
@@ -328,7 +196,7 @@ def _smoke(config, levels, at: float, *, share: float) -> None:
   config.report.pictures = 2
 
 
-def _scaled(level: float, scale: float) -> float:
+def scaled(level: float, scale: float) -> float:
   return float(f'{level * scale:.4g}')
 
 
@@ -347,6 +215,6 @@ def _sgd(epoch_steps: int, *, short: bool) -> dict:
   }
 
 
-def _noise(full: tuple[int, int], used: tuple[int, int]) -> dict:
+def noise(full: tuple[int, int], used: tuple[int, int]) -> dict:
   share = math.prod(used) / math.prod(full)
   return {'full_patch': full, 'scale': round(math.sqrt(share), 4)}

@@ -15,7 +15,7 @@ that is left.
 
 import importlib
 
-amat = importlib.import_module('_amat')
+amat = importlib.import_module('_amat_images')
 
 _BATCH = 32
 _PAPER = {

@@ -13,7 +13,7 @@ pixels that is left.
 
 import importlib
 
-amat = importlib.import_module('_amat')
+amat = importlib.import_module('_amat_images')
 
 REAL = {
   'size': (100, 80),

@@ -11,6 +11,7 @@ from robustmed.data import mixing, moons, store
 from robustmed.defenses import standard
 from robustmed.experiments import experiment, preparation
 from robustmed.generators import points
+from robustmed.report import inputs
 
 VAE, ADDED = 'vae', 'added.npz'
 REAL = {
@@ -110,7 +111,7 @@ def added(config, task, how: Addition, finished: preparation.Finished) -> store.
       with files.replacing(path) as temporary:
         np.savez_compressed(temporary, image=made)
     parallel.barrier(ADDED)
-  image = _read(path)
+  image = inputs.arrays(path)['image']
   sizes = moons.sizes(config.data)
   return moons.split(
     image[:, :2],
@@ -145,14 +146,6 @@ def _search(config, task, how, finished):
   return points.noise(task, variables, image, key=key, attack=attack, eps=eps)
 
 
-def _read(path) -> np.ndarray:
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      return stored['image']
-  except (OSError, ValueError, KeyError) as error:
-    raise errors.UserError(f'{path} is damaged ({error}); remove it to make it anew') from None
-
-
 def points_of(config, source, arm: str, folder) -> Mapping[str, np.ndarray]:
   """What an arm has learnt from: image [n, 3], label [n], added [n]; real points first."""
   options = config.arms[arm]
@@ -161,7 +154,7 @@ def points_of(config, source, arm: str, folder) -> Mapping[str, np.ndarray]:
   found['added'] = np.zeros(len(real), bool)
   if not options.added:
     return found
-  image, how = _read(folder / ADDED), ADDITIONS[options.added]
+  image, how = inputs.arrays(folder / ADDED)['image'], ADDITIONS[options.added]
   more = {
     'image': image,
     'label': np.full(len(image), how.label, np.float32),

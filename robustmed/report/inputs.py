@@ -114,7 +114,7 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Everything in an .npz file, None where there is none; a damaged one is a `UserError`."""
 
   def reader(file):
-    with np.load(file, allow_pickle=False) as stored:
+    with file.open('rb') as opened, np.load(opened, allow_pickle=False) as stored:
       return {name: stored[name] for name in stored.files}
 
   return _optional(path, reader)

@@ -83,10 +83,11 @@ def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):
   assert np.abs(made['e_searched_codes'] - made['c_codes']).max() > 1e-3
 
 
-def test_a_damaged_file_of_added_points_is_named(config, tmp_path):
-  (tmp_path / two_moons_arms.ADDED).write_text('no archive')
+@pytest.mark.parametrize('held', [b'no archive', b'PK\x03\x04 cut off'])
+def test_a_damaged_file_of_added_points_is_named(config, tmp_path, held):
+  (tmp_path / two_moons_arms.ADDED).write_bytes(held)
   exp, finished = _finished(config, tmp_path, two_moons.make_source(config))
-  with pytest.raises(errors.UserError, match=r'added\.npz is damaged'):
+  with pytest.raises(errors.UserError, match=r'added\.npz'):
     exp.arms['d_uniform'].material(finished)
 
 

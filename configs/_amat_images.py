@@ -1,0 +1,141 @@
+"""What the AMAT configurations of landmarks and of objects have in common."""
+
+import importlib
+
+import ml_collections
+
+from robustmed import errors
+
+amat = importlib.import_module('_amat')
+
+
+def images(
+  preset: str,
+  *,
+  part: str,
+  task: str,
+  phantom: str,
+  source: str,
+  model: str,
+  size: tuple[int, int],
+  levels: tuple[float, ...],
+  sat: tuple[float, ...],
+  step: float,
+  cap: float,
+  floor: bool,
+  bounds: tuple[float, float],
+  batch_size: int,
+  steps: int,
+  epoch_steps: int,
+  optimiser: dict,
+  pictured: float,
+  small: dict,
+  more_arms: dict | None = None,
+) -> ml_collections.ConfigDict:
+  """The configuration of landmarks or of objects, whose images have a box of values.
+
+  As for `_amat.segmentation`, levels are those of images of `size` and shrink with it. `small`
+  has, for the presets demo, smoke and real, what differs: 'size', 'width', 'sat', 'levels',
+  'num_steps' (of training attacks), 'eval_steps', fields of 'train' and 'data' and 'warm', the
+  fields of train of the attacked arms where they go on from std.
+  `more_arms` stand after std.
+  """
+  errors.lookup(dict.fromkeys(amat.PRESETS), preset, kind='preset')
+  preset = preset or 'demo'
+  differs = {} if preset == 'paper' else small[preset]
+  used = tuple(differs.get('size', size))
+  config = ml_collections.ConfigDict({'experiment': 'amat', 'part': part, 'preset': preset})
+  config.seed = 0
+  config.seeds = 1  # trains every arm this many times
+  config.data = ml_collections.ConfigDict(
+    {
+      'source': phantom if preset in ('demo', 'smoke') else source,
+      'task': task,
+      'dir': '',  # the folder of the real data
+      'cache_dir': '',
+      'height': used[0],
+      'width': used[1],
+      **differs.get('data', {}),
+    }
+  )
+  config.noise = amat.noise(size, used)
+  scale = config.noise.scale
+  config.model = ml_collections.ConfigDict(
+    {
+      'name': model,
+      'width': differs.get('width', 1.0),
+      'dtype': 'float32',
+      'init': 'scratch',  # or a .safetensors or .npz file, see robustmed/models/weights.py
+    }
+  )
+  config.augment = ml_collections.ConfigDict({'name': 'none'})
+  config.train = ml_collections.ConfigDict(
+    {
+      'steps': steps,
+      'batch_size': batch_size,
+      'optimisers': {'main': {'steps_per_epoch': epoch_steps, **optimiser}},
+      'ema': 0.0,
+      'ema_ramp': 0,  # steps over which the moving average settles
+      'log_every': 20,
+      'checkpoint_every': 100,
+    }
+  )
+  config.train.update(differs.get('train', {}))
+  config.reading = ml_collections.ConfigDict(
+    {
+      'criterion': 'loss',
+      'test': 'final',  # 'any': a sample grows only if no iterate of the attack broke it
+      'when': 'epoch_end',  # 'immediate': Algorithm 1; the buffer is the authors'
+      'refine': True,  # the authors' landmark code does not
+      'cap': True,  # authors; the text has none
+      'estimator': 'mean',  # of the thresholds: mean, huber, max
+      'deviations': 2.0,  # standard deviations added to it
+      # Batch statistics of training attacks; the authors' code has 'update': an attack looks at
+      # its batch and leaves its statistics. 'batch' looks and forgets. Both couple neighbours.
+      'attack_bn': 'running',
+    }
+  )
+  num_steps = differs.get('num_steps', 20)
+  arms = amat.arms(differs.get('sat', sat), step=step, cap=cap, scale=scale, num_steps=num_steps)
+  arms = {'std': arms.pop('std'), **(more_arms or {}), **arms}
+  for name, arm in arms.items():
+    if 'attack' in arm['defense']:
+      arm['defense']['attack'].update({'relative_step': 5 / num_steps, 'bounds': bounds})
+      if differs.get('warm'):
+        arm.update({'init_from': 'std', 'train': dict(differs['warm'])})
+    if name == 'amat' and floor:
+      arm['defense']['floor'] = amat.scaled(step, scale)
+  config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
+  at = amat.scaled(pictured, scale)
+  attacks = {name: {**options, 'bounds': bounds} for name, options in amat.attacks(at).items()}
+  if preset == 'smoke':  # every attack is a program to compile
+    attacks = {name: attacks[name] for name in ('pgd', 'one_step', 'noise')}
+  chosen = differs.get('levels', [level for level in levels if level > 0])
+  config.evaluate = ml_collections.ConfigDict(
+    {
+      'batch_size': 16,
+      'levels': tuple(amat.scaled(level, scale) for level in chosen),
+      'attacks': attacks,
+      'save_examples': 3,  # worst N adversarial examples per arm, as PNG files
+    }
+  )
+  _shorter(config, differs)
+  config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': at})
+  return config
+
+
+def _shorter(config, differs) -> None:
+  """Fewer steps of the attacks of the evaluation, at equal reach."""
+  attacks, steps = config.evaluate.attacks, differs.get('eval_steps', 0)
+  if not steps:
+    return
+  fewer = min(steps, 20)
+  changes = {
+    'pgd': {'num_steps': steps, 'relative_step': 5 / steps},
+    'transfer': {'num_steps': steps, 'relative_step': 5 / steps},
+    'pgd_best': {'num_steps': fewer, 'relative_step': 4 / fewer, 'restarts': 2},
+    'apgd': {'num_steps': steps},
+  }
+  for name in changes:
+    if name in attacks:
+      attacks[name].update(changes[name])
