@@ -12,9 +12,12 @@ import os
 import pathlib
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from robustmed import errors
@@ -42,6 +45,17 @@ def is_remote(path: Path) -> bool:
 def reading(path: Path) -> Any:
   """What numpy and pandas read `path` from: itself, or the content of an object."""
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+  """Everything in an .npz file; a damaged one is a `UserError`."""
+  try:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+      return {name: stored[name] for name in stored.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise errors.UserError(
+      f'{path} is damaged ({error}); delete it and run that stage again'
+    ) from error
 
 
 def below(folder: Path) -> list[Path]:

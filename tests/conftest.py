@@ -28,6 +28,11 @@ def pytest_configure(config):
   config.addinivalue_line('filterwarnings', 'error')
 
 
+def pytest_collection_modifyitems(items):
+  # Whole programs first: of several processes none is then left alone with a long one at the end.
+  items.sort(key=lambda item: item.path.parent != pathlib.Path(__file__).parent)
+
+
 @pytest.fixture(autouse=True)
 def _strict_warnings():
   with warnings.catch_warnings():

@@ -112,9 +112,9 @@ def add_pictures(
   if not columns or not parallel.is_writer():
     return
   if there:
-    with np.load(files.reading(path), allow_pickle=False) as stored:
-      for name in columns:
-        columns[name].insert(0, stored[name])
+    stored = files.arrays(path)
+    for name in columns:
+      columns[name].insert(0, stored[name])
   joined = {name: np.concatenate(values) for name, values in columns.items()}
   order = np.argsort(joined['arm'], kind='stable')
   with files.replacing(path) as temporary:
@@ -123,10 +123,7 @@ def add_pictures(
 
 def _arms_of(path: pathlib.Path) -> set[str]:
   """The arms of the pictures that are there."""
-  if not path.exists():
-    return set()
-  with np.load(files.reading(path), allow_pickle=False) as stored:
-    return set(stored['arm'].tolist())
+  return set(files.arrays(path)['arm'].tolist()) if path.exists() else set()
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:

@@ -154,8 +154,7 @@ def slots(defense: types.Defense, split) -> int:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-  try:
-    with np.load(files.reading(path)) as stored:
-      return stored['xi']
-  except (OSError, ValueError, KeyError) as error:
-    raise errors.UserError(f'{path} is damaged ({error}); remove it to estimate it anew') from None
+  stored = files.arrays(path)
+  if 'xi' not in stored:
+    raise errors.UserError(f'{path} is damaged (no xi in it); delete it to estimate it anew')
+  return stored['xi']

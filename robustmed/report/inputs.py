@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -65,10 +64,10 @@ def read(workdir: pathlib.Path) -> Inputs:
 def _reading(path: pathlib.Path, reader):
   try:
     return reader(files.reading(path))
-  except (OSError, ValueError, zipfile.BadZipFile) as error:  # ArrowInvalid is a ValueError
+  except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
     raise errors.UserError(
       f'cannot read {path}: {error}; delete it and run that stage again'
-    ) from (error)
+    ) from error
 
 
 def _text(file) -> str:
@@ -112,12 +111,7 @@ def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Everything in an .npz file, None where there is none; a damaged one is a `UserError`."""
-
-  def reader(file):
-    with file.open('rb') as opened, np.load(opened, allow_pickle=False) as stored:
-      return {name: stored[name] for name in stored.files}
-
-  return _optional(path, reader)
+  return files.arrays(path) if path.is_file() else None
 
 
 def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:
