@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 import runs
+from robustmed import commandline
+from robustmed.evaluation import grid
+from robustmed.experiments import amat, forecast
 
 CONFIG = ['--config', 'configs/amat_hippocampus.py:smoke']
 
@@ -33,6 +36,15 @@ def test_arms_meet_the_grid_and_the_stronger_attacks(run):
   assert (attacked['_distance'] <= attacked['eps'] * (1 + 1e-4)).all()
   counts = rows[['_tp1', '_fp1', '_fn1', '_tp2', '_fp2', '_fn2']]
   assert (counts >= 0).all().all() and (rows['_tp1'] + rows['_fn1'] > 0).all()
+
+
+def test_a_finished_run_has_nothing_left_to_forecast(run):
+  exp = amat.build(commandline.load_config(CONFIG[1]))
+  models = [grid.Model(arm, 0, dict) for arm in ('std', 'sat_5', 'sat_15', 'amat')]
+  left = lambda results: forecast.left(exp, untrained=(), models=models, results=results)
+  assert left(run[0] / 'results') == 0
+  beside = sum(sum(exp.extra_cells(model.arm, 0).values()) for model in models)
+  assert left(run[0] / 'elsewhere') > beside > 0
 
 
 def test_thresholds_are_the_mean_clean_loss_of_every_training_slice(run):

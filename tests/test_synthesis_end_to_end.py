@@ -9,7 +9,9 @@ import pytest
 
 import runs
 import torsos
-from robustmed import generators
+from robustmed import commandline, generators
+from robustmed.evaluation import grid
+from robustmed.experiments import forecast, synthesis
 
 CONFIG = ['--config', 'configs/synthesis.py:smoke']
 
@@ -38,6 +40,15 @@ def test_generators_meet_the_segmenters_and_others_their_images(folder):
   slices = pd.read_parquet(folder / 'results' / 'generators.parquet')
   clean = slices[(slices['arm'] == 'unet') & (slices['attack'] == 'none')]
   assert len(clean) == 6  # all slices of the test subjects, those without organs too
+
+
+def test_a_finished_run_has_nothing_left_to_forecast(folder):
+  exp = synthesis.build(commandline.load_config(CONFIG[1]))
+  models = [grid.Model(arm, 0, dict) for arm in ('unet', 'nnunet', 'hardened')]
+  left = lambda results: forecast.left(exp, untrained=(), models=models, results=results)
+  assert left(folder / 'results') == 0
+  beside = sum(sum(exp.extra_cells(model.arm, 0).values()) for model in models)
+  assert left(folder / 'elsewhere') > beside > 0
 
 
 def test_the_weights_kept_are_those_of_the_best_look(folder):

@@ -3,7 +3,8 @@
 Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, without
 the data being there), `fingerprint(fields)` (all that the content depends on; checks the fields)
 and `Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
-`Source` with what follows from the fields alone: views, sampling, crops.
+`Source` with what follows from the fields alone: views, sampling, crops; and, where examples are
+slices, `depths(fields)`, the slices of every test volume.
 """
 
 import pathlib
@@ -95,6 +96,16 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
   """Number of examples per split; needs no data where the source can do without."""
   fields = fields_of(config)
   return SOURCES[fields['name']].sizes(fields)
+
+
+def depths(config: Mapping[str, Any]) -> tuple[int, ...]:
+  """Slices of every test volume in the order of the groups, those not in the test split too.
+
+  () where examples are no slices of volumes. Needs no data where the source can do without.
+  """
+  fields = fields_of(config)
+  source = SOURCES[fields['name']]
+  return tuple(source.depths(fields)) if hasattr(source, 'depths') else ()
 
 
 def load(config: Mapping[str, Any]) -> Source:

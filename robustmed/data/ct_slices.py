@@ -232,6 +232,12 @@ def sizes(cases: Sequence[Case], fields: Mapping[str, Any]) -> dict[str, int]:
   return {'train': 0, **result}
 
 
+def depths(cases: Sequence[Case], fields: Mapping[str, Any]) -> list[int]:
+  """Slices of every test subject."""
+  by_name = {case.name: case for case in cases}
+  return [by_name[name].depth for name in assign(list(by_name), fields)['test']]
+
+
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
   """The `data.Source` with its test slices chosen and the sampling that trains a segmenter."""
   shown = facts['present']

@@ -181,6 +181,12 @@ def sizes(study: Study, slices: str, per_case: int = 0) -> dict[str, int]:
   return result
 
 
+def depths(study: Study) -> list[int]:
+  """Slices of every test volume."""
+  surveys, plan = survey(study)
+  return [surveys[i].shape[plan.axis] for i in split(study)['test']]
+
+
 @functools.lru_cache(maxsize=1024)
 def _shown(study, number):
   volume = prepare(study, number, survey(study)[1])

@@ -25,6 +25,7 @@ PyTree = Any
 # both fields, one alone, a random field of the same spectrum and p, PGD at the same p
 KINDS = ('dv', 'd', 'v', 'smooth', 'pgd')
 _ROUNDS = 4  # corrections of a control's size
+_SIZINGS = 2  # runs of PGD, the second of corrected size
 _SALT = zlib.crc32(b'synthesis') & 0x7FFFFFFF
 
 
@@ -40,6 +41,17 @@ class Case(NamedTuple):
 
   def file(self, seed: int) -> str:
     return f'{self.name}.on_{"+".join(self.judged)}.seed{seed}.parquet'
+
+
+def gradients(case: Case, *, pgd_steps: int) -> int:
+  """What one image costs in gradients; each that is judged counts as one, as in the grid."""
+  shown = len(KINDS) if case.controls else 1
+  judged = 1 + shown + 2 * (len(case.judged) - 1)  # the clean one is judged too
+  return judged + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
+
+
+def _attack(num_steps):
+  return attacks.pgd(norm='linf', num_steps=num_steps, score_last=False)
 
 
 class Programs:
@@ -117,7 +129,7 @@ class Programs:
     return sized(image, fields, wanted)
 
   def _pgd_one(self, task):
-    attack = attacks.pgd(norm='linf', num_steps=self._steps, score_last=False)
+    attack = _attack(self._steps)
 
     def one_device(victim, drawn, batch):
       image, keys = batch['image'], self._keys(batch, 1002)

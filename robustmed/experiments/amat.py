@@ -28,11 +28,12 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a configuration of configs/amat_*.py; touches no data."""
   part = errors.lookup(PARTS, config.part, kind='part of amat')
   task = part.make_task(config)
+  probes = experiment.make_probes(task, config)
   return experiment.Experiment(
     name='amat',
     task=task,
     arms=experiment.make_arms(task, read(config, part)),
-    probes=experiment.make_probes(task, config),
+    probes=probes,
     main='pgd',
     sizes=lambda: data.sizes(part.source_config(config)),
     source=lambda: part.load(config),
@@ -50,6 +51,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     pictures=part.pictures,
     extra_evaluation=functools.partial(part.evaluate, config),
     pretrained=_pretrained(config),
+    extra_cells=functools.partial(part.extra_cells, config, probes['pgd'].attack),
   )
 
 

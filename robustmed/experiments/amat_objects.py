@@ -101,6 +101,11 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
   amat_parts.save(config, context, networks, rows, metric=METRIC, higher=HIGHER_IS_BETTER)
 
 
+def extra_cells(config: ml_collections.ConfigDict, attack, arm: str, seed: int) -> dict[str, int]:
+  del config, attack, arm, seed
+  return {}  # a few pictures
+
+
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """What the report says of the losses and of the test examples."""
   batch = config.reading.batch_loss

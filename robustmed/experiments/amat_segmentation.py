@@ -21,7 +21,7 @@ from robustmed.report import spec
 METRIC, HIGHER_IS_BETTER = 'DICE', True
 # What an AMAT margin is decided by, per criterion.
 TERMS = {'loss': ('total',), 'dice': ('_DICE_max',)}  # the authors' Dice is the best class's
-VOLUMES = 'volumes.csv'
+VOLUMES, PARTS = 'volumes.csv', 'volume_parts'
 CLASSES = {
   'heart': ('left_atrium',),
   'hippocampus': ('anterior', 'posterior'),
@@ -137,9 +137,9 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
   evaluate.volumes at evaluate.volume_eps.
   """
   del rows
-  folder, tables = context.results / 'volume_parts', []
+  folder, tables = context.results / PARTS, []
   for model in networks:
-    path = folder / f'{model.arm}.seed{model.seed}.csv'
+    path = folder / part_file(model.arm, model.seed)
     if not bool(parallel.from_writer(np.array(path.is_file()))):
       if context.stopper.requested():
         return
@@ -152,6 +152,22 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
     tables = [pd.read_csv(files.reading(path)) for path in sorted(folder.glob('*.csv'))]
     with files.replacing(context.results / VOLUMES) as temporary:
       pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+
+
+def part_file(arm: str, seed: int) -> str:
+  return f'{arm}.seed{seed}.csv'
+
+
+def extra_cells(config: ml_collections.ConfigDict, attack, arm: str, seed: int) -> dict[str, int]:
+  """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
+
+  A clean image counts as one, as in the grid.
+  """
+  size = config.evaluate.batch_size
+  # Volumes are predicted one by one, in batches that are filled up.
+  filled = [-(-depth // size) * size for depth in data.depths(source_config(config))]
+  attacked = sum(filled[: config.evaluate.volumes]) * attack.num_gradients
+  return {f'{PARTS}/{part_file(arm, seed)}': sum(filled) + attacked}
 
 
 def _volumes_of(config, context, model) -> pd.DataFrame:

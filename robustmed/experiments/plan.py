@@ -124,7 +124,7 @@ def of(
   return waves(
     {arm: exp.arms[arm].needs for arm in order},
     train={arm: weight(arm) * training(arm) for arm in order if arm in unfinished},
-    evaluate={arm: weight(arm) * judging(arm) for arm in order},
+    evaluate={arm: weight(arm) * judging(arm) for arm in order if exp.arms[arm].graded},
     jobs=jobs,
   )
 

@@ -29,6 +29,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   task = own_task({})
   arms = experiment.make_arms(task, config, make_task=own_task)
   arms |= synthesis_arms.make(config, task, arms)
+  slices = functools.cache(lambda: sum(data.depths(source_config(config))))
   return experiment.Experiment(
     name='synthesis',
     task=task,
@@ -50,6 +51,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     write_example=amat_segmentation.write_example,
     pictures=amat_segmentation.pictures,
     extra_evaluation=functools.partial(synthesis_evaluation.evaluate, config),
+    extra_cells=functools.partial(synthesis_evaluation.extra_cells, config, slices),
   )
 
 

@@ -45,23 +45,43 @@ def evaluate(config, context, models, rows) -> None:
   _save_pictures(config, context, model, cases, graded, seeds)
 
 
+def extra_cells(config, slices, arm: str, seed: int) -> dict[str, int]:
+  """Input gradients of the generators trained against `arm`, by file in results/.
+
+  slices: () -> slices of all test subjects. As if all generators and segmenters were finished.
+  """
+  steps = config.synthesis.pgd_steps
+  return {
+    f'{PARTS}/{case.file(seed)}': slices() * evaluation.gradients(case, pgd_steps=steps)
+    for case in _planned(config, lambda name: None)
+    if case.target == arm
+  }
+
+
+def _planned(config, loader) -> list[evaluation.Case]:
+  """The cases of a whole run; `loader` gives an arm's (seed) -> variables."""
+  options = config.synthesis
+  hardened = synthesis_arms.HARDENED if options.hardened_at else ''
+  segmenters = [arm for arm in (options.target, options.second, hardened) if arm]
+  cases = []
+  for name, (xi, target) in synthesis_arms.generator_cases(config).items():
+    others = [] if target == hardened else [arm for arm in segmenters if arm != target]
+    controls = xi in options.controls_at
+    cases.append(evaluation.Case(name, xi, loader(name), target, (target, *others), controls))
+  return cases
+
+
 def _cases(config, model, folder, seeds, graded) -> list[evaluation.Case]:
   """The generators that are finished in every seed, as are the segmenters that they meet."""
-  cases, options = [], config.synthesis
+  cases = []
   there = lambda arm: all((arm, seed) in graded for seed in seeds)
-  for name, (xi, target) in synthesis_arms.generator_cases(config).items():
-    done = all((folder(name, seed) / 'variables').exists() for seed in seeds)
-    if not bool(parallel.from_writer(np.array(done))) or not there(target):
-      continue
-    others = [arm for arm in (options.target, options.second, synthesis_arms.HARDENED) if arm]
-    if target == synthesis_arms.HARDENED:
-      others = []
-    judged = (target, *(arm for arm in others if arm != target and there(arm)))
-    load = lambda seed, name=name: checkpoints.load_variables(
-      folder(name, seed) / 'variables', model.task
-    )
-    controls = xi in options.controls_at
-    cases.append(evaluation.Case(name, xi, load, target, judged, controls))
+  loader = lambda name: (
+    lambda seed: checkpoints.load_variables(folder(name, seed) / 'variables', model.task)
+  )
+  for case in _planned(config, loader):
+    done = all((folder(case.name, seed) / 'variables').exists() for seed in seeds)
+    if bool(parallel.from_writer(np.array(done))) and there(case.target):
+      cases.append(case._replace(judged=tuple(filter(there, case.judged))))
   return cases
 
 

@@ -93,6 +93,9 @@ def source(cache):
 
 def test_splits_of_slices(source):
   assert source.info['sizes'] == data.sizes(CONFIG)
+  groups = source.volumes.groups
+  assert data.depths(CONFIG) == tuple(groups.count(group) for group in sorted(set(groups)))
+  assert data.depths({**CONFIG, 'test_cases': 2}) == data.depths(CONFIG)[:2]
   assert source.info['groups'] == {'train': 12, 'test': 3, 'validation': 1}
   assert {name: len(names) for name, names in source.info['cases'].items()} == {
     **source.info['groups']

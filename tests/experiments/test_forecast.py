@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 
 import toys
-from robustmed import commandline, parallel
+from robustmed import commandline, data, parallel
 from robustmed.evaluation import grid
-from robustmed.experiments import costs, description, forecast, quickstart, spine
+from robustmed.experiments import (
+  amat,
+  costs,
+  description,
+  forecast,
+  quickstart,
+  spine,
+  synthesis,
+)
 
 STD, RAND, ADV = 3 * 8 * 1, 2 * 8 * 2, 2 * 8 * (2 + 2)  # steps x batch x (attack + passes)
 CLEAN, PGD, FGSM = 10, 3 * 10, 10  # of ten test images, per level; noise has no gradient
@@ -66,6 +74,43 @@ def test_attacks_from_outside_are_counted(tmp_path):
   assert left() == 8 + 3 * 3 * 4
   few = description.describe(exp, config, ('P10_adv_rs',), light=True)['gradients']
   assert few['extra_evaluation'] == 3 * 4  # not those of the arm that it needs
+
+
+def test_whole_volumes_are_counted(tmp_path, monkeypatch):
+  config = commandline.load_config('configs/amat_hippocampus.py:smoke')
+  exp = amat.build(config)
+  grid_alone = forecast.left(
+    exp._replace(extra_cells=lambda *_: {}), untrained=(), models=_models('amat'), results=tmp_path
+  )
+  monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
+  # in batches of 8, all of them clean and the first in two steps
+  assert exp.extra_cells('amat', 0) == {'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16}
+  left = lambda: forecast.left(exp, untrained=(), models=_models('amat'), results=tmp_path)
+  assert left() == grid_alone + 64
+  (tmp_path / 'volume_parts').mkdir()
+  (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
+  assert left() == grid_alone
+  cells = commandline.load_config('configs/amat_bccd.py:smoke')
+  assert amat.build(cells).extra_cells('amat', 0) == {}
+
+
+def test_generators_against_segmenters_are_counted():
+  config = commandline.load_config('configs/synthesis.py:smoke')
+  exp = synthesis.build(config)
+  slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
+  pgd = 2 * 2  # two steps, twice
+  single, all_kinds = 1 + 1, 1 + 5
+  assert exp.extra_cells('unet', 1) == {
+    'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
+    'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
+  }
+  assert exp.extra_cells('hardened', 0) == {
+    'generators/gen_2_hardened.on_hardened.seed0.parquet': slices * (all_kinds + pgd)
+  }
+  assert list(exp.extra_cells('nnunet', 0).values()) == [slices * (all_kinds + both + pgd)]
+  assert exp.extra_cells('gen_2', 0) == {}
+  whole = description.describe(exp, config, light=True)['gradients']
+  assert whole['extra_evaluation'] == slices * (6 + 14 + 14 + 10)
 
 
 def _say(monkeypatch, gradients, *, speed):

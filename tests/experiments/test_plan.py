@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustmed import commandline, errors, main
-from robustmed.experiments import plan, spine
+from robustmed.experiments import costs, plan, spine, synthesis
 
 QUICK = str(pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py') + ':smoke'
 
@@ -116,3 +116,14 @@ def test_the_disk_shape_study_over_eight_machines():
   one = plan.of(exp, order=list(exp.arms), seeds=1, unfinished=list(exp.arms), jobs=1)
   total = sum(job.cost for wave in one for job in wave.jobs)
   assert sum(wave.longest for wave in found) < 0.6 * total
+
+
+def test_only_networks_that_answer_are_evaluated(monkeypatch):
+  monkeypatch.setattr(costs, 'multiply_adds', lambda task: 1)
+  command = commandline.parse(
+    ['--config', QUICK.replace('quickstart.py', 'synthesis.py'), '--workdir', 'w']
+  )
+  exp = synthesis.build(command.config)
+  found = plan.of(exp, order=list(exp.arms), seeds=1, unfinished=list(exp.arms), jobs=8)
+  assert found[-1].stage == 'evaluate'
+  assert {arm for job in found[-1].jobs for arm in job.arms} == {'unet', 'nnunet', 'hardened'}

@@ -35,6 +35,11 @@ def sizes(fields):
   return ct_slices.sizes(cases(fields), fields)
 
 
+def depths(fields):
+  fingerprint(fields)
+  return ct_slices.depths(cases(fields), fields)
+
+
 def fingerprint(fields):
   ct_slices.check_fields(fields)
   if fields['depth'] < 1:

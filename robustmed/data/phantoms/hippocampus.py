@@ -76,6 +76,7 @@ ANATOMY = organs.Anatomy(
 )
 DEFAULTS = organs.defaults(ANATOMY)
 sizes = functools.partial(organs.sizes, ANATOMY)
+depths = functools.partial(organs.depths, ANATOMY)
 fingerprint = functools.partial(organs.fingerprint, ANATOMY)
 arrange = functools.partial(organs.arrange, ANATOMY)
 

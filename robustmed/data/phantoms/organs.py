@@ -66,7 +66,7 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
   whole = study(anatomy, fields)
   found = volumes.split(whole)
   shapes = [_grid(anatomy, number, fields)[1] for number in range(fields['cases'])]
-  if sum(int(np.prod(shapes[number])) for number in found['test']) <= _DRAWN_AT_ONCE:
+  if not _large(shapes, found):
     return volumes.sizes(whole, fields['slices'], fields['slices_per_case'])
   result = {name: sum(shapes[i][0] for i in chosen) for name, chosen in found.items()}
   groups, present = [], []
@@ -78,6 +78,19 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
     present += bits
   chosen = volumes.kept(groups, present, fields['slices'], fields['slices_per_case'])
   return {**result, 'test': len(chosen)}
+
+
+def depths(anatomy: Anatomy, fields: Mapping[str, Any]) -> list[int]:
+  """Slices of every test volume, of large ones as they are drawn."""
+  fingerprint(anatomy, fields)
+  whole = study(anatomy, fields)
+  found = volumes.split(whole)
+  shapes = [_grid(anatomy, number, fields)[1] for number in range(fields['cases'])]
+  return [shapes[i][0] for i in found['test']] if _large(shapes, found) else volumes.depths(whole)
+
+
+def _large(shapes, found):
+  return sum(int(np.prod(shapes[number])) for number in found['test']) > _DRAWN_AT_ONCE
 
 
 def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:

@@ -75,11 +75,23 @@ LAYOUTS = {
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Slices per split; about the paper's where there is no folder."""
   ct_slices.check_fields(fields)
-  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+  if not _there(fields):
     return {
       n: _DEPTH * count for n, count in zip(ct_slices.SPLITS, fields['subjects'], strict=True)
     }
   return ct_slices.sizes(find(fields), fields)
+
+
+def depths(fields: Mapping[str, Any]) -> list[int]:
+  """Slices of every test subject; about the paper's where there is no folder."""
+  ct_slices.check_fields(fields)
+  if not _there(fields):
+    return [_DEPTH] * fields['subjects'][2]
+  return ct_slices.depths(find(fields), fields)
+
+
+def _there(fields):
+  return bool(fields['dir']) and pathlib.Path(fields['dir']).expanduser().is_dir()
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

@@ -31,26 +31,51 @@ class Task(NamedTuple):
   patch: tuple[int, int]  # of the published network
   modalities: int
   sizes: Mapping[str, int]  # about: slices of the published splits
+  depths: tuple[int, ...]  # about: slices of the test volumes
   names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
 
 
 TASKS = {
   'heart': Task(
-    (320, 256), 1, {'train': 1840, 'test': 200, 'validation': 115}, ('heart', 'leftatrium')
+    (320, 256),
+    1,
+    {'train': 1840, 'test': 200, 'validation': 115},
+    (115,) * 3,
+    ('heart', 'leftatrium'),
   ),
   'hippocampus': Task(
-    (56, 40), 1, {'train': 7400, 'test': 190, 'validation': 600}, ('hippocampus',)
+    (56, 40),
+    1,
+    {'train': 7400, 'test': 190, 'validation': 600},
+    (35,) * 35,
+    ('hippocampus',),
   ),
-  'prostate': Task((320, 320), 2, {'train': 490, 'test': 60, 'validation': 40}, ('prostate',)),
+  'prostate': Task(
+    (320, 320), 2, {'train': 490, 'test': 60, 'validation': 40}, (20,) * 5, ('prostate',)
+  ),
 }
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Slices per split, read from the volumes; about the published ones where there is no folder."""
-  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
-    task = errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
-    return dict(task.sizes)
+  if not _there(fields):
+    return dict(_named(fields).sizes)
   return volumes.sizes(find(fields), fields['slices'], fields['slices_per_case'])
+
+
+def depths(fields: Mapping[str, Any]) -> list[int]:
+  """Slices of every test volume; about the published ones where there is no folder."""
+  if not _there(fields):
+    return list(_named(fields).depths)
+  return volumes.depths(find(fields))
+
+
+def _there(fields):
+  return bool(fields['dir']) and pathlib.Path(fields['dir']).expanduser().is_dir()
+
+
+def _named(fields):
+  return errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

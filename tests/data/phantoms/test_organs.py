@@ -102,9 +102,10 @@ def test_heart_is_cropped_and_normalised_in_the_mask(tmp_path):
 
 def test_test_slices_of_large_volumes_are_counted_in_small_ones(monkeypatch):
   config = {'name': 'phantom_prostate', 'cases': 10, 'scale': 0.4}
-  exact = data.sizes(config)
+  exact, depths = data.sizes(config), data.depths(config)
   monkeypatch.setattr(organs, '_DRAWN_AT_ONCE', 0)
   about = data.sizes(config)
+  assert data.depths(config) == depths
   assert about['train'] == exact['train'] and abs(about['test'] - exact['test']) <= 1
 
 

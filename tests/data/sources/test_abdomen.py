@@ -30,6 +30,9 @@ def test_files_give_the_volumes_they_were_made_of(folder):
     np.testing.assert_allclose(found.image, true.image, atol=1e-3)
     np.testing.assert_array_equal(found.labels, true.labels)
     np.testing.assert_allclose(found.spacing, true.spacing)
+  config = {'name': 'abdomen', 'dir': str(folder), 'subjects': (1, 1, 2)}
+  assert data.depths(config) == (3, 3) and data.depths({**config, 'dir': ''}) == (100, 100)
+  assert data.depths({**torsos.TWIN, 'subjects': (1, 1, 2)}) == (3, 3)
 
 
 def test_orientation_is_read_from_the_file(tmp_path, folder):

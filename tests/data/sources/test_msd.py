@@ -32,6 +32,7 @@ def test_the_phantom_comes_out_of_the_files_as_from_memory(folder, tmp_path):
   real = load(folder, tmp_path)
   twin = data.load({**scans.TWIN, 'cache_dir': str(tmp_path / 'twin')})
   assert real.info['sizes'] == twin.info['sizes'] == data.sizes({'name': 'msd', 'dir': str(folder)})
+  assert data.depths({'name': 'msd', 'dir': str(folder)}) == data.depths(scans.TWIN)
   assert real.info['cases'] == twin.info['cases']
   assert real.info['properties']['shape'] == twin.info['properties']['shape']
   for one, two in zip([*real.train, *real.volumes], [*twin.train, *twin.volumes]):
@@ -177,6 +178,9 @@ def test_the_task_by_its_names(tmp_path, name, task):
 
 def test_sizes_without_the_folder_follow_the_task():
   assert data.sizes({'name': 'msd', 'task': 'prostate'}) == msd.TASKS['prostate'].sizes
+  for task in msd.TASKS:
+    sizes, depths = (of({'name': 'msd', 'task': task}) for of in (data.sizes, data.depths))
+    assert set(depths) == {round(sizes['validation'] / max(1, len(depths) // 2))}
 
 
 def test_real_hippocampi(shared_data, tmp_path):
