@@ -1,5 +1,6 @@
 """Arms x attacks x levels -> one row per example; every finished cell survives a kill."""
 
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -152,6 +153,55 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
   return out
 
 
+class Piece(NamedTuple):
+  """A table that is a file of its own."""
+
+  file: str  # .parquet or .csv
+  make: Callable[[], pd.DataFrame]  # the same on every host
+  what: str  # 'evaluating ...', said of an error
+  note: str  # beside the progress
+
+
+def piece(cell: Cell, make: Callable[[], pd.DataFrame]) -> Piece:
+  return Piece(cell.file, make, str(cell), f'{cell.arm} {cell.attack} {cell.eps:g}')
+
+
+def loader() -> Callable[[Model], PyTree]:
+  """Gives networks, of which the one asked for last is kept."""
+  return functools.lru_cache(maxsize=1)(lambda model: model.load())
+
+
+def fill(name: str, pieces: Sequence[Piece], *, folder, stopper: console.Stopper) -> None:
+  """Makes, in order, what `folder` has not; every file is written whole or not at all.
+
+  A stop that is asked for comes between two pieces, as `console.Stopped`.
+  """
+  found = parallel.from_writer(np.array([(folder / one.file).is_file() for one in pieces], bool))
+  progress = console.Progress(name, len(pieces), done=int(found.sum()))
+  for number, (one, have) in enumerate(zip(pieces, found)):
+    if have:
+      continue
+    if stopper.requested():
+      progress.close()
+      console.say('stopped in evaluation; the same command goes on from there')
+      raise console.Stopped
+    with errors.during(f'evaluating {one.what}'):
+      table = one.make()
+    if parallel.is_writer():
+      with files.replacing(folder / one.file) as temporary:
+        _write(table, temporary)
+    progress.update(number + 1, one.note)
+  progress.close()
+  parallel.barrier(name)
+
+
+def _write(table: pd.DataFrame, path) -> None:
+  if path.suffix == '.csv':
+    table.to_csv(path, index=False, float_format='%.6g')
+  else:
+    table.to_parquet(path, index=False)
+
+
 def run(
   evaluator: Evaluator,
   models: Sequence[Model],
@@ -167,32 +217,21 @@ def run(
   A cell is one file, written whole or not at all, and depends on nothing but its network, its data
   and the evaluator's key; so an interrupted run ends with the rows of an undisturbed one.
   """
-  grid = cells(models, evaluator.probes)
-  found = parallel.from_writer(np.array([(folder / cell.file).is_file() for _, cell in grid]))
-  progress = console.Progress('evaluate', len(grid), done=int(found.sum()))
-  stored = _in_memory(batches) if not found.all() else None
-  variables, loaded = None, None
-  for number, ((model, cell), have) in enumerate(zip(grid, found)):
-    if have:
-      continue
-    if stopper.requested():
-      progress.close()
-      console.say('stopped in evaluation; the same command goes on from there')
-      raise console.Stopped
-    with errors.during(f'evaluating {cell}'):
-      if loaded != (model.arm, model.seed):
-        variables, loaded = model.load(), (model.arm, model.seed)
-      own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
-      victim = (own, variables)
-      if at is not None and at.source:
-        victim = _victim(source(at.source, model.seed), evaluator)
-      table = _cell_rows(own, variables, stored, cell, victim)
-    if parallel.is_writer():
-      with files.replacing(folder / cell.file) as temporary:
-        table.to_parquet(temporary, index=False)
-    progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
-  progress.close()
-  parallel.barrier('evaluation')
+  stored = functools.cache(lambda: _in_memory(batches))
+  load = loader()
+
+  def make(model, cell):
+    own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
+    variables = load(model)
+    victim = (own, variables)
+    if at is not None and at.source:
+      victim = _victim(source(at.source, model.seed), evaluator)
+    return _cell_rows(own, variables, stored(), cell, victim)
+
+  pieces = [
+    piece(cell, functools.partial(make, m, cell)) for m, cell in cells(models, evaluator.probes)
+  ]
+  fill('evaluate', pieces, folder=folder, stopper=stopper)
   return gather(evaluator, models, folder=folder)
 
 

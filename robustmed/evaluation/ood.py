@@ -8,6 +8,7 @@ Rows look like those of the grid, so that the same statistics serve them. Their 
 * the name of a `Setting`: that image attacked, at its L2 budget `eps`.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -135,27 +136,15 @@ def run(
 
   starts: name -> images [n, ...]; an example with index i begins at image i mod n.
   """
-  plan = cells(models)
-  found = parallel.from_writer(np.array([(folder / cell.file).is_file() for _, cell, _ in plan]))
-  progress = console.Progress('ood', len(plan), done=int(found.sum()))
-  variables, loaded = None, None
-  for number, ((one, cell, start), have) in enumerate(zip(plan, found)):
-    if have:
-      continue
-    if stopper.requested():
-      progress.close()
-      console.say('stopped in the OOD evaluation; the same command goes on from there')
-      raise console.Stopped
-    if loaded != (cell.arm, cell.seed):
-      variables, loaded = one.model.load(), (cell.arm, cell.seed)
+  load = grid.loader()
+
+  def make(one, cell, start):
+    variables = load(one.model)
     images = starts[start] if start else None
-    table = _cell_rows(one.evaluator, variables, batches, cell, images)
-    if parallel.is_writer():
-      with files.replacing(folder / cell.file) as temporary:
-        table.to_parquet(temporary, index=False)
-    progress.update(number + 1, f'{cell.arm} {cell.attack} {cell.eps:g}')
-  progress.close()
-  parallel.barrier('ood')
+    return _cell_rows(one.evaluator, variables, batches, cell, images)
+
+  pieces = [grid.piece(part[1], functools.partial(make, *part)) for part in cells(models)]
+  grid.fill('ood', pieces, folder=folder, stopper=stopper)
   return gather(models, folder=folder)
 
 

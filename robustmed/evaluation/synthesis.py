@@ -5,6 +5,7 @@ its images. Its rows have the segmenter that is judged as 'arm', the kind of ima
 `KINDS`; made against another segmenter: 'dv_from_<arm>') and xi as 'eps'.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from robustmed import attacks, console, errors, files, parallel, types
+from robustmed import attacks, console, files, parallel, types
 from robustmed.evaluation import grid
 from robustmed.generators import losses, synthesis
 from robustmed.metrics import deformation
@@ -204,33 +205,27 @@ def run(
 ) -> pd.DataFrame:
   """All rows; a case that is in `folder` is not done again, each is written whole or not at all."""
   todo = [(case, seed) for seed in seeds for case in cases]
-  found = parallel.from_writer(np.array([(folder / c.file(s)).is_file() for c, s in todo]))
-  progress = console.Progress('generators', len(todo), done=int(found.sum()))
-  for number, ((case, seed), have) in enumerate(zip(todo, found)):
-    if have:
-      continue
-    if stopper.requested():
-      progress.close()
-      console.say('stopped in evaluation; the same command goes on from there')
-      raise console.Stopped
-    with errors.during(f'evaluating generator {case.name!r} (seed {seed})'):
-      table = _rows(case, seed, programs, task_of, load, batches)
-    if parallel.is_writer():
-      with files.replacing(folder / case.file(seed)) as temporary:
-        table.to_parquet(temporary, index=False)
-    progress.update(number + 1, case.name)
-  progress.close()
-  parallel.barrier('generators')
+  make = functools.partial(_rows, programs=programs, task_of=task_of, load=load, batches=batches)
+  pieces = [
+    grid.Piece(
+      case.file(seed),
+      functools.partial(make, case, seed),
+      f'generator {case.name!r} (seed {seed})',
+      case.name,
+    )
+    for case, seed in todo
+  ]
+  grid.fill('generators', pieces, folder=folder, stopper=stopper)
   if not todo:
     return pd.DataFrame()
-  tables = [pd.read_parquet(folder / case.file(seed)) for case, seed in todo]
+  tables = [pd.read_parquet(files.reading(folder / piece.file)) for piece in pieces]
   rows = pd.concat(tables, ignore_index=True)
   keys = ['arm', 'seed', 'attack', 'eps', 'index']
   # The clean images of a segmenter are the same whichever generator asked for them.
   return rows.drop_duplicates(keys).sort_values(keys, kind='stable', ignore_index=True)
 
 
-def _rows(case, seed, programs, task_of, load, batches) -> pd.DataFrame:
+def _rows(case, seed, *, programs, task_of, load, batches) -> pd.DataFrame:
   generator = case.generator(seed)
   segmenters = {arm: (task_of(arm), load(arm, seed)) for arm in case.judged}
   task, victim = segmenters[case.target]

@@ -1,5 +1,6 @@
 """The segmentation part of AMAT: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -137,17 +138,17 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
   evaluate.volumes at evaluate.volume_eps.
   """
   del rows
-  folder, tables = context.results / PARTS, []
-  for model in networks:
-    path = folder / part_file(model.arm, model.seed)
-    if not bool(parallel.from_writer(np.array(path.is_file()))):
-      if context.stopper.requested():
-        return
-      table = _volumes_of(config, context, model)
-      if parallel.is_writer():
-        with files.replacing(path) as temporary:
-          table.to_csv(temporary, index=False, float_format='%.6g')
-  parallel.barrier('volumes')
+  folder = context.results / PARTS
+  pieces = [
+    grid.Piece(
+      part_file(model.arm, model.seed),
+      functools.partial(_volumes_of, config, context, model),
+      f'whole volumes of arm {model.arm!r} (seed {model.seed})',
+      model.arm,
+    )
+    for model in networks
+  ]
+  grid.fill('volumes', pieces, folder=folder, stopper=context.stopper)
   if parallel.is_writer():
     tables = [pd.read_csv(files.reading(path)) for path in sorted(folder.glob('*.csv'))]
     with files.replacing(context.results / VOLUMES) as temporary:

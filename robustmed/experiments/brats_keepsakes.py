@@ -1,5 +1,6 @@
 """What the study of gliomas keeps beside the grid: curves over iterations, pictures, volumes."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -42,24 +43,29 @@ def save_curves(config, context: keepsakes.Context, models) -> None:
   if not count:
     return
   programs: dict[Any, Any] = {}
-  for model in models:
-    if model.arm not in config.evaluate.iteration_arms:
-      continue
-    for attack, objective in CURVES.items():
-      path = context.results / curve_file(model.arm, model.seed, attack)
-      if bool(parallel.from_writer(np.array(path.is_file()))) or context.stopper.requested():
-        continue
-      task = context.exp.task_of(model.arm)
-      kind = id(task.predict), attack
-      if kind not in programs:
-        programs[kind] = curve_program(
-          task, attack, objective, bounds=(0.0, 1.0), num_steps=count, alpha=alpha
-        )
-      found = _curve_rows(context, model, programs[kind], attack, alpha)
-      if parallel.is_writer():
-        with files.replacing(path) as temporary:
-          context.exp.subjects(found).to_parquet(temporary, index=False)
-  parallel.barrier('curves')
+
+  def make(model, attack):
+    task = context.exp.task_of(model.arm)
+    kind = id(task.predict), attack
+    if kind not in programs:
+      programs[kind] = curve_program(
+        task, attack, CURVES[attack], bounds=(0.0, 1.0), num_steps=count, alpha=alpha
+      )
+    found = _curve_rows(context, model, programs[kind], attack, alpha)
+    return context.exp.subjects(found)
+
+  pieces = [
+    grid.Piece(
+      curve_file(model.arm, model.seed, attack),
+      functools.partial(make, model, attack),
+      f'arm {model.arm!r} (seed {model.seed}) after each step of {attack!r}',
+      f'{model.arm} {attack}',
+    )
+    for model in models
+    if model.arm in config.evaluate.iteration_arms
+    for attack in CURVES
+  ]
+  grid.fill('curves', pieces, folder=context.results, stopper=context.stopper)
   parts = sorted((context.results / PARTS).glob('*.parquet'))
   if parts and parallel.is_writer():
     with files.replacing(context.results / ITERATIONS) as temporary:

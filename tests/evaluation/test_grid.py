@@ -95,6 +95,37 @@ def test_a_stopped_grid_goes_on_to_the_same_rows(tmp_path, after):
   pd.testing.assert_frame_equal(_run(tmp_path / 'cut', task, evaluator=evaluator), whole)
 
 
+def test_pieces_are_files_of_their_kind_and_made_once(tmp_path):
+  made = []
+
+  def piece(file, value):
+    table = lambda: made.append(file) or pd.DataFrame({'arm': ['std'], 'value': [value]})
+    return grid.Piece(file, table, f'piece {file}', file)
+
+  pieces = [piece('a.csv', 1 / 3), piece('b.parquet', 2 / 3), piece('c.csv', np.nan)]
+  fill = lambda stopper: grid.fill('pieces', pieces, folder=tmp_path, stopper=stopper)
+  with pytest.raises(console.Stopped):
+    fill(_StopAt(1))
+  assert made == ['a.csv'] and (tmp_path / 'a.csv').read_text() == 'arm,value\nstd,0.333333\n'
+  fill(console.Stopper())
+  fill(console.Stopper())
+  assert made == ['a.csv', 'b.parquet', 'c.csv']
+  assert pd.read_parquet(tmp_path / 'b.parquet')['value'].tolist() == [2 / 3]
+
+  def broken():
+    raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError) as caught:
+    grid.fill(
+      'pieces',
+      [grid.Piece('d.csv', broken, 'piece d', 'd')],
+      folder=tmp_path,
+      stopper=console.Stopper(),
+    )
+  assert caught.value.__notes__ == ['while evaluating piece d']
+  assert not (tmp_path / 'd.csv').exists()
+
+
 def test_one_program_serves_all_arms_and_levels(tmp_path):
   task = toys.task()
   traces = []
