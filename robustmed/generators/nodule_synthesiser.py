@@ -51,7 +51,6 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
   listed = lambda value: tuple(value) if isinstance(value, list | tuple) else value
   own = {name: listed(value) for name, value in options.items()}
   module = nodule_networks.Synthesiser(tuple(image_shape[:-1]), **own)
-  network = binding.bind(module, image_shape=tuple(image_shape))
 
   def judge(variables, image, *, train=False):
     if not train:
@@ -61,15 +60,7 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
     )
     return score, dict(state)
 
-  task = types.Task(
-    init=network.init,
-    predict=network.predict,
-    forward=network.forward,
-    losses=lambda outputs, batch: {},
-    objectives={},
-    metrics=lambda outputs, batch: {},
-    image_shape=tuple(image_shape),
-  )
+  task = binding.silent(module, image_shape=image_shape)
   encode = lambda variables, image: module.apply(variables, image, method='encode')
   decode = lambda variables, code: module.apply(variables, code, method='decode')
   return Model(encode, decode, judge, task, module.latent)

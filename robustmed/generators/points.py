@@ -46,16 +46,7 @@ class Vae(nn.Module):
 
 def make_task(module: Vae) -> types.Task:
   """init and predict alone: it answers nothing by itself."""
-  network = binding.bind(module, image_shape=(3,))
-  return types.Task(
-    init=network.init,
-    predict=network.predict,
-    forward=network.forward,
-    losses=lambda outputs, batch: {},
-    objectives={},
-    metrics=lambda outputs, batch: {},
-    image_shape=(3,),
-  )
+  return binding.silent(module, image_shape=(3,))
 
 
 def fitting(module: Vae, *, divergence: float) -> types.Defense:

@@ -52,7 +52,6 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
       raise errors.UserError(f'generator field {name} must be at least 0, not {own[name]}')
   generator = networks.Generator(**own)
   pair = networks.Pair(generator, networks.Critic(**rival))
-  network = binding.bind(pair, image_shape=image_shape)
 
   def apply(variables, *args, train, method):
     if not train:
@@ -74,15 +73,7 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
   def judge(variables, image, *, train=False):
     return apply(variables, image, train=train, method='judge')
 
-  task = types.Task(
-    init=network.init,
-    predict=network.predict,
-    forward=network.forward,
-    losses=lambda outputs, batch: {},
-    objectives={},
-    metrics=lambda outputs, batch: {},
-    image_shape=tuple(image_shape),
-  )
+  task = binding.silent(pair, image_shape=image_shape)
   return Model(draw, judge, task, generator.d_max, generator.v_max)
 
 

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from robustmed import types
+
 PyTree = Any
 
 
@@ -51,6 +53,20 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
   # Inside somebody's jit the options have no place, and that program is theirs.
   start = lambda key: (init if isinstance(key, jax.core.Tracer) else compiled)(key)
   return Network(start, predict, forward)
+
+
+def silent(module: nn.Module, *, image_shape: tuple[int, ...]) -> types.Task:
+  """The task of a network that answers nothing by itself: no losses, objectives or metrics."""
+  network = bind(module, image_shape=tuple(image_shape))
+  return types.Task(
+    init=network.init,
+    predict=network.predict,
+    forward=network.forward,
+    losses=lambda outputs, batch: {},
+    objectives={},
+    metrics=lambda outputs, batch: {},
+    image_shape=tuple(image_shape),
+  )
 
 
 def _float32(tree: PyTree) -> PyTree:
