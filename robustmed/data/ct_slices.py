@@ -33,6 +33,7 @@ FIELDS = {
   'split': '',  # a JSON file of three lists of names instead
   'split_seed': 0,
   'slices': 'foreground',  # of the test split: those with an organ, 'complete' ones, or 'all'
+  'slices_per_case': 0,  # of the test split at most so many of a subject, spread evenly, 0: all
   'patch': 0,  # side of the training patches; 0: whole slices
 }
 _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
@@ -201,6 +202,10 @@ def check_fields(fields: Mapping[str, Any]) -> None:
   if len(window) != 2 or not window[0] < window[1]:
     raise errors.UserError(f'data field window must be (low, high) in HU, not {window!r}')
   errors.lookup(dict.fromkeys(volumes.SLICES), fields['slices'], kind='choice of slices')
+  if fields['slices_per_case'] < 0:
+    raise errors.UserError(
+      f'data field slices_per_case must be 0 (all) or more, not {fields["slices_per_case"]}'
+    )
   subjects = fields['subjects']
   whole = all(isinstance(n, int) and n >= 0 for n in subjects)
   if len(subjects) != 3 or not whole or subjects[2] < 1:
@@ -221,15 +226,10 @@ def sizes(cases: Sequence[Case], fields: Mapping[str, Any]) -> dict[str, int]:
   """Slices per split, the test split restricted as `slices` says, for which it is read."""
   by_name = {case.name: case for case in cases}
   found = assign(list(by_name), fields)
-  result = {split: sum(by_name[name].depth for name in names) for split, names in found.items()}
-  if fields['slices'] != 'all':
-    groups, bits = [], []
-    for name in found['test']:
-      own = volumes.present(prepare(by_name[name], fields).labels, len(ORGANS) + 1)
-      groups += [name] * len(own)
-      bits += own
-    result['test'] = len(volumes.kept(groups, bits, fields['slices']))
-  return {'train': 0, **result}
+  whole = {split: sum(by_name[name].depth for name in names) for split, names in found.items()}
+  labels = lambda name: prepare(by_name[name], fields).labels
+  shown = lambda: [volumes.present(labels(name), len(ORGANS) + 1) for name in found['test']]
+  return volumes.restricted({'train': 0, **whole}, fields, shown)
 
 
 def depths(cases: Sequence[Case], fields: Mapping[str, Any]) -> list[int]:
@@ -240,26 +240,12 @@ def depths(cases: Sequence[Case], fields: Mapping[str, Any]) -> list[int]:
 
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
   """The `data.Source` with its test slices chosen and the sampling that trains a segmenter."""
-  shown = facts['present']
-  test = volumes.kept(source.test.groups, shown['test'], fields['slices'])
-  if not test:
-    raise errors.UserError(
-      f'none of the {len(source.test)} test slices is {fields["slices"]}; set the data field '
-      'slices to all'
-    )
   patch = (fields['patch'] or fields['side'],) * 2
-  sampling = pipeline.Sampling()
-  if len(source.train):
-    sampling = patches.sampling(
-      source.train.groups, shown['train'], patch=patch, loader=patch, forced=FORCED
-    )
-  return source._replace(
-    test=store.Part(source.test, test),
-    volumes=source.test,
-    sampling=sampling,
-    crop=patches.centred((fields['side'],) * 2),
-    info={'classes': ['background', *ORGANS], 'cases': facts['cases'], 'patch': list(patch)},
+  found = volumes.viewed(
+    source, fields, facts, patch=patch, loader=patch, seen=(fields['side'],) * 2, forced=FORCED
   )
+  info = {'classes': ['background', *ORGANS], 'cases': facts['cases'], 'patch': list(patch)}
+  return found._replace(info=info)
 
 
 def with_organs(source, split: str) -> np.ndarray:

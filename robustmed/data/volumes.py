@@ -13,7 +13,7 @@ cases, so an id does not depend on which test slices are looked at.
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,18 +167,28 @@ def prepare(study: Study, number: int, plan: preprocess.Fingerprint) -> preproce
   return preprocess.apply(study.cases[number].read(), plan)
 
 
-def sizes(study: Study, slices: str, per_case: int = 0) -> dict[str, int]:
+def sizes(study: Study, fields: Mapping[str, Any]) -> dict[str, int]:
   """Slices per split, the test split restricted as in `kept`; reads the cases."""
   surveys, plan = survey(study)
-  result = {}
-  for name, chosen in split(study).items():
-    result[name] = sum(surveys[i].shape[plan.axis] for i in chosen)
-  if slices != 'all' or per_case:
-    flags = {i: _shown(study, i) for i in split(study)['test']}
-    groups = [i for i, bits in flags.items() for _ in bits]
-    bits = [bit for case in flags.values() for bit in case]
-    result['test'] = len(kept(groups, bits, slices, per_case))
-  return result
+  cases = split(study)
+  whole = {n: sum(surveys[i].shape[plan.axis] for i in chosen) for n, chosen in cases.items()}
+  return restricted(whole, fields, lambda: [_shown(study, i) for i in cases['test']])
+
+
+def restricted(
+  whole: Mapping[str, int], fields: Mapping[str, Any], shown: Callable[[], Iterable[Sequence[int]]]
+) -> dict[str, int]:
+  """Slices per split, of the test split those that are `kept`.
+
+  shown: () -> the bits of all slices, test case by test case; asked for only where it matters.
+  """
+  if fields['slices'] == 'all' and not fields['slices_per_case']:
+    return dict(whole)
+  cases = list(shown())
+  groups = [case for case, bits in enumerate(cases) for _ in bits]
+  bits = [bits for case in cases for bits in case]
+  chosen = kept(groups, bits, fields['slices'], fields['slices_per_case'])
+  return {**whole, 'test': len(chosen)}
 
 
 def depths(study: Study) -> list[int]:
@@ -260,6 +270,30 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
   patch: what the network sees. info: 'properties' (a `preprocess.Fingerprint`), 'classes',
   'modalities', 'cases' per split, 'patch' and 'loader_patch'.
   """
+  loader = patches.loader_patch(patch) if fields['margin'] else tuple(patch)
+  return viewed(source, fields, facts, patch=patch, loader=loader, seen=patch)._replace(
+    info={
+      **{name: facts[name] for name in ('properties', 'classes', 'modalities', 'cases')},
+      'patch': list(patch),
+      'loader_patch': list(loader),
+    },
+  )
+
+
+def viewed(
+  source,
+  fields: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  *,
+  patch: Sequence[int],
+  loader: Sequence[int],
+  seen: Sequence[int],
+  forced: float = patches.FORCED,
+):
+  """The `data.Source` of slices with those of the test split chosen, its sampling and its crop.
+
+  patch, loader, forced: of training, see `patches.sampling`; seen: the centred patch of evaluation.
+  """
   shown = facts['present']
   test = kept(source.test.groups, shown['test'], fields['slices'], fields['slices_per_case'])
   if not test:
@@ -267,15 +301,14 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
       f'none of the {len(source.test)} slices of the test cases {facts["cases"]["test"]} is '
       f'{fields["slices"]}; set the data field slices to all'
     )
-  loader = patches.loader_patch(patch) if fields['margin'] else tuple(patch)
+  sampling = source.sampling
+  if len(source.train):
+    sampling = patches.sampling(
+      source.train.groups, shown['train'], patch=patch, loader=loader, forced=forced
+    )
   return source._replace(
     test=store.Part(source.test, test),
     volumes=source.test,
-    sampling=patches.sampling(source.train.groups, shown['train'], patch=patch, loader=loader),
-    crop=patches.centred(patch),
-    info={
-      **{name: facts[name] for name in ('properties', 'classes', 'modalities', 'cases')},
-      'patch': list(patch),
-      'loader_patch': list(loader),
-    },
+    sampling=sampling,
+    crop=patches.centred(seen),
   )

@@ -99,12 +99,29 @@ def test_a_list_of_names_decides_the_split(tmp_path):
     ({'spacing': 0.0}, 'spacing must'),
     ({'window': (3.0, 1.0)}, 'window must'),
     ({'slices': 'some'}, 'choice of slices'),
+    ({'slices_per_case': -1}, 'slices_per_case must be 0'),
     ({'subjects': (1, 1, 0)}, 'subjects must be'),
   ],
 )
 def test_wrong_fields_are_named(change, message):
   with pytest.raises(errors.UserError, match=message):
     ct_slices.check_fields({**FIELDS, **change})
+
+
+@pytest.mark.parametrize('slices', ['foreground', 'all'])
+def test_few_slices_of_every_test_subject(tmp_path, slices):
+  fields = {'side': 16, 'spacing': 24.0, 'subjects': (1, 0, 2), 'depth': 6, 'slices': slices}
+  config = {'name': 'phantom_abdomen', **fields}
+  whole = data.load({**config, 'cache_dir': str(tmp_path)})
+  few = data.load({**config, 'slices_per_case': 2, 'cache_dir': str(tmp_path)})
+  assert few.info['folder'] == whole.info['folder'] and len(few.volumes) == 12
+  assert (
+    few.info['sizes'] == data.sizes({**config, 'slices_per_case': 2}) == {'train': 6, 'test': 4}
+  )
+  for group in set(whole.test.groups):
+    indices = [[e['index'] for e in s.test if e['group'] == group] for s in (whole, few)]
+    count = len(indices[0])
+    assert indices[1] == [indices[0][count // 4], indices[0][3 * count // 4]]
 
 
 def test_generators_draw_whole_slices_that_show_an_organ(tmp_path):

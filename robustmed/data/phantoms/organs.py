@@ -67,17 +67,15 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
   found = volumes.split(whole)
   shapes = [_grid(anatomy, number, fields)[1] for number in range(fields['cases'])]
   if not _large(shapes, found):
-    return volumes.sizes(whole, fields['slices'], fields['slices_per_case'])
-  result = {name: sum(shapes[i][0] for i in chosen) for name, chosen in found.items()}
-  groups, present = [], []
-  for number in found['test']:
+    return volumes.sizes(whole, fields)
+
+  def shown(number):
     rng, shape, _ = _grid(anatomy, number, fields)
     _, labels = anatomy.draw(rng, (shape[0], *(min(n, _COARSE) for n in shape[1:])))
-    bits = volumes.present(labels, len(anatomy.classes))
-    groups += [number] * len(bits)
-    present += bits
-  chosen = volumes.kept(groups, present, fields['slices'], fields['slices_per_case'])
-  return {**result, 'test': len(chosen)}
+    return volumes.present(labels, len(anatomy.classes))
+
+  slices = {name: sum(shapes[i][0] for i in chosen) for name, chosen in found.items()}
+  return volumes.restricted(slices, fields, lambda: map(shown, found['test']))
 
 
 def depths(anatomy: Anatomy, fields: Mapping[str, Any]) -> list[int]:

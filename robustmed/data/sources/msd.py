@@ -60,7 +60,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Slices per split, read from the volumes; about the published ones where there is no folder."""
   if not _there(fields):
     return dict(_named(fields).sizes)
-  return volumes.sizes(find(fields), fields['slices'], fields['slices_per_case'])
+  return volumes.sizes(find(fields), fields)
 
 
 def depths(fields: Mapping[str, Any]) -> list[int]:
