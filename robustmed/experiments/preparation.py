@@ -26,6 +26,7 @@ class Finished(NamedTuple):
   config: ml_collections.ConfigDict
   seed: int
   folder: pathlib.Path  # of the arm's checkpoints, this seed's
+  stopper: console.Stopper | None = None  # for what takes long before the training
 
 
 def with_thresholds(

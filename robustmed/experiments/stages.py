@@ -142,7 +142,9 @@ class Run:
     self._check_batch(batch_size)
     folder = self.networks.folder(arm.name, seed)
     load = lambda other: self.networks.load(other, seed)
-    finished = preparation.Finished(load, source, self.config, seed, folder)
+    finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
+    initial = self.networks.load(arm.init_from, seed) if arm.init_from else self.exp.pretrained
+    initial = arm.start(finished) if arm.start else initial
     source = arm.material(finished) if arm.material else source
     defense = arm.prepare(finished) if arm.prepare else arm.defense
 
@@ -173,7 +175,7 @@ class Run:
       num_examples=preparation.slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.augment)(source),
-      initial=self.networks.load(arm.init_from, seed) if arm.init_from else self.exp.pretrained,
+      initial=initial,
       judge=arm.judge(finished) if arm.judge else None,
     )
     checkpoints.write_card(
