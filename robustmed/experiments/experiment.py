@@ -39,7 +39,8 @@ class Arm(NamedTuple):
   judge: Callable[[preparation.Finished], Any] | None = None  # -> a `training.selection.Judge`
   # -> the source whose training examples it learns from, where they are not the experiment's
   material: Callable[[preparation.Finished], Any] | None = None
-  # -> the variables it starts from, where they are not those of `init_from` as they are
+  # -> the variables it starts from, or a function of the drawn ones, where they are not those of
+  # `init_from` as they are
   start: Callable[[preparation.Finished], PyTree] | None = None
 
   @property

@@ -4,7 +4,6 @@ them learns from."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 
 from robustmed import data, errors, models, tasks, types
@@ -247,8 +246,7 @@ def candidate_arms(config: ml_collections.ConfigDict) -> dict[str, experiment.Ar
       fields = {**options.model.to_dict(), **options.boxes_model.to_dict()}
 
       def start(finished):
-        drawn = task.init(jax.random.fold_in(jax.random.key(config.seed), finished.seed))
-        return weights.graft(finished.load(BLOB), drawn)
+        return lambda drawn: weights.graft(finished.load(BLOB), drawn)
 
       arm(BOXES, task, fields, extra_needs=(BLOB,), start=start)
   if config.reference.kind == 'detector':

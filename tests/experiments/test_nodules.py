@@ -101,9 +101,9 @@ def test_the_network_with_boxes_begins_as_the_blob_network(config):
   arms = nodules_arms.candidate_arms(config)
   blob = arms['blob'].task.init(jax.random.key(7))
   finished = types.SimpleNamespace(load={'blob': blob}.__getitem__, seed=0)
-  begun = arms['rpn'].start(finished)
-  shapes = jax.eval_shape(arms['rpn'].task.init, jax.random.key(0))
-  assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, shapes)
+  drawn = arms['rpn'].task.init(jax.random.key(8))
+  begun = arms['rpn'].start(finished)(drawn)
+  assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, drawn)
   np.testing.assert_array_equal(begun['params']['stem']['kernel'], blob['params']['stem']['kernel'])
   assert 'boxes' in begun['params'] and 'boxes' not in blob['params']
 
