@@ -242,6 +242,7 @@ def _smoke(config) -> None:
   options.ground_glass = False
   options.train.update({'steps': 2, 'batch_size': 2})
   options.settings.update({'threshold': 0.0, 'limit': 5})
+  config.reference.model.update({'stages': ((4, 1), (4, 1), (4, 1)), 'last': 4, 'width': 0.25})
   config.synthesiser.update({'smallest': 0.0})
   config.synthesiser.network.update({'latent': 3, 'widths': (4, 8), 'critic_widths': (4, 8)})
   config.synthesiser.weights.critic_steps = 1
