@@ -252,7 +252,9 @@ def _smoke(config) -> None:
   config.pools.update({'shard_size': 4, 'batch_size': 4})
   for name in config.pools.counts:
     config.pools.counts[name] = 4
-  config.stress.update({'codes': 4, 'noise': 4, 'white_box': ('noise',)})
+  config.stress.update(
+    {'codes': 4, 'noise': 4, 'uniform': (0.3,), 'poisson': (5,), 'white_box': ('noise',)}
+  )
   config.evaluate.update({'batch_size': 8, 'save_examples': 1, 'resamples': 50})
   config.evaluate.attacks.pgd.num_steps = 2
   config.report.pictures = 2

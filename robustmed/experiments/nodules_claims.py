@@ -37,7 +37,8 @@ class Cpm:
   resamples: int = 1000
 
   def __str__(self):
-    name = 'CPM' if self.rates == froc.RATES else f'sensitivity at {self.rates}'
+    rates = ' and '.join(f'{rate:g}' for rate in self.rates)
+    name = 'CPM' if self.rates == froc.RATES else f'sensitivity at {rates} '
     what = f'{name}({self.first}) - {name}({self.second})'
     if math.isinf(self.high):
       return f'{what} > {self.low:g}'

@@ -59,9 +59,11 @@ def run(config, context: keepsakes.Context, trained: nodules_pools.Trained, mode
   parallel.barrier('scans')
   if parallel.is_writer():
     for name in wanted:
-      parts = [pd.read_parquet(folder / PARTS / name / f'{uid}.parquet') for uid in uids]
+      found = [folder / PARTS / name / f'{uid}.parquet' for uid in uids]
+      parts = [pd.read_parquet(files.reading(path)) for path in found]
+      whole = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
       with files.replacing(folder / f'{name}.csv') as temporary:
-        pd.concat(parts, ignore_index=True).to_csv(temporary, index=False)
+        whole.to_csv(temporary, index=False)
 
 
 def _scorer(context, wanted, programs, name):

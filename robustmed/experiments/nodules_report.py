@@ -4,6 +4,7 @@ import pathlib
 
 import pandas as pd
 
+from robustmed import files
 from robustmed.experiments import (
   costs,
   nodules_arms,
@@ -74,7 +75,7 @@ class Page:
     if not self.scored:
       return
     config = self.config
-    nodules = pd.read_csv(self.froc / nodules_froc.KINDS)
+    nodules = pd.read_csv(files.reading(self.froc / nodules_froc.KINDS))
     scans = len(next(iter(self.scored.values())).nodules)
     yield spec.Section(
       'Test scans (Table 1)',
@@ -217,7 +218,7 @@ def labels(arms) -> dict[str, str]:
 
 
 def _frame(path: pathlib.Path) -> pd.DataFrame:
-  return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+  return pd.read_parquet(files.reading(path)) if path.is_file() else pd.DataFrame()
 
 
 def spec_of(config, task, arms, folder: pathlib.Path) -> spec.ReportSpec:

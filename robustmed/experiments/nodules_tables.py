@@ -193,8 +193,11 @@ def stressed(
   metric: str = 'confidence',
 ) -> pd.DataFrame:
   """Mean ± standard deviation over patches, by method and column; with the `number` of a table of
-  the paper its cells follow."""
+  the paper its cells follow, without it columns that nobody met are left out."""
   named = stress.assign(column=column_of(stress))
+  columns = [name for name in columns if number or name in set(named['column'])]
+  if not columns:
+    return pd.DataFrame()
   groups = named.groupby(['arm', 'column'])[metric].agg(['mean', 'std'])
   published = papers.nodule_stress(number).set_index(['arm', 'column']) if number else None
   lines = []

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +73,8 @@ def test_differences_of_the_cpm_are_those_of_the_froc_tool(scored):
   assert found.effect == pytest.approx(expected.value)
   assert 2 * found.p == pytest.approx(expected.p_value, abs=2 / RESAMPLES)
   assert str(test) == 'CPM(syn) - CPM(beta_finetune) > 0'
+  few = dataclasses.replace(test, rates=nodules_claims.LOW_RATES)
+  assert str(few).startswith('sensitivity at 0.125 and 0.25 (syn) - ')
   swapped = nodules_claims.Cpm('beta_finetune', 'syn', scored, low=0.0, resamples=RESAMPLES)
   other = swapped(nodule_rows.rows())
   assert other.effect == pytest.approx(-expected.value)

@@ -93,8 +93,13 @@ def test_stress_tables_are_means_over_patches():
     f'{cell.mean():.2f} ± {cell.std():.2f}',
     '0.92 ± 0.09',
   ]
-  empty = nodules_tables.stressed(stress, {'syn': 'x'}, ('poisson 1',))
-  assert empty['poisson 1'].tolist() == ['–']
+  beside = nodules_tables.stressed(stress, {'syn': 'x'}, ('uniform 0.6',), number=5)
+  assert beside['uniform 0.6'].tolist() == ['–', '0.89 ± 0.11']
+  assert [*nodules_tables.stressed(stress, {'syn': 'x'}, ('poisson 1', 'none'))] == [
+    'method',
+    'nodules',
+  ]
+  assert nodules_tables.stressed(stress, {'syn': 'x'}, ('poisson 1',)).empty
 
 
 def test_synthetic_nodules_are_compared_where_both_are_kept():
@@ -140,6 +145,15 @@ def test_figures_show_what_they_are_given(tmp_path):
     assert draw({}) is None
   line = ('a', np.array([0.0, 1.0]), np.array([0.0, 0.5]))
   assert nodules_figures.froc([line]).startswith(png) and nodules_figures.froc([]) is None
+
+
+def test_attacked_noise_is_shown_beside_the_noise_of_its_number(tmp_path):
+  stored = nodule_rows.pictures(tmp_path / 'a.npz')
+  draw = lambda more: nodules_figures.attacked({**stored, **more}, count=1)
+  plain = {'plain_noise 1': stored['noise_pgd 0.15'], 'plain_noise 1/number': np.arange(3)}
+  assert draw(plain) != draw({})
+  others = {**plain, 'plain_noise 1/number': np.arange(10, 13)}
+  assert draw(others) == draw({})
 
 
 def test_only_pairs_of_equal_numbers_are_put_side_by_side(tmp_path):

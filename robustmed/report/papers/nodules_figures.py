@@ -84,8 +84,7 @@ def attacked(stored: Stored, *, count: int = 2) -> bytes | None:
   ):
     name = named(stored, attack)
     for place in range(min(count, len(stored[name]) if name else 0)):
-      before = stored.get(f'{name}/before')
-      lines.append((shown, None if before is None else before[place], stored[name][place]))
+      lines.append((shown, _before(stored, name, place), stored[name][place]))
   if not lines:
     return None
   figure = _figure(5.4, 1.75 * len(lines) + 0.3)
@@ -102,6 +101,15 @@ def attacked(stored: Stored, *, count: int = 2) -> bytes | None:
       else:
         _image(axes, picture, low, high)
   return figures.png(figure)
+
+
+def _before(stored, name, place):
+  """What the search of a patch began with: attacked noise with the plain noise of its number."""
+  if f'{name}/before' in stored:
+    return stored[f'{name}/before'][place]
+  plain, number = named(stored, 'plain_noise'), stored[f'{name}/number'][place]
+  found = np.flatnonzero(stored[f'{plain}/number'] == number) if plain else ()
+  return stored[plain][found[0]] if len(found) else None
 
 
 def noise(stored: Stored, levels: Mapping[str, Sequence[float]], *, count: int = 2) -> bytes | None:
