@@ -3,9 +3,11 @@
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_count = '--xla_force_host_platform_device_count'
-if _count not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_count}=2'.strip()
+# Two devices. The tests compile more than they compute: without the compiler's care they take two
+# thirds of the time. XLA_FLAGS=--xla_backend_optimization_level=3 runs them as users' programs run.
+for _flag, _value in (('force_host_platform_device_count', 2), ('backend_optimization_level', 0)):
+  if _flag not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_{_flag}={_value}'.strip()
 # Threads for devices that wait in collectives, see parallel.tune_cpu.
 os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 12))
 os.environ.setdefault('MPLBACKEND', 'agg')

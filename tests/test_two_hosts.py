@@ -76,7 +76,7 @@ def test_quickstart(tmp_path):
 
 @pytest.mark.slow
 def test_amat(tmp_path):
-  attacks, arms = {'pgd', 'noise'}, {'std', 'amat'}
+  attacks, arms = {'pgd'}, {'std', 'amat'}
   config = _config(tmp_path, 'amat_hippocampus', attacks=attacks, arms=arms, batch=8)
   two, one = _both(tmp_path, config)
   np.testing.assert_allclose(two['_value'], one['_value'], rtol=5e-3, atol=1e-5)
@@ -87,6 +87,6 @@ def test_amat(tmp_path):
 
 @pytest.mark.slow
 def test_brats(tmp_path):
-  config = _config(tmp_path, 'brats2d', attacks={'fgsm', 'ifgsm', 'tifgsm'}, arms={'std'}, batch=4)
+  config = _config(tmp_path, 'brats2d', attacks={'fgsm'}, arms={'std'}, batch=4)
   two, one = _both(tmp_path, config)
   np.testing.assert_allclose(two['_value'], one['_value'], rtol=5e-3, atol=1e-5)

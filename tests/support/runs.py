@@ -17,8 +17,6 @@ def environment(**more):
     **os.environ,
     'PYTHONPATH': str(ROOT),
     'PYTHONWARNINGS': 'default',
-    # Tiny programs: compiling them takes longer than what the compiler's care would save.
-    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'.strip(),
     'JAX_COMPILATION_CACHE_DIR': CACHE,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
     'MPLBACKEND': 'agg',
