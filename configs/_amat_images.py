@@ -9,61 +9,43 @@ from robustmed import errors
 amat = importlib.import_module('_amat')
 
 
-def images(
-  preset: str,
-  *,
-  part: str,
-  task: str,
-  phantom: str,
-  source: str,
-  model: str,
-  size: tuple[int, int],
-  levels: tuple[float, ...],
-  sat: tuple[float, ...],
-  step: float,
-  cap: float,
-  floor: bool,
-  bounds: tuple[float, float],
-  batch_size: int,
-  steps: int,
-  epoch_steps: int,
-  optimiser: dict,
-  pictured: float,
-  small: dict,
-  more_arms: dict | None = None,
-) -> ml_collections.ConfigDict:
+def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDict:
   """The configuration of landmarks or of objects, whose images have a box of values.
 
-  As for `_amat.segmentation`, levels are those of images of `size` and shrink with it. `small`
-  has, for the presets demo, smoke and real, what differs: 'size', 'width', 'sat', 'levels',
-  'num_steps' (of training attacks), 'eval_steps', fields of 'train' and 'data' and 'warm', the
-  fields of train of the attacked arms where they go on from std.
-  `more_arms` stand after std.
+  `paper` has the experiment's 'part', 'task', 'source' and 'model', the published 'size' of the
+  images, 'levels', margins ('step', 'cap', 'floor'), arms ('sat', 'more_arms' after std) and
+  training, and 'pictured', the level of the pictures. As for `_amat.segmentation`, levels are those
+  of images of that size and shrink with it. `small` has, for the presets demo, smoke and real, what
+  differs, and beside it 'width', 'num_steps' (of training attacks), 'eval_steps', fields of 'train'
+  and 'data' and 'warm', the fields of train of the attacked arms where they go on from std.
   """
   errors.lookup(dict.fromkeys(amat.PRESETS), preset, kind='preset')
   preset = preset or 'demo'
-  differs = {} if preset == 'paper' else small[preset]
-  used = tuple(differs.get('size', size))
-  config = ml_collections.ConfigDict({'experiment': 'amat', 'part': part, 'preset': preset})
+  chosen = paper if preset == 'paper' else {**paper, **small[preset]}
+  used = tuple(chosen['size'])
+  config = ml_collections.ConfigDict(
+    {'experiment': 'amat', 'part': chosen['part'], 'preset': preset}
+  )
   config.seed = 0
   config.seeds = 1  # trains every arm this many times
+  source = chosen['source']
   config.data = ml_collections.ConfigDict(
     {
-      'source': phantom if preset in ('demo', 'smoke') else source,
-      'task': task,
+      'source': f'phantom_{source}' if preset in ('demo', 'smoke') else source,
+      'task': chosen['task'],
       'dir': '',  # the folder of the real data
       'cache_dir': '',
       'height': used[0],
       'width': used[1],
-      **differs.get('data', {}),
+      **chosen.get('data', {}),
     }
   )
-  config.noise = amat.noise(size, used)
+  config.noise = amat.noise(paper['size'], used)
   scale = config.noise.scale
   config.model = ml_collections.ConfigDict(
     {
-      'name': model,
-      'width': differs.get('width', 1.0),
+      'name': chosen['model'],
+      'width': chosen.get('width', 1.0),
       'dtype': 'float32',
       'init': 'scratch',  # or a .safetensors or .npz file, see robustmed/models/weights.py
     }
@@ -71,16 +53,16 @@ def images(
   config.augment = ml_collections.ConfigDict({'name': 'none'})
   config.train = ml_collections.ConfigDict(
     {
-      'steps': steps,
-      'batch_size': batch_size,
-      'optimisers': {'main': {'steps_per_epoch': epoch_steps, **optimiser}},
+      'steps': chosen['steps'],
+      'batch_size': chosen['batch_size'],
+      'optimisers': {'main': {'steps_per_epoch': chosen['epoch_steps'], **chosen['optimiser']}},
       'ema': 0.0,
       'ema_ramp': 0,  # steps over which the moving average settles
       'log_every': 20,
       'checkpoint_every': 100,
     }
   )
-  config.train.update(differs.get('train', {}))
+  config.train.update(chosen.get('train', {}))
   config.reading = ml_collections.ConfigDict(
     {
       'criterion': 'loss',
@@ -95,38 +77,38 @@ def images(
       'attack_bn': 'running',
     }
   )
-  num_steps = differs.get('num_steps', 20)
-  arms = amat.arms(differs.get('sat', sat), step=step, cap=cap, scale=scale, num_steps=num_steps)
-  arms = {'std': arms.pop('std'), **(more_arms or {}), **arms}
+  num_steps, step = chosen.get('num_steps', 20), chosen['step']
+  arms = amat.arms(chosen['sat'], step=step, cap=chosen['cap'], scale=scale, num_steps=num_steps)
+  arms = {'std': arms.pop('std'), **chosen.get('more_arms', {}), **arms}
+  bounds = chosen['bounds']
   for name, arm in arms.items():
     if 'attack' in arm['defense']:
       arm['defense']['attack'].update({'relative_step': 5 / num_steps, 'bounds': bounds})
-      if differs.get('warm'):
-        arm.update({'init_from': 'std', 'train': dict(differs['warm'])})
-    if name == 'amat' and floor:
+      if chosen.get('warm'):
+        arm.update({'init_from': 'std', 'train': dict(chosen['warm'])})
+    if name == 'amat' and chosen['floor']:
       arm['defense']['floor'] = amat.scaled(step, scale)
   config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
-  at = amat.scaled(pictured, scale)
+  at = amat.scaled(chosen['pictured'], scale)
   attacks = {name: {**options, 'bounds': bounds} for name, options in amat.attacks(at).items()}
   if preset == 'smoke':  # every attack is a program to compile
     attacks = {name: attacks[name] for name in ('pgd', 'one_step', 'noise')}
-  chosen = differs.get('levels', [level for level in levels if level > 0])
   config.evaluate = ml_collections.ConfigDict(
     {
       'batch_size': 16,
-      'levels': tuple(amat.scaled(level, scale) for level in chosen),
+      'levels': tuple(amat.scaled(level, scale) for level in chosen['levels']),
       'attacks': attacks,
       'save_examples': 3,  # worst N adversarial examples per arm, as PNG files
     }
   )
-  _shorter(config, differs)
+  _shorter(config, chosen.get('eval_steps', 0))
   config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': at})
   return config
 
 
-def _shorter(config, differs) -> None:
+def _shorter(config, steps: int) -> None:
   """Fewer steps of the attacks of the evaluation, at equal reach."""
-  attacks, steps = config.evaluate.attacks, differs.get('eval_steps', 0)
+  attacks = config.evaluate.attacks
   if not steps:
     return
   fewer = min(steps, 20)

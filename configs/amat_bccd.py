@@ -18,7 +18,7 @@ import importlib
 amat = importlib.import_module('_amat_images')
 
 _BATCH = 32
-_PAPER = {
+_SGD = {
   'name': 'sgd',
   'lr': 0.01 * _BATCH,
   'momentum': 0.937,
@@ -37,8 +37,29 @@ _QUICK = {
   'warmup_share': 0.1,
   'clip': 10.0,
 }
+PAPER = {
+  'part': 'objects',
+  'task': 'cells',
+  'source': 'bccd',
+  'model': 'yolov5s',
+  'size': (256, 352),
+  'levels': (5, 10, 15),
+  'sat': (1, 5, 10, 15),
+  'step': 2.5,
+  'cap': 15,
+  'floor': True,
+  'bounds': (0.0, 1.0),
+  'steps': 3000,
+  'batch_size': _BATCH,
+  'epoch_steps': 10,
+  'optimiser': _SGD,
+  'train': {'ema': 0.9999, 'ema_ramp': 2000},
+  'pictured': 5,
+}
 SMALL = {
   'demo': {
+    'epoch_steps': 8,
+    'optimiser': _QUICK,
     'size': (96, 128),
     'width': 0.25,
     'sat': (5, 15),
@@ -50,6 +71,8 @@ SMALL = {
     'data': {'long_side': 128, 'max_boxes': 24},
   },
   'smoke': {
+    'epoch_steps': 1,
+    'optimiser': _QUICK,
     'size': (64, 64),
     'width': 0.0625,
     'sat': (5,),
@@ -66,6 +89,8 @@ SMALL = {
     },
   },
   'real': {
+    'epoch_steps': 19,
+    'optimiser': _QUICK,
     'size': (128, 160),
     'width': 0.5,
     'sat': (5,),
@@ -81,27 +106,7 @@ SMALL = {
 
 def get_config(preset: str = ''):
   """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper'."""
-  config = amat.images(
-    preset,
-    part='objects',
-    task='cells',
-    phantom='phantom_bccd',
-    source='bccd',
-    model='yolov5s',
-    size=(256, 352),
-    levels=(5, 10, 15),
-    sat=(1, 5, 10, 15),
-    step=2.5,
-    cap=15,
-    floor=True,
-    bounds=(0.0, 1.0),
-    batch_size=_BATCH,
-    steps=3000,
-    epoch_steps={'': 8, 'demo': 8, 'smoke': 1, 'real': 19}.get(preset, 10),
-    optimiser=dict(_PAPER if preset == 'paper' else _QUICK),
-    pictured=5,
-    small=SMALL,
-  )
+  config = amat.images(preset, paper=PAPER, small=SMALL)
   long_side = config.data.get('long_side', 320)
   config.data.update({'long_side': long_side, 'max_boxes': config.data.get('max_boxes', 32)})
   config.augment = amat.ml_collections.ConfigDict(
@@ -121,7 +126,5 @@ def get_config(preset: str = ''):
       'matching': 'coco',  # of mAP; 'yolo': the most confident detection keeps a label
     }
   )
-  if preset == 'paper':
-    config.train.update({'ema': 0.9999, 'ema_ramp': 2000})
   config.evaluate.max_detections = {'paper': 300, 'smoke': 12}.get(preset, 60)
   return config

@@ -15,6 +15,25 @@ import importlib
 
 amat = importlib.import_module('_amat_images')
 
+PAPER = {
+  'part': 'landmarks',
+  'task': 'landmarks',
+  'source': 'ceph',
+  'model': 'landmark_unet',
+  'size': (200, 160),
+  'levels': (0.5, 1, 1.5, 2, 2.5, 3),
+  'sat': (1, 2, 3, 5),
+  'more_arms': {'std_bce': {'defense': {'name': 'standard', 'objective': 'bce'}}},
+  'step': 1,
+  'cap': 5,
+  'floor': False,
+  'bounds': (-1.0, 1.0),
+  'steps': 9500,
+  'batch_size': 8,
+  'epoch_steps': 19,
+  'optimiser': {'name': 'adam', 'lr': 1e-3, 'weight_decay': 1e-4, 'schedule': 'constant'},
+  'pictured': 2,
+}
 REAL = {
   'size': (100, 80),
   'width': 0.1875,
@@ -27,6 +46,7 @@ REAL = {
 }
 SMALL = {
   'demo': {
+    'epoch_steps': 6,
     'size': (80, 64),
     'width': 0.125,
     'sat': (1, 5),
@@ -37,6 +57,8 @@ SMALL = {
     'warm': {'steps': 100},
   },
   'smoke': {
+    'epoch_steps': 1,
+    'pictured': 1,
     'size': (40, 32),
     'width': 0.03125,
     'sat': (1,),
@@ -52,28 +74,7 @@ SMALL = {
 
 def get_config(preset: str = ''):
   """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper'."""
-  config = amat.images(
-    preset,
-    part='landmarks',
-    task='landmarks',
-    phantom='phantom_ceph',
-    source='ceph',
-    model='landmark_unet',
-    size=(200, 160),
-    levels=(0.5, 1, 1.5, 2, 2.5, 3),
-    sat=(1, 2, 3, 5),
-    step=1,
-    cap=5,
-    floor=False,
-    bounds=(-1.0, 1.0),
-    batch_size=8,
-    steps=9500,
-    epoch_steps={'': 6, 'demo': 6, 'smoke': 1}.get(preset, 19),
-    optimiser={'name': 'adam', 'lr': 1e-3, 'weight_decay': 1e-4, 'schedule': 'constant'},
-    pictured=1 if preset == 'smoke' else 2,
-    small=SMALL,
-    more_arms={'std_bce': {'defense': {'name': 'standard', 'objective': 'bce'}}},
-  )
+  config = amat.images(preset, paper=PAPER, small=SMALL)
   config.reading.legacy_targets = False  # True: stamps as in the public code, a pixel off
   if config.data.source == 'ceph':
     config.data.update({'reader': 'mean', 'test': 'test1', 'drop_duplicates': False})
