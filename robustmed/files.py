@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -64,6 +65,16 @@ def below(folder: Path) -> list[Path]:
     return []
   inside = sorted(folder.iterdir())
   return [file for path in inside for file in (below(path) if path.is_dir() else [path])]
+
+
+def remove(folder: Path) -> None:
+  """Takes a folder away with all that is in it, if it is there."""
+  if not folder.exists():
+    return
+  if is_remote(folder):
+    folder.rmtree()
+  else:
+    shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -78,6 +78,15 @@ def test_a_folder_that_others_fill(bucket, tmp_path):
     assert (root / 'worst' / 'in' / 'a.txt').read_text() == 'a'
 
 
+def test_a_folder_goes_with_all_that_is_in_it(bucket, tmp_path):
+  for root in (files.path_of(ROOT), tmp_path / 'x'):
+    files.write_text(root / 'old' / 'deep' / 'a', 'a')
+    files.write_text(root / 'older', 'b')
+    files.remove(root / 'old')
+    files.remove(root / 'never')
+    assert [path.name for path in files.below(root)] == ['older']
+
+
 def test_a_workdir_is_claimed_and_given_back(bucket):
   root = files.path_of(ROOT)
   assert workdir.claim(root, {'a': 1}) and not workdir.claim(root, {'a': 1})

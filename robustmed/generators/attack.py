@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from robustmed import errors, types
+from robustmed import errors, files, types
 from robustmed.attacks import engine
 from robustmed.generators import synthesis
 from robustmed.ops import contracts
@@ -77,7 +76,7 @@ def load(*folders: str | os.PathLike, parts: str = 'DV') -> Synthesised:
   if not folders:
     raise errors.UserError('name at least one folder of a saved generator')
   found, first, shape = [], None, None
-  for folder in map(pathlib.Path, folders):
+  for folder in map(files.path_of, folders):
     card = checkpoints.read_card(folder)
     options = card['model'].get('generator') if isinstance(card['model'], dict) else None
     if not isinstance(options, dict) or 'xi' not in options:

@@ -71,7 +71,7 @@ def fit(
   done = int(state.step)
   keeper = None
   if judge is not None:
-    keeper = selection.Keeper(pathlib.Path(folder).parent / 'best', judge, task)
+    keeper = selection.Keeper(files.path_of(folder).parent / 'best', judge, task)
   if done < num_steps and not (keeper and keeper.ended(done)):
     train_step = step.make(
       defense,

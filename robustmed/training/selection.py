@@ -3,8 +3,8 @@
 For trainings whose last weights need not be their best, such as two networks against each other.
 """
 
-import pathlib
-import shutil
+import contextlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from robustmed import files, parallel, types
 from robustmed.training import checkpoints
 
 PyTree = Any
+_WEIGHTS = 'weights_'
 
 
 class Verdict(Protocol):
@@ -39,11 +40,11 @@ class Keeper:
   A look is repeated bit for bit by a run that goes on, so nothing depends on when it was killed.
   """
 
-  def __init__(self, folder: pathlib.Path, judge: Judge, task: types.Task):
-    self._folder, self._judge, self._task = pathlib.Path(folder), judge, task
+  def __init__(self, folder: str | os.PathLike, judge: Judge, task: types.Task):
+    self._folder, self._judge, self._task = files.path_of(folder), judge, task
 
   @property
-  def _table(self) -> pathlib.Path:
+  def _table(self) -> files.Path:
     return self._folder / 'looks.json'
 
   def rows(self, until: int | None = None) -> list[dict[str, Any]]:
@@ -61,9 +62,11 @@ class Keeper:
     rows.append({'step': step, 'score': verdict.score, 'stop': verdict.stop, **verdict.row})
     if parallel.is_writer():
       files.write_json(self._table, rows)
-      for old in self._folder.glob('weights_*'):
-        if old != self._place(_best(rows)['step']):
-          shutil.rmtree(old, ignore_errors=True)
+      kept = self._place(_best(rows)['step']).name
+      for old in list(self._folder.iterdir()):
+        if old.name.startswith(_WEIGHTS) and old.name != kept:
+          with contextlib.suppress(OSError):
+            files.remove(old)
     parallel.barrier('look')
     return verdict.stop
 
@@ -71,8 +74,7 @@ class Keeper:
     path = self._place(step)
     if parallel.is_writer():
       self._folder.mkdir(parents=True, exist_ok=True)
-      if path.exists():
-        shutil.rmtree(path)  # a look that was interrupted
+      files.remove(path)  # of a look that was interrupted
     parallel.barrier('keep')
     checkpoints.save_variables(path, variables)
 
@@ -88,7 +90,7 @@ class Keeper:
     return variables, Ending(chosen['step'], chosen['score'], stop)
 
   def _place(self, step):
-    return self._folder / f'weights_{step}'
+    return self._folder / f'{_WEIGHTS}{step}'
 
 
 def _best(rows):

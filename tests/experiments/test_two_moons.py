@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import buckets
 import runs
-from robustmed import commandline, errors
+from robustmed import commandline, errors, files
 from robustmed.data import moons
 from robustmed.evaluation import claims, grid
 from robustmed.experiments import experiment, preparation, two_moons, two_moons_arms
@@ -56,6 +57,20 @@ def _finished(config, folder, source):
   exp = two_moons.build(config)
   load = lambda arm: exp.task_of(arm).init(jax.random.key(0))
   return exp, preparation.Finished(load, source, config, 0, folder)
+
+
+def test_added_points_lie_in_object_stores_too(config, monkeypatch):
+  buckets.use(monkeypatch)
+  folder = files.path_of('gs://bucket/runs/x/checkpoints/d_uniform/seed0')
+  source = two_moons.make_source(config)
+  exp, finished = _finished(config, folder, source)
+  first = exp.arms['d_uniform'].material(finished).train
+  assert files.below(folder) == [folder / two_moons_arms.ADDED]
+  monkeypatch.setattr(two_moons_arms, '_search', None)  # read, not made again
+  again = exp.arms['d_uniform'].material(finished).train
+  np.testing.assert_array_equal(again.stack('image'), first.stack('image'))
+  found = two_moons_arms.points_of(config, source, 'd_uniform', folder)
+  assert found['added'].sum() == config.data.replicates * config.search.uniform
 
 
 def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):

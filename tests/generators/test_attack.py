@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import buckets
 import runs
 import synths
 from robustmed import attacks, errors, generators
@@ -20,11 +21,15 @@ def _attack(*levels, **more):
   return generators.Synthesised(synths.model(), variables, levels or (2.0,), **more)
 
 
-def _save(folder, *, xi=2.0, seed=0, **options):
-  options = {**synths.OPTIONS, **options}
+def _write_card(folder, xi, options):
   model = {'name': 'unet', 'generator': {**options, 'xi': xi}}
   card = {'arm': f'gen_{xi:g}', 'seed': 0, 'model': model, 'image_shape': [16, 16, 1]}
   checkpoints.write_card(folder, card)
+
+
+def _save(folder, *, xi=2.0, seed=0, **options):
+  options = {**synths.OPTIONS, **options}
+  _write_card(folder, xi, options)
   checkpoints.save_variables(folder / 'variables', synths.variables(seed, **options))
   return folder
 
@@ -114,6 +119,18 @@ def test_several_are_loaded_as_one_attack_in_the_order_of_their_levels(tmp_path)
   attack = generators.load(*folders, parts='D')
   assert attack.levels == (0.5, 2.0) and attack.parts == 'D'
   jax.tree.map(np.testing.assert_array_equal, attack.variables[0], synths.variables(1))
+
+
+def test_generators_lie_in_object_stores_too(monkeypatch):
+  buckets.use(monkeypatch)
+  folders = [f'gs://bucket/runs/x/checkpoints/gen_{xi:g}/seed0' for xi in (0.5, 2.0)]
+  for folder, xi in zip(folders, (0.5, 2.0)):
+    _write_card(folder, xi, synths.OPTIONS)
+  load = lambda path, task: (str(path), tuple(task.image_shape))
+  monkeypatch.setattr(checkpoints, 'load_variables', load)
+  attack = generators.load(*folders)
+  assert attack.levels == (0.5, 2.0)
+  assert attack.variables == tuple((f'{folder}/variables', (16, 16, 1)) for folder in folders)
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+import buckets
 import toys
-from robustmed import console
+from robustmed import console, files
 from robustmed.defenses import standard
-from robustmed.training import loop, selection
+from robustmed.training import checkpoints, loop, selection
 from robustmed.training import state as train_state
 
 
@@ -113,3 +114,22 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_best_so_far(tmp_path, capsys
   assert 'diverged' in capsys.readouterr().err
   with pytest.raises(loop.Diverged):
     _fit(tmp_path / 'none', None, batches=batches)
+
+
+def test_looks_in_an_object_store(monkeypatch):
+  buckets.use(monkeypatch)
+  folder = files.path_of('gs://bucket/runs/x/checkpoints/gen/seed0/best')
+  save = lambda path, variables: files.write_json(path / 'weights.json', variables)
+  monkeypatch.setattr(checkpoints, 'save_variables', save)
+  load = lambda path, task: files.read_json(path / 'weights.json')
+  monkeypatch.setattr(checkpoints, 'load_variables', load)
+  keeper = selection.Keeper(str(folder), Judge(3.0, 1.0, 2.0), None)
+  there = lambda: [str(path.relative_to(folder)) for path in files.below(folder)]
+  assert [keeper.look(step, {'w': step / 10}) for step in (2, 4, 6)] == ['', '', '']
+  assert there() == ['looks.json', 'weights_4/weights.json']
+  assert [row['score'] for row in keeper.rows()] == [3.0, 1.0, 2.0]
+  found, ending = keeper.best()
+  assert found == {'w': 0.4} and (ending.step, ending.score) == (4, 1.0)
+  files.write_text(folder / 'weights_4' / 'half', 'of a look that was interrupted')
+  keeper.look(4, {'w': 0.5})
+  assert there() == ['looks.json', 'weights_4/weights.json'] and keeper.best()[0] == {'w': 0.5}
