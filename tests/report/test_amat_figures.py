@@ -31,7 +31,7 @@ def bars():
 
 def log():
   columns = {'step': [20, 40], 'mean': [2.5, 3.75], 'from_2.5': [8, 4], 'from_5': [0, 4]}
-  return pd.DataFrame({**columns, 'from_7.5': [0, 0]})
+  return pd.DataFrame({**columns, 'from_7.5': [0, 0], 'min': [2.5, 2.5], 'max': [2.5, 5.0]})
 
 
 def test_bars_are_the_means(axes_of):
@@ -47,7 +47,19 @@ def test_margins_are_shares_of_the_drawn_examples(axes_of):
   shown = np.asarray(mesh.get_array()).reshape(-1, 2)
   np.testing.assert_allclose(shown[:2], [[1.0, 0.5], [0.0, 0.5]])
   np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [2.5, 3.75])
-  assert bar.get_ylabel() == 'share of the drawn examples'
+  assert bar.get_ylabel() == 'share of the drawn examples' and axes.get_yscale() == 'linear'
+
+
+@pytest.mark.parametrize(('smallest', 'scale'), [(0.2, 'linear'), (0.1, 'log'), (0.0, 'log')])
+def test_margins_that_span_decades_have_a_logarithmic_axis(axes_of, smallest, scale):
+  columns = {'step': [20, 40], 'mean': [2.5, 3.75], 'from_0': [0, 4], 'from_2.5': [8, 4]}
+  table = pd.DataFrame({**columns, 'min': [smallest or 0.1, smallest], 'max': [2.5, 5.0]})
+  axes, _ = amat_figures.margins(table)
+  (mesh,) = axes.collections
+  sides = np.asarray(mesh.get_coordinates())[:, 0, 1]
+  assert axes.get_yscale() == scale
+  np.testing.assert_allclose(sides, [0.0 if scale == 'linear' else 0.1, 2.5, 5.0])
+  np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(-1, 2), [[0, 0.5], [1, 0.5]])
 
 
 def test_losses_have_their_threshold_and_no_curve_where_all_are_equal(axes_of):

@@ -11,6 +11,7 @@ from matplotlib.backends import backend_agg
 from robustmed.report import figures
 
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
+DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
 
 
 def losses(values: np.ndarray, xi: np.ndarray, *, names) -> bytes:
@@ -33,7 +34,10 @@ def losses(values: np.ndarray, xi: np.ndarray, *, names) -> bytes:
 
 
 def margins(table: pd.DataFrame) -> bytes | None:
-  """Share of the drawn training examples by margin over the steps, with their mean."""
+  """Share of the drawn training examples by margin over the steps, with their mean.
+
+  The axis is logarithmic where margins lie more than `DECADES` apart.
+  """
   bins = [name for name in table.columns if name.startswith('from_')]
   if table.empty or not bins:
     return None
@@ -46,8 +50,12 @@ def margins(table: pd.DataFrame) -> bytes | None:
   figure = _figure(6.6, 3.6)
   axes = figure.subplots()
   steps = table['step'].to_numpy(float)
+  smallest = table['min'][table['min'] > 0].min()  # nan: none is above 0
   borders = np.concatenate([steps, [steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]])
   sides = np.concatenate([edges[first:last], [edges[last - 1] + width]])
+  if table['max'].max() > DECADES * smallest:
+    axes.set_yscale('log')
+    sides[0] = sides[0] or min(smallest, sides[1] / 2)  # 0 has no place there
   mesh = axes.pcolormesh(borders, sides, counts[:, first:last].T, cmap='Blues', vmin=0, vmax=1)
   axes.plot(steps, table['mean'], color=ORANGE, lw=1.8, label='mean margin')
   axes.set(xlabel='training step', ylabel='margin (L2)')
