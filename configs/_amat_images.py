@@ -92,7 +92,7 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
   at = amat.scaled(chosen['pictured'], scale)
   attacks = {name: {**options, 'bounds': bounds} for name, options in amat.attacks(at).items()}
   if preset == 'smoke':  # every attack is a program to compile
-    attacks = {name: attacks[name] for name in ('pgd', 'one_step', 'noise')}
+    attacks = {name: attacks[name] for name in ('pgd', 'noise')}
   config.evaluate = ml_collections.ConfigDict(
     {
       'batch_size': 16,
