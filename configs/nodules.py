@@ -114,8 +114,8 @@ def _data() -> dict:
     'cache_dir': '',
     'candidates': 'blob',  # of the test scans: networks of ours, or 'luna_v2', a list
     'min_diameter': 6.0,  # mm; smaller nodules of the test scans count neither way
-    'side': 24,
-    'spacing': 1.25,  # mm
+    'side': 16,
+    'spacing': 1.5,  # mm, as the voxels of the phantom
     'negatives': 5,  # of a scan
     'negatives_from': 'candidates',
     'backgrounds': 5,
@@ -255,7 +255,7 @@ def _smoke(config) -> None:
   config.stress.update(
     {'codes': 4, 'noise': 4, 'uniform': (0.3,), 'poisson': (5,), 'white_box': ('noise',)}
   )
-  config.evaluate.update({'batch_size': 8, 'save_examples': 1, 'resamples': 50})
+  config.evaluate.update({'batch_size': 8, 'levels': (EPS,), 'save_examples': 1, 'resamples': 50})
   config.evaluate.attacks.pgd.num_steps = 2
   config.report.pictures = 2
 

@@ -133,23 +133,26 @@ def each_device(
   axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
 
   @functools.cache
-  def mapped(num_args):
-    axes_in = tuple(0 if i in split else None for i in range(num_args))
+  def mapped(axes_in):
     return jax.pmap(function, axis_name=AXIS, in_axes=axes_in, out_axes=axes_out)
 
   def cut(args):
     count = jax.local_device_count()
     return [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
 
+  def axes(args):
+    # An argument without arrays would shift the axes of those after it, were its own None.
+    return tuple(0 if i in split or not jax.tree.leaves(arg) else None for i, arg in enumerate(args))
+
   def call(*args):
-    outputs = mapped(len(args))(*cut(args))
+    outputs = mapped(axes(args))(*cut(args))
     if _shares_threads():
       jax.block_until_ready(outputs)
     if isinstance(gathered, bool):
       return _join(outputs) if gathered else outputs
     return tuple(_join(out) if joined else out for out, joined in zip(outputs, gathered))
 
-  call.compiled_text = lambda *args: mapped(len(args)).lower(*cut(args)).compile().as_text()
+  call.compiled_text = lambda *args: mapped(axes(args)).lower(*cut(args)).compile().as_text()
   return call
 
 

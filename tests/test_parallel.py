@@ -28,6 +28,14 @@ def test_one_flag_speaks_for_a_tree():
   assert out['a'].shape == out['b']['c'].shape == (4, 3)
 
 
+@pytest.mark.parametrize('nothing', [{}, (), None])
+def test_an_argument_without_arrays_leaves_the_others_as_they_are(nothing):
+  count = parallel.local_device_count()
+  add = parallel.each_device(lambda _, table, more: table['a'] + more, split=(1,))
+  found = add(nothing, {'a': np.arange(2 * count), 'b': np.ones(2 * count)}, np.int32(3))
+  np.testing.assert_array_equal(found, np.arange(2 * count) + 3)
+
+
 def test_a_batch_that_does_not_divide_is_refused():
   assert jax.local_device_count() == 2
   with pytest.raises(ValueError, match='not a multiple of 2 devices'):
