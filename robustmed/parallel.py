@@ -142,7 +142,9 @@ def each_device(
 
   def axes(args):
     # An argument without arrays would shift the axes of those after it, were its own None.
-    return tuple(0 if i in split or not jax.tree.leaves(arg) else None for i, arg in enumerate(args))
+    return tuple(
+      0 if i in split or not jax.tree.leaves(arg) else None for i, arg in enumerate(args)
+    )
 
   def call(*args):
     outputs = mapped(axes(args))(*cut(args))

@@ -25,9 +25,10 @@ def froc(lines: Sequence[Line]) -> bytes | None:
   figure = _figure(7.6, 5.0)
   axes = figure.add_subplot()
   for place, (label, rate, sensitivity) in enumerate(lines):
-    known = rate > 0  # the axis is logarithmic; beyond its end the last value stands
-    x = np.append(rate[known], max(RATES[-1], rate[-1]))
-    y = np.append(sensitivity[known], sensitivity[-1])
+    known = rate > RATES[0]  # beyond the end of a curve its last value stands
+    x = np.concatenate([RATES[:1], rate[known], [max(RATES[-1], rate[-1])]])
+    first = np.interp(RATES[0], rate, sensitivity)
+    y = np.concatenate([[first], sensitivity[known], sensitivity[-1:]])
     style = '-' if place < len(figures.COLOURS) else '--'
     axes.plot(x, y, style, lw=1.6, label=label, color=figures.COLOURS[place % len(figures.COLOURS)])
   axes.set_xscale('log', base=2)
