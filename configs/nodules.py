@@ -28,7 +28,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.seeds = 1  # trains every arm this many times
   config.data = ml_collections.ConfigDict(_data())
   config.tiles = ml_collections.ConfigDict(
-    {'side': 32, 'spacing': 1.5, 'backgrounds': 4, 'max_nodules': 8}
+    {'side': 24, 'spacing': 2.0, 'backgrounds': 4, 'max_nodules': 8}
   )
   config.model = ml_collections.ConfigDict(
     {
