@@ -47,7 +47,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.augment = ml_collections.ConfigDict({'shift': 3.0, 'scale': 0.1})  # mm, share
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 300,
+      'steps': 200,
       'batch_size': 16,
       'optimisers': {'main': _adam(1e-3)},
       'ema': 0.0,
@@ -76,8 +76,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.arms = ml_collections.ConfigDict(_arms(preset), sort_keys=False)
   config.stress = ml_collections.ConfigDict(
     {
-      'codes': 100,  # synthetic nodules of each kind; 0: none
-      'noise': 64,
+      'codes': 64,  # synthetic nodules of each kind; 0: none
+      'noise': 48,
       'uniform': UNIFORM,
       'poisson': (50, 5, 1),
       'white_box': ('positives', 'noise'),  # searched anew on every network
@@ -153,11 +153,11 @@ def _synthesiser() -> dict:
   adam = {'name': 'adam', 'b1': 0.5, 'b2': 0.9, 'schedule': 'constant'}
   return {
     'network': {'latent': 16, 'widths': (8, 16, 32), 'critic_widths': (8, 16, 32)},
-    'weights': {'divergence': 1e-5, 'adversarial': 0.1, 'penalty': 10.0, 'critic_steps': 2},
+    'weights': {'divergence': 1e-5, 'adversarial': 0.1, 'penalty': 10.0, 'critic_steps': 1},
     'threshold': 0.1,  # of the window: lung is about 0.2, ground glass 0.25 to 0.4
     'smallest': 6.0,  # mm
     'train': {
-      'steps': 400,
+      'steps': 300,
       'optimisers': {'generator': {**adam, 'lr': 1e-3}, 'critic': {**adam, 'lr': 3e-4}},
     },
   }
@@ -190,11 +190,12 @@ def _arms(preset: str) -> dict:
   tune = {'train': {'optimisers': {'main': _adam(1e-4)}}} if full else {}
   first = {} if full else {'train': {'steps': 150, 'optimisers': {'main': _adam(3e-3)}}}
   plain = {'defense': {'name': 'standard'}}
+  scratch = {} if full else {'train': {'optimisers': {'main': _adam(3e-3)}}}
   variant = lambda *added: {**plain, **tune, 'init_from': 'beta_finetune', 'added': added}
   arms = {
     'segmentation': {**plain, **first, 'model': {'loss': 'segmentation'}},
-    'ce': {**plain, 'init_from': 'segmentation', 'model': {'loss': 'ce'}},
-    'beta': {**plain, 'init_from': 'segmentation'},
+    'ce': {**plain, **scratch, 'init_from': 'segmentation', 'model': {'loss': 'ce'}},
+    'beta': {**plain, **scratch, 'init_from': 'segmentation'},
     'beta_finetune': {**plain, **tune, 'init_from': 'ce'},
     'syn_random': variant('random'),
     'syn': variant(*CODES),
@@ -211,7 +212,7 @@ def _arms(preset: str) -> dict:
 def _attacks() -> dict:
   pgd = {'name': 'pgd', 'norm': 'linf', 'objective': 'loss', 'bounds': (0.0, 1.0)}
   return {
-    'pgd': {**pgd, 'num_steps': 10, 'relative_step': 1 / 3, 'score_last': False},
+    'pgd': {**pgd, 'num_steps': 7, 'relative_step': 1 / 3, 'score_last': False},
     'one_step': {
       **pgd, 'num_steps': 1, 'relative_step': 1.0, 'random_start': False, 'score_last': False,
     },
@@ -245,7 +246,6 @@ def _smoke(config) -> None:
   config.reference.model.update({'stages': ((4, 1), (4, 1), (4, 1)), 'last': 4, 'width': 0.25})
   config.synthesiser.update({'smallest': 0.0})
   config.synthesiser.network.update({'latent': 3, 'widths': (4, 8), 'critic_widths': (4, 8)})
-  config.synthesiser.weights.critic_steps = 1
   config.synthesiser.train.steps = 2
   for search in (config.pools.code_search, config.pools.patch_search):
     search.num_steps = 2
