@@ -58,8 +58,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
 def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> types.Task:
   """A segmenter of four organs: the standard U-Net or nnU-Net's, on images of config.data.side.
 
-  The U-Net trains on cross-entropy alone unless config.reading.loss says otherwise, nnU-Net on
-  cross-entropy and Dice. Dice of an organ that is neither there nor found is nan.
+  The U-Net trains on cross-entropy alone if config.reading.loss is 'ce', as nnU-Net does on
+  cross-entropy and Dice of the batch if it is 'ce_dice'. Dice of an organ that is neither there nor
+  found is nan.
   """
   options = {**config.model.to_dict(), **fields}
   make = errors.lookup(models.MODELS, options['name'], kind='model')
@@ -75,11 +76,11 @@ def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> t
   else:
     raise errors.UserError(f'model {options["name"]!r} is no segmenter here; use unet or nnunet')
   task = tasks.TASKS['segmentation'](make(**own), image_shape=(side, side, 1), classes=ORGANS)
-  losses = {'ce': lambda outputs, batch: {'ce': task.objectives['ce'](outputs, batch)}}
-  known = {**losses, 'ce_dice': task.losses}
-  loss = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
+  cross_entropy = lambda outputs, batch: {'ce': task.objectives['ce'](outputs, batch)}
+  known = {'ce': (cross_entropy, None), 'ce_dice': (task.losses, task.coupled)}
+  losses, coupled = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
   if options['name'] == 'unet':
-    task = task._replace(losses=loss, coupled=None)
+    task = task._replace(losses=losses, coupled=coupled)
   return task._replace(metrics=_metrics(task.metrics))
 
 

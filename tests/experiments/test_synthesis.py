@@ -77,7 +77,16 @@ def test_an_organ_that_is_neither_there_nor_found_is_unknown_not_zero(config):
   np.testing.assert_allclose(metrics['DICE_liver'], [1, 2 / 3, np.nan], rtol=1e-5)
   assert np.isnan(metrics['DICE_spleen']).all()
   np.testing.assert_allclose(metrics['DICE'], [1, 2 / 3, 1], rtol=1e-5)
-  assert set(task.losses(outputs, {'target': {'labels': labels}})) == {'ce'}
+
+
+def test_the_loss_of_the_u_net_is_the_papers_or_nnunets(config):
+  both = synthesis.build(config).task
+  config.reading.loss = 'ce'
+  alone = synthesis.build(config).task
+  outputs = {'head0': jnp.zeros((2, 16, 16, 5))}
+  batch = {'target': {'labels': jnp.zeros((2, 16, 16), int)}}
+  assert set(both.losses(outputs, batch)) == {'ce', 'dice'} and both.coupled is not None
+  assert set(alone.losses(outputs, batch)) == {'ce'} and alone.coupled is None
 
 
 def _subjects(cells, *, count=12):
