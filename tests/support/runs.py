@@ -29,7 +29,7 @@ def command(*words):
   return [sys.executable, '-m', 'robustmed.main', *[str(word) for word in words]]
 
 
-def main(*words, code=0, timeout=400, **env):
+def main(*words, code=0, timeout=1200, **env):
   """Runs the program to its end; returns the process with .stdout and .stderr."""
   done = subprocess.run(
     command(*words),
@@ -44,7 +44,7 @@ def main(*words, code=0, timeout=400, **env):
   return done
 
 
-def interrupted(*words, when, signal_number=signal.SIGKILL, timeout=400, **env):
+def interrupted(*words, when, signal_number=signal.SIGKILL, timeout=1200, **env):
   """Starts the program and sends it a signal as soon as `when()` is true; returns its exit code."""
   process = subprocess.Popen(
     command(*words),
