@@ -14,6 +14,7 @@ import numpy as np
 from robustmed import errors, files, parallel
 
 DATA = 'data.json'
+EDITABLE = ('config.report.other',)  # nothing but the report reads it
 KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks: of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -21,6 +22,7 @@ PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """Makes `folder` this configuration's, or refuses: that of another one is not touched.
 
+  Configurations that differ in `EDITABLE` alone are the same, of which the newest is kept.
   Returns whether it was nobody's before.
   """
   plain = json.loads(json.dumps(config))
@@ -35,17 +37,19 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
     ) from None
   if not writable:
     raise errors.UserError(f'the workdir {folder} is not writable; choose another --workdir')
-  if path.exists():
-    changed = differences(files.read_json(path), plain)
+  new, moved = not path.exists(), False
+  if not new:
+    found = differences(files.read_json(path), plain)
+    changed = [line for line in found if line.partition(':')[0] not in EDITABLE]
+    moved = bool(found)
     if changed:
       raise errors.UserError(
         f'{folder} holds a run of another configuration: {"; ".join(changed[:6])}'
         f'{f"; and {len(changed) - 6} more" if len(changed) > 6 else ""}; '
         f'use another --workdir or remove that one'
       )
-  new = not path.exists()
   if parallel.is_writer():
-    if new:
+    if new or moved:
       files.write_json(path, plain)
     files.write_json(folder / 'env.json', environment())
   return new

@@ -73,6 +73,18 @@ def test_misspelt_attacks_and_objectives_are_user_errors():
     experiment.make_probes(toys.task(), config)
 
 
+def test_what_the_report_alone_reads_may_change(tmp_path):
+  config = {'config': {'report': {'other': '', 'pictures': 4}}}
+  workdir.claim(tmp_path, config)
+  config['config']['report']['other'] = 'runs/b'
+  assert not workdir.claim(tmp_path, config)
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  assert stored['config']['report']['other'] == 'runs/b'
+  config['config']['report']['pictures'] = 5
+  with pytest.raises(errors.UserError, match='report.pictures: 4 there, 5 here'):
+    workdir.claim(tmp_path, config)
+
+
 def test_a_workdir_belongs_to_one_configuration(tmp_path):
   config = {'a': {'b': 1, 'c': (1, 2)}}
   workdir.claim(tmp_path / 'w', config)
