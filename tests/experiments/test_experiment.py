@@ -1,3 +1,5 @@
+import json
+
 import ml_collections
 import pytest
 
@@ -81,7 +83,7 @@ def test_what_the_report_alone_reads_may_change(tmp_path):
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['config']['report']['other'] == 'runs/b'
   config['config']['report']['pictures'] = 5
-  with pytest.raises(errors.UserError, match='report.pictures: 4 there, 5 here'):
+  with pytest.raises(errors.UserError, match=r'report\.pictures: 4 there, 5 here'):
     workdir.claim(tmp_path, config)
 
 
