@@ -77,7 +77,7 @@ def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> t
     raise errors.UserError(f'model {options["name"]!r} is no segmenter here; use unet or nnunet')
   task = tasks.TASKS['segmentation'](make(**own), image_shape=(side, side, 1), classes=ORGANS)
   cross_entropy = lambda outputs, batch: {'ce': task.objectives['ce'](outputs, batch)}
-  known = {'ce': (cross_entropy, None), 'ce_dice': (task.losses, task.coupled)}
+  known = {'ce': (cross_entropy, cross_entropy), 'ce_dice': (task.losses, task.coupled)}
   losses, coupled = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
   if options['name'] == 'unet':
     task = task._replace(losses=losses, coupled=coupled)
