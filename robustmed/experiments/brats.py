@@ -31,12 +31,13 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     make_task=functools.partial(make_task, config, base=task),
     make_augment=lambda fields: make_augment(config, fields),
   )
+  probes = experiment.make_probes(task, config)
   return experiment.Experiment(
     name='brats',
     task=task,
     arms=arms,
-    probes=experiment.make_probes(task, config),
-    main='fgsm',
+    probes=probes,
+    main=next((name for name in (*brats_keepsakes.SHOWN, *probes) if name in probes), 'fgsm'),
     sizes=lambda: data.sizes(source_config(config)),
     source=lambda: data.load(source_config(config)),
     augment=make_augment(config),
@@ -143,4 +144,5 @@ def extra_cells(config: ml_collections.ConfigDict, arm: str, seed: int) -> dict[
   if arm not in config.evaluate.iteration_arms:
     return {}
   count = data.sizes(source_config(config)).get('test', 0) * config.evaluate.iterations
-  return {brats_keepsakes.curve_file(arm, seed, name): count for name in brats_keepsakes.CURVES}
+  names = brats_keepsakes.curve_attacks(config)
+  return {brats_keepsakes.curve_file(arm, seed, name): count for name in names}

@@ -13,11 +13,11 @@ import pandas as pd
 from robustmed import attacks, console, files, parallel, types
 from robustmed.data import brains, nifti
 from robustmed.evaluation import grid
-from robustmed.experiments import keepsakes
+from robustmed.experiments import brats_claims, experiment, keepsakes
 
 CURVES = {'ifgsm': 'dice', 'tifgsm': 'ti'}  # attack -> its objective
 PARTS, ITERATIONS, PICTURES = 'iteration_parts', 'iterations.parquet', 'slices.npz'
-SHOWN = ('fgsm', 'ifgsm', 'tifgsm')  # on the undefended network, Fig. 2
+SHOWN = tuple(brats_claims.ATTACKS)  # on the undefended network, Fig. 2
 FILE_LABELS = np.array([0, 1, 2, 4], np.float32)  # of the challenge
 
 
@@ -35,6 +35,11 @@ def evaluate(config, context: keepsakes.Context, models, rows: pd.DataFrame) -> 
 
 def curve_file(arm: str, seed: int, attack: str) -> str:
   return f'{PARTS}/{arm}.seed{seed}.{attack}.parquet'
+
+
+def curve_attacks(config) -> list[str]:
+  """Those of `CURVES` that the grid has."""
+  return [name for name in CURVES if name in config.evaluate.attacks]
 
 
 def save_curves(config, context: keepsakes.Context, models) -> None:
@@ -63,7 +68,7 @@ def save_curves(config, context: keepsakes.Context, models) -> None:
     )
     for model in models
     if model.arm in config.evaluate.iteration_arms
-    for attack in CURVES
+    for attack in curve_attacks(config)
   ]
   grid.fill('curves', pieces, folder=context.results, stopper=context.stopper)
   parts = sorted((context.results / PARTS).glob('*.parquet'))
@@ -143,10 +148,22 @@ def pictured(split, *, volumes: bool) -> int:
   return best
 
 
+def shown_eps(probe: grid.Probe) -> float:
+  """The level of the paper's tables where the attack has it, else its largest."""
+  return brats_claims.EPS if brats_claims.EPS in probe.levels else max(probe.levels)
+
+
+def shown_attacks(exp: experiment.Experiment, arm: str, *, eps: float) -> list[tuple[str, float]]:
+  """(attack, level) of an arm's pictures: the main attack at `eps`; on the undefended network
+  those of `SHOWN` that the grid has as well."""
+  found = [(exp.main, eps)]
+  if arm == exp.checks['undefended']:
+    found += [(name, shown_eps(exp.probes[name])) for name in SHOWN if name in exp.probes]
+  return list(dict.fromkeys(found))
+
+
 def _pictures(config, context, model, index) -> dict[str, np.ndarray]:
-  wanted = [(context.exp.main, config.report.picture_eps)]
-  if model.arm == context.exp.checks['undefended']:
-    wanted += [(name, max(context.exp.probes['tifgsm'].levels)) for name in SHOWN]
+  wanted = shown_attacks(context.exp, model.arm, eps=config.report.picture_eps)
   evaluator, variables, rows = model.evaluator or context.evaluator, model.load(), []
   for name, eps in wanted:
     for one in grid.attacked_examples(
@@ -185,7 +202,7 @@ def save_volumes(config, context: keepsakes.Context, models) -> None:
   All float32, with the affine of the input; images in [0, 1] with the series as fourth axis, labels
   0 1 2 4. The prediction is that of the adversarial image, `prediction_clean` that of the clean.
   """
-  eps = max(context.exp.probes['tifgsm'].levels)
+  eps = shown_eps(context.exp.probes[context.exp.main])
   split = context.source().test
   names = {int(split[i]['index']): str(split[i]['name']) for i in range(len(split))}
   groups = sorted(set(np.asarray(split.groups).tolist()))

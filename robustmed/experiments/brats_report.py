@@ -88,7 +88,9 @@ class Page:
     png = drawings.against_iterations(
       curves,
       alpha=self.config.evaluate.alpha,
-      attacks={name: brats_claims.ATTACKS[name] for name in brats_keepsakes.CURVES},
+      attacks={
+        name: brats_claims.ATTACKS[name] for name in brats_keepsakes.curve_attacks(self.config)
+      },
     )
     return spec.Section(
       'Attacks on the undefended network (Table 1, Figs. 2-4)',
@@ -204,6 +206,8 @@ class Page:
       return None
     eps = self.config.report.picture_eps
     png = drawings.models(stored, arms=self.arms, attack='fgsm', eps=eps)
+    if png is None:
+      return None
     return spec.Section(
       'The same slice under FGSM, network by network (Fig. 9)',
       f'Each network meets the image that attacks itself at eps {eps:g}. FLAIR; below the change.',

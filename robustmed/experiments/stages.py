@@ -42,6 +42,10 @@ def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
     build.run(config, workdir=command.workdir)
     return
   exp = build.build(config)
+  if exp.main not in exp.probes:
+    raise errors.UserError(
+      f'config.evaluate.attacks has no {exp.main!r}, which {exp.name} cannot do without'
+    )
   if command.stage == 'describe':
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
     return

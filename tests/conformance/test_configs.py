@@ -41,7 +41,7 @@ def test_presets_are_plain_data_and_build(path):
     if hasattr(build, 'build'):
       exp = build.build(config)
       order, _ = experiment.in_order(exp.arms)
-      assert set(order) == set(exp.arms)
+      assert set(order) == set(exp.arms) and exp.main in exp.probes
       plan = description.describe(exp, config, light=True)
       assert plan['gradients']['total'] > 0
       assert set(exp.sizes()) >= {'train', 'test'} or config.data.dir == ''

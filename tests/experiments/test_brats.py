@@ -73,6 +73,30 @@ def test_slices_train_on_the_dice_of_the_batch_and_volumes_on_their_own():
   assert coupled(2) == {True} and coupled(3) == {False}
 
 
+def test_attacks_that_are_not_there_are_left_out():
+  def reduced(*kept):
+    chosen = config()
+    with chosen.unlocked():
+      for name in set(chosen.evaluate.attacks) - {*kept}:
+        del chosen.evaluate.attacks[name]
+    exp = brats.build(chosen)
+    shown = brats_keepsakes.shown_attacks(exp, 'std', eps=0.03)
+    assert brats_keepsakes.shown_attacks(exp, 'noise', eps=0.03) == shown[:1]
+    return exp.main, shown, len(brats.extra_cells(chosen, 'std', 0))
+
+  three = [('fgsm', 0.05), ('ifgsm', 0.05), ('tifgsm', 0.05)]
+  assert reduced('fgsm', 'ifgsm', 'tifgsm') == ('fgsm', [('fgsm', 0.03), *three], 2)
+  assert reduced('fgsm') == ('fgsm', [('fgsm', 0.03), three[0]], 0)
+  assert reduced('tifgsm', 'noise') == ('tifgsm', [('tifgsm', 0.03), three[2]], 1)
+  assert reduced('square') == ('square', [('square', 0.03)], 0)
+
+
+def test_files_show_the_tables_level_or_the_largest():
+  probe = brats.build(config()).probes['fgsm']
+  assert brats_keepsakes.shown_eps(probe) == 0.05
+  assert brats_keepsakes.shown_eps(probe._replace(levels=(0.01, 0.1))) == 0.1
+
+
 def test_artefacts_can_be_switched_on():
   chosen = config()
   assert 'motion' not in brats.build(chosen).probes

@@ -89,6 +89,28 @@ def test_the_undefended_network_alone_makes_a_page(pages):
   assert not decided.index.str.contains('enhancing tumour under FGSM').any()  # 3D alone
 
 
+@pytest.mark.parametrize('kept', ['fgsm', 'tifgsm'])
+def test_one_attack_alone_makes_a_page(tmp_path, kept):
+  rows = tumour_rows.rows(subjects=6)
+  folder = workdir(tmp_path / 'run', rows[rows['attack'].isin(['none', kept])])
+  chosen = config(3)
+  with chosen.unlocked():
+    for name in set(chosen.evaluate.attacks) - {kept}:
+      del chosen.evaluate.attacks[name]
+  if kept == 'fgsm':  # of which there are no curves
+    (folder / 'results' / 'iterations.parquet').unlink()
+  made = write(folder, chosen)
+  page = made.markdown.read_text()
+  assert ('under `fgsm`: not run' in page) == (kept != 'fgsm')
+  assert 'Table 1' in page and 'Diagnostics' in page
+  assert ('Defenses under FGSM (Table 2' in page) == (kept == 'fgsm')
+  verdicts = made.claims.set_index('statement')['verdict']
+  names = {'fgsm': 'FGSM', 'tifgsm': 'ti-FGSM'}
+  for name, shown in names.items():
+    ran = verdicts[f'{shown} lowers core Dice'] != 'not run'
+    assert ran == (name == kept)
+
+
 def test_the_other_run_must_be_of_the_other_dimension(pages, tmp_path):
   folder = pages[0]
   with pytest.raises(errors.UserError, match=r'no results in .*; finish that run first'):

@@ -75,6 +75,19 @@ def test_misspelt_attacks_and_objectives_are_user_errors():
     experiment.make_probes(toys.task(), config)
 
 
+def test_an_experiment_without_its_main_attack_is_one_line():
+  from robustmed.experiments import stages
+
+  config = commandline.load_config('configs/two_moons.py:smoke')
+  with config.unlocked():
+    del config.evaluate.attacks['pgd']
+    config.evaluate.attacks.other = {'name': 'pgd', 'objective': 'bce', 'num_steps': 1}
+  words = ['--config', 'configs/two_moons.py:smoke', '--stage', 'describe']
+  command = commandline.parse(words)._replace(config=config)
+  with pytest.raises(errors.UserError, match=r"evaluate\.attacks has no 'pgd', which two_moons"):
+    stages.run(command)
+
+
 def test_what_the_report_alone_reads_may_change(tmp_path):
   config = {'config': {'report': {'other': '', 'pictures': 4}}}
   workdir.claim(tmp_path, config)
