@@ -25,6 +25,8 @@ from robustmed import errors
 
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
 Path = pathlib.Path | epath.Path
+# What bytes that are no archive of arrays, or a broken one, make the readers stumble over.
+_DAMAGED = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def path_of(name: str | os.PathLike) -> Path:
@@ -48,15 +50,33 @@ def reading(path: Path) -> Any:
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
 
 
+def content(path: Path) -> bytes:
+  """All of a file; one that its store does not hand out is a `UserError`."""
+  try:
+    return path.read_bytes()
+  except Exception as error:  # drivers raise their own kinds
+    raise errors.UserError(
+      f'cannot read {path}: {_said(error)}; check that it is there, that you may read it and that '
+      'its store answers'
+    ) from error
+
+
 def arrays(path: Path) -> dict[str, np.ndarray]:
   """Everything in an .npz file; a damaged one is a `UserError`."""
+  stored = io.BytesIO(content(path))
   try:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-      return {name: stored[name] for name in stored.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    with zipfile.ZipFile(stored):  # numpy takes other files than archives for single arrays
+      found = np.load(stored, allow_pickle=False)
+      return {name: found[name] for name in found.files}
+  except _DAMAGED as error:
     raise errors.UserError(
-      f'{path} is damaged ({error}); delete it and run that stage again'
+      f'{path} is damaged ({_said(error)}); delete it and run that stage again'
     ) from error
+
+
+def _said(error: Exception) -> str:
+  """What an exception says, of the system's the words alone; its kind if it says nothing."""
+  return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
 def below(folder: Path) -> list[Path]:
@@ -94,7 +114,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.replace(temporary, path)
   except OSError as error:
     raise errors.UserError(
-      f'cannot write {path}: {error.strerror or error}; check the free space and the permissions'
+      f'cannot write {path}: {_said(error)}; check the free space and the permissions'
     ) from error
   finally:
     with contextlib.suppress(OSError):

@@ -1,5 +1,8 @@
 import errno
+import io
+import zipfile
 
+import numpy as np
 import pytest
 
 from robustmed import errors, files
@@ -28,6 +31,69 @@ def test_a_damaged_file_and_a_blocked_folder_are_user_errors(tmp_path):
     files.read_json(bad)
   with pytest.raises(errors.UserError, match='cannot write'):
     files.write_text(bad / 'inside', 'x')
+
+
+def _archive(**arrays) -> bytes:
+  stored = io.BytesIO()
+  np.savez_compressed(stored, **arrays)
+  return stored.getvalue()
+
+
+def test_arrays_come_back(tmp_path):
+  (tmp_path / 'a.npz').write_bytes(_archive(arm=np.array(['std']), x=np.arange(3)))
+  found = files.arrays(tmp_path / 'a.npz')
+  assert set(found) == {'arm', 'x'} and found['x'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('kind', ['empty', 'text', 'cut', 'flipped', 'encrypted', 'npy', 'objects'])
+def test_what_is_no_whole_archive_is_called_damaged(tmp_path, kind):
+  whole, one, locked = _archive(x=np.arange(99)), io.BytesIO(), io.BytesIO()
+  np.save(one, np.arange(3))
+  with zipfile.ZipFile(locked, 'w') as archive:
+    archive.writestr('x.npy', one.getvalue())
+    archive.filelist[0].flag_bits |= 1
+  middle = len(whole) // 3
+  made = {
+    'empty': b'',
+    'text': b'no archive',
+    'cut': whole[:-9],
+    'flipped': whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+    'encrypted': locked.getvalue(),
+    'npy': one.getvalue(),
+    'objects': _archive(x=np.array([None, {}], object)),
+  }
+  path = tmp_path / 'bad.npz'
+  path.write_bytes(made[kind])
+  with pytest.raises(errors.UserError, match=r'bad\.npz is damaged \(.+\); delete it and run'):
+    files.arrays(path)
+
+
+class Silent:
+  def __init__(self, error):
+    self.error = error
+
+  def __str__(self):
+    return 'gs://b/a.npz'
+
+  def read_bytes(self):
+    raise self.error
+
+
+@pytest.mark.parametrize(
+  ('error', 'said'),
+  [
+    (PermissionError(errno.EACCES, 'Permission denied'), 'Permission denied'),
+    (OSError('HTTP 503, retried 6 times'), 'HTTP 503, retried 6 times'),
+    (TimeoutError(), 'TimeoutError'),
+    (RuntimeError('Session is closed'), 'Session is closed'),  # of a driver
+  ],
+)
+def test_a_store_that_does_not_answer_has_damaged_nothing(error, said):
+  with pytest.raises(errors.UserError) as caught:
+    files.arrays(Silent(error))
+  line = str(caught.value)
+  assert line.startswith(f'cannot read gs://b/a.npz: {said}; check that it is there')
+  assert 'damaged' not in line and 'delete' not in line
 
 
 def test_lookup_names_the_nearest_and_lists_the_known():

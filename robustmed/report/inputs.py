@@ -1,5 +1,6 @@
 """Reads what training and evaluation left in a workdir. Nothing here is ever unpickled."""
 
+import io
 import json
 import pathlib
 from collections.abc import Mapping
@@ -62,16 +63,13 @@ def read(workdir: pathlib.Path) -> Inputs:
 
 
 def _reading(path: pathlib.Path, reader):
+  stored = io.BytesIO(files.content(path))
   try:
-    return reader(files.reading(path))
+    return reader(stored)
   except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
     raise errors.UserError(
       f'cannot read {path}: {error}; delete it and run that stage again'
     ) from error
-
-
-def _text(file) -> str:
-  return file.read_text() if isinstance(file, pathlib.Path) else file.read().decode()
 
 
 def _optional(path: pathlib.Path, reader):
@@ -79,7 +77,7 @@ def _optional(path: pathlib.Path, reader):
 
 
 def _json(path: pathlib.Path, *, default):
-  return _reading(path, lambda p: json.loads(_text(p))) if path.is_file() else default
+  return _reading(path, json.load) if path.is_file() else default
 
 
 def _check(line, path: pathlib.Path) -> checks.Check:

@@ -215,3 +215,13 @@ def test_stored_arrays_never_unpickle(tmp_path):
   np.savez(tmp_path / 'objects.npz', a=np.array([{}], dtype=object))
   with pytest.raises(errors.UserError, match=r'objects\.npz'):
     inputs.arrays(tmp_path / 'objects.npz')
+
+
+def test_rows_that_may_not_be_read_are_not_to_be_deleted(workdir, monkeypatch):
+  def refuse(path):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(pathlib.Path, 'read_bytes', refuse)
+  with pytest.raises(errors.UserError, match=r'rows\.parquet: Permission denied; check') as caught:
+    inputs.read(workdir)
+  assert 'delete' not in str(caught.value)
