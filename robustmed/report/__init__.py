@@ -87,9 +87,9 @@ def _results(build: _Build) -> list:
   spec, held = build.spec, build.held
   _csv(build, 'summary', held.summary)
   blocks = [pages.Heading(2, 'Results')]
-  failed = content.check_notes(held.checks, status='fail')
+  failed, told = content.failed_arms(held.checks), content.check_notes(held.checks, status='fail')
   if failed:
-    blocks.append(pages.Callout('bad', f'**Failed checks: read these first.**\n\n{failed}'))
+    blocks.append(pages.Callout('bad', f'**Failed checks: read these first.**\n\n{told}'))
   drawn, printed = [], []
   for panel in spec.panels:
     name = f'{panel.metric}_{panel.attack}'
@@ -103,8 +103,8 @@ def _results(build: _Build) -> list:
     cells = {'metric': panel.metric, 'attack': panel.attack, 'paper': spec.paper}
     cells['arms'] = [arm.name for arm in build.arms]
     _csv(build, name, tables.pivot(held.summary, **cells))
-    labels = content.labels(build.arms, held.checks)
-    shown = tables.pivot(held.summary, show=True, labels=labels, **cells)
+    labels = {arm.name: arm.shown for arm in build.arms}
+    shown = tables.pivot(held.summary, show=True, labels=labels, failed=failed, **cells)
     better = 'higher is better' if panel.higher_is_better else 'lower is better'
     caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}'
     printed.append(pages.Table(caption, shown))

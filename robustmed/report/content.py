@@ -1,5 +1,6 @@
 """The words of the report: a verdict anybody can read, then how to read the rest."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -63,11 +64,9 @@ def check_notes(found: Sequence[checks.Check], *, status: str) -> str:
   return '\n'.join(lines)
 
 
-def labels(arms: Sequence[spec_lib.Arm], found: Sequence[checks.Check]) -> dict[str, str]:
-  """Names for tables; an arm with a failed check is marked."""
-  failed = {check.arm for check in found if check.status == 'fail'}
-  return {arm.name: f'{arm.shown} (check failed)' if arm.name in failed else arm.shown
-          for arm in arms}  # fmt: skip
+def failed_arms(found: Sequence[checks.Check]) -> set[str]:
+  """The arms with a failed check."""
+  return {check.arm for check in found if check.status == 'fail'}
 
 
 def headline(
@@ -108,10 +107,22 @@ def _finding(held, *, spec, arms) -> list[str]:
     f'{_list(parts)}.'
   ]
   if len(known) > 1:
-    pick = max if panel.higher_is_better else min
-    best = pick(known, key=lambda line: line[2])
-    sentences.append(f'There {best[0].shown} withstands the attack best.')
+    sentences.append(_best(known, panel=panel, failed=failed_arms(held.checks)))
   return sentences
+
+
+def _best(known, *, panel, failed) -> str:
+  """Who withstands the attack best; no arm with a failed check is called that."""
+  pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
+  best, sound = pick(known)[0], [line for line in known if line[0].name not in failed]
+  if best.name not in failed:
+    return f'There {best.shown} withstands the attack best.'
+  text = f'The best figure there is that of {best.shown}, one of whose checks failed'
+  if len(sound) > 1:
+    text += (
+      f'; of the arms without a failed check {pick(sound)[0].shown} withstands the attack best'
+    )
+  return f'{text}.'
 
 
 def _claims(decided: pd.DataFrame) -> str:
@@ -151,7 +162,7 @@ def _checks(found: Sequence[checks.Check]) -> str:
   text = f'{_list(parts)}.'
   if count['skipped']:
     text += f' {count["skipped"]} could not be run.'
-  failed = sorted({check.arm for check in found if check.status == 'fail'})
+  failed = sorted(failed_arms(found))
   if failed:
     text += f' Do not trust the figures of {_list(failed)} before the failed checks are understood.'
   return text

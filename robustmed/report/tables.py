@@ -1,14 +1,14 @@
 """Frames of the report: as numbers for the CSV files, as short strings for the page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from robustmed.evaluation import checks, statistics
 from robustmed.report import spec as spec_lib
 
-PAPER_MARK = ' (paper)'
+PAPER_MARK, FAILED_MARK = ' (paper)', ' (check failed)'
 _GRAVITY = ('fail', 'warn', 'skipped', 'pass')
 
 
@@ -62,11 +62,12 @@ def pivot(
   paper: pd.DataFrame | None = None,
   show: bool = False,
   labels: Mapping[str, str] | None = None,
+  failed: Collection[str] = (),
 ) -> pd.DataFrame:
   """Rows are arms, columns are levels as text ('0' is clean), cells are means.
 
   An arm's published values follow it as '<arm> (paper)'. With `show` the cells are strings that
-  carry the interval and `labels` renames the arms.
+  carry the interval and `labels` renames the arms. Our own rows of the arms in `failed` are marked.
   """
   columns = levels(summary, attack=attack)
   labels = labels or {}
@@ -74,7 +75,8 @@ def pivot(
   for arm in arms:
     cells = curve(summary, arm=arm, attack=attack, metric=metric).set_index('eps')
     shown = labels.get(arm, arm)
-    lines.append([shown, *(_cell(cells, eps, show=show) for eps in columns)])
+    mark = FAILED_MARK if arm in failed else ''
+    lines.append([shown + mark, *(_cell(cells, eps, show=show) for eps in columns)])
     reported = published(paper, arm=arm, attack=attack, metric=metric)
     if set(reported) - {0.0}:
       values = [reported.get(eps, math.nan) for eps in columns]

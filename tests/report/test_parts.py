@@ -56,6 +56,44 @@ def test_pivot_shows_intervals_and_missing_cells(summary):
   assert frame.loc[1, '0.2'] == f'{line["mean"]:.3f} [{line["low"]:.3f}, {line["high"]:.3f}]'
 
 
+def test_a_failed_check_marks_our_rows_and_not_the_papers(summary, spec):
+  cells = {'metric': 'DICE_seg', 'attack': 'pgd_seg', 'paper': spec.paper, 'arms': ['std', 'adv']}
+  frame = tables.pivot(summary, labels={'std': 'standard'}, failed={'std'}, **cells)
+  assert frame['arm'].tolist() == ['standard (check failed)', 'standard (paper)', 'adv']
+
+
+@pytest.mark.parametrize(
+  ('failed', 'said'),
+  [
+    ((), 'There adv withstands the attack best.'),
+    (('std',), 'There adv withstands the attack best.'),
+    (
+      ('adv',),
+      'The best figure there is that of adv, one of whose checks failed; of the arms without a '
+      'failed check half withstands the attack best.',
+    ),
+    (('adv', 'half'), 'The best figure there is that of adv, one of whose checks failed.'),
+  ],
+)
+def test_no_arm_with_a_failed_check_is_called_the_best(workdir, failed, said):
+  held = inputs.read(workdir)
+  std = held.summary[held.summary['arm'] == 'std']
+  half = std.assign(arm='half', mean=std['mean'] * 1.01)
+  held = held._replace(
+    summary=pd.concat([held.summary, half]),
+    checks=tuple(checks.Check('x', arm, 'fail', '') for arm in failed),
+  )
+  words = {
+    'spec': report.ReportSpec(title='', panels=(report.Panel('DICE_seg', 'pgd_seg'),)),
+    'arms': [report.Arm(name) for name in ('std', 'adv', 'half')],
+    'decided': pd.DataFrame(),
+  }
+  text = content.verdict(held, **words)
+  assert said in text and text.count('withstands') + text.count('best figure') == (
+    1 + ('of the arms' in said)
+  )
+
+
 def test_arms_follow_the_spec_then_the_rows():
   rows = pd.DataFrame({'arm': ['b', 'a', 'c']})
   found = tables.arms(rows, [report.Arm('c', 'C'), report.Arm('x')])
