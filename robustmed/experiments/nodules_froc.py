@@ -16,6 +16,7 @@ import pandas as pd
 from robustmed import console, data, errors, files, parallel, types
 from robustmed.data import nodule_scans
 from robustmed.evaluation import candidates as finding
+from robustmed.evaluation import grid
 from robustmed.experiments import keepsakes, nodules_arms, nodules_pools
 from robustmed.metrics import froc, luna16
 
@@ -25,7 +26,7 @@ READ = ('confidence', 'uncertainty', 'entropy')
 
 
 def run(config, context: keepsakes.Context, trained: nodules_pools.Trained, models) -> None:
-  """Scores what is missing, scan by scan; every finished scan of a network is one file."""
+  """Scores what is missing, scan by scan; every scan finished by a network is one file."""
   networks = search_networks(config, trained)
   if networks is None:
     console.say('no FROC: the candidate networks are not trained in this workdir')
@@ -39,24 +40,22 @@ def run(config, context: keepsakes.Context, trained: nodules_pools.Trained, mode
   wanted = {f'{name}.seed{trained.seed}': None for name in names}
   wanted |= {f'{model.arm}.seed{model.seed}': model for model in models}
   scorer = functools.cache(functools.partial(_scorer, context, wanted, {}))
-  progress = console.Progress('scans', len(uids))
-  for number, uid in enumerate(uids):
-    if context.stopper.requested():
-      progress.close()
-      console.say('stopped in the scans; the same command goes on from there')
-      raise console.Stopped
-    paths = {name: folder / PARTS / name / f'{uid}.parquet' for name in wanted}
-    have = parallel.from_writer(np.array([path.is_file() for path in paths.values()]))
-    due = [name for name, there in zip(paths, have) if not there]
-    if due:
-      scan = scans.read(uid)
-      for name, table in _scan(config, scan, networks, due, scorer).items():
-        if parallel.is_writer():
-          with files.replacing(paths[name]) as temporary:
-            table.to_parquet(temporary, index=False)
-    progress.update(number + 1, uid[-12:])
-  progress.close()
-  parallel.barrier('scans')
+  read = functools.lru_cache(maxsize=1)(scans.read)
+  candidates = functools.lru_cache(maxsize=1)(lambda uid: found_in(config, read(uid), networks))
+  marks = lambda uid, name: _marked(
+    config, networks, name, scorer(name), read(uid), functools.partial(candidates, uid)
+  )
+  pieces = [
+    grid.Piece(
+      f'{name}/{uid}.parquet',
+      functools.partial(marks, uid, name),
+      f'scan {uid} by {name!r}',
+      f'{uid[-12:]} {name}',
+    )
+    for uid in uids
+    for name in wanted
+  ]
+  grid.fill('scans', pieces, folder=folder / PARTS, stopper=context.stopper)
   if parallel.is_writer():
     for name in wanted:
       found = [folder / PARTS / name / f'{uid}.parquet' for uid in uids]
@@ -134,20 +133,17 @@ def found_in(config, scan: nodule_scans.NoduleScan, networks: Networks) -> findi
   return finding.in_world(found, regular)
 
 
-def _scan(config, scan, networks, due, scorer) -> dict[str, pd.DataFrame]:
-  made, found = {}, found_in(config, scan, networks)
-  for name in due:
-    score = scorer(name)
-    if score is not None:
-      made[name] = scored(config, scan, found, score)
-    elif name.startswith(FOUND):
-      made[name] = submission(scan.uid, found.centre, {'confidence': found.score})
-    else:
-      regular = nodule_scans.resample(scan, config.tiles.spacing)
-      marks = networks.reference(regular.image, boxes=networks.reference_variables)
-      marks = finding.in_world(marks, regular)
-      made[name] = submission(scan.uid, marks.centre, {'confidence': marks.score})
-  return made
+def _marked(config, networks, name, score, scan, candidates) -> pd.DataFrame:
+  """What submission `name` says of a scan; `candidates` () -> those of the candidate networks."""
+  if score is not None:
+    return scored(config, scan, candidates(), score)
+  if name.startswith(FOUND):
+    marks = candidates()
+  else:
+    regular = nodule_scans.resample(scan, config.tiles.spacing)
+    marks = networks.reference(regular.image, boxes=networks.reference_variables)
+    marks = finding.in_world(marks, regular)
+  return submission(scan.uid, marks.centre, {'confidence': marks.score})
 
 
 def scored(

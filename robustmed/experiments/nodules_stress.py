@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed import console, errors, files, parallel
+from robustmed import errors, files, parallel
 from robustmed.data import nodule_scans, pipeline, store
 from robustmed.evaluation import grid
 from robustmed.experiments import keepsakes, nodules_pools
@@ -79,7 +79,11 @@ def own(config) -> list[Kind]:
 
 
 def file_of(arm: str, seed: int, kind: Kind) -> str:
-  return f'{PARTS}/{arm}.seed{seed}.{kind.attack}.{kind.eps:g}.parquet'
+  return f'{PARTS}/{_cell(arm, seed, kind).file}'
+
+
+def _cell(arm: str, seed: int, kind: Kind) -> grid.Cell:
+  return grid.Cell(arm, seed, kind.attack, kind.eps)
 
 
 def extra_cells(config, arm: str, seed: int) -> dict[str, int]:
@@ -102,45 +106,30 @@ def _count(config, kind) -> int:
 def run(context: keepsakes.Context, trained: nodules_pools.Trained, models) -> None:
   """Every missing cell of these networks; then one table of all that is there."""
   config, source = trained.config, context.source()
-  load = functools.cache(lambda place: models[place].load())
-  for kind in kinds(config):
-    _fill(context, trained, kind, models, load, source)
-  for place, model in enumerate(models):
-    for kind in own(config):
-      only = lambda _, place=place: load(place)
-      _fill(context, trained, kind, [model], only, source, victim=model.arm)
-  parallel.barrier('stress')
-  _save_made(context, trained, source)
-  save_pictures(context, trained, source)
+  begin = functools.cache(functools.partial(begin_of, config, source))
+  load = functools.cache(lambda model: model.load())
+  columns = [(kind, '', models) for kind in kinds(config)]
+  columns += [(kind, model.arm, [model]) for model in models for kind in own(config)]
+  pieces: list[grid.Piece] = []
+  for kind, victim, tested in columns:
+    if not _possible(trained, kind, begin(kind.role), victim=victim):
+      continue
+    made = functools.cache(
+      functools.partial(patches, trained, source, kind, begin(kind.role), victim=victim)
+    )
+    rows = functools.partial(_rows, context, source, kind, load, made)
+    pieces += [
+      grid.piece(_cell(model.arm, model.seed, kind), functools.partial(rows, model))
+      for model in tested
+    ]
+  grid.fill('stress', pieces, folder=context.results / PARTS, stopper=context.stopper)
+  _save_made(context, trained, source, begin)
+  save_pictures(context, trained, source, begin)
   parts = sorted((context.results / PARTS).glob('*.seed*.parquet'))
   if parts and parallel.is_writer():
     rows = pd.concat([pd.read_parquet(files.reading(path)) for path in parts], ignore_index=True)
     with files.replacing(context.results / ROWS) as temporary:
       rows.to_parquet(temporary, index=False)
-
-
-def _fill(context, trained, kind, models, load, source, victim='') -> None:
-  """The cells of one column; `load` (place in models) -> variables."""
-  examples = None
-  for place, model in enumerate(models):
-    path = context.results / file_of(model.arm, model.seed, kind)
-    if bool(parallel.from_writer(np.array(path.is_file()))):
-      continue
-    _stop_if_asked(context.stopper)
-    with errors.during(f'testing arm {model.arm!r} under {kind.attack!r}'):
-      examples = examples or patches(trained, source, kind, victim=victim)
-      if examples is None:
-        return
-      table = _rows(context, model, load(place), kind, examples, source)
-    if parallel.is_writer():
-      with files.replacing(path) as temporary:
-        table.to_parquet(temporary, index=False)
-
-
-def _stop_if_asked(stopper):
-  if stopper.requested():
-    console.say('stopped in the stress tests; the same command goes on from there')
-    raise console.Stopped
 
 
 # Patches ------------------------------------------------------------------------------------------
@@ -155,26 +144,35 @@ def begin_of(config, source, role: str) -> store.Split | None:
   return store.Part(part, large)
 
 
+def _possible(trained, kind: Kind, begin: store.Split | None, *, victim: str) -> bool:
+  """False where a column begins with no patches, or a network that makes it is not trained."""
+  if begin is not None and not len(begin):
+    return False
+  if not kind.pool or kind.recipe is not None:
+    return True
+  needs = [victim or trained.config.pools.victim]
+  needs += [nodules_pools.SYNTHESISER] if nodules_pools.needs_synthesiser([kind.pool]) else []
+  return all(bool(parallel.from_writer(np.array(trained.has(arm)))) for arm in needs)
+
+
 def patches(
-  trained: nodules_pools.Trained, source, kind: Kind, *, victim: str = ''
+  trained: nodules_pools.Trained,
+  source,
+  kind: Kind,
+  begin: store.Split | None,
+  *,
+  victim: str = '',
 ) -> store.Split | None:
-  """The patches of a column; None where there are none, or no network in the workdir that makes
-  them.
+  """The patches of a column, which begin as those of `begin`; None where they cannot be made.
 
   `victim`: whom the search attacks, by default config.pools.victim.
   """
-  config = trained.config
-  begin = begin_of(config, source, kind.role)
-  if begin is not None and not len(begin):
+  config, how = trained.config, kind.recipe
+  if not _possible(trained, kind, begin, victim=victim):
     return None
   if not kind.pool:
     return begin
-  how = kind.recipe
   if how is None:
-    needs = [victim or config.pools.victim]
-    needs += [nodules_pools.SYNTHESISER] if nodules_pools.needs_synthesiser([kind.pool]) else []
-    if not all(bool(parallel.from_writer(np.array(trained.has(arm)))) for arm in needs):
-      return None
     how = nodules_pools.recipe(trained, kind.pool, victim=victim)
   return nodules_pools.generate(
     trained,
@@ -188,7 +186,8 @@ def patches(
   )
 
 
-def _rows(context, model, variables, kind, examples, source) -> pd.DataFrame:
+def _rows(context, source, kind, load, made, model) -> pd.DataFrame:
+  variables, examples = load(model), made()
   if kind.pool:
     examples = pools.Filled(examples, source.volumes[0])
   evaluator = model.evaluator or context.evaluator
@@ -219,16 +218,16 @@ def _batches(config, examples) -> Iterator[dict[str, Any]]:
 # Synthetic nodules and pictures -------------------------------------------------------------------
 
 
-def _save_made(context, trained, source) -> None:
+def _save_made(context, trained, source, begin) -> None:
   """made.parquet: diameter and mean HU of the stress tests' nodules, a row per nodule and seed."""
   path = context.results / PARTS / f'made.{trained.seed}.parquet'
   by_name = {kind.attack: kind for kind in kinds(trained.config)}
   tables = []
   for name in nodules_pools.SYNTHETIC:
-    pool = patches(trained, source, by_name[name]) if name in by_name else None
+    background = begin('background')
+    pool = patches(trained, source, by_name[name], background) if name in by_name else None
     if pool is not None:
-      begin = begin_of(trained.config, source, 'background')
-      tables.append(sizes_of(pool, begin).assign(attack=name, seed=trained.seed))
+      tables.append(sizes_of(pool, background).assign(attack=name, seed=trained.seed))
   if tables and parallel.is_writer():
     with files.replacing(path) as temporary:
       pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
@@ -253,7 +252,7 @@ def sizes_of(pool: store.Split, begin: store.Split, *, first: int = _FIRST) -> p
   return table.assign(arm=nodules_pools.SYNTHESISER, eps=1.0)
 
 
-def save_pictures(context, trained, source) -> None:
+def save_pictures(context, trained, source, begin) -> None:
   """pools.npz of the first seed: middle slices before and after, for the figures."""
   config, path = trained.config, context.results / PICTURES
   there = bool(parallel.from_writer(np.array(path.is_file())))
@@ -261,12 +260,11 @@ def save_pictures(context, trained, source) -> None:
     return
   stored: dict[str, np.ndarray] = {}
   for kind in kinds(config):
-    made = patches(trained, source, kind)
+    made = patches(trained, source, kind, begin(kind.role))
     if made is None or (not kind.pool and kind.attack != grid.CLEAN):
       continue
-    begin = begin_of(config, source, kind.role)
     name = f'{kind.attack} {kind.eps:g}'
-    stored |= slices(name, made, begin, count=config.report.pictures)
+    stored |= slices(name, made, begin(kind.role), count=config.report.pictures)
   if stored and parallel.is_writer():
     with files.replacing(path) as temporary:
       np.savez_compressed(temporary, **stored)
