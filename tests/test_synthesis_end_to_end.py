@@ -45,7 +45,9 @@ def test_generators_meet_the_segmenters_and_others_their_images(folder):
 def test_a_finished_run_has_nothing_left_to_forecast(folder):
   exp = synthesis.build(commandline.load_config(CONFIG[1]))
   models = [grid.Model(arm, 0, dict) for arm in ('unet', 'nnunet', 'hardened')]
-  left = lambda results: forecast.left(exp, untrained=(), models=models, results=results)
+  left = lambda results: forecast.left(
+    exp, untrained=(), models=models, results=results, finished=exp.arms
+  )
   assert left(folder / 'results') == 0
   beside = sum(sum(exp.extra_cells(model.arm, 0).values()) for model in models)
   assert left(folder / 'elsewhere') > beside > 0

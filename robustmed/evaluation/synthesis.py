@@ -44,11 +44,13 @@ class Case(NamedTuple):
     return f'{self.name}.on_{"+".join(self.judged)}.seed{seed}.parquet'
 
 
-def gradients(case: Case, *, pgd_steps: int) -> int:
-  """What one image costs in gradients; each that is judged counts as one, as in the grid."""
+def gradients(case: Case, *, pgd_steps: int, draws: int) -> int:
+  """What one image costs in gradients; each that is judged counts as one, as in the grid, and
+  three draws of the generator, which are forward passes, as another."""
   shown = len(KINDS) if case.controls else 1
   judged = 1 + shown + 2 * (len(case.judged) - 1)  # the clean one is judged too
-  return judged + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
+  drawn = -(-(1 + case.controls * draws) // 3)
+  return judged + drawn + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
 
 
 def _attack(num_steps):

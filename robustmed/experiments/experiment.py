@@ -1,7 +1,7 @@
 """What an experiment gives to the engine; the engine trains, evaluates and reports it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -73,6 +73,14 @@ class Experiment(NamedTuple):
   pretrained: Callable[[PyTree], PyTree] | None = None
   # (arm, seed) -> {file in results/: input gradients that it costs}: the parts of extra_evaluation
   extra_cells: Callable[[str, int], Mapping[str, int]] = lambda arm, seed: {}
+  # the same where it depends on which arms there will be, its third argument
+  extra_cells_among: Callable[[str, int, Collection[str]], Mapping[str, int]] | None = None
+
+  def cells_beside(self, arm: str, seed: int, finished: Collection[str]) -> Mapping[str, int]:
+    """`extra_cells` of a run that ends with the arms `finished`."""
+    if self.extra_cells_among is None:
+      return self.extra_cells(arm, seed)
+    return self.extra_cells_among(arm, seed, finished)
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""

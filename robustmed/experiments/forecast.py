@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -22,13 +22,15 @@ def left(
   untrained: Iterable[str],
   models: Sequence[grid.Model],
   results: pathlib.Path,
+  finished: Collection[str] = (),
 ) -> int:
   """Gradient evaluations of a run's unfinished part.
 
   untrained: arms to be trained, once per seed. models: the networks to be evaluated; what is
-  finished of that lies in `results`.
+  finished of that lies in `results`. finished: other arms that are trained.
   """
   arms = [exp.arms[name] for name in untrained]
+  there = {*finished, *(arm.name for arm in arms), *(model.arm for model in models)}
   total = sum(
     costs.training_gradients(
       arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
@@ -40,7 +42,7 @@ def left(
     for (attack, eps), gradients in due.items():
       cell = grid.Cell(model.arm, model.seed, attack, eps)
       total += gradients * (not (results / 'parts' / cell.file).is_file())
-    for file, gradients in exp.extra_cells(model.arm, model.seed).items():
+    for file, gradients in exp.cells_beside(model.arm, model.seed, there).items():
       total += gradients * (not (results / file).is_file())
   return total
 

@@ -291,6 +291,7 @@ class Run:
       untrained=[name for name, _ in untrained] if stage != 'evaluate' else (),
       models=models if stage != 'train' else (),
       results=self.folder / 'results',
+      finished=[name for name in self.exp.arms if not self.networks.untrained([name])],
     )
     evaluator = self.networks.evaluator()
     with errors.during('measuring the speed for the forecast'):

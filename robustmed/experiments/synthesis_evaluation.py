@@ -1,5 +1,8 @@
 """After the grid: every finished generator against the segmenters, and what the figures need."""
 
+import functools
+from collections.abc import Collection
+
 import jax
 import numpy as np
 import pandas as pd
@@ -45,16 +48,20 @@ def evaluate(config, context, models, rows) -> None:
   _save_pictures(config, context, model, cases, graded, seeds)
 
 
-def extra_cells(config, slices, arm: str, seed: int) -> dict[str, int]:
+def extra_cells(
+  config, slices, arm: str, seed: int, finished: Collection[str] | None = None
+) -> dict[str, int]:
   """Input gradients of the generators trained against `arm`, by file in results/.
 
-  slices: () -> slices of all test subjects. As if all generators and segmenters were finished.
+  slices: () -> slices of all test subjects. `finished`: the arms there will be, None all.
   """
-  steps = config.synthesis.pgd_steps
+  options = config.synthesis
+  cost = functools.partial(evaluation.gradients, pgd_steps=options.pgd_steps, draws=options.draws)
+  cases = _planned(config, lambda name: None)
+  if finished is not None:
+    cases = _among(cases, finished)
   return {
-    f'{PARTS}/{case.file(seed)}': slices() * evaluation.gradients(case, pgd_steps=steps)
-    for case in _planned(config, lambda name: None)
-    if case.target == arm
+    f'{PARTS}/{case.file(seed)}': slices() * cost(case) for case in cases if case.target == arm
   }
 
 
@@ -71,18 +78,27 @@ def _planned(config, loader) -> list[evaluation.Case]:
   return cases
 
 
+def _among(cases, finished: Collection[str]) -> list[evaluation.Case]:
+  """Those whose generator and target are finished, each with the segmenters that are."""
+  return [
+    case._replace(judged=tuple(arm for arm in case.judged if arm in finished))
+    for case in cases
+    if case.name in finished and case.target in finished
+  ]
+
+
 def _cases(config, model, folder, seeds, graded) -> list[evaluation.Case]:
   """The generators that are finished in every seed, as are the segmenters that they meet."""
-  cases = []
-  there = lambda arm: all((arm, seed) in graded for seed in seeds)
+  finished = {arm for arm, _ in graded if all((arm, seed) in graded for seed in seeds)}
   loader = lambda name: (
     lambda seed: checkpoints.load_variables(folder(name, seed) / 'variables', model.task)
   )
-  for case in _planned(config, loader):
+  planned = _planned(config, loader)
+  for case in planned:
     done = all((folder(case.name, seed) / 'variables').exists() for seed in seeds)
-    if bool(parallel.from_writer(np.array(done))) and there(case.target):
-      cases.append(case._replace(judged=tuple(filter(there, case.judged))))
-  return cases
+    if bool(parallel.from_writer(np.array(done))):
+      finished.add(case.name)
+  return _among(planned, finished)
 
 
 def _save(config, context, found, cases, folder, seeds):

@@ -99,7 +99,7 @@ def test_generators_against_segmenters_are_counted():
   exp = synthesis.build(config)
   slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
   pgd = 2 * 2  # two steps, twice
-  single, all_kinds = 1 + 1, 1 + 5
+  single, all_kinds = 1 + 1 + 1, 1 + 5 + 1  # the last: up to three draws of the generator
   assert exp.extra_cells('unet', 1) == {
     'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
     'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
@@ -110,7 +110,25 @@ def test_generators_against_segmenters_are_counted():
   assert list(exp.extra_cells('nnunet', 0).values()) == [slices * (all_kinds + both + pgd)]
   assert exp.extra_cells('gen_2', 0) == {}
   whole = description.describe(exp, config, light=True)['gradients']
-  assert whole['extra_evaluation'] == slices * (6 + 14 + 14 + 10)
+  assert whole['extra_evaluation'] == slices * (7 + 15 + 15 + 11)
+  few = lambda *arms: description.describe(exp, config, arms, light=True)['gradients']
+  assert few('unet')['extra_evaluation'] == 0 and few('unet')['evaluate'] > 0
+  # the second segmenter is not there to meet the images, the first is needed
+  assert few('unet', 'gen_0.5')['extra_evaluation'] == slices * single
+
+
+def test_the_forecast_counts_generators_that_are_there(tmp_path):
+  exp = synthesis.build(commandline.load_config('configs/synthesis.py:smoke'))
+  slices, single, both = 2 * 3, 3, 2
+  left = lambda *untrained, finished=(): forecast.left(
+    exp, untrained=untrained, models=_models('unet'), results=tmp_path, finished=finished
+  )
+  alone = left()
+  assert left(finished=('gen_0.5',)) == alone + slices * single
+  assert left(finished=('gen_0.5', 'nnunet')) == alone + slices * (single + both)
+  training = exp.arms['gen_0.5']
+  passes = training.defense.cost.passes * training.train['steps'] * training.train['batch_size']
+  assert left('gen_0.5') == alone + passes + slices * single
 
 
 def _say(monkeypatch, gradients, *, speed):
