@@ -27,6 +27,15 @@ class Copy(NamedTuple):
 CLEAN = Copy('clean', 1.0, lambda variables, context: (context.batch['image'], {}))
 
 
+def losses_of(task: types.Task, *, coupled: bool) -> Callable[..., dict[str, Array]]:
+  """The losses that a network trains on: the task's own or its coupled ones."""
+  if not coupled:
+    return task.losses
+  if task.coupled is None:
+    raise errors.UserError('this task has no coupled losses; set coupled to False')
+  return task.coupled
+
+
 def phase(
   task: types.Task,
   copies: Sequence[Copy],
@@ -45,10 +54,7 @@ def phase(
   puts one of the task's objectives in their place.
   aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy) and what the copies gave.
   """
-  copies = tuple(copies)
-  if coupled and task.coupled is None:
-    raise errors.UserError('this task has no coupled losses; set coupled to False')
-  losses = task.coupled if coupled else task.losses
+  copies, losses = tuple(copies), losses_of(task, coupled=coupled)
   if objective:
     value = errors.lookup(task.objectives, objective, kind='objective')
     losses = lambda outputs, batch: {objective: value(outputs, batch)}

@@ -20,6 +20,8 @@ from robustmed.experiments import (
 from robustmed.models import nnunet_planner
 
 ORGANS = ct_slices.ORGANS
+# Defenses that can train on losses that couple the examples of a batch.
+COUPLING = ('adversarial', 'distillation', 'noise', 'standard')
 
 
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
@@ -27,7 +29,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   build_task = functools.cache(lambda fields: make_task(config, dict(fields)))
   own_task = lambda fields: build_task(tuple(sorted(fields.items())))
   task = own_task({})
-  arms = experiment.make_arms(task, config, make_task=own_task)
+  arms = experiment.make_arms(task, read(config), make_task=own_task)
   arms |= synthesis_arms.make(config, task, arms)
   slices = functools.cache(lambda: sum(data.depths(source_config(config))))
   return experiment.Experiment(
@@ -56,12 +58,22 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   )
 
 
+def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them."""
+  config = experiment.editable(config)
+  for arm in config.arms.values():
+    network = arm.get('model', {}).get('name', config.model.name)
+    if network == 'unet' and arm.defense.name in COUPLING:
+      arm.defense.coupled = config.reading.loss == 'ce_dice'
+  return config
+
+
 def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> types.Task:
   """A segmenter of four organs: the standard U-Net or nnU-Net's, on images of config.data.side.
 
-  The U-Net trains on cross-entropy alone if config.reading.loss is 'ce', as nnU-Net does on
-  cross-entropy and Dice of the batch if it is 'ce_dice'. Dice of an organ that is neither there nor
-  found is nan.
+  The U-Net trains on cross-entropy alone if config.reading.loss is 'ce', on cross-entropy and Dice
+  of the batch if it is 'ce_dice'; nnU-Net on cross-entropy and Dice of each slice. Dice of an organ
+  that is neither there nor found is nan.
   """
   options = {**config.model.to_dict(), **fields}
   make = errors.lookup(models.MODELS, options['name'], kind='model')
@@ -78,10 +90,10 @@ def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> t
     raise errors.UserError(f'model {options["name"]!r} is no segmenter here; use unet or nnunet')
   task = tasks.TASKS['segmentation'](make(**own), image_shape=(side, side, 1), classes=ORGANS)
   cross_entropy = lambda outputs, batch: {'ce': task.objectives['ce'](outputs, batch)}
-  known = {'ce': (cross_entropy, cross_entropy), 'ce_dice': (task.losses, task.coupled)}
-  losses, coupled = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
+  known = {'ce': task._replace(losses=cross_entropy, coupled=None), 'ce_dice': task}
+  chosen = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
   if options['name'] == 'unet':
-    task = task._replace(losses=losses, coupled=coupled)
+    task = chosen
   return task._replace(metrics=_metrics(task.metrics))
 
 

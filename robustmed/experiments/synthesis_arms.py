@@ -1,7 +1,6 @@
 """The arms of the synthesis experiment that are not plain segmenters: generators, hardening."""
 
 import functools
-import inspect
 
 import jax
 import ml_collections
@@ -49,7 +48,8 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
   """The generators and, after those that it learns from, the hardened segmenter."""
   options, model, weights = config.synthesis, make_model(config), make_weights(config)
   rules = dict(config.synthesis.to_dict()['train'])
-  own_task = lambda arm: (arms[arm].task if arm in arms else None) or task
+  # A hardened network is the target's, trained on.
+  own_task = lambda arm: arms[options.target if arm == HARDENED else arm].task or task
   for arm in (options.target, *([options.second] if options.second else [])):
     errors.lookup(arms, arm, kind='arm that a generator attacks')
   made = {}
@@ -71,25 +71,29 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
       judge=functools.partial(_judge, config, model, victim, xi=xi, target=target),
     )
   if options.hardened_at:
-    made[HARDENED] = _hardened(config, model, task, made)
+    made[HARDENED] = _hardened(config, model, arms[options.target], task, made)
   return made
 
 
-def _hardened(config, model, task, generators) -> experiment.Arm:
+def _hardened(config, model, target, task, generators) -> experiment.Arm:
   options = config.synthesis
   teachers = tuple(generator_name(xi, options.target, options.target) for xi in options.hardened_at)
   for name in teachers:
     errors.lookup(generators, name, kind='generator to harden against')
   fields = options.hardening.to_dict()
   rules = fields.pop('train')
-  known = dict.fromkeys(inspect.signature(hardening.make).parameters)
+  known = dict.fromkeys(('share', 'follow'))
   for name in fields:
     errors.lookup(known, name, kind='field of synthesis.hardening')
-  fresh = functools.partial(hardening.make, model, task, **fields)
+  fresh = functools.partial(
+    hardening.make, model, target.task or task, coupled=target.defense.coupled, **fields
+  )
   return experiment.Arm(
     name=HARDENED,
     defense=fresh(variables=()),
     train=experiment.train_options(config, {'train': rules}),
+    task=target.task,
+    model=target.model,
     init_from=options.target,
     extra_needs=teachers,
     prepare=lambda finished: fresh(variables=tuple(map(finished.load, teachers))),

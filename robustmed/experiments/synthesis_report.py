@@ -210,9 +210,10 @@ def _notes(config) -> tuple[str, ...]:
   limit = config.synthesis.train.optimisers.critic.get('clip_weights', 0.0)
   rules = [f'its weights are clipped to +-{limit:g}'] if limit else []
   rules += [f'it has a gradient penalty, weight {weights.penalty:g}'] if weights.penalty else []
-  loss = {'ce': 'cross-entropy, as in the paper', 'ce_dice': 'cross-entropy and Dice'}
+  loss = {'ce': 'cross-entropy, as in the paper', 'ce_dice': 'cross-entropy and Dice of the batch'}
   return (
-    f'The U-Net was trained on {loss[config.reading.loss]}.',
+    f'U-Nets were trained on {loss[config.reading.loss]}, a hardened network on the loss of its '
+    'target.',
     'X is the mean over organ pixels; as the paper prints it, the sum or mean over a slice is '
     'left open, and a mean over the whole slice could never reach 2.',
     '|D|^2 and |V|^2 are means over pixels. The paper has no weight for KL; here it is '

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from robustmed import errors, types
+from robustmed.defenses import weighted
 from robustmed.generators import synthesis
 from robustmed.ops import warp
 
@@ -19,15 +20,18 @@ def make(
   variables: tuple[PyTree, ...],
   share: float = 0.5,
   follow: bool = True,
+  coupled: bool = False,
 ) -> types.Defense:
   """(1 - share) * L(I_0) + share * L(I_DV), every example under one of the generators, drawn anew.
 
   With `follow` the labels of I_DV are those of the image moved with D, nearest neighbour; without
-  it those of the image as they are, which teaches the network to undo D. Memory: {'generators':
+  it those of the image as they are, which teaches the network to undo D. With `coupled` L couples
+  the examples of a batch, I_0 and I_DV being batches of their own. Memory: {'generators':
   variables}; `variables=()` are ones to come.
   """
   if not 0 <= share <= 1:
     raise errors.UserError(f'hardening: share must lie in [0, 1], not {share:g}')
+  losses = weighted.losses_of(task, coupled=coupled)
 
   def generated(context):
     batch, every = context.batch, context.memory['generators']
@@ -53,7 +57,7 @@ def make(
     outputs, state = task.forward(variables, images, context.key)
     halves = [jax.tree.map(lambda leaf: jnp.split(leaf, 2)[i], outputs) for i in range(2)]  # noqa: B023
     clean, attacked = (
-      sum(task.losses(out, batch).values())
+      sum(losses(out, batch).values())
       for out, batch in zip(halves, (context.batch, other), strict=True)
     )
     scalars = {'loss/clean': clean, 'loss/generated': attacked}
@@ -66,5 +70,8 @@ def make(
     return {'generators': jax.tree.map(jnp.asarray, tuple(variables))}
 
   return types.Defense(
-    phases=(types.Phase('main', loss),), init=init, cost=types.Cost(forwards=1, passes=2)
+    phases=(types.Phase('main', loss),),
+    init=init,
+    cost=types.Cost(forwards=1, passes=2),
+    coupled=coupled,
   )

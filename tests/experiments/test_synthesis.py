@@ -61,7 +61,8 @@ def test_mistakes_in_the_configuration_are_one_line(config):
   fails('unknown generator to harden against', synthesis__hardened_at=(9.0,))
   fails('unknown field of synthesis.network', synthesis__network__depth=3)
   fails('unknown field of synthesis.weights', synthesis__weights__style=1.0)
-  fails('unknown field of synthesis.hardening', synthesis__hardening__steps=3)
+  for field in ('steps', 'coupled', 'variables'):
+    fails('unknown field of synthesis.hardening', **{f'synthesis__hardening__{field}': 3})
   fails('is no segmenter here', model__name='brats_unet')
   fails('unknown loss of the U-Net', reading__loss='focal')
 
@@ -86,8 +87,31 @@ def test_the_loss_of_the_u_net_is_the_papers_or_nnunets(config):
   outputs = {'head0': jnp.zeros((2, 16, 16, 5))}
   batch = {'target': {'labels': jnp.zeros((2, 16, 16), int)}}
   assert set(both.losses(outputs, batch)) == {'ce', 'dice'}
-  for losses in (alone.losses, alone.coupled):  # an arm may ask for either
-    assert set(losses(outputs, batch)) == {'ce'}
+  assert set(alone.losses(outputs, batch)) == {'ce'}
+
+
+@pytest.mark.parametrize('loss', ['ce', 'ce_dice'])
+def test_the_reading_alone_decides_what_u_nets_train_on(config, loss):
+  config.reading.loss = loss
+  with config.unlocked():
+    config.arms.noisy = {'defense': {'name': 'noise', 'eps': 0.1, 'coupled': loss == 'ce'}}
+  arms = synthesis.build(config).arms
+  coupled = {name: arms[name].defense.coupled for name in ('unet', 'noisy', 'hardened', 'nnunet')}
+  batch_dice = loss == 'ce_dice'
+  assert coupled == {
+    'unet': batch_dice, 'noisy': batch_dice, 'hardened': batch_dice, 'nnunet': False,
+  }  # fmt: skip
+  assert 'coupled' not in config.arms.unet.defense
+
+
+def test_a_hardened_network_is_that_of_the_target(config):
+  arms = synthesis.build(config).arms
+  assert arms['hardened'].task is None and arms['hardened'].model == {}
+  config.synthesis.update({'target': 'nnunet', 'second': 'unet'})
+  other = synthesis.build(config).arms
+  assert other['hardened'].task is other['nnunet'].task is not None
+  assert other['hardened'].model == other['nnunet'].model != {}
+  assert not other['hardened'].defense.coupled and other['hardened'].init_from == 'nnunet'
 
 
 def _subjects(cells, *, count=12):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import synths
-from robustmed import errors, types
+from robustmed import errors, parallel, types
 from robustmed.generators import hardening, synthesis
 from robustmed.ops import warp
 
@@ -29,8 +29,9 @@ def _values(**more):
   return jax.jit(defense.phases[0].loss)(params, context)
 
 
-def _want(variables, *, follow):
+def _want(variables, *, follow, losses=None):
   task = synths.task()
+  losses = losses or task.losses
   network = task.init(jax.random.key(0))
   fields, _ = synths.model().draw(variables, BATCH['image'], KEYS)
   labels = BATCH['target']['labels']
@@ -38,7 +39,7 @@ def _want(variables, *, follow):
     labels = warp.nearest(labels, fields.displacement)
   image = synthesis.compose(BATCH['image'], fields)
   batch = {**BATCH, 'image': image, 'target': {'labels': labels}}
-  of = lambda image, batch: sum(task.losses(task.predict(network, image), batch).values())
+  of = lambda image, batch: sum(losses(task.predict(network, image), batch).values())
   return of(BATCH['image'], BATCH), of(image, batch)
 
 
@@ -48,6 +49,28 @@ def test_the_loss_is_shared_between_clean_and_generated(follow):
   clean, generated = _want(_bend(), follow=follow)
   np.testing.assert_allclose(values, 0.75 * clean + 0.25 * generated, rtol=1e-4)
   np.testing.assert_allclose(aux['scalars']['loss/generated'], generated, rtol=1e-4)
+
+
+def test_a_coupled_loss_is_that_of_the_batches():
+  model, task = synths.model(), synths.task()
+  defense = hardening.make(model, task, variables=(_bend(),), share=0.25, coupled=True)
+  assert defense.coupled and not hardening.make(model, task, variables=()).coupled
+  params = task.init(jax.random.key(0))['params']
+  context = types.LossContext({}, defense.init(8), BATCH, KEYS, jax.random.key(4), jnp.float32(0))
+
+  def one_device(params):
+    values, _ = defense.phases[0].loss(params, context)
+    parts = _want(_bend(), follow=True, losses=task.coupled)
+    return (
+      values,
+      parts,
+      sum(task.losses(task.predict({'params': params}, BATCH['image']), BATCH).values()),
+    )
+
+  on_one = jax.jit(jax.vmap(one_device, axis_name=parallel.AXIS))
+  values, (clean, generated), single = on_one(jax.tree.map(lambda leaf: leaf[None], params))
+  np.testing.assert_allclose(values, 0.75 * clean + 0.25 * generated, rtol=1e-4)
+  assert np.abs(clean - single).max() > 1e-3  # not that of each example
 
 
 def test_labels_that_follow_make_generated_examples_easier():
