@@ -34,27 +34,37 @@ PAPER = {
   'optimiser': {'name': 'adam', 'lr': 1e-3, 'weight_decay': 1e-4, 'schedule': 'constant'},
   'pictured': 2,
 }
+_QUICK = {
+  'name': 'adam',
+  'lr': 2e-3,
+  'schedule': 'cosine',
+  'final_fraction': 0.05,
+  'warmup_share': 0.1,
+}
 REAL = {
+  'epoch_steps': 19,
+  'optimiser': _QUICK,
   'size': (100, 80),
   'width': 0.1875,
   'sat': (3,),
   'levels': (1, 2, 3),
   'num_steps': 7,
   'eval_steps': 20,
-  'train': {'steps': 1200, 'batch_size': 8},
-  'warm': {'steps': 150},
+  'train': {'steps': 800, 'batch_size': 8},
+  'warm': {'steps': 100},
 }
 SMALL = {
   'demo': {
     'epoch_steps': 6,
+    'optimiser': _QUICK,
     'size': (80, 64),
     'width': 0.125,
     'sat': (1, 5),
     'levels': (1, 2, 3),
     'num_steps': 5,
     'eval_steps': 20,
-    'train': {'steps': 400, 'batch_size': 8, 'log_every': 10},
-    'warm': {'steps': 100},
+    'train': {'steps': 500, 'batch_size': 8, 'log_every': 10},
+    'warm': {'steps': 80},
   },
   'smoke': {
     'epoch_steps': 1,

@@ -130,6 +130,7 @@ def _synthesis() -> dict:
       },
       'checkpoint_every': 25,  # so often that one look falls near xi
     },
+    'tolerance': 0.05,  # of xi: weights that near are equally good, the least perceptible are kept
     'judged': 32,  # validation slices looked at every checkpoint_every steps
     'hardening': {
       'share': 0.5,

@@ -127,4 +127,5 @@ def _judge(config, model, victim, finished, *, xi, target):
     batches=batches,
     key=key,
     min_pixels=config.synthesis.weights.min_pixels,
+    tolerance=config.synthesis.tolerance,
   )

@@ -28,6 +28,7 @@ class Page:
     self.pictures = inputs.arrays(results / synthesis_evaluation.PICTURES)
     options = config.synthesis
     self.target, self.single = options.target, float(options.pictured)
+    self.tolerance = options.tolerance
     self.levels = tuple(sorted(float(xi) for xi in options.levels if xi > 0))
     self.cases = synthesis_arms.generator_cases(config)
 
@@ -174,7 +175,8 @@ class Page:
     return spec.Section(
       'Training of the generators',
       'Dashed: the wanted xi; dotted: X on validation slices in inference mode, by which the '
-      'weights are chosen. In training, batch normalisation uses the statistics of the batch.',
+      f'weights are chosen: nearest to xi, of those within {self.tolerance:.0%} the least '
+      'perceptible. In training, batch normalisation uses the statistics of the batch.',
       self._draw('training_of_generators', png),
       [('Weights kept', pd.DataFrame(lines, columns=names))],
     )
@@ -216,6 +218,8 @@ def _notes(config) -> tuple[str, ...]:
     'target.',
     'X is the mean over organ pixels; as the paper prints it, the sum or mean over a slice is '
     'left open, and a mean over the whole slice could never reach 2.',
+    'X is a cross-entropy towards the clean output, so it holds the entropy of that output: of an '
+    'unchanged image it is not 0 but what the table calls X of I_0, and xi = 0 is out of reach.',
     '|D|^2 and |V|^2 are means over pixels. The paper has no weight for KL; here it is '
     f'{weights.divergence:g}.',
     'How the critic is kept in bounds the paper does not say; here '

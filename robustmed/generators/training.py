@@ -135,12 +135,14 @@ def judge(
   batches: Callable[[], Iterable[Mapping[str, Any]]],
   key: jax.Array,
   min_pixels: float,
+  tolerance: float = 0.0,
 ) -> Callable[[PyTree, list[Mapping[str, float]]], Look]:
   """(variables, rows of earlier looks) -> Look at validation images, everything in inference mode.
 
-  The score is |mean X - xi|. `stop` says what collapsed: a value is not finite, a field has run to
-  its bound, or X has been further from xi than both 1 and three times the best, `PATIENCE` looks in
-  a row.
+  The score is |mean X - xi|; looks within `tolerance` * xi are equally near, and of them the least
+  perceptible one scores best (mean p / 1000 is added to every score). `stop` says what collapsed: a
+  value is not finite, a field has run to its bound, or X has been further from xi than both 1 and
+  three times the best, `PATIENCE` looks in a row.
   """
 
   @functools.cache
@@ -173,19 +175,20 @@ def judge(
         'segmenter longer, or lower min_pixels'
       )
     row = {name: float(table[name][kept].mean()) for name in ('X', 'D', 'V', 'p')}
-    return _verdict(row, rows, xi=xi, model=model)
+    return _verdict(row, rows, xi=xi, model=model, tolerance=tolerance)
 
   return look
 
 
-def _verdict(row, rows, *, xi, model) -> Look:
-  score = abs(row['X'] - xi)
+def _verdict(row, rows, *, xi, model, tolerance=0.0) -> Look:
+  miss = abs(row['X'] - xi)
+  score = max(miss, tolerance * xi) + row['p'] / 1000
   if not all(np.isfinite(list(row.values()))):
     return Look(float('inf'), 'a value is not finite', row)
   for name, bound in (('D', model.d_max), ('V', model.v_max)):
     if bound and row[name] > SATURATED * bound:
       return Look(score, f'|{name}| has run to its bound: mean {row[name]:.3g} of {bound:g}', row)
-  misses = [abs(one['X'] - xi) for one in rows] + [score]
+  misses = [abs(one['X'] - xi) for one in rows] + [miss]
   limit = max(1.0, 3 * min(misses))
   if len(misses) > PATIENCE and all(miss > limit for miss in misses[-PATIENCE:]):
     return Look(score, f'X is {row["X"]:.3g}, was at best {min(misses):.3g} from {xi:g}', row)

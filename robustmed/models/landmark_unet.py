@@ -14,6 +14,7 @@ from robustmed.ops import pool, resize
 
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # features and convolutions of VGG19
 DECODER = (256, 128, 64, 128, 64)
+LEAST = 32  # features in front of the maps: three maps per landmark need room
 _HE = layers.he_normal(0.0)
 
 
@@ -38,7 +39,8 @@ class LandmarkUNet(nn.Module):
 
   Any sides of at least 32; odd grids lose a row in the poolings, as in torch. Skips are the five
   poolings of the encoder; the layers `features_<i>` have the numbers of torchvision's vgg19. All
-  features are scaled by `width`. Outputs are float32 whatever `dtype` is.
+  features are scaled by `width`, those in front of the maps to no fewer than LEAST. Outputs are
+  float32 whatever `dtype` is.
   """
 
   landmarks: int = 19
@@ -74,12 +76,15 @@ class LandmarkUNet(nn.Module):
       place += 1
     x = pooled.pop()
     for level, count in enumerate(DECODER):
+      last = level == len(DECODER) - 1
       x = resize.linear(x, [2 * n for n in x.shape[1:3]], align_corners=True)
       skip = pooled.pop() if pooled else None
       x = _padded(x, image.shape if skip is None else skip.shape)
       if skip is not None:
         x = jnp.concatenate([skip, x], axis=-1)
-      x = Twice(features(count), dtype=self.dtype, name=f'up_{level}')(x, train=train)
+      x = Twice(max(features(count), LEAST if last else 1), dtype=self.dtype, name=f'up_{level}')(
+        x, train=train
+      )
     maps = layers.Conv(3 * self.landmarks, (1, 1), use_bias=True, dtype=self.dtype, name='maps')(
       x
     ).astype(jnp.float32)

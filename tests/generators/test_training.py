@@ -130,8 +130,17 @@ def _look(row, misses=(), **model):
   return training._verdict(full, rows, xi=XI, model=synths.model(**model))
 
 
+def test_of_equally_near_weights_the_least_perceptible_are_best():
+  def score(x, p, tolerance=0.05):
+    row = {'X': x, 'D': 0.1, 'V': 0.1, 'p': p}
+    return training._verdict(row, [], xi=XI, model=synths.model(), tolerance=tolerance).score
+
+  assert score(0.96 * XI, 0.2) < score(XI, 0.5) < score(0.9 * XI, 0.2)
+  assert score(XI, 0.5, tolerance=0.0) < score(0.96 * XI, 0.2, tolerance=0.0)
+
+
 def test_collapse_is_told_by_name():
-  assert _look({}).stop == '' and _look({'X': 1.5}).score == pytest.approx(0.5)
+  assert _look({}).stop == '' and _look({'X': 1.5}).score == pytest.approx(0.5, abs=2e-4)
   assert 'not finite' in _look({'X': np.nan}).stop
   assert '|D| has run to its bound' in _look({'D': 1.9}).stop
   assert '|V| has run to its bound' in _look({'V': 1.4}).stop
