@@ -67,7 +67,7 @@ SMALL = {
     'num_steps': 5,
     'eval_steps': 20,
     'train': {'steps': 600, 'batch_size': 12, 'log_every': 10, 'ema': 0.98, 'ema_ramp': 20},
-    'warm': {'steps': 200},
+    'warm': {'steps': 120},
     'data': {'long_side': 128, 'max_boxes': 24},
   },
   'smoke': {
