@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 def test_segmenters_meet_the_grid_and_generators_do_not(folder):
   rows = pd.read_parquet(folder / 'results' / 'rows.parquet')
   assert set(rows['arm']) == {'unet', 'nnunet', 'hardened'}
-  assert set(rows['attack']) == {'none', 'pgd', 'one_step', 'noise'}
+  assert set(rows['attack']) == {'none', 'pgd', 'noise'}
 
 
 def test_generators_meet_the_segmenters_and_others_their_images(folder):
@@ -57,7 +57,9 @@ def test_the_weights_kept_are_those_of_the_best_look(folder):
   looks = pd.read_csv(folder / 'results' / 'looks.csv')
   assert set(looks['arm']) == {'gen_0.5', 'gen_2', 'gen_2_nnunet', 'gen_2_hardened'}
   assert looks.groupby('arm')['step'].agg(list).map(lambda steps: steps == [2, 4]).all()
-  np.testing.assert_allclose(looks['score'], (looks['X'] - looks['xi']).abs(), rtol=1e-4)
+  miss = (looks['X'] - looks['xi']).abs()
+  near = np.maximum(miss, 0.05 * looks['xi']) + looks['p'] / 1000
+  np.testing.assert_allclose(looks['score'], near, atol=1e-5)  # of a table with six digits
 
 
 def test_a_generator_of_the_run_attacks_a_new_image(folder):
