@@ -38,16 +38,21 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   adam = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant'}
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 500,
+      'steps': 300,
       'batch_size': 256,  # of all replicates together
       'optimisers': {'main': adam},
       'ema': 0.0,
       'log_every': 50,
-      'checkpoint_every': 500,
+      'checkpoint_every': 300,
     }
   )
   config.vae = ml_collections.ConfigDict(
-    {'widths': (32, 32), 'latent': 2, 'divergence': 1e-2, 'train': {'batch_size': 240}}
+    {
+      'widths': (32, 32),
+      'latent': 2,
+      'divergence': 1e-2,
+      'train': {'batch_size': 240, 'steps': 600, 'checkpoint_every': 600},
+    }
   )
   # real: 'full' or 'tail'; added: nothing, or one of
   # codes, searched_codes (positives), uniform, searched_uniform (negatives)
@@ -99,7 +104,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       {'replicates': 2, 'points': 20, 'kept': 5, 'test_points': 6, 'far_points': 6}
     )
     config.model.widths = (8,)
-    config.vae.update({'widths': (4,), 'train': {'batch_size': 8}})
+    short = {'batch_size': 8, 'steps': 4, 'checkpoint_every': 2}
+    config.vae.update({'widths': (4,), 'train': short})
     config.train.update({'steps': 4, 'batch_size': 8, 'log_every': 1, 'checkpoint_every': 2})
     config.search.update({'codes': 4, 'uniform': 3})
     for name in ('codes', 'uniform'):
