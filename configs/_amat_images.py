@@ -8,6 +8,15 @@ from robustmed import errors
 
 amat = importlib.import_module('_amat')
 
+# The optimiser of the small presets, which needs few steps from scratch.
+QUICK = {
+  'name': 'adam',
+  'lr': 2e-3,
+  'schedule': 'cosine',
+  'final_fraction': 0.05,
+  'warmup_share': 0.1,
+}
+
 
 def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDict:
   """The configuration of landmarks or of objects, whose images have a box of values.

@@ -29,14 +29,7 @@ _SGD = {
   'final_fraction': 0.1,
   'warmup_steps': 1000,
 }
-_QUICK = {
-  'name': 'adam',
-  'lr': 2e-3,
-  'schedule': 'cosine',
-  'final_fraction': 0.05,
-  'warmup_share': 0.1,
-  'clip': 10.0,
-}
+_QUICK = {**amat.QUICK, 'clip': 10.0}
 PAPER = {
   'part': 'objects',
   'task': 'cells',

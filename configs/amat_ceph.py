@@ -34,16 +34,9 @@ PAPER = {
   'optimiser': {'name': 'adam', 'lr': 1e-3, 'weight_decay': 1e-4, 'schedule': 'constant'},
   'pictured': 2,
 }
-_QUICK = {
-  'name': 'adam',
-  'lr': 2e-3,
-  'schedule': 'cosine',
-  'final_fraction': 0.05,
-  'warmup_share': 0.1,
-}
 REAL = {
   'epoch_steps': 19,
-  'optimiser': _QUICK,
+  'optimiser': amat.QUICK,
   'size': (100, 80),
   'width': 0.1875,
   'sat': (3,),
@@ -56,7 +49,7 @@ REAL = {
 SMALL = {
   'demo': {
     'epoch_steps': 6,
-    'optimiser': _QUICK,
+    'optimiser': amat.QUICK,
     'size': (80, 64),
     'width': 0.125,
     'sat': (1, 5),
