@@ -111,13 +111,16 @@ def run(context: keepsakes.Context, trained: nodules_pools.Trained, models) -> N
   columns = [(kind, '', models) for kind in kinds(config)]
   columns += [(kind, model.arm, [model]) for model in models for kind in own(config)]
   pieces: list[grid.Piece] = []
-  for kind, victim, tested in columns:
+
+  @functools.lru_cache(maxsize=1)  # the pieces of a column follow each other
+  def make(place):
+    kind, victim, _ = columns[place]
+    return patches(trained, source, kind, begin(kind.role), victim=victim)
+
+  for place, (kind, victim, tested) in enumerate(columns):
     if not _possible(trained, kind, begin(kind.role), victim=victim):
       continue
-    made = functools.cache(
-      functools.partial(patches, trained, source, kind, begin(kind.role), victim=victim)
-    )
-    rows = functools.partial(_rows, context, source, kind, load, made)
+    rows = functools.partial(_rows, context, source, kind, load, functools.partial(make, place))
     pieces += [
       grid.piece(_cell(model.arm, model.seed, kind), functools.partial(rows, model))
       for model in tested
