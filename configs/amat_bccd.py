@@ -90,8 +90,8 @@ SMALL = {
     'levels': (5, 10, 15),
     'num_steps': 7,
     'eval_steps': 20,
-    'train': {'steps': 2500, 'batch_size': 16, 'ema': 0.99, 'ema_ramp': 100},
-    'warm': {'steps': 250},
+    'train': {'steps': 1500, 'batch_size': 16, 'ema': 0.99, 'ema_ramp': 100},
+    'warm': {'steps': 150},
     'data': {'long_side': 160},
   },
 }
