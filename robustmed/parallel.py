@@ -106,6 +106,16 @@ def to_host(tree: PyTree) -> PyTree:
   return jax.tree.map(np.asarray, tree)
 
 
+def everywhere(tree: PyTree) -> PyTree:
+  """The same values on every device of this host, as replicated outputs of `each_device` come.
+
+  What is handed back to a function again and again must begin like this: to JAX, values that lie
+  elsewhere are another type, for which it traces and compiles once more.
+  """
+  mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
+  return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def meet() -> None:
   """All devices talk once, while all hosts have just come: gloo waits half a minute for those that
   are late at the first talk, for instance by compiling, and as long as it takes at later ones."""

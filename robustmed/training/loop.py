@@ -128,6 +128,7 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
   check = 1 if parallel.host_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
   pending = None
+  state = parallel.everywhere(state)
   for number in range(done, num_steps):
     state, scalars = train_step(state, next(stream), key)
     last = number + 1 == num_steps

@@ -111,6 +111,26 @@ def test_a_finished_run_is_not_done_again(tmp_path):
   toys.assert_equal_trees(_fit(tmp_path, batches=explode), first)
 
 
+def test_the_program_of_a_step_is_made_once(tmp_path):
+  traced = []
+
+  def make(task):
+    defense = standard.make(task)
+    (phase,) = defense.phases
+
+    def loss(params, context):
+      traced.append(1)
+      return phase.loss(params, context)
+
+    return defense._replace(phases=(phase._replace(loss=loss),))
+
+  _fit(tmp_path, defense=make, config={'steps': 3})
+  assert len(traced) == 1
+  traced.clear()
+  _fit(tmp_path, defense=make, config={'steps': 6})  # from the checkpoint
+  assert len(traced) == 1
+
+
 def test_the_loss_goes_down_and_is_logged(tmp_path):
   _fit(tmp_path, config={'steps': 200, 'checkpoint_every': 200})
   rows = _log(tmp_path)
