@@ -24,6 +24,7 @@ from robustmed import errors
 
 AXIS = 'devices'
 PyTree = Any
+_FEW = 0.25  # share of the memory mappings that a process may have
 _alone = contextvars.ContextVar('alone', default=False)
 _TUNED_JAXLIB = ('0.10.',)  # where the flags below are known; an unknown one aborts the process
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
@@ -331,7 +332,17 @@ def forget_programs() -> None:
   """Lets go of every compiled program; one that is called again comes from the cache on disk.
 
   On the CPU each holds thousands of memory mappings, of which Linux allows a process 65,530: runs
-  with a dozen of arms came to that limit and were aborted.
+  with a dozen of arms came to that limit and were aborted. Far from it nothing is let go of: the
+  small programs, which are not on disk, would be compiled again.
   """
-  jax.clear_caches()
-  gc.collect()
+  if _mappings() > _FEW * 65_530:
+    jax.clear_caches()
+    gc.collect()
+
+
+def _mappings() -> int:
+  try:
+    with open('/proc/self/maps', 'rb') as file:
+      return sum(1 for _ in file)
+  except OSError:  # not Linux
+    return 0

@@ -95,3 +95,20 @@ def test_cpu_flags_are_added_but_the_users_survive():
   assert 'prefer_vector_width' not in added
   assert user in flags and added in flags
   assert value == '3.0'
+
+
+def test_programs_are_forgotten_where_they_hold_many_mappings_only(monkeypatch):
+  traced = []
+  double = jax.jit(lambda x: traced.append(1) or 2 * x)
+  for few, expected in ((0.25, 1), (0.0, 2)):
+    monkeypatch.setattr(parallel, '_FEW', few)
+    double(1.0)
+    parallel.forget_programs()
+    double(2.0)
+    assert len(traced) == expected
+
+
+def test_values_everywhere_are_those_that_come_back():
+  add = parallel.each_device(lambda x, y: x + jnp.sum(y), split=(1,), gathered=False)
+  value = parallel.everywhere({'a': np.float32(1)})['a']
+  assert add(value, np.zeros(4, np.float32)).sharding == value.sharding
