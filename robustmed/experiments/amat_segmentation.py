@@ -159,11 +159,14 @@ def part_file(arm: str, seed: int) -> str:
   return f'{arm}.seed{seed}.csv'
 
 
-def extra_cells(config: ml_collections.ConfigDict, attack, arm: str, seed: int) -> dict[str, int]:
+def extra_cells(
+  config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished=()
+) -> dict[str, int]:
   """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
 
   A clean image counts as one, as in the grid.
   """
+  del finished
   size = config.evaluate.batch_size
   # Volumes are predicted one by one, in batches that are filled up.
   filled = [-(-depth // size) * size for depth in data.depths(source_config(config))]

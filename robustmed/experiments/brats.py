@@ -139,8 +139,11 @@ def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def extra_cells(config: ml_collections.ConfigDict, arm: str, seed: int) -> dict[str, int]:
+def extra_cells(
+  config: ml_collections.ConfigDict, arm: str, seed: int, finished=()
+) -> dict[str, int]:
   """Input gradients of the curves against the number of iterations, by file in results/."""
+  del finished
   if arm not in config.evaluate.iteration_arms:
     return {}
   count = data.sizes(source_config(config)).get('test', 0) * config.evaluate.iterations

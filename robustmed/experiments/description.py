@@ -39,7 +39,7 @@ def describe(
     if name not in extra and exp.arms[name].graded
   }
   judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
-  beside = sum(sum(exp.cells_beside(name, 0, order).values()) for name in judged) * config.seeds
+  beside = sum(sum(exp.extra_cells(name, 0, order).values()) for name in judged) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,

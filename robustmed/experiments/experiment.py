@@ -71,16 +71,9 @@ class Experiment(NamedTuple):
   extra_evaluation: Callable[..., None] | None = None
   # (drawn variables) -> those that arms without a warm start begin with, e.g. pretrained ones
   pretrained: Callable[[PyTree], PyTree] | None = None
-  # (arm, seed) -> {file in results/: input gradients that it costs}: the parts of extra_evaluation
-  extra_cells: Callable[[str, int], Mapping[str, int]] = lambda arm, seed: {}
-  # the same where it depends on which arms there will be, its third argument
-  extra_cells_among: Callable[[str, int, Collection[str]], Mapping[str, int]] | None = None
-
-  def cells_beside(self, arm: str, seed: int, finished: Collection[str]) -> Mapping[str, int]:
-    """`extra_cells` of a run that ends with the arms `finished`."""
-    if self.extra_cells_among is None:
-      return self.extra_cells(arm, seed)
-    return self.extra_cells_among(arm, seed, finished)
+  # (arm, seed, the arms there will be) -> {file in results/: input gradients that it costs}: the
+  # parts of extra_evaluation
+  extra_cells: Callable[[str, int, Collection[str]], Mapping[str, int]] = lambda *_: {}
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""

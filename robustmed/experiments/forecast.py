@@ -42,7 +42,7 @@ def left(
     for (attack, eps), gradients in due.items():
       cell = grid.Cell(model.arm, model.seed, attack, eps)
       total += gradients * (not (results / 'parts' / cell.file).is_file())
-    for file, gradients in exp.cells_beside(model.arm, model.seed, there).items():
+    for file, gradients in exp.extra_cells(model.arm, model.seed, there).items():
       total += gradients * (not (results / file).is_file())
   return total
 

@@ -86,8 +86,9 @@ def _cell(arm: str, seed: int, kind: Kind) -> grid.Cell:
   return grid.Cell(arm, seed, kind.attack, kind.eps)
 
 
-def extra_cells(config, arm: str, seed: int) -> dict[str, int]:
+def extra_cells(config, arm: str, seed: int, finished=()) -> dict[str, int]:
   """Input gradients of the searches in the white box, by file in results/."""
+  del finished
   return {
     file_of(arm, seed, kind): nodules_pools.gradients(
       config, kind.pool, max(1, _count(config, kind))

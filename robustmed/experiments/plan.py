@@ -119,7 +119,7 @@ def of(
 
   def judging(arm):
     cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
-    return sum(cells.values()) + sum(exp.cells_beside(arm, 0, order).values())
+    return sum(cells.values()) + sum(exp.extra_cells(arm, 0, order).values())
 
   return waves(
     {arm: exp.arms[arm].needs for arm in order},

@@ -135,8 +135,11 @@ def _chosen(config, indices):
   return indices[:: max(1, len(indices) // config.ood.count)][: config.ood.count]
 
 
-def ood_cells(config: ml_collections.ConfigDict, arm: str, seed: int) -> dict[str, int]:
+def ood_cells(
+  config: ml_collections.ConfigDict, arm: str, seed: int, finished=()
+) -> dict[str, int]:
   """Input gradients of every attack from outside that an arm meets, by its file in results/."""
+  del finished
   size = data.sizes(disks.source_config(config)).get('test', 0)
   count = len(_chosen(config, range(size)))
   settings = ood_settings(config)

@@ -54,7 +54,6 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     pictures=amat_segmentation.pictures,
     extra_evaluation=functools.partial(synthesis_evaluation.evaluate, config),
     extra_cells=functools.partial(synthesis_evaluation.extra_cells, config, slices),
-    extra_cells_among=functools.partial(synthesis_evaluation.extra_cells, config, slices),
   )
 
 

@@ -48,18 +48,14 @@ def evaluate(config, context, models, rows) -> None:
   _save_pictures(config, context, model, cases, graded, seeds)
 
 
-def extra_cells(
-  config, slices, arm: str, seed: int, finished: Collection[str] | None = None
-) -> dict[str, int]:
+def extra_cells(config, slices, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
   """Input gradients of the generators trained against `arm`, by file in results/.
 
-  slices: () -> slices of all test subjects. `finished`: the arms there will be, None all.
+  slices: () -> slices of all test subjects. `finished`: the arms there will be.
   """
   options = config.synthesis
   cost = functools.partial(evaluation.gradients, pgd_steps=options.pgd_steps, draws=options.draws)
-  cases = _planned(config, lambda name: None)
-  if finished is not None:
-    cases = _among(cases, finished)
+  cases = _among(_planned(config, lambda name: None), finished)
   return {
     f'{PARTS}/{case.file(seed)}': slices() * cost(case) for case in cases if case.target == arm
   }

@@ -61,8 +61,8 @@ def test_attacks_from_outside_are_counted(tmp_path):
   config = commandline.load_config('configs/spine.py:smoke')
   exp = spine.build(config)
   # four wanted examples, three steps, four attacks: as many for each of three networks
-  assert sum(exp.extra_cells('P10_std', 0).values()) == 4 * 3 * 4
-  assert exp.extra_cells('P10_adv_r', 0) == {}
+  assert sum(exp.extra_cells('P10_std', 0, exp.arms).values()) == 4 * 3 * 4
+  assert exp.extra_cells('P10_adv_r', 0, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
   assert whole['extra_evaluation'] == (4 + 1 + 4 + 4) * 3 * 4
   assert whole['total'] == whole['train'] + whole['evaluate'] + whole['extra_evaluation']
@@ -84,14 +84,16 @@ def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
   # in batches of 8, all of them clean and the first in two steps
-  assert exp.extra_cells('amat', 0) == {'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16}
+  assert exp.extra_cells('amat', 0, exp.arms) == {
+    'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16
+  }
   left = lambda: forecast.left(exp, untrained=(), models=_models('amat'), results=tmp_path)
   assert left() == grid_alone + 64
   (tmp_path / 'volume_parts').mkdir()
   (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
   assert left() == grid_alone
   cells = commandline.load_config('configs/amat_bccd.py:smoke')
-  assert amat.build(cells).extra_cells('amat', 0) == {}
+  assert amat.build(cells).extra_cells('amat', 0, ()) == {}
 
 
 def test_generators_against_segmenters_are_counted():
@@ -100,15 +102,17 @@ def test_generators_against_segmenters_are_counted():
   slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
   pgd = 2 * 2  # two steps, twice
   single, all_kinds = 1 + 1 + 1, 1 + 5 + 1  # the last: up to three draws of the generator
-  assert exp.extra_cells('unet', 1) == {
+  assert exp.extra_cells('unet', 1, exp.arms) == {
     'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
     'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
   }
-  assert exp.extra_cells('hardened', 0) == {
+  assert exp.extra_cells('hardened', 0, exp.arms) == {
     'generators/gen_2_hardened.on_hardened.seed0.parquet': slices * (all_kinds + pgd)
   }
-  assert list(exp.extra_cells('nnunet', 0).values()) == [slices * (all_kinds + both + pgd)]
-  assert exp.extra_cells('gen_2', 0) == {}
+  assert list(exp.extra_cells('nnunet', 0, exp.arms).values()) == [
+    slices * (all_kinds + both + pgd)
+  ]
+  assert exp.extra_cells('gen_2', 0, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
   assert whole['extra_evaluation'] == slices * (7 + 15 + 15 + 11)
   few = lambda *arms: description.describe(exp, config, arms, light=True)['gradients']
