@@ -60,7 +60,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'kind': '',  # '': a row that says it is absent; 'detector': DeepLung's Res18; 'submission'
       'submission': '',  # CSV in the format of LUNA16
-      'model': {'stages': ((32, 2), (64, 2), (64, 3), (64, 3)), 'last': 128, 'width': 1.0},
+      'model': {'stages': ((32, 2), (64, 2), (64, 3)), 'last': 128, 'width': 0.25},
       'train': {'steps': 300},
     }
   )
@@ -191,7 +191,12 @@ def _arms(preset: str) -> dict:
   first = {} if full else {'train': {'steps': 150, 'optimisers': {'main': _adam(3e-3)}}}
   plain = {'defense': {'name': 'standard'}}
   scratch = {} if full else {'train': {'optimisers': {'main': _adam(3e-3)}}}
-  variant = lambda *added: {**plain, **tune, 'init_from': 'beta_finetune', 'added': added}
+  variant = lambda *added: {
+    **plain,
+    **(tune or scratch),
+    'init_from': 'beta_finetune',
+    'added': added,
+  }
   arms = {
     'segmentation': {**plain, **first, 'model': {'loss': 'segmentation'}},
     'ce': {**plain, **scratch, 'init_from': 'segmentation', 'model': {'loss': 'ce'}},
@@ -282,6 +287,9 @@ def _full(config) -> None:
   options.boxes = True
   options.train.update({'steps': 20_000, 'batch_size': 4, 'optimisers': {'main': _adam(1e-3)}})
   options.fine_tuning.steps = 5000
+  config.reference.model.update(
+    {'stages': ((32, 2), (64, 2), (64, 3), (64, 3)), 'last': 128, 'width': 1.0}
+  )
   config.reference.train.steps = 20_000
   synthesiser = config.synthesiser
   synthesiser.network.update(

@@ -12,6 +12,7 @@ from robustmed.data import nodule_scans, store
 from robustmed.evaluation import candidates as finding
 from robustmed.evaluation import grid
 from robustmed.experiments import (
+  costs,
   experiment,
   nodules,
   nodules_arms,
@@ -76,6 +77,14 @@ def test_the_paper_has_all_ten_variants_and_three_candidate_networks():
     config.reference.kind = 'detector'
   assert nodules_arms.REFERENCE in nodules.build(config).arms
   assert not nodules_arms.candidate_arms(load('real'))  # LUNA16's own list
+
+
+@pytest.mark.parametrize('preset', ['', 'smoke', 'real'])
+def test_every_network_that_the_page_shows_fits_the_preset(preset):
+  config = load(preset)
+  shown = nodules_arms.shown_networks(config, nodules.make_task(config, {}))
+  for name, task in shown.items():
+    assert costs.multiply_adds(task) > 0, name
 
 
 def test_mistakes_in_the_configuration_are_one_line(tmp_path):
