@@ -276,9 +276,13 @@ def _level_ticks(axes, levels: Sequence[float]):
 
 
 def _legend(figure, handles):
-  if handles:
-    columns = min(4, len(handles))
-    figure.legend(handles=handles, loc='outside lower center', ncols=columns, frameon=False)
+  for columns in range(min(4, len(handles)), 0, -1):
+    legend = figure.legend(
+      handles=handles, loc='outside lower center', ncols=columns, frameon=False
+    )
+    if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+      return
+    legend.remove()
 
 
 def png(figure) -> bytes:
