@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -87,7 +88,7 @@ def hosts(*words, processes, devices):
       'SLURM_LOCALID': str(process),
       'SLURM_STEP_NUM_NODES': '1',
     }
-    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    flags = re.sub(r'(device_count)=\d+', rf'\1={devices}', os.environ['XLA_FLAGS'])
     env = environment(**slurm, JAX_PLATFORMS='cpu') | {'XLA_FLAGS': flags}
     env.pop('NPROC', None)
     started.append(
