@@ -39,11 +39,11 @@ def curves(
   figure, axes = _axes(width=6.4, height=4.4)
   handles = []
   with_paper = False
-  for arm, colour, marker in _styled(arms):
+  for arm, colour, marker, style in _styled(arms):
     cells = tables.curve(summary, arm=arm.name, attack=panel.attack, metric=panel.metric)
     x = cells['eps'].to_numpy()
     (line,) = axes.plot(
-      x, cells['mean'], color=colour, ls=arm.line, marker=marker, ms=5, lw=1.8, label=arm.shown
+      x, cells['mean'], color=colour, ls=style, marker=marker, ms=5, lw=1.8, label=arm.shown
     )
     handles.append(line)
     axes.fill_between(x, cells['low'], cells['high'], color=colour, alpha=0.18, lw=0)
@@ -75,7 +75,7 @@ def curves(
   axes.set_ylabel(f'{panel.shown}\n({better})')
   axes.set_xlabel(f'attack level {units}'.strip())
   figure.suptitle(f'{panel.metric} under {panel.attack}', x=0.02, ha='left', fontweight='bold')
-  _legend(figure, handles)
+  legend(figure, handles)
   return png(figure)
 
 
@@ -91,7 +91,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
     return None
   figure, axes = _axes(width=6.4, height=4.0)
   handles = []
-  for arm, colour, _ in _styled(arms):
+  for arm, colour, _, style in _styled(arms):
     lines = log[log['arm'] == arm.name]
     seeds = lines.groupby('seed', sort=True) if 'seed' in lines.columns else [(0, lines)]
     for _, line in seeds:
@@ -101,7 +101,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
       if window > 1:
         axes.plot(line['step'], loss, color=colour, lw=0.6, alpha=0.25)
         loss = loss.rolling(window, center=True, min_periods=1).mean()
-      (drawn,) = axes.plot(line['step'], loss, color=colour, ls=arm.line, lw=1.6, label=arm.shown)
+      (drawn,) = axes.plot(line['step'], loss, color=colour, ls=style, lw=1.6, label=arm.shown)
     handles.append(drawn)
   low, high = log['loss'].min(), log['loss'].max()
   if low > 0 and high > 30 * low:
@@ -109,7 +109,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
   axes.set_xlabel('optimiser step')
   axes.set_ylabel('training loss')
   figure.suptitle('Training', x=0.02, ha='left', fontweight='bold')
-  _legend(figure, handles)
+  legend(figure, handles)
   return png(figure)
 
 
@@ -135,8 +135,7 @@ def examples(
   captions = captions or {}
   height, width = stored['image'].shape[1:3]
   row = 2.65 * height / width + 0.5
-  figure = figure_lib.Figure(figsize=(8.6, row * len(picked) + 1.0), dpi=DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+  figure = blank(8.6, row * len(picked) + 1.0)
   grid = figure.subplots(len(picked), 3, squeeze=False)
   positions = [position for _, position in picked]
   clean = stored['image'][positions, ..., 0].astype(np.float64)
@@ -171,7 +170,7 @@ def examples(
   bar.set_label(f'added to the image {units}'.strip(), fontsize=9)
   bar.set_ticks([-largest, 0, largest], labels=[f'{-largest:.3g}', '0', f'{largest:.3g}'])
   figure.suptitle(f'{attack} at {eps:g}', x=0.02, ha='left', fontweight='bold')
-  _legend(figure, _outline_handles(stored))
+  legend(figure, _outline_handles(stored))
   return png(figure)
 
 
@@ -245,13 +244,25 @@ def _closed(contour: np.ndarray):
 
 def _styled(arms: Sequence[spec_lib.Arm]):
   for position, arm in enumerate(arms):
-    colour = arm.colour or COLOURS[position % len(COLOURS)]
-    yield arm, colour, MARKERS[position % len(MARKERS)]
+    colour, marker, line = look(position)
+    yield arm, arm.colour or colour, marker, arm.line if arm.line != '-' else line
+
+
+def look(position: int) -> tuple[str, str, str]:
+  """Colour, marker and line style of the line number `position`; the first 21 differ."""
+  turn, place = divmod(position, len(COLOURS))
+  return COLOURS[place], MARKERS[(place + turn) % len(MARKERS)], ('-', '--', '-.')[turn % 3]
+
+
+def blank(width: float, height: float, *, dpi: int = DPI):
+  """An empty figure of inches."""
+  figure = figure_lib.Figure(figsize=(width, height), dpi=dpi, layout='constrained')
+  backend_agg.FigureCanvasAgg(figure)
+  return figure
 
 
 def _axes(*, width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+  figure = blank(width, height)
   axes = figure.subplots()
   axes.grid(color=_GREY, lw=0.6)
   axes.set_axisbelow(True)
@@ -275,14 +286,19 @@ def _level_ticks(axes, levels: Sequence[float]):
   axes.set_xlim(min(levels) - margin, max(levels) + margin)
 
 
-def _legend(figure, handles):
-  for columns in range(min(4, len(handles)), 0, -1):
-    legend = figure.legend(
-      handles=handles, loc='outside lower center', ncols=columns, frameon=False
+def legend(figure, handles=None, *, columns: int = 4, **style) -> None:
+  """A legend below `figure`, by default of the labels in its axes, each once; it has as many
+  `columns` as fit."""
+  if handles is None:
+    pairs = [zip(*axes.get_legend_handles_labels()) for axes in figure.axes]
+    handles = list({name: one for pair in pairs for one, name in pair}.values())
+  for count in range(min(columns, len(handles)), 0, -1):
+    drawn = figure.legend(
+      handles=handles, loc='outside lower center', ncols=count, frameon=False, **style
     )
-    if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+    if count == 1 or drawn.get_window_extent().width <= figure.bbox.width:
       return
-    legend.remove()
+    drawn.remove()
 
 
 def png(figure) -> bytes:

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import scipy.stats
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures
 
@@ -17,7 +15,7 @@ DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
 def losses(values: np.ndarray, xi: np.ndarray, *, names) -> bytes:
   """Histogram of the clean values V [n, K] with the normal of equal mean and deviation, and xi."""
   number = values.shape[1]
-  figure = _figure(4.6 * number, 3.4)
+  figure = figures.blank(4.6 * number, 3.4)
   for axes, column, limit, name in zip(
     np.ravel(figure.subplots(1, number)), values.T, xi, names, strict=True
   ):
@@ -47,7 +45,7 @@ def margins(table: pd.DataFrame) -> bytes | None:
   used = np.flatnonzero(counts.sum(axis=0))
   first, last = max(used.min() - 1, 0), min(used.max() + 2, len(edges))
   width = edges[1] - edges[0] if len(edges) > 1 else 1.0
-  figure = _figure(6.6, 3.6)
+  figure = figures.blank(6.6, 3.6)
   axes = figure.subplots()
   steps = table['step'].to_numpy(float)
   smallest = table['min'][table['min'] > 0].min()  # nan: none is above 0
@@ -72,7 +70,7 @@ def bars(
   known = [name for name in attacks if (table['attack'] == name).any()]
   if not arms or not known:
     return None
-  figure = _figure(max(5.0, 1.4 * len(arms) + 2), 3.7)
+  figure = figures.blank(max(5.0, 1.4 * len(arms) + 2), 3.7)
   axes = figure.subplots()
   width = 0.8 / len(known)
   colours = [BLUE, ORANGE, '#009E73', '#CC79A7', GREY]
@@ -84,11 +82,5 @@ def bars(
   axes.set_xticks(range(len(arms)), labels=arms)
   axes.set(ylabel=f'{metric} at level {level:g}')
   axes.spines[['top', 'right']].set_visible(False)
-  figure.legend(loc='outside lower center', ncols=2, frameon=False)
+  figures.legend(figure, columns=2)
   return figures.png(figure)
-
-
-def _figure(width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure

@@ -6,8 +6,6 @@ import matplotlib.lines
 import matplotlib.patches
 import numpy as np
 import pandas as pd
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures
 
@@ -55,21 +53,15 @@ def boxes(stored: Mapping[str, np.ndarray], *, classes: Sequence[str]) -> bytes:
 
 def curves(table: pd.DataFrame, *, value: str) -> bytes:
   """`value` against the level, one line per arm; table has the columns arm, eps and `value`."""
-  figure = figure_lib.Figure(figsize=(6.4, 4.0), dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+  figure = figures.blank(6.4, 4.0)
   axes = figure.subplots()
   for number, (arm, part) in enumerate(table.groupby('arm', sort=False)):
     part = part.sort_values('eps')
-    axes.plot(
-      part['eps'],
-      part[value],
-      color=figures.COLOURS[number % len(figures.COLOURS)],
-      marker=figures.MARKERS[number % len(figures.MARKERS)],
-      label=arm,
-    )
+    colour, marker, style = figures.look(number)
+    axes.plot(part['eps'], part[value], color=colour, marker=marker, ls=style, label=arm)
   axes.set(xlabel='attack level', ylabel=value, ylim=(-0.02, 1.02))
   axes.spines[['top', 'right']].set_visible(False)
-  figure.legend(loc='outside lower center', ncols=4, frameon=False)
+  figures.legend(figure)
   return figures.png(figure)
 
 
@@ -85,8 +77,7 @@ def _rectangle(box, colour, width):
 def _pairs(stored, draw, handles):
   count, (height, width) = len(stored['arm']), stored['image'].shape[1:3]
   size = (7.2, (3.4 * height / width + 0.5) * count + 0.5)
-  figure = figure_lib.Figure(figsize=size, dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+  figure = figures.blank(*size)
   low, high = float(stored['image'].min()), float(stored['image'].max())
   for place, row in enumerate(figure.subplots(count, 2, squeeze=False)):
     shown = (('clean', 'image'), ('adv', 'adversarial'))
@@ -97,5 +88,5 @@ def _pairs(stored, draw, handles):
     row[0].set_ylabel(str(stored['arm'][place]), fontweight='bold')
     row[0].set_title(f'image {int(stored["index"][place])}, clean', fontsize=10)
     row[1].set_title(f'attacked at {float(stored["eps"][place]):g}', fontsize=10)
-  figure.legend(handles=handles, loc='outside lower center', ncols=4, frameon=False)
+  figures.legend(figure, handles)
   return figures.png(figure)

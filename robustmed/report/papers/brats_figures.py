@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib.patches
 import numpy as np
 import pandas as pd
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures, tables
 
@@ -28,13 +26,13 @@ def against_eps(
   known = [name for name in arms if (summary['arm'] == name).any()]
   if not known:
     return None
-  figure = _figure(11.0, 3.9)
+  figure = figures.blank(11.0, 3.9)
   for axes, (metric, title) in zip(figure.subplots(1, 3, sharey=True), REGIONS.items()):
     for place, name in enumerate(known):
-      colour = figures.COLOURS[place % len(figures.COLOURS)]
+      colour, marker, style = figures.look(place)
       cells = tables.curve(summary, arm=name, attack=attack, metric=metric)
-      marker = '*' if name in starred else figures.MARKERS[place % len(figures.MARKERS)]
-      line = {'color': colour, 'marker': marker, 'ms': 9 if name in starred else 4, 'lw': 1.6}
+      marker, size = ('*', 9) if name in starred else (marker, 4)
+      line = {'color': colour, 'marker': marker, 'ms': size, 'ls': style, 'lw': 1.6}
       axes.plot(cells['eps'], cells['mean'], label=arms[name], **line)
       theirs = tables.published(paper, arm=name, attack=attack, metric=metric)
       if theirs:
@@ -44,9 +42,7 @@ def against_eps(
     axes.set(title=title, xlabel='eps', ylim=(-0.02, 1.0))
     _plain(axes)
   figure.axes[0].set_ylabel('Dice')
-  handles, names = figure.axes[0].get_legend_handles_labels()
-  note = '' if paper is None else 'hollow: paper'
-  figure.legend(handles, names, loc='outside lower center', ncols=6, frameon=False, title=note)
+  figures.legend(figure, columns=6, title='' if paper is None else 'hollow: paper')
   return figures.png(figure)
 
 
@@ -57,14 +53,14 @@ def against_iterations(
   if rows is None or rows.empty:
     return None
   metrics = {**REGIONS, 'psnr': 'PSNR (dB)'}
-  figure = _figure(11.0, 3.4)
+  figure = figures.blank(11.0, 3.4)
   for axes, (metric, title) in zip(figure.subplots(1, 4), metrics.items()):
     for place, (name, shown) in enumerate(attacks.items()):
       mine = rows[(rows['attack'] == name) & np.isfinite(rows[metric])]
       found = mine.groupby('eps')[metric].agg(['mean', 'std'])
       x = np.round(found.index.to_numpy() / alpha)
-      colour = figures.COLOURS[place]
-      axes.plot(x, found['mean'], color=colour, marker='o', ms=3, lw=1.5, label=shown)
+      colour, _, style = figures.look(place)
+      axes.plot(x, found['mean'], color=colour, ls=style, marker='o', ms=3, lw=1.5, label=shown)
       low, high = found['mean'] - found['std'], found['mean'] + found['std']
       axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     axes.set(title=title, xlabel='iterations')
@@ -72,15 +68,14 @@ def against_iterations(
     if metric in REGIONS:
       axes.set_ylim(-0.02, 1.0)
     _plain(axes)
-  handles, names = figure.axes[0].get_legend_handles_labels()
-  figure.legend(handles, names, loc='outside lower center', ncols=2, frameon=False)
+  figures.legend(figure, columns=2)
   return figures.png(figure)
 
 
 def label_leak(summary: pd.DataFrame, *, arms: Mapping[str, str], eps: float) -> bytes | None:
   """Dice under FGSM against clean Dice: above the diagonal an attack helps, which tells of a label
   leaking into the attacked images of the training."""
-  figure = _figure(5.2, 4.6)
+  figure = figures.blank(5.2, 4.6)
   axes = figure.subplots()
   axes.plot([0, 1], [0, 1], color='#999999', lw=0.8, ls=':')
   drawn = False
@@ -92,15 +87,14 @@ def label_leak(summary: pd.DataFrame, *, arms: Mapping[str, str], eps: float) ->
         points.append((cells.loc[0.0, 'mean'], cells.loc[eps, 'mean']))
     if points:
       drawn = True
-      colour = figures.COLOURS[place % len(figures.COLOURS)]
-      style = {'color': colour, 'marker': figures.MARKERS[place % len(figures.MARKERS)], 'ls': ''}
-      axes.plot(*np.array(points).T, label=shown, **style)
+      colour, marker, _ = figures.look(place)
+      axes.plot(*np.array(points).T, label=shown, color=colour, marker=marker, ls='')
   if not drawn:
     return None
   axes.set(xlabel='Dice on clean images', ylabel=f'Dice under FGSM at {eps:g}', aspect='equal')
   axes.set(xlim=(0, 1), ylim=(0, 1))
   _plain(axes)
-  figure.legend(loc='outside lower center', ncols=3, frameon=False)
+  figures.legend(figure, columns=3)
   return figures.png(figure)
 
 
@@ -119,7 +113,7 @@ def attacked_slices(
   columns += [
     (titles[name], stored['adversarial'][at], stored['attacked'][at]) for name, at in found.items()
   ]
-  figure = _figure(2.3 * len(columns), 5.2)
+  figure = figures.blank(2.3 * len(columns), 5.2)
   grid = figure.subplots(2, len(columns), squeeze=False)
   channels = _channels(stored)
   for column, (title, image, labels) in zip(grid.T, columns):
@@ -142,7 +136,7 @@ def models(
   found = {name: int(places[0]) for name, places in found.items() if len(places)}
   if not found:
     return None
-  figure = _figure(1.9 * len(found), 6.0)
+  figure = figures.blank(1.9 * len(found), 6.0)
   grid = figure.subplots(3, len(found), squeeze=False)
   channel = _channels(stored)['FLAIR']
   for column, (name, at) in zip(grid.T, found.items()):
@@ -185,16 +179,10 @@ def _key(figure):
   patch = matplotlib.patches.Patch
   handles = [patch(color=colour, alpha=0.6, label=name) for colour, name in LABELS.values()]
   handles.append(patch(facecolor='#555555', edgecolor=TRUE, label='true outline (white)'))
-  figure.legend(handles=handles, loc='outside lower center', ncols=4, frameon=False)
+  figures.legend(figure, handles)
 
 
 def _plain(axes):
   axes.grid(color='#d9d9d9', lw=0.6)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
-
-
-def _figure(width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
 import numpy as np
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures
 
@@ -26,8 +24,7 @@ def panels(
   if not arms:
     return None
   rows = -(-len(arms) // COLUMNS)
-  figure = figure_lib.Figure(figsize=(11.4, 3.55 * rows + 0.7), dpi=110, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+  figure = figures.blank(11.4, 3.55 * rows + 0.7, dpi=110)
   grid = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True, sharey=True)
   (left, right), (below, above) = box
   for axes, (arm, title) in zip(grid.flat, arms):
@@ -50,7 +47,7 @@ def panels(
     axes.set_visible(False)
   bar = figure.colorbar(mesh, ax=grid, shrink=0.8, pad=0.01)
   bar.set_label('p(positive)')
-  figure.legend(handles=_handles(), loc='outside lower center', ncols=5, frameon=False)
+  figures.legend(figure, _handles(), columns=5)
   return figures.png(figure)
 
 

@@ -7,8 +7,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures
 
@@ -22,15 +20,15 @@ def froc(lines: Sequence[Line]) -> bytes | None:
   """Sensitivity against false positives per scan; lines are (label, rates, sensitivities)."""
   if not lines:
     return None
-  figure = _figure(7.6, 5.0)
+  figure = figures.blank(7.6, 5.0, dpi=110)
   axes = figure.add_subplot()
   for place, (label, rate, sensitivity) in enumerate(lines):
     known = rate > RATES[0]  # beyond the end of a curve its last value stands
     x = np.concatenate([RATES[:1], rate[known], [max(RATES[-1], rate[-1])]])
     first = np.interp(RATES[0], rate, sensitivity)
     y = np.concatenate([[first], sensitivity[known], sensitivity[-1:]])
-    style = '-' if place < len(figures.COLOURS) else '--'
-    axes.plot(x, y, style, lw=1.6, label=label, color=figures.COLOURS[place % len(figures.COLOURS)])
+    colour, _, style = figures.look(place)
+    axes.plot(x, y, style, lw=1.6, label=label, color=colour)
   axes.set_xscale('log', base=2)
   axes.set_xticks(RATES, ['1/8', '1/4', '1/2', '1', '2', '4', '8'])
   axes.minorticks_off()
@@ -38,7 +36,7 @@ def froc(lines: Sequence[Line]) -> bytes | None:
   axes.set(xlabel='false positives per scan', ylabel='sensitivity')
   axes.grid(color='#d9d9d9', lw=0.6)
   axes.spines[['top', 'right']].set_visible(False)
-  figure.legend(loc='outside lower center', ncols=3, frameon=False, fontsize=8)
+  figures.legend(figure, columns=3, fontsize=8)
   return figures.png(figure)
 
 
@@ -88,7 +86,7 @@ def attacked(stored: Stored, *, count: int = 2) -> bytes | None:
       lines.append((shown, _before(stored, name, place), stored[name][place]))
   if not lines:
     return None
-  figure = _figure(5.4, 1.75 * len(lines) + 0.3)
+  figure = figures.blank(5.4, 1.75 * len(lines) + 0.3, dpi=110)
   grid = figure.subplots(len(lines), 3, squeeze=False)
   for title, axes in zip(('before', 'attacked', '|difference|'), grid[0], strict=True):
     axes.set_title(title, fontsize=9)
@@ -121,7 +119,7 @@ def noise(stored: Stored, levels: Mapping[str, Sequence[float]], *, count: int =
   if len(columns) < 2:
     return None
   count = min(count, *(len(stored[name]) for name, _ in columns))
-  figure = _figure(1.6 * len(columns), 1.75 * count + 0.3)
+  figure = figures.blank(1.6 * len(columns), 1.75 * count + 0.3, dpi=110)
   grid = figure.subplots(count, len(columns), squeeze=False)
   for column, (name, shown) in enumerate(columns):
     grid[0, column].set_title(shown, fontsize=9)
@@ -132,7 +130,7 @@ def noise(stored: Stored, levels: Mapping[str, Sequence[float]], *, count: int =
 
 def _mosaic(rows) -> bytes:
   count = max(len(pictures) for _, pictures in rows)
-  figure = _figure(1.5 * count + 0.4, 1.55 * len(rows) + 0.2)
+  figure = figures.blank(1.5 * count + 0.4, 1.55 * len(rows) + 0.2, dpi=110)
   grid = figure.subplots(len(rows), count, squeeze=False)
   for line, (shown, pictures) in zip(grid, rows, strict=True):
     line[0].set_ylabel(shown, fontsize=9)
@@ -152,9 +150,3 @@ def _image(axes, picture, low=0.0, high=1.0):
 def _blank(axes):
   axes.set(xticks=[], yticks=[])
   axes.spines[:].set_visible(False)
-
-
-def _figure(width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=110, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure

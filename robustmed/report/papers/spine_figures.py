@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib.lines
 import numpy as np
 import pandas as pd
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures, tables
 
@@ -28,7 +26,7 @@ def robustness(summary: pd.DataFrame, *, variant: str, side: int, true_scale: bo
   ]
   if not drawn:
     return None
-  figure = _figure(11.0, 3.8)
+  figure = figures.blank(11.0, 3.8)
   grid = figure.subplots(1, 3)
   limits = ((0.0, ERROR_LIMIT * side / 128), (0.5, 1.0), (0.5, 1.0))
   for axes, (metric, attack), limit in zip(grid, PANELS, limits, strict=True):
@@ -54,13 +52,13 @@ def robustness(summary: pd.DataFrame, *, variant: str, side: int, true_scale: bo
   handles = [line([], [], color=COLOURS[shape], label=shape) for shape in shapes]
   handles += [line([], [], color='#555555', ls='--', label='std')]
   handles += [line([], [], color='#555555', label=variant)]
-  figure.legend(handles=handles, loc='outside lower center', ncols=5, frameon=False)
+  figures.legend(figure, handles, columns=5)
   return figures.png(figure)
 
 
 def virtual(stored: Mapping[str, np.ndarray]) -> bytes:
   """Fig. 2: a real image with its contour, a virtual shape over it, the virtual image."""
-  figure = _figure(8.4, 3.3)
+  figure = figures.blank(8.4, 3.3)
   grid = figure.subplots(1, 3)
   rows = (
     ('image', 'contour', 'real image and shape'),
@@ -81,7 +79,7 @@ def strip(stored: Mapping[str, np.ndarray], *, attack: str) -> bytes | None:
     return None
   arms = list(dict.fromkeys(stored['arm'][here].tolist()))
   levels = sorted(set(stored['eps'][here].tolist()))
-  figure = _figure(1.6 * len(levels) + 0.4, 1.75 * len(arms) + 0.3)
+  figure = figures.blank(1.6 * len(levels) + 0.4, 1.75 * len(arms) + 0.3)
   grid = figure.subplots(len(arms), len(levels), squeeze=False)
   for position in here:
     axes = grid[arms.index(stored['arm'][position]), levels.index(stored['eps'][position])]
@@ -103,7 +101,7 @@ def pair(
   clean: Mapping[str, np.ndarray], changed: Mapping[str, np.ndarray], *, titles: Sequence[str]
 ) -> bytes:
   """Fig. 1: two images with what the network says of each, under them a line of text each."""
-  figure = _figure(6.4, 4.1)
+  figure = figures.blank(6.4, 4.1)
   for axes, held, title in zip(figure.subplots(1, 2), (clean, changed), titles, strict=True):
     _image(axes, held['image'])
     _outline(axes, held['contour'], OUTPUT)
@@ -114,13 +112,13 @@ def pair(
     line([], [], color=OUTPUT, label='contour'),
     line([], [], color='#56B4E9', label='segmentation'),
   ]
-  figure.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False)
+  figures.legend(figure, handles)
   return figures.png(figure)
 
 
 def agreement(rows: pd.DataFrame, *, arm: str) -> bytes:
   """Fig. 10: how alike the outputs on the OOD and on the IND image are, 20 bins on 0.95 to 1."""
-  figure = _figure(8.0, 3.2)
+  figure = figures.blank(8.0, 3.2)
   titles = {'agree_reg': 'contour', 'agree_seg': 'segmentation'}
   for axes, (column, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
     values = rows[column].to_numpy(float)
@@ -133,7 +131,7 @@ def agreement(rows: pd.DataFrame, *, arm: str) -> bytes:
 
 def reconstruction(rows: pd.DataFrame, *, arms: Sequence[str], attack: str) -> bytes:
   """Fig. 11: reconstruction errors, IND above OOD, 50 bins on 0 to 0.03 or to the largest."""
-  figure = _figure(4.6 * len(arms), 4.2)
+  figure = figures.blank(4.6 * len(arms), 4.2)
   top = max(0.03, float(rows.loc[rows['attack'].isin(['ind', attack]), 'score'].max()))
   grid = figure.subplots(2, len(arms), squeeze=False, sharex=True)
   for column, arm in enumerate(arms):
@@ -151,7 +149,7 @@ def foreign(stored: Mapping[str, np.ndarray], *, attacks: Sequence[str]) -> byte
   here = [i for i, name in enumerate(stored['attack']) if name in attacks]
   if not here:
     return None
-  figure = _figure(8.6, 2.35 * len(here))
+  figure = figures.blank(8.6, 2.35 * len(here))
   grid = figure.subplots(len(here), 4, squeeze=False)
   for line, i in zip(grid, here, strict=True):
     _image(line[0], stored['start'][i])
@@ -172,20 +170,15 @@ def foreign(stored: Mapping[str, np.ndarray], *, attacks: Sequence[str]) -> byte
 
 def rocs(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
   """ROC curves by name, each (false positive, true positive)."""
-  figure = _figure(5.6, 4.8)
+  figure = figures.blank(5.6, 4.8)
   axes = figure.subplots()
   axes.plot([0, 1], [0, 1], color='#999999', lw=0.8, ls=':')
-  for (name, (x, y)), colour in zip(curves.items(), figures.COLOURS * 3):
-    axes.plot(x, y, color=colour, lw=1.6, label=name)
+  for place, (name, (x, y)) in enumerate(curves.items()):
+    colour, _, style = figures.look(place)
+    axes.plot(x, y, color=colour, ls=style, lw=1.6, label=name)
   axes.set(xlabel='IND images called OOD', ylabel='OOD images called OOD', aspect='equal')
-  figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=8)
+  figures.legend(figure, columns=2, fontsize=8)
   return figures.png(figure)
-
-
-def _figure(width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure
 
 
 def _image(axes, image, **style):

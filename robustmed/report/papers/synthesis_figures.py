@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import colors, patches
-from matplotlib import figure as figure_lib
-from matplotlib.backends import backend_agg
 
 from robustmed.report import figures
 
@@ -20,7 +18,7 @@ def draws(stored: Mapping[str, np.ndarray], *, place: int = 0) -> bytes:
   panels = [('image', 'image'), ('clean', 'clean output')]
   for number in (0, 1):
     panels += [(f'attacked{number}', f'draw {number + 1}'), (f'found{number}', 'its output')]
-  figure = _figure(1.9 * len(panels), 2.5)
+  figure = figures.blank(1.9 * len(panels), 2.5)
   for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
     if name in ('clean', 'found0', 'found1'):
       _labels(axes, stored[name][place])
@@ -36,7 +34,7 @@ def cases(stored: Mapping[str, np.ndarray]) -> bytes:
   rows = ('image', 'truth', 'clean', 'attacked0', 'V0', 'found0')
   titles = ('I_0', 'S_GT', 'S_0', 'I_DV', 'V', 'S_DV')
   count = len(stored['image'])
-  figure = _figure(1.7 * count + 0.4, 1.7 * len(rows) + 0.3)
+  figure = figures.blank(1.7 * count + 0.4, 1.7 * len(rows) + 0.3)
   grid = figure.subplots(len(rows), count, squeeze=False)
   largest = np.abs(stored['V0']).max() or 1.0
   for line, name, title in zip(grid, rows, titles, strict=True):
@@ -55,7 +53,7 @@ def cases(stored: Mapping[str, np.ndarray]) -> bytes:
 def deformation(stored: Mapping[str, np.ndarray]) -> bytes:
   """D of every case: the grid that it bends over the image, and as arrows where it reads."""
   count = len(stored['image'])
-  figure = _figure(2.6 * count, 5.4)
+  figure = figures.blank(2.6 * count, 5.4)
   grid = figure.subplots(2, count, squeeze=False)
   side = stored['image'].shape[1]
   step = max(1, side // 16)
@@ -81,7 +79,7 @@ def deformation(stored: Mapping[str, np.ndarray]) -> bytes:
 
 def sweep(table: pd.DataFrame, clean: Mapping[str, float], paper: pd.DataFrame) -> bytes:
   """Dice per organ and p against xi, ours solid and the paper's dotted; dashed: 70 % of clean."""
-  figure = _figure(9.6, 3.8)
+  figure = figures.blank(9.6, 3.8)
   dice, change = figure.subplots(1, 2)
   paper = paper[paper['image'] == 'I_DV']
   for organ, colour in COLOURS.items():
@@ -107,15 +105,16 @@ def training(
   needed = ('generator/X', 'generator/counted', 'critic/gap')
   if not names or any(name not in log.columns for name in needed):
     return None
-  figure = _figure(12.0, 2.9)
+  figure = figures.blank(12.0, 2.9)
   grid = figure.subplots(1, 5)
-  for name, colour in zip(names, figures.COLOURS * 3):
+  for place, name in enumerate(names):
+    colour, _, style = figures.look(place)
     part = log[(log['arm'] == name) & (log['seed'] == log['seed'].min())]
     counted = part['generator/counted'].clip(lower=1e-6)
     curves = [part['generator/X'] / counted, part['critic/gap']]
     curves += [part[f'generator/{kind}'] for kind in ('D', 'V', 'p')]
     for axes, curve in zip(grid, curves, strict=True):
-      axes.plot(part['step'], curve, color=colour, lw=1.2, label=name)
+      axes.plot(part['step'], curve, color=colour, ls=style, lw=1.2, label=name)
     grid[0].axhline(levels[name], color=colour, ls='--', lw=0.8)
     if len(looks):
       seen = looks[(looks['arm'] == name) & (looks['seed'] == looks['seed'].min())]
@@ -123,15 +122,8 @@ def training(
   for axes, title in zip(grid, ('X (dashed: xi)', 'critic gap', '|D| (px)', '|V|', 'p')):
     axes.set(title=title, xlabel='step')
     axes.spines[['top', 'right']].set_visible(False)
-  handles, labels = grid[1].get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside lower center', ncols=6, frameon=False)
+  figures.legend(figure, columns=6)
   return figures.png(figure)
-
-
-def _figure(width: float, height: float):
-  figure = figure_lib.Figure(figsize=(width, height), dpi=figures.DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
-  return figure
 
 
 def _image(axes, image, like=None, **style):
@@ -149,4 +141,4 @@ def _labels(axes, labels):
 
 def _legend(figure, names: Sequence[str] = tuple(COLOURS)):
   handles = [patches.Patch(color=COLOURS[name], label=name) for name in names]
-  figure.legend(handles=handles, loc='outside lower center', ncols=4, frameon=False)
+  figures.legend(figure, handles)
