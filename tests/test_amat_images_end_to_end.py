@@ -37,6 +37,7 @@ def test_a_whole_run(name, tmp_path):
   page = (tmp_path / 'report' / 'report.md').read_text()
   for words in (*WORDS[name], 'Margins over training', 'term'):
     assert words in page, words
+  assert '| STD |' in page and '| AMAT |' in page
   assert all(
     (tmp_path / 'report' / link).is_file() for link in re.findall(r'\]\((.*?\.png)\)', page)
   )

@@ -124,7 +124,7 @@ def sections(page) -> tuple[spec.Section, ...]:
         'Worst cases',
         'The worst attacked test image of every arm. Lines run from a true landmark (yellow) to '
         'where the network sees it (orange).',
-        page.draw('worst', amat_pictures.landmarks(stored)),
+        page.draw('worst', amat_pictures.landmarks(page.in_words(stored))),
       )
     )
   return tuple(found)

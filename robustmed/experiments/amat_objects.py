@@ -179,7 +179,7 @@ def sections(page) -> tuple[spec.Section, ...]:
     spec.Section(
       'Mean average precision (Figure 7)',
       'Over the whole test set; the columns of the classes are means over the thresholds.',
-      page.draw('precision', amat_pictures.curves(table, value='mAP@0.5:0.95')),
+      page.draw('precision', amat_pictures.curves(page.in_words(table), value='mAP@0.5:0.95')),
       [('mAP under PGD', table.drop(columns='attack'))],
     ),
     spec.Section(
@@ -197,7 +197,7 @@ def sections(page) -> tuple[spec.Section, ...]:
         'Worst cases',
         'The worst attacked test image of every arm: true boxes are thin and white, found ones '
         f'(confidence {SHOWN:g} and more) are coloured by class.',
-        page.draw('worst', amat_pictures.boxes(stored, classes=bccd.CLASSES)),
+        page.draw('worst', amat_pictures.boxes(page.in_words(stored), classes=bccd.CLASSES)),
       )
     )
   return tuple(found)

@@ -53,7 +53,19 @@ class Page:
       *self.part.sections(self),
       self._stronger(),
     )
-    return tuple(section for section in made if section is not None)
+    return tuple(self._in_words(section) for section in made if section is not None)
+
+  @staticmethod
+  def in_words(held):
+    """A frame or a set of arrays whose 'arm', if it has one, is the paper's name of it."""
+    if 'arm' not in held:
+      return held
+    told = [label(str(name)) for name in held['arm']]
+    return held.assign(arm=told) if isinstance(held, pd.DataFrame) else {**held, 'arm': told}
+
+  def _in_words(self, section):
+    said = [(caption, self.in_words(frame)) for caption, frame in section.tables]
+    return section._replace(tables=said)
 
   def draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
     """The picture in report/figures, for a section; nothing where there is none."""
@@ -154,7 +166,7 @@ class Page:
     frame = kept.pivot_table(index='arm', columns='attack', values='mean', sort=False)
     names = [name for name in shown if name in frame.columns]
     frame = frame[names].rename(columns=shown).reset_index()
-    png = drawings.bars(kept, attacks=shown, metric=self.part.METRIC, level=level)
+    png = drawings.bars(self.in_words(kept), attacks=shown, metric=self.part.METRIC, level=level)
     return spec.Section(
       'A stronger look',
       'The paper reports the last iterate of PGD-100. An arm that falls much further under the '
@@ -180,7 +192,7 @@ def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
     panels=part.PANELS,
     paper=part.published(config),
     level_units=task.units,
-    arms=tuple(spec.Arm(name, _label(name)) for name in config.arms),
+    arms=tuple(spec.Arm(name, label(name)) for name in config.arms),
     claims=page.claims(),
     notes=notes(config, part),
     sections=page.sections(),
@@ -206,7 +218,8 @@ def _shape(task):
   return 'x'.join(str(n) for n in task.image_shape)
 
 
-def _label(name):
+def label(name: str) -> str:
+  """What the paper calls an arm."""
   if name == 'std_bce':
     return 'STD(BCE)'
   return name.replace('sat_', 'SAT') if name.startswith('sat_') else name.upper()
@@ -227,8 +240,8 @@ def notes(config, part) -> tuple[str, ...]:
   warm = [name for name, arm in config.arms.items() if arm.get('init_from', '')]
   if warm:
     found.append(
-      f'{", ".join(map(_label, warm))} go on from the finished weights of '
-      f'{_label(config.arms[warm[0]].init_from)}; in the paper every arm begins afresh.'
+      f'{", ".join(map(label, warm))} go on from the finished weights of '
+      f'{label(config.arms[warm[0]].init_from)}; in the paper every arm begins afresh.'
     )
   if reading.get('attack_bn', 'running') != 'running':
     found.append(

@@ -244,3 +244,13 @@ def test_bad_files_end_the_program_with_one_line_that_names_them(tmp_path, capsy
   lines = [line for line in capsys.readouterr().err.splitlines() if '[robustmed]' not in line]
   assert len(lines) == 1 and lines[0].startswith('robustmed: error: ') and file in lines[0], lines
   assert not (tmp_path / 'run').exists()
+
+
+def test_tables_and_pictures_call_arms_as_the_paper_does():
+  frame = pd.DataFrame({'arm': ['std_bce', 'sat_5', 'amat'], 'mean': [1.0, 2.0, 3.0]})
+  said = amat_report.Page.in_words(frame)
+  assert said['arm'].tolist() == ['STD(BCE)', 'SAT5', 'AMAT'] and frame['arm'][0] == 'std_bce'
+  stored = {'arm': np.array(['std']), 'eps': np.zeros(1)}
+  assert amat_report.Page.in_words(stored)['arm'] == ['STD']
+  other = pd.DataFrame({'step': [1]})
+  assert amat_report.Page.in_words(other) is other
