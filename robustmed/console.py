@@ -42,24 +42,30 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-  """A bar on a terminal, else one line per interval; silent for what ends within seconds."""
+  """A bar on a terminal, else one line per interval; silent for what ends within seconds.
+
+  The time left is judged from the first update on, which has seen the compilation.
+  """
 
   def __init__(self, name: str, total: int, *, done: int = 0):
-    self._name, self._total, self._first = name, max(1, total), done
-    self._started = self._shown = time.monotonic()
+    self._name, self._total, self._done = name, max(1, total), done
+    self._since = None  # time and count of the first update that got anywhere
+    self._shown = time.monotonic()
     self._terminal = sys.stderr.isatty()
     self._drawn = False
 
   def update(self, done: int, note: str = '') -> None:
     now = time.monotonic()
+    if self._since is None and done > self._done:
+      self._since = (now, done)
     if now - self._shown < (0.2 if self._terminal else INTERVAL) or not parallel.is_writer():
       return
     self._shown = now
     fraction = done / self._total
-    elapsed = now - self._started
-    moved = done - self._first
-    left = elapsed / moved * (self._total - done) if moved > 0 else float('nan')
-    eta = '' if left != left else f', {duration(left)} left'
+    eta = ''
+    if self._since is not None and done > self._since[1]:
+      each = (now - self._since[0]) / (done - self._since[1])
+      eta = f', {duration(each * (self._total - done))} left'
     text = f'{self._name} {done}/{self._total}{eta}{"  " + note if note else ""}'
     if self._terminal:
       bar = ('#' * int(24 * fraction)).ljust(24, '.')
