@@ -223,6 +223,15 @@ def of_paper(
   return tuple(found)
 
 
+def of_synthesiser(made: pd.DataFrame, *, outside: float) -> tuple[claims.Claim, ...]:
+  """The paper shows pictures; here it is asked whether random codes make nodules at all."""
+  if 'border' not in made.columns:
+    return ()
+  inside = claims.inside(claims.Cell('synthesiser', 'random', 1.0), metric='border', high=outside)
+  statement = f'Random codes make nodules within their patch (at most {outside:.0%} in its border)'
+  return (claims.Claim(statement, OURS, claims.Elsewhere(inside, made)),)
+
+
 def beyond(stress: pd.DataFrame, *, eps: float) -> tuple[claims.Claim, ...]:
   """The circularity: patches of training and test come from one attacked network. Attacked by
   itself, is the hardened network fooled all the same?"""

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
+import pandas as pd
 
 from robustmed import console, errors, types
-from robustmed.data import nodule_patches, store
+from robustmed.data import nodule_patches, nodule_scans, store
 from robustmed.generators import nodule_synthesiser, pools, recipes
 from robustmed.training import checkpoints
 
@@ -37,6 +39,7 @@ POOLS = {
   'plain_noise': Pool(8, '', ''),
 }
 SYNTHETIC = ('random', 'codes')
+OUTSIDE = 0.05  # share of nodules in the border of patches from which there is something wrong
 
 
 def needs_synthesiser(names: Sequence[str]) -> bool:
@@ -127,15 +130,67 @@ def part_of(source: Any, split: str, role: str) -> store.Split | None:
 def training(trained: Trained, name: str, source: Any) -> store.Split:
   """Pool `name` for training, made where it is not there yet."""
   role = POOLS[name].role
-  return generate(
+  begin = part_of(source, 'train', role)
+  made = generate(
     trained,
     name,
     recipe(trained, name),
-    begin=part_of(source, 'train', role),
+    begin=begin,
     source_id=[source.info['fingerprint'], 'train', role],
     count=trained.config.pools.counts[name],
     salt=0,
   )
+  if name in SYNTHETIC:
+    warn(name, store.Part(made, range(min(len(made), 64))), begin)
+  return made
+
+
+def warn(name: str, pool: store.Split, begin: store.Split) -> None:
+  """Says so if the synthetic nodules of training pool `name` are none."""
+  table = synthetic_nodules(pool, begin, first=FIRST * POOLS[name].number)
+  outside = table['border'].mean()
+  if outside > OUTSIDE:
+    console.say(
+      f'warning: pool {name}: {outside:.0%} of the synthetic nodules lies in the border of the '
+      'patch; the synthesiser has not learnt nodules, see config.synthesiser.weights and its steps'
+    )
+
+
+def synthetic_nodules(pool: store.Split, begin: store.Split, *, first: int) -> pd.DataFrame:
+  """Diameter in mm, mean HU and border (`nodule_synthesiser.border`) of the nodules in a pool.
+
+  The patches they are in begin as `begin`: where both differ there is the nodule. Indices count
+  from `first`. Columns are those of the grid; the arm is the synthesiser.
+  """
+  lines = []
+  for example in pool:
+    number = int(example['index']) - first
+    inside = example['image'] != begin[number % len(begin)]['image']
+    lines.append((number, example['group'], example['diameter'], *_look(example['image'], inside)))
+  return _nodules(lines)
+
+
+def real_nodules(part: store.Split, *, spacing: float, smallest: float) -> pd.DataFrame:
+  """The same of real nodules with a mask, those of `smallest` mm or more."""
+  lines = []
+  for example in part:
+    inside = example['soft'] > 0.5
+    size = float(nodule_synthesiser.diameter(inside[None], spacing=spacing)[0])
+    if example['has_mask'] and size >= smallest:
+      look = _look(example['image'], inside)
+      lines.append((example['index'], example['group'], size, *look))
+  return _nodules(lines)
+
+
+def _look(image, inside):
+  hu = nodule_scans.to_hu(image[inside]).mean() if inside.any() else np.nan
+  return hu, nodule_synthesiser.border(inside[None])[0]
+
+
+def _nodules(lines):
+  types_of = {'index': int, 'group': int, 'diameter': float, 'hu': float, 'border': float}
+  table = pd.DataFrame(lines, columns=[*types_of]).astype(types_of)
+  return table.assign(arm=SYNTHESISER, eps=1.0)
 
 
 def generate(

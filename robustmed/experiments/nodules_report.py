@@ -11,6 +11,7 @@ from robustmed.experiments import (
   nodules_claims,
   nodules_froc,
   nodules_notes,
+  nodules_pools,
   nodules_stress,
   nodules_tables,
 )
@@ -53,7 +54,8 @@ class Page:
       code_eps=float(self.config.pools.code_search.eps),
       resamples=self.resamples,
     )
-    return (*own, *nodules_claims.beyond(self.stress, eps=eps))
+    made = nodules_claims.of_synthesiser(self.made, outside=nodules_pools.OUTSIDE)
+    return (*own, *made, *nodules_claims.beyond(self.stress, eps=eps))
 
   def sections(self) -> tuple[spec.Section, ...]:
     made = (
@@ -186,7 +188,9 @@ class Page:
       return None
     return spec.Section(
       'Random and searched nodules (Figs. 5 and 8)',
-      'Codes begin at the same random ones; numbers are of those that are large enough both ways.',
+      'Codes begin at the same random ones; numbers are of those that are large enough both ways. '
+      'Training nodules are those with a mask and of the same size or more. In the border: the '
+      'share of the nodule in the outermost voxels of the patch, where no nodule should be.',
       drawn,
       [('Size and density, mean ± standard deviation', table)] if len(table) else [],
     )

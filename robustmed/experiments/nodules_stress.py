@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors, files, parallel
-from robustmed.data import nodule_scans, pipeline, store
+from robustmed.data import pipeline, store
 from robustmed.evaluation import grid
 from robustmed.experiments import keepsakes, nodules_pools
 from robustmed.generators import pools, recipes
 
 PARTS, ROWS, MADE, PICTURES = 'stress', 'stress.parquet', 'made.parquet', 'pools.npz'
 OWN = 'own_'
+REAL = 'real'  # nodules of the training scans, in made.parquet
 KEPT = ('confidence', 'uncertainty', 'entropy', 'correct')
 _SALT = 1  # stress tests draw other random numbers than the pools of training
 _FIRST = 15 * nodules_pools.FIRST
@@ -223,7 +224,7 @@ def _batches(config, examples) -> Iterator[dict[str, Any]]:
 
 
 def _save_made(context, trained, source, begin) -> None:
-  """made.parquet: diameter and mean HU of the stress tests' nodules, a row per nodule and seed."""
+  """made.parquet: what synthetic and real nodules are like, a row per nodule and seed."""
   path = context.results / PARTS / f'made.{trained.seed}.parquet'
   by_name = {kind.attack: kind for kind in kinds(trained.config)}
   tables = []
@@ -231,7 +232,14 @@ def _save_made(context, trained, source, begin) -> None:
     background = begin('background')
     pool = patches(trained, source, by_name[name], background) if name in by_name else None
     if pool is not None:
-      tables.append(sizes_of(pool, background).assign(attack=name, seed=trained.seed))
+      table = nodules_pools.synthetic_nodules(pool, background, first=_FIRST)
+      tables.append(table.assign(attack=name, seed=trained.seed))
+  if tables:
+    real = nodules_pools.part_of(source, 'train', 'nodule')
+    table = nodules_pools.real_nodules(
+      real, spacing=trained.config.data.spacing, smallest=trained.config.synthesiser.smallest
+    )
+    tables.append(table.assign(attack=REAL, seed=trained.seed))
   if tables and parallel.is_writer():
     with files.replacing(path) as temporary:
       pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
@@ -239,21 +247,6 @@ def _save_made(context, trained, source, begin) -> None:
     with files.replacing(context.results / MADE) as temporary:
       whole = pd.concat([pd.read_parquet(files.reading(part)) for part in parts], ignore_index=True)
       whole.to_parquet(temporary, index=False)
-
-
-def sizes_of(pool: store.Split, begin: store.Split, *, first: int = _FIRST) -> pd.DataFrame:
-  """Diameter in mm and mean HU of synthetic nodules; the patches they are in begin as `begin`.
-
-  Where both differ there is the nodule. Columns are those of the grid; the arm is 'synthesiser'.
-  """
-  lines = []
-  for example in pool:
-    number = int(example['index']) - first
-    inside = example['image'] != begin[number % len(begin)]['image']
-    hu = nodule_scans.to_hu(example['image'][inside]).mean() if inside.any() else np.nan
-    lines.append((number, int(example['group']), float(example['diameter']), float(hu)))
-  table = pd.DataFrame(lines, columns=['index', 'group', 'diameter', 'hu'])
-  return table.assign(arm=nodules_pools.SYNTHESISER, eps=1.0)
 
 
 def save_pictures(context, trained, source, begin) -> None:

@@ -29,6 +29,7 @@ HEADS = {
   'negatives': 'PGD negatives',
 }
 # What the paper does not have.
+SYNTHETIC = {'random': 'random', 'codes': 'searched'}
 MORE = ('uniform_wide 0.3', 'uniform_wide 0.6', 'uniform_wide 0.9', 'poisson 1')
 _COUNTED = {
   'ct_scans': 'CT scans',
@@ -267,17 +268,23 @@ def uncertainties(stress: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame
 
 
 def synthetic(made: pd.DataFrame) -> pd.DataFrame:
-  """Diameter and mean HU of random and searched nodules, of those numbers that both have."""
+  """Size, density and border of the training nodules, and of the random and searched nodules with
+  numbers that both have."""
   lines = []
   for seed, part in made.groupby('seed'):
-    both = part.pivot_table(index='index', columns='attack', values=['diameter', 'hu']).dropna()
-    if both.empty or 'codes' not in part['attack'].values or 'random' not in part['attack'].values:
+    kept = {name: part[part['attack'] == name].set_index('index') for name in SYNTHETIC}
+    both = kept['random'].index.intersection(kept['codes'].index)
+    if both.empty:
       continue
-    for name, shown in (('random', 'random codes'), ('codes', 'searched codes')):
-      mean, std = both.mean(), both.std()
+    shown = {'training nodules': part[part['attack'] == 'real']} if 'border' in part else {}
+    shown |= {f'{said} codes': kept[name].loc[both] for name, said in SYNTHETIC.items()}
+    for name, rows in shown.items():
+      heads = {'diameter': ('diameter (mm)', 1), 'hu': ('mean HU', 0)}
       cells = {
-        head: f'{mean[key, name]:.{digits}f} ± {std[key, name]:.{digits}f}'
-        for key, head, digits in (('diameter', 'diameter (mm)', 1), ('hu', 'mean HU', 0))
+        head: f'{rows[key].mean():.{digits}f} ± {rows[key].std():.{digits}f}'
+        for key, (head, digits) in heads.items()
       }
-      lines.append({'seed': seed, 'nodules': shown, **cells, 'number': len(both)})
+      if 'border' in rows:
+        cells['in the border'] = f'{100 * rows["border"].mean():.1f} %'
+      lines.append({'seed': seed, 'nodules': name, **cells, 'number': len(rows)})
   return pd.DataFrame(lines)

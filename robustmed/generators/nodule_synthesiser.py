@@ -134,3 +134,13 @@ def diameter(mask: Array, *, spacing: float) -> Array:
   """
   volume = mask.reshape(len(mask), -1).sum(-1) * spacing**3
   return jnp.cbrt(6 * volume / jnp.pi)
+
+
+def border(mask: Array) -> Array:
+  """The share [b] of `mask` [b, z, y, x, 1] in the outermost voxels of the patch, 0 if it is empty.
+
+  Nodules lie within their patch; a synthesiser that has learnt none draws along its border.
+  """
+  inner = mask[:, 1:-1, 1:-1, 1:-1].reshape(len(mask), -1).sum(-1)
+  whole = mask.reshape(len(mask), -1).sum(-1)
+  return 1 - inner / jnp.maximum(whole, 1) - (whole == 0)

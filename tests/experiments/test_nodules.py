@@ -221,15 +221,50 @@ def test_codes_are_compared_in_equal_numbers():
     image[2:4, 2:4, 2:4] = 0.5
     row = {'image': image, 'index': 100 + candidate, 'group': 5, 'diameter': 7.0 + number}
     rows.append(row)
-  found = nodules_stress.sizes_of(store.Split(rows, [5, 5]), begin, first=100)
+  found = nodules_pools.synthetic_nodules(store.Split(rows, [5, 5]), begin, first=100)
   assert found['index'].tolist() == [0, 3] and found['diameter'].tolist() == [7.0, 8.0]
   np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.5)))
+  assert found['border'].tolist() == [0.0, 0.0]
   first = nodules_stress._FIRST
   made = store.Split([{**row, 'index': row['index'] - 100 + first} for row in rows], [5, 5])
   stored = nodules_stress.slices('codes 0.15', made, begin, count=8)
   np.testing.assert_array_equal(stored['codes 0.15/number'], [0, 3])
   np.testing.assert_array_equal(stored['codes 0.15/before'][1], begin[1]['image'][4, ..., 0])
   assert (stored['codes 0.15'][:, 2:4, 2:4] != 0.5).all()  # slice 4 lies beyond the nodule
+
+
+def test_a_synthesiser_that_draws_along_the_border_is_told_of(capsys):
+  begin = store.Part(source(backgrounds=2).train, [7, 8])
+  first = nodules_pools.FIRST * nodules_pools.POOLS['random'].number
+
+  def pool(where):
+    image = np.array(begin[0]['image'])
+    image[where] = 0.5
+    row = {'image': image, 'index': first, 'group': 5, 'diameter': 7.0}
+    return store.Split([row], [5])
+
+  nodules_pools.warn('random', pool(np.s_[2:4, 2:4, 2:4]), begin)
+  assert not capsys.readouterr().err
+  nodules_pools.warn('random', pool(np.s_[0:2, 2:4, 2:4]), begin)  # one of two layers
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'pool random: 50% of the synthetic nodules lies in the border' in line
+
+
+def test_real_nodules_are_measured_by_their_masks():
+  examples = []
+  for number, side in enumerate((2, 3)):
+    soft, image = np.zeros(lungs.SHAPE, np.float32), np.full(lungs.SHAPE, 0.25, np.float32)
+    soft[1 : 1 + side, 1 : 1 + side, 1 : 1 + side] = 1.0
+    image[soft > 0] = 0.75
+    row = {'image': image, 'soft': soft, 'has_mask': np.bool_(True)}
+    examples.append({**row, 'index': np.int32(number), 'group': np.int32(4)})
+  examples.append({**examples[1], 'has_mask': np.bool_(False)})
+  part = store.Split(examples, [4, 4, 4])
+  found = nodules_pools.real_nodules(part, spacing=1.5, smallest=4.0)
+  assert found['index'].tolist() == [1]  # the ball of 8 voxels of 1.5 mm is smaller than 4 mm
+  np.testing.assert_allclose(found['diameter'], 2 * (3 * 27 * 1.5**3 / 4 / np.pi) ** (1 / 3))
+  np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.75)))
+  assert found['border'].tolist() == [0.0] and found['arm'].tolist() == ['synthesiser']
 
 
 def test_candidates_are_scored_in_the_patch_about_them(config):

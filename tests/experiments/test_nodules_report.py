@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import nodule_rows
@@ -108,6 +109,13 @@ def test_synthetic_nodules_are_compared_where_both_are_kept():
   table = nodules_tables.synthetic(made)
   assert table['number'].tolist() == [nodule_rows.SCANS - 1] * 2
   assert table['nodules'].tolist() == ['random codes', 'searched codes']
+  real = made[made['attack'] == 'random'].assign(
+    attack='real', index=lambda rows: rows['index'] + 9
+  )
+  table = nodules_tables.synthetic(pd.concat([made, real]).assign(border=0.25))
+  assert table['nodules'].tolist() == ['training nodules', 'random codes', 'searched codes']
+  assert table['number'].tolist() == [nodule_rows.SCANS, *[nodule_rows.SCANS - 1] * 2]
+  assert table['in the border'].tolist() == ['25.0 %'] * 3
 
 
 def test_other_submissions_are_read_on_the_scans_that_are_known(tmp_path):

@@ -145,6 +145,11 @@ def test_diameter_is_that_of_a_ball_of_equal_volume():
   )
 
 
+def test_border_counts_the_outermost_voxels():
+  mask = jnp.zeros((3, 4, 4, 4, 1)).at[0, 1:3, 1:3, 1:3].set(1.0).at[1, :2, 1, 1].set(1.0)
+  np.testing.assert_allclose(synthesiser.border(mask), [0.0, 0.5, 0.0])
+
+
 def test_the_size_of_the_paper_can_be_described_and_misfits_are_told():
   full = synthesiser.make({}, image_shape=(64, 64, 64, 1))
   shapes = jax.eval_shape(full.task.init, jax.random.key(0))
