@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -160,7 +160,7 @@ def part_file(arm: str, seed: int) -> str:
 
 
 def extra_cells(
-  config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished=()
+  config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
 

@@ -2,7 +2,7 @@
 FGSM family, distillation and adversarial training, in volumes and in slices."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -140,7 +140,7 @@ def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def extra_cells(
-  config: ml_collections.ConfigDict, arm: str, seed: int, finished=()
+  config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of the curves against the number of iterations, by file in results/."""
   del finished

@@ -7,7 +7,7 @@ strength.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ def _cell(arm: str, seed: int, kind: Kind) -> grid.Cell:
   return grid.Cell(arm, seed, kind.attack, kind.eps)
 
 
-def extra_cells(config, arm: str, seed: int, finished=()) -> dict[str, int]:
+def extra_cells(config, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
   """Input gradients of the searches in the white box, by file in results/."""
   del finished
   return {

@@ -2,6 +2,7 @@
 network for lumbar disk shape reconstruction from MR images'."""
 
 import functools
+from collections.abc import Collection
 
 import jax
 import ml_collections
@@ -136,7 +137,7 @@ def _chosen(config, indices):
 
 
 def ood_cells(
-  config: ml_collections.ConfigDict, arm: str, seed: int, finished=()
+  config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of every attack from outside that an arm meets, by its file in results/."""
   del finished

@@ -82,7 +82,7 @@ def test_attacks_that_are_not_there_are_left_out():
     exp = brats.build(chosen)
     shown = brats_keepsakes.shown_attacks(exp, 'std', eps=0.03)
     assert brats_keepsakes.shown_attacks(exp, 'noise', eps=0.03) == shown[:1]
-    return exp.main, shown, len(brats.extra_cells(chosen, 'std', 0))
+    return exp.main, shown, len(brats.extra_cells(chosen, 'std', 0, ()))
 
   three = [('fgsm', 0.05), ('ifgsm', 0.05), ('tifgsm', 0.05)]
   assert reduced('fgsm', 'ifgsm', 'tifgsm') == ('fgsm', [('fgsm', 0.03), *three], 2)

@@ -205,7 +205,7 @@ def test_columns_of_the_stress_tests(config):
   assert {('codes', 0.15), ('random', 1.0), ('noise_pgd', 0.15), ('plain_noise', 1.0)} <= set(kinds)
   assert [kind.attack for kind in nodules_stress.own(config)] == ['own_noise_pgd']
   assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
-  cells = nodules_stress.extra_cells(config, 'syn', 1)
+  cells = nodules_stress.extra_cells(config, 'syn', 1, ())
   assert cells == {'stress/syn.seed1.own_noise_pgd.0.15.parquet': 4 * 2}
   with config.unlocked():
     config.stress.white_box = ('random',)
