@@ -50,10 +50,13 @@ def margins(table: pd.DataFrame) -> bytes | None:
   steps = table['step'].to_numpy(float)
   smallest = table['min'][table['min'] > 0].min()  # nan: none is above 0
   borders = np.concatenate([steps, [steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]])
-  sides = np.concatenate([edges[first:last], [edges[last - 1] + width]])
+  # Most margins are multiples of the bins' width: what a bin holds lies at its lower edge.
+  sides = np.concatenate([edges[first:last], [edges[last - 1] + width]]) - width / 2
+  sides[0] = max(sides[0], 0.0)
   if table['max'].max() > DECADES * smallest:
     axes.set_yscale('log')
-    sides[0] = sides[0] or min(smallest, sides[1] / 2)  # 0 has no place there
+    if sides[0] <= 0:  # has no place there
+      sides[0] = min(smallest, sides[1] / 2)
   mesh = axes.pcolormesh(borders, sides, counts[:, first:last].T, cmap='Blues', vmin=0, vmax=1)
   axes.plot(steps, table['mean'], color=ORANGE, lw=1.8, label='mean margin')
   axes.set(xlabel='training step', ylabel='margin (L2)')
