@@ -25,6 +25,7 @@ from robustmed import errors
 AXIS = 'devices'
 PyTree = Any
 _FEW = 0.25  # share of the memory mappings that a process may have
+_USUAL_MAPPINGS = 65_530  # that Linux allows
 _alone = contextvars.ContextVar('alone', default=False)
 _TUNED_JAXLIB = ('0.10.',)  # where the flags below are known; an unknown one aborts the process
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
@@ -331,13 +332,21 @@ def device_key(key: jax.Array) -> jax.Array:
 def forget_programs() -> None:
   """Lets go of every compiled program; one that is called again comes from the cache on disk.
 
-  On the CPU each holds thousands of memory mappings, of which Linux allows a process 65,530: runs
-  with a dozen of arms came to that limit and were aborted. Far from it nothing is let go of: the
-  small programs, which are not on disk, would be compiled again.
+  On the CPU each holds thousands of memory mappings, of which Linux allows a process 65,530 or
+  what it is told: runs with a dozen of arms came to that limit and were aborted. Far from it
+  nothing is let go of: the small programs, which are not on disk, would be compiled again.
   """
-  if _mappings() > _FEW * 65_530:
+  if _mappings() > _FEW * _most_mappings():
     jax.clear_caches()
     gc.collect()
+
+
+def _most_mappings() -> int:
+  try:
+    with open('/proc/sys/vm/max_map_count', encoding='ascii') as file:
+      return min(_USUAL_MAPPINGS, int(file.read()))
+  except (OSError, ValueError):  # not Linux, or not to be read
+    return _USUAL_MAPPINGS
 
 
 def _mappings() -> int:
