@@ -194,13 +194,14 @@ def _inside(grid: _Grid):
 
 
 def _above_start(grid: _Grid, *, noise: str):
-  """An attack that ends below the clean point's objective has climbed in the wrong direction."""
-  if not (grid.has('_value') and grid.has('_start')):
-    return 'skipped', 'no columns _value and _start'
+  """An attack that ends below the clean point's objective has climbed in the wrong direction, one
+  that minimises if it ends above."""
+  if not grid.has('_gain'):
+    return 'skipped', 'no column _gain'
   rows = grid.rows[(grid.rows['eps'] > 0) & (grid.rows['attack'] != noise)]
   if '_distance' in rows.columns:  # artefacts have none, and do not climb
     rows = rows[np.isfinite(rows['_distance'].astype(float))]
-  gain = (rows['_value'] - rows['_start']).astype(float)
+  gain = rows['_gain'].astype(float)
   known = np.isfinite(gain)
   rows, gain = rows[known], gain[known]
   if rows.empty:

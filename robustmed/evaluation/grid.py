@@ -254,7 +254,8 @@ def collect(
   folder, wanted: Sequence[Cell], probes: Mapping[str, Probe], *, main: str
 ) -> pd.DataFrame:
   """The rows of all cells, sorted. `_value` is each attack's own objective (that of `main` for
-  clean rows) and `_start` the same objective at the clean image."""
+  clean rows) and `_start` the same objective at the clean image; `_gain` is how far the attack got
+  from there in its own direction, unknown where the images were made for another network."""
   tables = [pd.read_parquet(files.reading(folder / cell.file)) for cell in wanted]
   rows = pd.concat(tables, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
@@ -263,10 +264,17 @@ def collect(
     places = pd.MultiIndex.from_frame(rows.loc[here, ['arm', 'seed', 'index']])
     rows.loc[here, '_value'] = rows.loc[here, column]
     rows.loc[here, '_start'] = clean[column].reindex(places).to_numpy()
+    rows.loc[here, '_gain'] = _direction(probes.get(name)) * (rows['_value'] - rows['_start'])
   rows = rows[[name for name in rows.columns if not name.startswith('_value.')]]
   rows = rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], kind='stable')
   names = [*KEYS, *[name for name in rows.columns if name not in KEYS]]
   return rows[names].reset_index(drop=True)
+
+
+def _direction(probe: Probe | None) -> float:
+  if probe is not None and probe.source:
+    return float('nan')
+  return -1.0 if getattr(getattr(probe, 'attack', None), 'minimise', False) else 1.0
 
 
 def _in_memory(batches: Batches) -> list[dict[str, Any]]:

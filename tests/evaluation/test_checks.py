@@ -27,6 +27,7 @@ def make_rows(arms=('std', 'adv'), *, count=24):
         part = pd.DataFrame({'index': index, 'group': index // 2, 'dice': dice})
         extra = {'_value': 1 - dice, '_start': 0.05, '_distance': eps, '_zero_grad': 0.01}
         part = part.assign(arm=arm, attack=attack, eps=eps, seed=0, _saturated=0.1, **extra)
+        part['_gain'] = part['_value'] - part['_start']
         parts.append(part)
   return pd.concat(parts, ignore_index=True)
 
@@ -154,13 +155,13 @@ def test_one_example_outside_the_ball():
 
 def test_objective_below_its_start():
   rows = make_rows()
-  rows.loc[where(rows, arm='std', attack='noise'), '_value'] = 0.0  # noise may do that
+  rows.loc[where(rows, arm='std', attack='noise'), '_gain'] = -0.05  # noise may do that
   assert run(rows)['objective above its start', 'std'].status == 'pass'
   mine = where(rows, arm='adv', attack='pgd_seg', eps=0.03)
-  rows.loc[mine & (rows['index'] < 6), '_value'] = 0.04
+  rows.loc[mine & (rows['index'] < 6), '_gain'] = -0.01
   found = run(rows)['objective above its start', 'adv']
   assert found.status == 'warn' and 'pgd_seg at 0.03 (25.0%)' in found.detail
-  rows.loc[mine, '_value'] = 0.04
+  rows.loc[mine, '_gain'] = -0.01
   found = run(rows)['objective above its start', 'adv']
   assert found.status == 'fail' and 'pgd_seg at 0.03' in found.detail
 

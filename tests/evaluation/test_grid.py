@@ -56,6 +56,7 @@ def test_rows_are_complete_sorted_and_right(tmp_path):
     cell = rows[(rows.arm == 'std') & (rows.eps == eps)].sort_values('index')
     np.testing.assert_allclose(cell['_start'], value, rtol=1e-5)
     assert (cell['_distance'] <= eps + 1e-6).all() and (cell['_value'] > cell['_start']).all()
+    np.testing.assert_allclose(cell['_gain'], cell['_value'] - cell['_start'])
 
 
 def _valid():
@@ -177,6 +178,16 @@ def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
     wanted.append(np.asarray(columns['brightness'])[np.asarray(batch['mask'])])
   found = moved.sort_values('index')['brightness']
   np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-6)
+  assert moved['_gain'].isna().all()  # it did not climb there
+
+
+def test_an_attack_that_minimises_gains_by_going_down(tmp_path):
+  task = toys.task()
+  down = attacks.make('tifgsm', num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
+  evaluator = _evaluator(task, down=grid.Probe(down, 'bce', (0.2,)))
+  rows = _run(tmp_path, task, evaluator=evaluator)
+  here = rows[rows['attack'] == 'down']
+  assert (here['_value'] < here['_start']).all() and (here['_gain'] > 0).all()
 
 
 @pytest.mark.parametrize(
