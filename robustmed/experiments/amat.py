@@ -6,6 +6,7 @@ import functools
 import ml_collections
 
 from robustmed import data, errors
+from robustmed.defenses import thresholds
 from robustmed.experiments import (
   amat_landmarks,
   amat_objects,
@@ -32,7 +33,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   return experiment.Experiment(
     name='amat',
     task=task,
-    arms=experiment.make_arms(task, read(config, part)),
+    arms=experiment.make_arms(task, read(config, part), clean_view=part.clean_view(config)),
     probes=probes,
     main='pgd',
     sizes=lambda: data.sizes(part.source_config(config)),
@@ -67,6 +68,7 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
   """The configuration with its arms as config.reading wants them."""
   reading = config.reading
   errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
+  errors.lookup(thresholds.ESTIMATORS, reading.estimator, kind='estimator of thresholds')
   config = experiment.editable(config)
   for arm in config.arms.values():
     flag, names = part.COUPLED
@@ -88,5 +90,7 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
     )
     if not reading.cap:
       arm.defense.max_margin = None
-    arm.thresholds = {'estimator': reading.estimator, 'k': reading.deviations}
+    arm.thresholds = {'estimator': reading.estimator}
+    if reading.estimator != 'max':  # which has no deviations
+      arm.thresholds.k = reading.deviations
   return config

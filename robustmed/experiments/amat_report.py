@@ -92,10 +92,13 @@ class Page:
       return None
     values, xi = self.thresholds['values'], self.thresholds['xi']
     names = self.part.TERMS[self.config.reading.criterion]
+    reading = self.config.reading
+    more = '' if reading.estimator == 'max' else f' + {reading.deviations:g} deviations'
+    which = ' that show every class' if reading.criterion == 'dice' else ''
     return spec.Section(
       'Clean losses of STD and the threshold',
-      f'The threshold is estimated from {len(values)} training examples without augmentation: '
-      f'{self.config.reading.estimator} + {self.config.reading.deviations:g} deviations.',
+      f'The threshold is estimated from {len(values)} training examples{which}, without '
+      f'augmentation: {reading.estimator}{more}.',
       self.draw('clean_losses', drawings.losses(values, xi, names=names)),
     )
 

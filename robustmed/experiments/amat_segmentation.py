@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from robustmed import data, errors, files, parallel, tasks, types
 from robustmed.data import nifti, nnunet_augment, pipeline, store
 from robustmed.data.sources import msd
 from robustmed.evaluation import grid
-from robustmed.experiments import amat_claims, amat_parts
+from robustmed.experiments import amat_claims, amat_parts, preparation
 from robustmed.metrics import surface
 from robustmed.models import nnunet_planner
 from robustmed.report import spec
@@ -50,6 +51,20 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
   return amat_parts.source_config(config)
+
+
+def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
+  """Which training slices thresholds are estimated from: all by the loss, those that show every
+  class by the Dice (authors), which is 0 on the empty ones whatever the network says."""
+  if config.reading.criterion != 'dice':
+    return None
+  patch = (*config.data.patch, 0)
+
+  def view(batch):
+    batch = preparation.centre_crop(batch, patch)
+    return {**batch, 'mask': batch['mask'] & jnp.all(batch['target']['present'], axis=-1)}
+
+  return lambda source: view
 
 
 def load(config: ml_collections.ConfigDict) -> data.Source:

@@ -84,7 +84,10 @@ def precision(
   rows: Mapping[str, np.ndarray], *, interpolation: str = 'coco'
 ) -> average_precision.Precision:
   """mAP of a set of images from their columns; a frame of rows will do."""
-  names = lambda start: sorted(name for name in rows if re.fullmatch(rf'{start}\d+', name))
+  number = lambda name: int(re.search(r'\d+$', name).group())
+  names = lambda start: sorted(
+    (name for name in rows if re.fullmatch(rf'{start}\d+', name)), key=number
+  )
   stack = lambda start: np.stack([np.asarray(rows[name]) for name in names(start)], axis=1)
   scores, match, labels = (stack(start) for start in ('_score', '_match', '_labels'))
   known = match >= 0

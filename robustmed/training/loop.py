@@ -119,7 +119,7 @@ def _warm(state, initial):
   if jax.tree.map(lambda a: a.shape, params) != jax.tree.map(lambda a: a.shape, dict(initial)):
     raise errors.UserError('the warm-start network has other shapes than this one')
   rest = {name: value for name, value in initial.items() if name != 'params'}
-  average = initial['params'] if jax.tree.leaves(state.average) else ()
+  average = dict(initial) if state.average else ()
   return state._replace(params=initial['params'], state=rest, average=average)
 
 

@@ -16,7 +16,8 @@ class TrainState(NamedTuple):
   state: PyTree  # other collections, e.g. {'batch_stats': ...}
   optimisers: dict[str, PyTree]  # one state per optimiser name; phases may share one
   memory: PyTree  # the defense's
-  average: PyTree  # exponential moving average of params, () if off
+  # Exponential moving average of all variables, statistics of norm layers included; () if off.
+  average: PyTree
   bad_step: jax.Array  # [] int32, the first step with a non-finite loss, -1 if none
 
 
@@ -32,12 +33,11 @@ def create(
     state={name: value for name, value in variables.items() if name != 'params'},
     optimisers={name: optimiser.init(params) for name, optimiser in optimisers.items()},
     memory=defense.init(num_examples),
-    average=jax.tree.map(jnp.copy, params) if average else (),
+    average=jax.tree.map(jnp.copy, variables) if average else (),
     bad_step=jnp.full((), -1, jnp.int32),
   )
 
 
 def variables(state: TrainState) -> PyTree:
   """What the network is evaluated with: the moving average where there is one."""
-  params = state.average if jax.tree.leaves(state.average) else state.params
-  return {'params': params, **state.state}
+  return state.average or {'params': state.params, **state.state}

@@ -142,7 +142,8 @@ def make(
     if ema:
       keep = ema * (1 - jnp.exp(-(state.step + 1) / ema_ramp)) if ema_ramp else ema
       blend = lambda old, value: jnp.where(good, keep * old + (1 - keep) * value, old)
-      new = new._replace(average=jax.tree.map(blend, new.average, new.params))
+      raw = {'params': new.params, **new.state}
+      new = new._replace(average=jax.tree.map(blend, new.average, raw))
     return new, scalars
 
   update = parallel.each_device(one_device, split=(1,), gathered=(False, False))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from robustmed import commandline, errors
-from robustmed.experiments import amat, amat_segmentation, costs, description
+from robustmed.experiments import amat, amat_segmentation, costs, description, preparation
 
 
 def config(name='hippocampus', preset='smoke'):
@@ -46,6 +46,38 @@ def test_readings_reach_the_defense():
   assert amat.read(config(), amat_segmentation).arms.std.defense.coupled
   chosen.reading.criterion = 'luck'
   with pytest.raises(errors.UserError, match=r"unknown criterion.*'luck'.*dice.*loss"):
+    amat.build(chosen)
+
+
+def test_a_dice_threshold_looks_at_slices_that_show_every_class():
+  chosen = config()
+  source = amat_segmentation.load(chosen)
+  complete = [int(one['index']) for one in source.train if one['present'].all()]
+  assert 0 < len(complete) < len(source.train)
+  task = amat_segmentation.make_task(chosen)._replace(predict=lambda variables, image: image)
+  shown = lambda outputs, batch: batch['target']['present'].astype(np.float32)
+
+  def looked_at(criterion):
+    with chosen.unlocked():
+      chosen.reading.criterion = criterion
+    view = amat_segmentation.clean_view(chosen)
+    return preparation.clean_values(task, {}, shown, source, batch_size=8, view=view)
+
+  index, values = looked_at('dice')
+  assert index.tolist() == complete and (values == 1).all()
+  assert len(looked_at('loss')[0]) == len(source.train)
+
+
+@pytest.mark.parametrize('criterion', ['loss', 'dice'])
+def test_the_largest_clean_value_has_no_deviations_and_other_estimators_are_unknown(criterion):
+  chosen = config()
+  with chosen.unlocked():
+    chosen.reading.update({'criterion': criterion, 'estimator': 'max', 'deviations': 2.0})
+  assert amat.read(chosen, amat_segmentation).arms.amat.thresholds.to_dict() == {'estimator': 'max'}
+  amat.build(chosen)
+  with chosen.unlocked():
+    chosen.reading.estimator = 'median'
+  with pytest.raises(errors.UserError, match=r"unknown estimator of thresholds 'median'"):
     amat.build(chosen)
 
 

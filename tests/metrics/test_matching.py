@@ -60,6 +60,22 @@ def test_columns_give_the_map_of_the_images(name):
     matching.hits(between[0], matching='luck')
 
 
+def test_more_than_ten_classes_keep_their_order():
+  (found, (true, classes, mask)), images = sample()
+  spread = jnp.array([2, 10])
+  found, classes = found._replace(classes=spread[found.classes]), spread[classes]
+  between = jax.vmap(matching.overlaps)(found, true, classes, mask)
+  table = matching.columns(found, jax.vmap(matching.hits)(between), classes, mask, num_classes=12)
+  ours = matching.precision({key: np.asarray(value) for key, value in table.items()})
+  renamed = lambda one: one._replace(
+    classes=np.asarray(spread)[one.classes], true_classes=np.asarray(spread)[one.true_classes]
+  )
+  images = list(map(renamed, images))
+  theirs = average_precision.average_precision(images, num_classes=12)
+  np.testing.assert_allclose(ours.by_class, theirs.by_class, atol=1e-12)
+  assert 0 < ours.mean < 1
+
+
 def test_overlaps_of_labels_agree_with_numpy():
   (found, labels), images = sample(seed=1)
   ious = jax.vmap(matching.label_ious)(jax.vmap(matching.overlaps)(found, *labels))

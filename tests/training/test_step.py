@@ -221,8 +221,21 @@ def test_the_moving_average_settles_with_a_ramp():
   keep = 0.75 * (1 - np.exp(-1 / 4))
   want = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.params, new.params)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), new.average, want
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), new.average['params'], want
   )
+
+
+def test_the_moving_average_has_the_statistics_of_norm_layers_too():
+  task = toys.task(toys.Net(norm=True, axis_name=parallel.AXIS))
+  defense = standard.make(task)
+  rules = step.for_phases(defense, SGD)
+  state = train_state.create(
+    task, defense, rules, key=jax.random.key(0), num_examples=8, average=True
+  )
+  new, _ = _step(defense, ema=0.75)(state, toys.batch(6), jax.random.key(1))
+  mean = lambda variables: np.asarray(variables['batch_stats']['BatchNorm_0']['mean'])
+  assert np.abs(mean(new.state)).max() > 0 and not mean(state.state).any()
+  np.testing.assert_allclose(mean(train_state.variables(new)), 0.25 * mean(new.state), rtol=1e-5)
 
 
 def test_standard_training_on_an_objective_of_the_task():
