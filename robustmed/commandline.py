@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
   add('--config', required=True, metavar='FILE[:PRESET]', help='experiment, e.g. configs/spine.py')
   add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
   add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
-  add('--arms', default='', metavar='A,B', help='only these arms (and those they need)')
+  add('--arms', metavar='A,B', help='only these arms (and those they need)')
   add('--jobs', type=int, metavar='N', help='--stage plan: how many machines there are')
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   several = out.add_argument_group('several hosts (the same command on each)')
@@ -98,18 +98,21 @@ def parse(words: Sequence[str]) -> Command:
     raise errors.UserError('--checkpoint goes with --stage evaluate, report or all (both)')
   if (known.jobs is not None) != (known.stage == 'plan'):
     raise errors.UserError('--stage plan goes with --jobs N, and --jobs with --stage plan')
+  arms = tuple(arm.strip() for arm in (known.arms or '').split(',') if arm.strip())
+  if known.arms is not None and not arms:
+    raise errors.UserError('--arms names no arm; leave it out for all of them')
   again = ['--config', known.config, *(['--workdir', known.workdir] if known.workdir else [])]
   return Command(
     config=config,
     workdir=files.path_of(known.workdir) if known.workdir else None,
     stage=known.stage,
-    arms=tuple(arm for arm in known.arms.split(',') if arm),
+    arms=arms,
     checkpoint=files.path_of(known.checkpoint) if known.checkpoint else None,
     coordinator=known.coordinator,
     num_processes=known.num_processes,
     process_id=known.process_id,
     distributed=known.distributed,
-    jobs=known.jobs or 1,
+    jobs=1 if known.jobs is None else known.jobs,
     again=(*again, *overrides, *(['--distributed'] if known.distributed else [])),
   )
 
@@ -121,7 +124,7 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if not file.is_file() and not file.is_absolute() and (PROJECT / file).is_file():
     file = PROJECT / file
   if not file.is_file():
-    near = sorted(str(p) for p in file.parent.glob('*.py')) if file.parent.is_dir() else []
+    near = sorted(str(p) for p in file.parent.glob('[!_]*.py')) if file.parent.is_dir() else []
     known = f' (there are: {", ".join(near)})' if near else ''
     raise errors.UserError(f'no config file {path}{known}')
   spec = importlib.util.spec_from_file_location(f'robustmed_config_{file.stem}', file)

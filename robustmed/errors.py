@@ -32,5 +32,5 @@ def lookup(table, name, *, kind):
     return table[name]
   near = difflib.get_close_matches(str(name), [str(known) for known in table], n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
-  known = ', '.join(sorted(str(known) for known in table))
+  known = ', '.join(sorted(str(known) for known in table if known != ''))
   raise UserError(f'unknown {kind} {name!r}{hint} (known: {known})')

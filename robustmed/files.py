@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,17 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
   except _DAMAGED as error:
     raise errors.UserError(
       f'{path} is damaged ({_said(error)}); delete it and run that stage again'
+    ) from error
+
+
+def parsed(path: Path, reader: Callable[[Any], Any]) -> Any:
+  """`reader` of the file, e.g. pd.read_parquet; what it cannot read is a `UserError`."""
+  stored = io.BytesIO(content(path))
+  try:
+    return reader(stored)
+  except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+    raise errors.UserError(
+      f'cannot read {path}: {error}; delete it and run that stage again'
     ) from error
 
 

@@ -3,6 +3,7 @@ import io
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from robustmed import errors, files
@@ -77,6 +78,16 @@ class Silent:
 
   def read_bytes(self):
     raise self.error
+
+
+@pytest.mark.parametrize('kept', [0, 100])
+def test_a_table_that_cannot_be_read_is_told_of_in_one_line(tmp_path, kept):
+  path = tmp_path / 'rows.parquet'
+  pd.DataFrame({'a': [1.0, 2.0]}).to_parquet(path)
+  assert files.parsed(path, pd.read_parquet)['a'].tolist() == [1.0, 2.0]
+  path.write_bytes(path.read_bytes()[:kept])
+  with pytest.raises(errors.UserError, match=r'cannot read .*rows\.parquet: .*; delete it and run'):
+    files.parsed(path, pd.read_parquet)
 
 
 @pytest.mark.parametrize(

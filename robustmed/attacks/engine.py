@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from robustmed import errors
@@ -123,6 +124,7 @@ class LoopAttack:
     centre = given.astype(jnp.promote_types(given.dtype, jnp.float32))
     self.threat.check(centre)
     eps = contracts.spread(eps, centre, what='eps')
+    _check_eps(eps)
     step_size = self.step_size
     if self.relative_step is not None:
       step_size = contracts.spread(self.relative_step, centre, what='relative_step') * eps
@@ -248,6 +250,15 @@ def example_keys(key, batch):
   if key.shape != (batch,):
     raise errors.UserError(f'key must be one key or {batch} keys, one per example; got {key.shape}')
   return key
+
+
+def _check_eps(eps):
+  """A radius below 0, or none at all, is a mistake; one that is traced cannot be looked at."""
+  if isinstance(eps, jax.core.Tracer):
+    return
+  wrong = [value for value in np.asarray(eps).tolist() if not value >= 0]
+  if wrong:
+    raise errors.UserError(f'eps must be 0 or more, got {wrong[0]:.6g}')
 
 
 def _checked(monitor):

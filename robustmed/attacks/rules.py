@@ -1,6 +1,7 @@
 """Step rules: optax transformations fed with the sign or the normalised gradient."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from robustmed import errors
@@ -23,6 +24,7 @@ def ascent(rule='plain'):
   """
   if not isinstance(rule, optax.GradientTransformation):
     rule = errors.lookup(RULES, rule, kind='step rule')()
+  _refuse_descent(rule)
 
   def init(problem, x):
     # One state per example: a rule that clips by a global norm must not couple neighbours.
@@ -33,3 +35,16 @@ def ascent(rule='plain'):
     return x + threat.column(problem.step_size, x) * update, state
 
   return engine.Solver(init, step)
+
+
+def _refuse_descent(rule):
+  """A rule that goes down where the gradient says up would make attacks that help the network."""
+  with jax.ensure_compile_time_eval():
+    x = jnp.zeros(1)
+    update, _ = rule.update(jnp.ones(1), rule.init(x), x)
+    down = bool((update < 0).all())
+  if down:
+    raise errors.UserError(
+      'the step rule goes against the gradient; give the transformation without its learning rate, '
+      'e.g. optax.scale_by_adam() for optax.adam(...)'
+    )

@@ -72,9 +72,16 @@ class Threat:
       return
     if not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2:
       raise errors.UserError(f'bounds must be None or a pair (low, high), not {self.bounds!r}')
+    if any(side is None for side in self.bounds):
+      raise errors.UserError(
+        f'bounds need both sides, not {self.bounds!r}; one that does not matter is -inf or inf'
+      )
     known = all(isinstance(side, int | float | tuple | list | np.ndarray) for side in self.bounds)
     if known and np.any(np.asarray(self.bounds[0]) >= np.asarray(self.bounds[1])):
-      raise errors.UserError(f'bounds must be (low, high) with low < high, not {self.bounds!r}')
+      raise errors.UserError(
+        f'bounds must be (low, high) with low < high, not {self.bounds!r}; per channel: '
+        '((low, low, ...), (high, high, ...))'
+      )
 
   def check(self, x):
     """Raises `UserError` where bounds or region do not fit the shape of `x`."""

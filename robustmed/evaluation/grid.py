@@ -256,7 +256,7 @@ def collect(
   """The rows of all cells, sorted. `_value` is each attack's own objective (that of `main` for
   clean rows) and `_start` the same objective at the clean image; `_gain` is how far the attack got
   from there in its own direction, unknown where the images were made for another network."""
-  tables = [pd.read_parquet(files.reading(folder / cell.file)) for cell in wanted]
+  tables = [files.parsed(folder / cell.file, pd.read_parquet) for cell in wanted]
   rows = pd.concat(tables, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
   for name, objective in [(n, p.objective) for n, p in probes.items()] + [(CLEAN, main)]:

@@ -157,7 +157,7 @@ def finished(models: Sequence[Model], *, folder) -> list[Model]:
 def gather(models: Sequence[Model], *, folder) -> pd.DataFrame:
   """The rows of finished networks, sorted."""
   rows = pd.concat(
-    [pd.read_parquet(files.reading(folder / cell.file)) for _, cell, _ in cells(models)]
+    [files.parsed(folder / cell.file, pd.read_parquet) for _, cell, _ in cells(models)]
   )
   return rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], ignore_index=True)
 

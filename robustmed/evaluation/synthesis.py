@@ -220,7 +220,7 @@ def run(
   grid.fill('generators', pieces, folder=folder, stopper=stopper)
   if not todo:
     return pd.DataFrame()
-  tables = [pd.read_parquet(files.reading(folder / piece.file)) for piece in pieces]
+  tables = [files.parsed(folder / piece.file, pd.read_parquet) for piece in pieces]
   rows = pd.concat(tables, ignore_index=True)
   keys = ['arm', 'seed', 'attack', 'eps', 'index']
   # The clean images of a segmenter are the same whichever generator asked for them.

@@ -1,5 +1,6 @@
 """The report on adaptive-margin training: the paper's tables and figures beside ours."""
 
+import functools
 import pathlib
 
 import numpy as np
@@ -75,7 +76,7 @@ class Page:
     path = self.folder / 'logs' / 'amat.seed0.margins.csv'
     if not path.is_file():
       return None
-    table = pd.read_csv(files.reading(path))
+    table = files.parsed(path, pd.read_csv)
     last = table.iloc[[-1]][['step', 'drawn', 'min', 'mean', 'max']]
     defense = self.config.arms.amat.defense
     cap = f'{defense.max_margin:g}' if self.config.reading.cap else 'none'
@@ -143,7 +144,7 @@ class Page:
     path = self.results / 'volumes.csv'
     if not path.is_file():
       return None
-    table = pd.read_csv(files.reading(path), keep_default_na=False)
+    table = files.parsed(path, functools.partial(pd.read_csv, keep_default_na=False))
     keys = ['arm', 'attack', 'eps', 'class']
     found = table.groupby(keys, sort=False)[['Dice', 'HD95_mm', 'NSD']].mean()
     found['volumes'] = table.groupby(keys, sort=False)['group'].nunique()

@@ -24,6 +24,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a configuration of configs/brats2d.py or brats3d.py; touches no data, but
   looks into the folder of real data, if there is one, for the number of series."""
   errors.lookup(PLANES, config.dimension, kind='number of dimensions')
+  brats_report.other_run(config)  # a mistake there would else be told after the training
   task = make_task(config)
   arms = experiment.make_arms(
     task,

@@ -75,7 +75,7 @@ def save_curves(config, context: keepsakes.Context, models) -> None:
   if parts and parallel.is_writer():
     with files.replacing(context.results / ITERATIONS) as temporary:
       pd.concat(
-        [pd.read_parquet(files.reading(path)) for path in parts], ignore_index=True
+        [files.parsed(path, pd.read_parquet) for path in parts], ignore_index=True
       ).to_parquet(temporary, index=False)
 
 
@@ -262,4 +262,4 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 def curves(results: pathlib.Path) -> pd.DataFrame | None:
   """The rows of `save_curves`, one per subject, attack and level; None without any."""
   path = results / ITERATIONS
-  return pd.read_parquet(files.reading(path)) if path.is_file() else None
+  return files.parsed(path, pd.read_parquet) if path.is_file() else None

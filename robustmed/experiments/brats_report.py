@@ -21,6 +21,21 @@ from robustmed.report.papers import brats_figures as drawings
 EPS, METRIC = brats_claims.EPS, 'dice_wt'
 
 
+def other_run(config) -> pathlib.Path | None:
+  """The folder of the finished run in the other dimension that config.report.other names."""
+  if not config.report.other:
+    return None
+  folder = pathlib.Path(config.report.other).expanduser()
+  path, stored = folder / 'results' / 'rows.parquet', folder / 'config.json'
+  if not path.is_file() or not stored.is_file():
+    raise errors.UserError(f'config.report.other: no results in {folder}; finish that run first')
+  if files.read_json(stored).get('config', {}).get('dimension') != 5 - config.dimension:
+    raise errors.UserError(
+      f'config.report.other: {folder} is no brats run in {5 - config.dimension}D'
+    )
+  return folder
+
+
 class Page:
   """Everything of the page that is not in every experiment's report."""
 
@@ -47,18 +62,8 @@ class Page:
 
   def other(self) -> pd.DataFrame | None:
     """The rows of the run in the other dimension, if the configuration names one."""
-    if not self.config.report.other:
-      return None
-    folder = pathlib.Path(self.config.report.other).expanduser()
-    path, config = folder / 'results' / 'rows.parquet', folder / 'config.json'
-    if not path.is_file() or not config.is_file():
-      raise errors.UserError(f'config.report.other: no results in {folder}; finish that run first')
-    theirs = files.read_json(config).get('config', {})
-    if theirs.get('dimension') != 5 - self.config.dimension:
-      raise errors.UserError(
-        f'config.report.other: {folder} is no brats run in {5 - self.config.dimension}D'
-      )
-    return inputs.read(folder).rows
+    folder = other_run(self.config)
+    return None if folder is None else inputs.read(folder).rows
 
   def sections(self) -> tuple[spec.Section, ...]:
     made = (

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -141,7 +142,7 @@ def _record() -> dict[str, Any]:
     'pid': os.getpid(),
     'born': _born(os.getpid()),
     'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'command': ' '.join(sys.argv),
+    'command': shlex.join(sys.argv),
     'token': secrets.token_hex(8),
     'beat': 0,
   }

@@ -59,7 +59,7 @@ def run(config, context: keepsakes.Context, trained: nodules_pools.Trained, mode
   if parallel.is_writer():
     for name in wanted:
       found = [folder / PARTS / name / f'{uid}.parquet' for uid in uids]
-      parts = [pd.read_parquet(files.reading(path)) for path in found]
+      parts = [files.parsed(path, pd.read_parquet) for path in found]
       whole = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
       with files.replacing(folder / f'{name}.csv') as temporary:
         whole.to_csv(temporary, index=False)

@@ -77,7 +77,7 @@ class Page:
     if not self.scored:
       return
     config = self.config
-    nodules = pd.read_csv(files.reading(self.froc / nodules_froc.KINDS))
+    nodules = files.parsed(self.froc / nodules_froc.KINDS, pd.read_csv)
     scans = len(next(iter(self.scored.values())).nodules)
     yield spec.Section(
       'Test scans (Table 1)',
@@ -222,7 +222,7 @@ def labels(arms) -> dict[str, str]:
 
 
 def _frame(path: pathlib.Path) -> pd.DataFrame:
-  return pd.read_parquet(files.reading(path)) if path.is_file() else pd.DataFrame()
+  return files.parsed(path, pd.read_parquet) if path.is_file() else pd.DataFrame()
 
 
 def spec_of(config, task, arms, folder: pathlib.Path) -> spec.ReportSpec:

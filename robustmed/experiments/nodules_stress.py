@@ -132,7 +132,7 @@ def run(context: keepsakes.Context, trained: nodules_pools.Trained, models) -> N
   save_pictures(context, trained, source, begin)
   parts = sorted((context.results / PARTS).glob('*.seed*.parquet'))
   if parts and parallel.is_writer():
-    rows = pd.concat([pd.read_parquet(files.reading(path)) for path in parts], ignore_index=True)
+    rows = pd.concat([files.parsed(path, pd.read_parquet) for path in parts], ignore_index=True)
     with files.replacing(context.results / ROWS) as temporary:
       rows.to_parquet(temporary, index=False)
 
@@ -245,7 +245,7 @@ def _save_made(context, trained, source, begin) -> None:
       pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     parts = sorted(path.parent.glob('made.*.parquet'))
     with files.replacing(context.results / MADE) as temporary:
-      whole = pd.concat([pd.read_parquet(files.reading(part)) for part in parts], ignore_index=True)
+      whole = pd.concat([files.parsed(part, pd.read_parquet) for part in parts], ignore_index=True)
       whole.to_parquet(temporary, index=False)
 
 

@@ -22,7 +22,7 @@ class Page:
     path = self.results / spine_keepsakes.ROWS
     self.ood = pd.DataFrame()
     if path.is_file():
-      self.ood = statistics.prepare(pd.read_parquet(files.reading(path)))
+      self.ood = statistics.prepare(files.parsed(path, pd.read_parquet))
     facts = self.results / spine_keepsakes.FACTS
     self.facts = files.read_json(facts) if facts.is_file() else {}
 
@@ -238,7 +238,7 @@ class Page:
     path = self.results / spine_keepsakes.DETECTORS
     if self.ood.empty or not path.is_file():
       return None
-    frame = pd.read_csv(files.reading(path))
+    frame = files.parsed(path, pd.read_csv)
     arms = list(dict.fromkeys(frame['arm']))
     if not arms:
       return None

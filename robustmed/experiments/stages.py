@@ -301,7 +301,7 @@ class Run:
     tables = []
     for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
       arm, seed = path.stem.rsplit('.seed', 1)
-      table = pd.read_csv(files.reading(path))
+      table = files.parsed(path, pd.read_csv)
       table.insert(0, 'arm', arm)
       table.insert(1, 'seed', int(seed))
       tables.append(table.rename(columns={'main/loss': 'loss'}))

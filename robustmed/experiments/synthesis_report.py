@@ -4,6 +4,7 @@ import pathlib
 
 import pandas as pd
 
+from robustmed import files
 from robustmed.data import ct_slices
 from robustmed.evaluation import statistics
 from robustmed.evaluation import synthesis as evaluation
@@ -183,7 +184,7 @@ class Page:
 
 
 def _frame(path: pathlib.Path, reader) -> pd.DataFrame:
-  return reader(path) if path.is_file() else pd.DataFrame()
+  return files.parsed(path, reader) if path.is_file() else pd.DataFrame()
 
 
 def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from robustmed import errors, files, parallel
 
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
+ABSENT = '(absent)'
 KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks: of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -91,10 +93,15 @@ def differences(old: Any, new: Any, path: str = '') -> list[str]:
     out = []
     for name in sorted({*old, *new}):
       out += differences(
-        old.get(name, '(absent)'), new.get(name, '(absent)'), f'{path}.{name}' if path else name
+        old.get(name, ABSENT), new.get(name, ABSENT), f'{path}.{name}' if path else name
       )
     return out
-  return [] if old == new else [f'{path}: {old} there, {new} here']
+  return [] if old == new else [f'{path}: {_short(old)} there, {_short(new)} here']
+
+
+def _short(value):
+  text = value if value == ABSENT else repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def environment() -> dict[str, Any]:
@@ -110,7 +117,7 @@ def environment() -> dict[str, Any]:
     'system': platform.platform(),
     'cores': os.cpu_count(),
     'versions': versions,
-    'command': ' '.join(['python -m robustmed.main', *sys.argv[1:]]),
+    'command': shlex.join(['python', '-m', 'robustmed.main', *sys.argv[1:]]),
   }
 
 

@@ -115,6 +115,9 @@ def _best(known, *, panel, failed) -> str:
   """Who withstands the attack best; no arm with a failed check is called that."""
   pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
   best, sound = pick(known)[0], [line for line in known if line[0].name not in failed]
+  alike = [line[0].shown for line in known if line[2] == pick(known)[2]]
+  if len(alike) == len(known):
+    return 'There no arm withstands the attack better than another.'
   if best.name not in failed:
     return f'There {best.shown} withstands the attack best.'
   text = f'The best figure there is that of {best.shown}, one of whose checks failed'

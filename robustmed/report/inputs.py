@@ -1,6 +1,5 @@
 """Reads what training and evaluation left in a workdir. Nothing here is ever unpickled."""
 
-import io
 import json
 import pathlib
 from collections.abc import Mapping
@@ -40,7 +39,7 @@ def read(workdir: pathlib.Path) -> Inputs:
   path = results / 'rows.parquet'
   if not path.is_file():
     raise errors.UserError(f'no results at {path}: run --stage evaluate with this workdir first')
-  rows = statistics.prepare(_reading(path, pd.read_parquet))
+  rows = statistics.prepare(files.parsed(path, pd.read_parquet))
   if rows.empty:
     raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
   skip = {*statistics.KEYS, 'group'}
@@ -62,22 +61,12 @@ def read(workdir: pathlib.Path) -> Inputs:
   )
 
 
-def _reading(path: pathlib.Path, reader):
-  stored = io.BytesIO(files.content(path))
-  try:
-    return reader(stored)
-  except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-    raise errors.UserError(
-      f'cannot read {path}: {error}; delete it and run that stage again'
-    ) from error
-
-
 def _optional(path: pathlib.Path, reader):
-  return _reading(path, reader) if path.is_file() else None
+  return files.parsed(path, reader) if path.is_file() else None
 
 
 def _json(path: pathlib.Path, *, default):
-  return _reading(path, json.load) if path.is_file() else default
+  return files.parsed(path, json.load) if path.is_file() else default
 
 
 def _check(line, path: pathlib.Path) -> checks.Check:

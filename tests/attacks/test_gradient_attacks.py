@@ -174,12 +174,27 @@ def test_the_notebook_snippet(problems):
   assert np.all(result.distance <= 0.07 + 1e-6)
 
 
+@pytest.mark.parametrize('eps', [-0.1, float('nan'), [0.1, 0.2, -1.0]])
+def test_an_eps_below_zero_is_a_mistake(eps):
+  x = jnp.full((3, 2, 2, 1), 0.5)
+  objective = lambda image: jnp.sum(image, (1, 2, 3))
+  with pytest.raises(errors.UserError, match=r'eps must be 0 or more, got (-0\.1|nan|-1)$'):
+    attacks.pgd(num_steps=1)(objective, x, eps=eps, key=jax.random.key(0))
+
+
 @pytest.mark.parametrize(
   ('wrong', 'says'),
   [
     (lambda: attacks.pgd(step_size=0.1, relative_step=0.1), 'not both'),
     (lambda: attacks.pgd(rule='adamx'), "did you mean 'adamax'"),
+    (
+      lambda: attacks.pgd(rule=optax.adam(1.0)),
+      'against the gradient; .* without its learning rate',
+    ),
+    (lambda: attacks.pgd(rule=optax.sgd(0.1, momentum=0.9)), 'against the gradient'),
     (lambda: attacks.pgd(norm='l1'), "unknown norm 'l1'"),
+    (lambda: attacks.pgd(bounds=(0.0, None)), 'bounds need both sides'),
+    (lambda: attacks.pgd(bounds=[(0, 1), (0.2, 0.8)]), r'per channel: \(\(low, low'),
     (lambda: attacks.pgd(fold='mean'), "unknown fold 'mean'"),
     (lambda: attacks.pgd(select='first'), "unknown select 'first'"),
     (lambda: attacks.pgd(keep='all'), "unknown keep 'all'"),

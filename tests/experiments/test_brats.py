@@ -261,3 +261,11 @@ def test_tables_carry_the_papers_numbers_and_their_family():
   assert signs.loc['distil_100', 'zero gradients'] == pytest.approx(0.9)
   assert signs.loc['std', 'RMSE of FGSM at 0.05'] == pytest.approx(0.04)
   assert brats_tables.artefacts(frame, arms=arms, metric='dice_wt').empty
+
+
+def test_another_run_that_is_not_there_is_told_before_the_training(tmp_path):
+  chosen = config()
+  with chosen.unlocked():
+    chosen.report.other = str(tmp_path)
+  with pytest.raises(errors.UserError, match=r'config\.report\.other: no results in'):
+    brats.build(chosen)

@@ -94,6 +94,18 @@ def test_no_arm_with_a_failed_check_is_called_the_best(workdir, failed, said):
   )
 
 
+def test_no_arm_is_the_best_where_all_are_alike(workdir):
+  held = inputs.read(workdir)
+  summary = held.summary.assign(mean=0.0)
+  words = {
+    'spec': report.ReportSpec(title='', panels=(report.Panel('DICE_seg', 'pgd_seg'),)),
+    'arms': [report.Arm(name) for name in ('std', 'adv')],
+    'decided': pd.DataFrame(),
+  }
+  text = content.verdict(held._replace(summary=summary), **words)
+  assert 'There no arm withstands the attack better than another.' in text
+
+
 def test_arms_follow_the_spec_then_the_rows():
   rows = pd.DataFrame({'arm': ['b', 'a', 'c']})
   found = tables.arms(rows, [report.Arm('c', 'C'), report.Arm('x')])
