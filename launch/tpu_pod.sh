@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A Cloud TPU, one host or a whole pod, from this machine: needs gcloud, logged in, and git.
+# A Cloud TPU, one host or a whole pod, from this machine: needs gcloud, logged in, and git; for a pod
+# of several hosts the ssh key in an agent (ssh-add ~/.ssh/google_compute_engine, after a first ssh).
 #   tpu_pod.sh create --name NAME --zone ZONE --type v5litepod-16 [--spot]
 #   tpu_pod.sh setup  --name NAME --zone ZONE            send the tree, install what it needs
 #   tpu_pod.sh run    --name NAME --zone ZONE --config configs/X.py --workdir gs://BUCKET/DIR ...
@@ -28,7 +29,7 @@ say() { printf '[launch] %s\n' "$*" >&2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 name='' zone='' project='' type='' version='' spot='' ref=HEAD worker='' follow='' yes='' dry='' env_file=''
-main_flags=()
+main_flags=() own=()
 
 # A word as one would type it.
 quoted() {
@@ -66,7 +67,10 @@ read_env_file() {
   [ -r "$file" ] || fail "no file $file; --env takes a file of lines KEY=VALUE"
   while IFS= read -r line || [ -n "$line" ]; do
     case $line in '' | '#'*) continue ;; esac
-    key=${line%%=*} value=${line#*=}
+    line=${line%$'\r'}
+    key=${line%%=*} value=${line#*=} value=${value%%[[:space:]]#*}
+    value=${value%"${value##*[![:space:]]}"}
+    case $value in \"*\" | \'*\') value=${value:1:${#value}-2} ;; esac
     case $key in
       NAME) name=${name:-$value} ;;
       ZONE) zone=${zone:-$value} ;;
@@ -84,6 +88,7 @@ parse() {
   local flag value given
   while [ $# -gt 0 ]; do
     flag=$1 given='' value=''
+    case ${flag%%=*} in --type | --version | --spot | --ref | --worker | --follow | --yes) own+=("${flag%%=*}") ;; esac
     case $flag in
       --)
         shift
@@ -147,10 +152,14 @@ create() {
   tpu create "$name" "--accelerator-type=$type" "--version=$version" ${spot:+--spot}
 }
 
+sent() {
+  git -C "$root" rev-parse --verify --quiet "$ref^{commit}" || fail "git knows no commit '$ref'"
+}
+
 # The committed tree replaces ~/robustmed on every worker; runs never write into it.
 send() {
   local commit archive
-  commit=$(git -C "$root" rev-parse --verify --quiet "$ref^{commit}") || fail "git knows no commit '$ref'"
+  commit=$(sent)
   if [ "$ref" = HEAD ] && [ -n "$(git -C "$root" status --porcelain --untracked-files=no)" ]; then
     say 'changes that are not committed are not sent'
   fi
@@ -175,16 +184,30 @@ refuse_if_running() {
 }
 
 start() {
-  local workdir='' previous='' flag distributed='' words
-  [ ${#main_flags[@]} -gt 0 ] || fail "run needs the main program's flags, e.g. --config configs/quickstart.py --workdir gs://BUCKET/DIR"
-  for flag in "${main_flags[@]}"; do
+  local workdir='' config='' previous='' flag distributed='' words commit
+  for flag in ${main_flags[@]+"${main_flags[@]}"}; do
     case $flag in
       --workdir=*) workdir=${flag#*=} ;;
+      --config=*) config=${flag#*=} ;;
       --distributed) distributed=yes ;;
     esac
-    if [ "$previous" = --workdir ]; then workdir=$flag; fi
+    case $previous in
+      --workdir) workdir=$flag ;;
+      --config) config=$flag ;;
+    esac
     previous=$flag
   done
+  { [ -n "$config" ] && [ -n "$workdir" ]; } ||
+    fail "run needs the main program's --config and --workdir, e.g. --config configs/quickstart.py --workdir gs://BUCKET/DIR"
+  config=${config%%:*}
+  case $config in
+    /*) ;;
+    *)
+      commit=$(sent)
+      git -C "$root" cat-file -e "$commit:$config" 2>/dev/null ||
+        fail "there is no $config in the commit '$ref', which is what is sent"
+      ;;
+  esac
   [ -n "$distributed" ] || main_flags+=(--distributed)
   case $workdir in
     gs://* | s3://*) ;;
@@ -215,6 +238,13 @@ if [ -z "$env_file" ] && [ -e "$here/tpu_pod.env" ]; then env_file=$here/tpu_pod
 if [ "$what" != run ] && [ ${#main_flags[@]} -gt 0 ]; then
   fail "$what does not take ${main_flags[0]}; see --help"
 fi
+for flag in ${own[@]+"${own[@]}"}; do
+  case $what$flag in
+    create--type | create--version | create--spot | setup--ref | run--ref) ;;
+    logs--worker | logs--follow | status--worker | delete--yes) ;;
+    *) fail "$what does not take $flag; see --help (what main is to get comes after --)" ;;
+  esac
+done
 [ -n "$dry" ] || command -v gcloud >/dev/null || fail 'gcloud is not on PATH; install the Google Cloud CLI, then: gcloud auth login'
 
 case $what in

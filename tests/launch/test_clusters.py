@@ -9,7 +9,7 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).parents[2] / 'launch'
 SRUN = """#!/usr/bin/env bash
-printf '%s\\n' "${{JAX_LOCAL_DEVICE_IDS:-unset}}" "$@" >"{folder}/srun"
+printf '%s\\n' "${{JAX_LOCAL_DEVICE_IDS:-unset}}" "$SRUN_CPUS_PER_TASK" "$@" >"{folder}/srun"
 exit "$(cat "{folder}/code")"
 """
 
@@ -63,6 +63,11 @@ def test_every_task_runs_main_on_a_gpu_of_its_own(slurm):
 def test_a_process_alone_on_its_node_takes_all_gpus(slurm):
   _, called, _ = slurm(SLURM_NTASKS_PER_NODE='1', SLURM_GPUS_ON_NODE='4')
   assert called[0] == '0,1,2,3'
+
+
+def test_every_task_gets_its_cores(slurm):
+  _, called, _ = slurm(SLURM_CPUS_PER_TASK='8')
+  assert called[1] == '8'  # srun does not look at the job's own any more
 
 
 def test_an_array_job_has_one_arm_each(slurm):

@@ -88,9 +88,9 @@ def test_run_sends_the_commit_and_starts_the_same_command_everywhere(pod):
 
 
 def test_own_flags_after_two_dashes_go_to_main_and_a_local_workdir_is_warned_of(pod):
-  calls, done = pod('run', *AT, '--', '--distributed', '--workdir=runs/x', '--name', 'y')
-  words = shlex.split(calls[-1][4])[3:]
-  assert words == ['--distributed', '--workdir=runs/x', '--name', 'y']
+  mine = ['--distributed', '--config=configs/spine.py:paper', '--workdir=runs/x', '--name', 'y']
+  calls, done = pod('run', *AT, '--', *mine)
+  assert shlex.split(calls[-1][4])[3:] == mine
   assert "the workdir 'runs/x' must be on a disk that all workers share" in done.stderr
 
 
@@ -115,6 +115,9 @@ def test_flags_win_over_the_env_file(pod, tmp_path):
     'create', 'pod', '--accelerator-type=v4-8', '--version=tpu-ubuntu2204-base', '--spot',
     '--zone=z',
   ]  # fmt: skip
+  file.write_bytes(b'NAME="pod"\r\nZONE=z  # c\r\n')
+  calls, _ = pod('stop', '--env', str(file))
+  assert calls[0][:2] == ['ssh', 'pod'] and calls[0][-1] == '--zone=z'
   file.write_text('NAME=$(touch x)\nRUN=1\n')
   _, done = pod('stop', '--env', str(file), code=2)
   assert "the line 'RUN=1'" in done.stderr and not pathlib.Path('x').exists()
@@ -128,7 +131,12 @@ def test_flags_win_over_the_env_file(pod, tmp_path):
     (['stop', '--name=pod'], 'stop needs --zone'),
     (['create', *AT], 'create needs --type'),
     (['create', *AT, '--type=v9-1'], "no runtime version is known for the type 'v9-1'"),
-    (['run', *AT], "run needs the main program's flags"),
+    (['run', *AT], "run needs the main program's --config and --workdir"),
+    (['run', *AT, '--config=configs/spine.py'], "run needs the main program's --config and"),
+    (['run', *AT, '--config', 'configs/x.py:paper', '--workdir=w'], 'there is no configs/x.py in'),
+    (['run', *AT, *MAIN, '--ref', 'nowhere'], "git knows no commit 'nowhere'"),
+    (['run', *AT, *MAIN, '--worker', '0'], 'run does not take --worker'),
+    (['create', *AT, '--type=v4-8', '--follow'], 'create does not take --follow'),
     (['stop', *AT, '--force'], 'stop does not take --force'),
     (['stop', '--name'], '--name needs a value'),
     (['setup', *AT, '--ref=nowhere'], "git knows no commit 'nowhere'"),
