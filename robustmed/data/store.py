@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,9 +94,9 @@ class Split:
   small splits stay in memory and are shared by all readers.
   """
 
-  def __init__(self, data_source, groups: list[int]):
+  def __init__(self, data_source, groups: list[int], *, folder: pathlib.Path | None = None):
     self.groups = tuple(groups)
-    self._source = data_source
+    self._source, self._folder = data_source, folder
     self._kept: dict[int, dict[str, Any]] | None = None
 
   def __len__(self) -> int:
@@ -110,7 +111,7 @@ class Split:
       raise IndexError(f'{index} of {len(self)}')
     if self._kept is not None and index in self._kept:
       return self._kept[index]
-    example = dict(self._source[index])
+    example = self._read(index)
     for key, value in example.items():
       if isinstance(value, np.ndarray):
         value.setflags(write=False)
@@ -122,6 +123,17 @@ class Split:
     if self._kept is not None:
       self._kept[index] = example
     return example
+
+  def _read(self, index):
+    try:
+      return dict(self._source[index])
+    except (RuntimeError, ValueError, zlib.error) as error:
+      if self._folder is None:
+        raise
+      raise errors.UserError(
+        f'the prepared data in {self._folder} are damaged ({str(error).splitlines()[0][:100]}); '
+        'remove that folder, the next run makes it anew'
+      ) from error
 
   def stack(self, feature: str) -> np.ndarray:
     """Returns one feature of all examples, [n, ...]."""
@@ -185,7 +197,9 @@ def prepare(
       ) from error
   builder = tfds.builder_from_directory(str(folder))
   groups = json.loads((folder / 'groups.json').read_text(encoding='utf-8'))
-  splits = {name: Split(builder.as_data_source(name), groups[name]) for name in groups}
+  splits = {
+    name: Split(builder.as_data_source(name), groups[name], folder=folder) for name in groups
+  }
   return splits, folder
 
 

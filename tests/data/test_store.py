@@ -144,6 +144,16 @@ def test_a_full_cache_is_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
   assert list((tmp_path / 'phantom_lumbar_disks').iterdir()) == []
 
 
+def test_prepared_data_that_were_damaged_are_named(tmp_path):
+  fields = {**lumbar_disks.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
+  fields |= {'name': 'phantom_lumbar_disks', 'cache_dir': str(tmp_path)}
+  folder = pathlib.Path(data.load(fields).info['folder'])
+  for path in folder.glob('*test.array_record*'):
+    path.write_bytes(b'bad')
+  with pytest.raises(errors.UserError, match=f'prepared data in {folder} are damaged .*; remove'):
+    data.load(fields).test[0]
+
+
 def test_cache_root(monkeypatch):
   monkeypatch.delenv('ROBUSTMED_CACHE', raising=False)
   assert store.cache_root('') == pathlib.Path.home() / '.cache' / 'robustmed'
