@@ -131,7 +131,7 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
 
   They are files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
   """
-  count, name = context.config.evaluate.save_examples, context.exp.main
+  count, name = max(0, context.config.evaluate.save_examples), context.exp.main
   if not count:
     return
   eps = max(context.exp.probes[name].levels)

@@ -101,7 +101,7 @@ def _label(config, arm: str) -> str:
   options = config.arms[arm]
   real = 'all positives' if options.real == 'full' else f'{config.data.kept} positives'
   shown = f'{real} + {WORDS[options.added]}' if options.added else real
-  return f'{arm[0]}  {shown}' if arm[1:2] == '_' else f'{arm}: {shown}'
+  return f'{arm[0]}: {shown}' if arm[1:2] == '_' else f'{arm}: {shown}'
 
 
 def _figure(config, folder, labels, held) -> spec.Section:
@@ -112,7 +112,8 @@ def _figure(config, folder, labels, held) -> spec.Section:
   return spec.Section(
     'The six panels (Fig. 7)',
     'Colour and line are p(positive) of replicate 0; the numbers are means over all replicates ± '
-    'their standard deviation.',
+    'their standard deviation, every replicate counting alike (in the results above every point '
+    'does).',
     pictures,
     [('Panels', table(held.rows, labels))],
   )

@@ -54,7 +54,7 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
     )
   unknown = int(sum((~np.isfinite(rows[name].astype(float))).sum() for name in held.metrics))
   if unknown:
-    lines.append(f'- {unknown} metric values are not finite; means and n leave them out.')
+    lines.append(f'- {unknown} metric values are not defined; means and n leave them out.')
   return '\n'.join(lines)
 
 
