@@ -91,6 +91,7 @@ def parse(words: Sequence[str]) -> Command:
   list_settings(config)
   _apply(config, overrides)
   config.lock()
+  _check_folder(config)
   needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
   if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
@@ -141,6 +142,19 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if not hasattr(module, 'get_config'):
     raise errors.UserError(f'{path} has no function get_config(preset)')
   return module.get_config(preset)
+
+
+def _check_folder(config) -> None:
+  """Who names a folder of data must not look at made-up ones."""
+  from robustmed import data  # here, so that --help answers at once
+
+  fields = config.get('data', {})
+  source = data.SOURCES.get(fields.get('source', ''))
+  if fields.get('dir', '') and source is not None and 'dir' not in source.DEFAULTS:
+    raise errors.UserError(
+      f'config.data.dir is {fields.dir!r}, but the source {fields.source!r} makes its examples '
+      'itself; take the preset real or paper, or set config.data.source'
+    )
 
 
 def list_settings(config: ml_collections.ConfigDict) -> None:

@@ -49,6 +49,8 @@ def test_arms_keep_the_order_of_the_config():
     (['--bogus=1'], 'unknown flag --bogus=1'),
     (['extra'], "unexpected argument 'extra'"),
     (['--checkpoint', 'x', '--stage', 'train'], 'goes with --stage evaluate, report or all'),
+    (['--arms', ''], 'names no arm'),
+    (['--config.data.dir=/x'], "the source 'phantom_lumbar_disks' makes its examples itself"),
   ],
 )
 def test_mistakes_are_user_errors(words, message):

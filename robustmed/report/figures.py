@@ -107,6 +107,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
   if low > 0 and high > 30 * low:
     axes.set_yscale('log')
   axes.set_xlabel('optimiser step')
+  axes.xaxis.get_major_locator().set_params(integer=True)
   axes.set_ylabel('training loss')
   figure.suptitle('Training', x=0.02, ha='left', fontweight='bold')
   legend(figure, handles)

@@ -48,6 +48,7 @@ def boxes(stored: Mapping[str, np.ndarray], *, classes: Sequence[str]) -> bytes:
 
   patch = matplotlib.patches.Patch
   handles = [patch(color=figures.COLOURS[k], label=name) for k, name in enumerate(classes)]
+  handles.append(patch(facecolor='#777777', edgecolor='white', label='true (white)'))
   return _pairs(stored, draw, handles)
 
 
