@@ -2,6 +2,7 @@
 Adversarial Robustness of DNNs for Medical Image Segmentation and Detection'."""
 
 import functools
+import pathlib
 
 import ml_collections
 
@@ -61,6 +62,7 @@ def _pretrained(config):
   path = config.model.get('init', SCRATCH)
   if path in ('', SCRATCH):
     return None
+  weights.check(pathlib.Path(path).expanduser())  # else told after STD has begun
   return functools.partial(weights.load, path, model=config.model.name)
 
 

@@ -124,15 +124,21 @@ def name_of(keys: list[str]) -> str:
   return '.'.join([re.sub(r'_(?=\d|m_)', '.', part) for part in parts] + [_LEAVES.get(leaf, leaf)])
 
 
-def read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
-  """All tensors of a .safetensors or .npz file; one that cannot be read is a `UserError`."""
-  readers = {'.safetensors': _safetensors, '.npz': _npz}
-  reader = readers.get(path.suffix.lower())
-  if reader is None:
+def check(path: pathlib.Path) -> None:
+  """A `UserError` where there is no file of pretrained weights."""
+  if path.suffix.lower() not in _READERS:
     raise errors.UserError(
-      f'{path}: pretrained weights are a {" or ".join(readers)} file; how to turn a PyTorch file '
+      f'{path}: pretrained weights are a {" or ".join(_READERS)} file; how to turn a PyTorch file '
       'into one is said in robustmed/models/weights.py'
     )
+  if not path.is_file():
+    raise errors.UserError(f'{path}: there is no such file of pretrained weights')
+
+
+def read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+  """All tensors of a .safetensors or .npz file; one that cannot be read is a `UserError`."""
+  check(path)
+  reader = _READERS[path.suffix.lower()]
   try:
     return reader(path)
   except errors.UserError:
@@ -172,3 +178,6 @@ def _safetensors(path):
       array = (array.astype('<u4') << 16).view('<f4')
     found[name] = array.reshape(shape)
   return found
+
+
+_READERS = {'.safetensors': _safetensors, '.npz': _npz}

@@ -76,7 +76,11 @@ def test_readings_reach_the_defenses():
   assert 'coupled' not in arms.amat.defense and arms.amat.thresholds.k == 1.0
   assert tuple(arms.amat.defense.terms) == ('box', 'obj', 'cls')
   with pytest.raises(errors.UserError, match=r'yolov5s\.pt: pretrained weights are a'):
-    amat.build(chosen).pretrained({})
+    amat.build(chosen)
+  with chosen.unlocked():
+    chosen.model.init = '/nowhere/yolov5s.npz'
+  with pytest.raises(errors.UserError, match=r'yolov5s\.npz: there is no such file'):
+    amat.build(chosen)
   arms = amat.read(config('ceph'), amat_landmarks).arms
   assert 'coupled' not in arms.std.defense and arms.std_bce.defense.objective == 'bce'
   chosen = config('ceph')
