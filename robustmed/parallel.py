@@ -10,6 +10,7 @@ import contextvars
 import functools
 import gc
 import os
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,6 @@ from robustmed import errors
 AXIS = 'devices'
 PyTree = Any
 _FEW = 0.25  # share of the memory mappings that a process may have
-_USUAL_MAPPINGS = 65_530  # that Linux allows
 _alone = contextvars.ContextVar('alone', default=False)
 _TUNED_JAXLIB = ('0.10.',)  # where the flags below are known; an unknown one aborts the process
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
@@ -332,9 +332,8 @@ def device_key(key: jax.Array) -> jax.Array:
 def forget_programs() -> None:
   """Lets go of every compiled program; one that is called again comes from the cache on disk.
 
-  On the CPU each holds thousands of memory mappings, of which Linux allows a process 65,530 or
-  what it is told: runs with a dozen of arms came to that limit and were aborted. Far from it
-  nothing is let go of: the small programs, which are not on disk, would be compiled again.
+  On the CPU each holds thousands of memory mappings, and Linux aborts a process with more than some
+  65,530. Far from that nothing is let go of: small programs, not on disk, would be made again.
   """
   if _mappings() > _FEW * _most_mappings():
     jax.clear_caches()
@@ -342,16 +341,10 @@ def forget_programs() -> None:
 
 
 def _most_mappings() -> int:
-  try:
-    with open('/proc/sys/vm/max_map_count', encoding='ascii') as file:
-      return min(_USUAL_MAPPINGS, int(file.read()))
-  except (OSError, ValueError):  # not Linux, or not to be read
-    return _USUAL_MAPPINGS
+  path = pathlib.Path('/proc/sys/vm/max_map_count')  # Linux has it
+  return min(65_530, int(path.read_text(encoding='ascii'))) if path.is_file() else 65_530
 
 
 def _mappings() -> int:
-  try:
-    with open('/proc/self/maps', 'rb') as file:
-      return sum(1 for _ in file)
-  except OSError:  # not Linux
-    return 0
+  path = pathlib.Path('/proc/self/maps')
+  return path.read_bytes().count(b'\n') if path.is_file() else 0
