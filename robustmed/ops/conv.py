@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import errors
-from robustmed.ops import conv_forms, conv_rules, conv_window
+from robustmed.ops import conv_folded, conv_forms, conv_rules, conv_window
 
 IMPLS = {'fast': True, 'native': False}
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar('conv_impl', default=None)
@@ -116,6 +116,14 @@ def conv_transpose(
     )
   rule = conv_rules.transpose if _is_fast(impl) else conv_forms.native_transpose
   return rule(window, x, kernel)
+
+
+def conv_twice(x, kernel, *, strides=1, padding=0, impl=None):
+  """`conv` for gradients of gradients: where the fast forms are taken, that of conv_folded, because
+  their rules, differentiated, become programs that take minutes to compile."""
+  if _is_fast(impl):
+    return conv_folded.conv(x, kernel, strides=strides, padding=padding)
+  return conv(x, kernel, strides=strides, padding=padding, impl='native')
 
 
 def conv_general_dilated(
