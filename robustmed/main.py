@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from robustmed import deaths, tool
+from robustmed.process import lost_peers, tool
 
 
 def main(words: Sequence[str]) -> int:
@@ -22,17 +22,17 @@ def main(words: Sequence[str]) -> int:
     code = int(stopped.code or 0)
     raise
   finally:
-    deaths.leave(code)
+    lost_peers.leave(code)
   return code
 
 
 def _run(words: Sequence[str]) -> int:
   # Imported here so that --help and mistakes in flags answer at once.
-  from robustmed import commandline
+  from robustmed.runs import commandline
 
   command = commandline.parse(words)
 
-  from robustmed import hosts, parallel
+  from robustmed.process import hosts, parallel
 
   flags = parallel.tune_cpu()
   hosts.start(
@@ -42,12 +42,12 @@ def _run(words: Sequence[str]) -> int:
     automatic=command.distributed,
   )
 
-  from robustmed.experiments import stages
+  from robustmed.runs import stages
 
   started = time.monotonic()
   stages.run(command, cpu_flags=flags)
   if command.stage not in ('describe', 'plan'):
-    from robustmed import console
+    from robustmed.process import console
 
     console.say(f'done in {console.clock(time.monotonic() - started)}')
   return 0

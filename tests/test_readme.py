@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import runs
+from support import runs
 
 README = (runs.ROOT / 'README.md').read_text()
 

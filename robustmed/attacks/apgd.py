@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from robustmed.attacks import engine, folds
+from robustmed.attacks import engine, monitor_reductions
 from robustmed.attacks.threat import Threat, column
 from robustmed.types import Array
 
@@ -56,8 +56,8 @@ def _step(problem, index, x, value, grad, state):
   threat, centre, eps = problem.threat, problem.centre, problem.eps
   place = lambda x: threat.project(x, centre, eps)
   better = value > state.best_value
-  best_x = folds.pick(better, x, state.best_x)
-  best_grad = folds.pick(better, grad, state.best_grad)
+  best_x = monitor_reductions.pick(better, x, state.best_x)
+  best_grad = monitor_reductions.pick(better, grad, state.best_grad)
   best_value = jnp.where(better, value, state.best_value)
   # The start is no step, so it cannot have risen.
   rises = state.rises + ((value > state.value) & (index > 0))
@@ -71,8 +71,8 @@ def _step(problem, index, x, value, grad, state):
   stuck = ~state.halved & (best_value <= state.mark_value)
   halve = at_mark & (stalled | stuck)
   step_size = jnp.where(halve, state.step_size / 2, state.step_size)
-  here = folds.pick(halve, best_x, x)
-  slope = folds.pick(halve, best_grad, grad)
+  here = monitor_reductions.pick(halve, best_x, x)
+  slope = monitor_reductions.pick(halve, best_grad, grad)
 
   ahead = place(here + column(step_size, x) * threat.direction(slope))
   drift = here + _INERTIA * (ahead - here) + (1 - _INERTIA) * (here - state.previous)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from robustmed import errors
-from robustmed.attacks import folds
+from robustmed.attacks import monitor_reductions
 from robustmed.attacks.threat import Threat
 from robustmed.ops import contracts
 from robustmed.types import Array, AttackResult, PyTree
@@ -90,7 +90,7 @@ class LoopAttack:
   minimise: bool = False
 
   def __post_init__(self):
-    errors.lookup(folds.FOLDS, self.fold, kind='fold')
+    errors.lookup(monitor_reductions.FOLDS, self.fold, kind='fold')
     errors.lookup(dict.fromkeys(('last', 'best')), self.select, kind='select')
     errors.lookup(dict.fromkeys((None, 'both')), self.keep, kind='keep')
     if self.num_steps < 0 or self.restarts < 1:
@@ -123,17 +123,19 @@ class LoopAttack:
       )
     centre = given.astype(jnp.promote_types(given.dtype, jnp.float32))
     self.threat.check(centre)
-    eps = contracts.spread(eps, centre, what='eps')
+    eps = contracts.broadcast_per_example(eps, centre, what='eps')
     _check_eps(eps)
     step_size = self.step_size
     if self.relative_step is not None:
-      step_size = contracts.spread(self.relative_step, centre, what='relative_step') * eps
+      step_size = (
+        contracts.broadcast_per_example(self.relative_step, centre, what='relative_step') * eps
+      )
     elif step_size is not None:
-      step_size = contracts.spread(step_size, centre, what='step_size')
+      step_size = contracts.broadcast_per_example(step_size, centre, what='step_size')
     if start_radius is None and self.random_start:
       start_radius = eps
     if start_radius is not None:
-      start_radius = contracts.spread(start_radius, centre, what='start_radius')
+      start_radius = contracts.broadcast_per_example(start_radius, centre, what='start_radius')
     keys = example_keys(key, centre.shape[0])
     monitor = _checked(monitor)
     evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
@@ -171,12 +173,12 @@ class LoopAttack:
     def note(walk, point, index):
       best_x = walk.best_x
       if track:
-        best_x = folds.pick(point.value > walk.best_value, walk.x, best_x)
+        best_x = monitor_reductions.pick(point.value > walk.best_value, walk.x, best_x)
       return walk._replace(
         value=point.value,
         best_x=best_x,
         best_value=jnp.fmax(walk.best_value, point.value),
-        memory=folds.add(self.fold, walk.memory, point.seen, index),
+        memory=monitor_reductions.add(self.fold, walk.memory, point.seen, index),
       )
 
     def body(index, walk):
@@ -196,21 +198,23 @@ class LoopAttack:
   def _memory(self, monitor, x):
     if monitor is None:
       return None
-    return folds.init(self.fold, jax.eval_shape(monitor, x), self.num_steps + self.score_last)
+    return monitor_reductions.init(
+      self.fold, jax.eval_shape(monitor, x), self.num_steps + self.score_last
+    )
 
   def _merge(self, kept, new):
     above = lambda value, other: (value > other) | jnp.isnan(other)
     better = above(new.value, kept.value)
     best_x = kept.best_x
     if best_x is not None:
-      best_x = folds.pick(above(new.best_value, kept.best_value), new.best_x, best_x)
+      best_x = monitor_reductions.pick(above(new.best_value, kept.best_value), new.best_x, best_x)
     return _Walk(
-      x=folds.pick(better, new.x, kept.x),
+      x=monitor_reductions.pick(better, new.x, kept.x),
       state=None,
       value=jnp.where(better, new.value, kept.value),
       best_x=best_x,
       best_value=jnp.fmax(kept.best_value, new.best_value),
-      memory=folds.merge(self.fold, kept.memory, new.memory, better),
+      memory=monitor_reductions.merge(self.fold, kept.memory, new.memory, better),
     )
 
   def _result(self, walk, centre, dtype):

@@ -15,7 +15,7 @@ def minimal_eps(attack, objective, x, *, broken, upper, key, num_bisections=10):
   trial uses the same key. Compiles the attack once; costs num_bisections + 1 attacks.
   """
   x = jnp.asarray(x)
-  upper = contracts.spread(upper, jnp.zeros(x.shape[:1], jnp.float32), what='upper')
+  upper = contracts.broadcast_per_example(upper, jnp.zeros(x.shape[:1], jnp.float32), what='upper')
 
   def judge(image):
     return contracts.per_example(broken(image), x.shape[0], what='broken', dtype=bool)

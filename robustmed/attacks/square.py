@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustmed.attacks import engine, folds
+from robustmed.attacks import engine, monitor_reductions
 from robustmed.attacks.threat import Threat
 from robustmed.types import Array
 
@@ -81,7 +81,7 @@ def _solver(share):
   def step(problem, index, x, value, grad, state):
     shape = x.shape[1:]
     accepted = value > state.value
-    state = _State(folds.pick(accepted, x, state.x), jnp.fmax(value, state.value))
+    state = _State(monitor_reductions.pick(accepted, x, state.x), jnp.fmax(value, state.value))
     table = sides(_spatial(shape), problem.num_steps, share)
     keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, index)
     propose = jax.vmap(_PROPOSALS[problem.threat.norm], (0, None, 0, 0))

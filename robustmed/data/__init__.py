@@ -13,25 +13,19 @@ from typing import Any, NamedTuple
 
 from robustmed import errors
 from robustmed.data import pipeline, store
-from robustmed.data.phantoms import abdomen as phantom_abdomen
-from robustmed.data.phantoms import bccd as phantom_bccd
-from robustmed.data.phantoms import brats as phantom_brats
-from robustmed.data.phantoms import ceph as phantom_ceph
-from robustmed.data.phantoms import heart, hippocampus, prostate
-from robustmed.data.phantoms import lumbar_disks as phantom_lumbar_disks
-from robustmed.data.phantoms import nodules as phantom_nodules
-from robustmed.data.sources import (
-  abdomen,
-  bccd,
-  brats,
-  ceph,
-  disk_masks,
-  lumbar_disks,
-  luna16,
-  msd,
-  spider,
-  ssmspine,
-)
+from robustmed.data.abdomen import abdomen
+from robustmed.data.abdomen import phantom as phantom_abdomen
+from robustmed.data.brain import brats
+from robustmed.data.brain import phantom as phantom_brats
+from robustmed.data.cells import bccd
+from robustmed.data.cells import phantom as phantom_bccd
+from robustmed.data.cephalograms import ceph
+from robustmed.data.cephalograms import phantom as phantom_ceph
+from robustmed.data.chest import luna16
+from robustmed.data.chest import phantom as phantom_nodules
+from robustmed.data.decathlon import msd, phantom_heart, phantom_hippocampus, phantom_prostate
+from robustmed.data.spine import disk_masks, lumbar_disks, spider, ssmspine
+from robustmed.data.spine import phantom as phantom_lumbar_disks
 
 SOURCES = {
   'abdomen': abdomen,
@@ -46,11 +40,11 @@ SOURCES = {
   'phantom_bccd': phantom_bccd,
   'phantom_brats': phantom_brats,
   'phantom_ceph': phantom_ceph,
-  'phantom_heart': heart,
-  'phantom_hippocampus': hippocampus,
+  'phantom_heart': phantom_heart,
+  'phantom_hippocampus': phantom_hippocampus,
   'phantom_lumbar_disks': phantom_lumbar_disks,
   'phantom_nodules': phantom_nodules,
-  'phantom_prostate': prostate,
+  'phantom_prostate': phantom_prostate,
   'spider': spider,
   'ssmspine': ssmspine,
 }

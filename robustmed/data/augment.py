@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed import types
-from robustmed.data import shapes
+from robustmed.data.spine import shapes
 from robustmed.ops import polygon, spline, warp
 
 polygon_mask = jax.jit(polygon.fill, static_argnums=1)

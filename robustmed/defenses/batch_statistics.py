@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from robustmed import attacks, errors, parallel, types
+from robustmed import attacks, errors, types
+from robustmed.process import parallel
 
 RUNNING, BATCH, UPDATE = 'running', 'batch', 'update'
 
@@ -42,7 +43,7 @@ class Attacked:
     return self._forward(jax.tree.map(jnp.zeros_like, self._state), image)
 
   def _forward(self, state, image):
-    with parallel.alone():
+    with parallel.local_statistics():
       return self._task.forward({'params': self._params, **state}, image, self._key)
 
   def meet(self, attack: types.Attack, objective, x, *, monitor=None, **kwargs):

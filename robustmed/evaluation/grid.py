@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from robustmed import console, errors, files, parallel, types
+from robustmed import errors, types
 from robustmed.ops import contracts
+from robustmed.process import console, files, parallel
 
 PyTree = Any
 Batches = Callable[[], Iterable[dict[str, Any]]]
@@ -153,7 +154,7 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
   return out
 
 
-class Piece(NamedTuple):
+class Table(NamedTuple):
   """A table that is a file of its own."""
 
   file: str  # .parquet or .csv
@@ -162,8 +163,8 @@ class Piece(NamedTuple):
   note: str  # beside the progress
 
 
-def piece(cell: Cell, make: Callable[[], pd.DataFrame]) -> Piece:
-  return Piece(cell.file, make, str(cell), f'{cell.arm} {cell.attack} {cell.eps:g}')
+def cell_table(cell: Cell, make: Callable[[], pd.DataFrame]) -> Table:
+  return Table(cell.file, make, str(cell), f'{cell.arm} {cell.attack} {cell.eps:g}')
 
 
 def loader() -> Callable[[Model], PyTree]:
@@ -171,12 +172,14 @@ def loader() -> Callable[[Model], PyTree]:
   return functools.lru_cache(maxsize=1)(lambda model: model.load())
 
 
-def fill(name: str, pieces: Sequence[Piece], *, folder, stopper: console.Stopper) -> None:
+def fill_missing(name: str, pieces: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
   """Makes, in order, what `folder` has not; every file is written whole or not at all.
 
   A stop that is asked for comes between two pieces, as `console.Stopped`.
   """
-  found = parallel.from_writer(np.array([(folder / one.file).is_file() for one in pieces], bool))
+  found = parallel.broadcast_from_writer(
+    np.array([(folder / one.file).is_file() for one in pieces], bool)
+  )
   progress = console.Progress(name, len(pieces), done=int(found.sum()))
   for number, (one, have) in enumerate(zip(pieces, found)):
     if have:
@@ -229,9 +232,10 @@ def run(
     return _cell_rows(own, variables, stored(), cell, victim)
 
   pieces = [
-    piece(cell, functools.partial(make, m, cell)) for m, cell in cells(models, evaluator.probes)
+    cell_table(cell, functools.partial(make, m, cell))
+    for m, cell in cells(models, evaluator.probes)
   ]
-  fill('evaluate', pieces, folder=folder, stopper=stopper)
+  fill_missing('evaluate', pieces, folder=folder, stopper=stopper)
   return gather(evaluator, models, folder=folder)
 
 
@@ -241,7 +245,9 @@ def finished(evaluator: Evaluator, models: Sequence[Model], *, folder) -> list[M
     all((folder / cell.file).is_file() for _, cell in cells([model], evaluator.probes))
     for model in models
   ]
-  return [model for model, there in zip(models, parallel.from_writer(np.array(whole))) if there]
+  return [
+    model for model, there in zip(models, parallel.broadcast_from_writer(np.array(whole))) if there
+  ]
 
 
 def gather(evaluator: Evaluator, models: Sequence[Model], *, folder) -> pd.DataFrame:

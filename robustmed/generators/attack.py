@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from robustmed import errors, files, types
+from robustmed import errors, types
 from robustmed.attacks import engine
 from robustmed.generators import synthesis
 from robustmed.ops import contracts
+from robustmed.process import files
 from robustmed.training import checkpoints
 
 Array = jax.Array
@@ -46,7 +47,7 @@ class Synthesised:
         f'{x.shape}'
       )
     keys = None if key is None else engine.example_keys(key, x.shape[0])
-    wanted = contracts.spread(eps, x.astype(jnp.float32), what='eps')
+    wanted = contracts.broadcast_per_example(eps, x.astype(jnp.float32), what='eps')
     gaps = jnp.abs(wanted[:, None] - jnp.asarray(self.levels, jnp.float32)[None])
     nearest = jnp.argmin(gaps, axis=1)
     given, attacked = x.astype(jnp.float32), None

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustmed import errors, parallel, types
+from robustmed import errors, types
 from robustmed.generators import losses, synthesis
+from robustmed.process import parallel
 
 PyTree = Any
 GENERATOR, CRITIC = 'generator', 'critic'

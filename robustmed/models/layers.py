@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from robustmed import parallel
 from robustmed.ops import batch_norm, conv, norms
+from robustmed.process import parallel
 
 
 def uniform_fan_in(fan_in):

@@ -35,7 +35,9 @@ def per_example(value: Any, batch: int, *, what: str, dtype: type | None = float
 def columns(values: Any, batch: int, *, what: str) -> dict[str, Array]:
   """A dictionary of arrays of shape [batch], else a `UserError`."""
   if not isinstance(values, Mapping):
-    raise errors.UserError(f'{what} must return a dict of values, but returned {told(values)}')
+    raise errors.UserError(
+      f'{what} must return a dict of values, but returned {describe_value(values)}'
+    )
   return {
     name: per_example(value, batch, what=f'{name!r} of {what}', dtype=None)
     for name, value in values.items()
@@ -50,7 +52,7 @@ def batched(tree: PyTree, batch: int, *, what: str) -> PyTree:
   return arrays
 
 
-def spread(value: Any, like: Array, *, what: str) -> Array:
+def broadcast_per_example(value: Any, like: Array, *, what: str) -> Array:
   """A number, or one for each of the examples of `like` [b, ...], as [b] of its dtype."""
   batch = like.shape[0]
   wanted = f'{what} must be a number or have shape ({batch},), one per example'
@@ -61,7 +63,7 @@ def spread(value: Any, like: Array, *, what: str) -> Array:
   return jnp.broadcast_to(array.astype(like.dtype), (batch,))
 
 
-def told(value: Any) -> str:
+def describe_value(value: Any) -> str:
   """What a value is, in types and shapes: 'a tuple of [0] float32 of shape (3,), ...'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(value)
   if jax.tree_util.all_leaves([value]):
@@ -89,4 +91,4 @@ def _expected(wanted, value, *, verb='returned'):
   try:
     yield
   except (AssertionError, TypeError, ValueError) as error:
-    raise errors.UserError(f'{wanted}, but {verb} {told(value)}') from error
+    raise errors.UserError(f'{wanted}, but {verb} {describe_value(value)}') from error

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustmed import files
 from robustmed.evaluation import claims
+from robustmed.process import files
 from robustmed.report import content, figures, pages, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report.spec import Arm, Panel, ReportSpec, Section

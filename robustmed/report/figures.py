@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import figure as figure_lib
 from matplotlib.backends import backend_agg
 
-from robustmed import files
+from robustmed.process import files
 from robustmed.report import spec as spec_lib
 from robustmed.report import tables
 

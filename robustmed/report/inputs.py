@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed import errors, files
+from robustmed import errors
 from robustmed.evaluation import checks, statistics
+from robustmed.process import files
 
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustmed import files
+from robustmed.process import files
 
 STATES = {
   'holds': 'good', 'pass': 'good', 'fails': 'bad', 'fail': 'bad',

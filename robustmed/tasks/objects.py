@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from robustmed import parallel, types
-from robustmed.metrics import boxes, matching
+from robustmed import types
+from robustmed.metrics.boxes import geometry, matching
 from robustmed.models import yolo
+from robustmed.process import parallel
 from robustmed.tasks import anchors, networks
 
 Array = jax.Array
@@ -126,7 +127,7 @@ def _positives(outputs, target, stride):
   true = jnp.take_along_axis(target['boxes'], found.box[..., None], axis=1)
   # Padding has no box that a gradient could be taken at.
   unit = jnp.asarray([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4)
-  overlap = boxes.ciou(predicted, jnp.where(found.mask[..., None], true, unit))
+  overlap = geometry.ciou(predicted, jnp.where(found.mask[..., None], true, unit))
   return found, overlap, mine[..., 5:]
 
 
@@ -165,7 +166,7 @@ def objectness(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
 
 def detect(
   outputs: dict[str, Array], *, confidence: float, iou_threshold: float, max_detections: int
-) -> boxes.Detections:
+) -> geometry.Detections:
   """What is found in every image, leaves [b, max_detections, ...]; see `boxes.nms`."""
   found, scores = [], []
   for stride, (sizes, _) in LEVELS.items():
@@ -173,7 +174,7 @@ def detect(
     flat = lambda leaf: leaf.reshape(leaf.shape[0], -1, leaf.shape[-1])
     found.append(flat(anchors.decode(raw, stride=stride, anchors=sizes)))
     scores.append(flat(jax.nn.sigmoid(raw[..., 4:5]) * jax.nn.sigmoid(raw[..., 5:])))
-  suppress = lambda box, score: boxes.nms(
+  suppress = lambda box, score: geometry.nms(
     box,
     score,
     confidence=confidence,

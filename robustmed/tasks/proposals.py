@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from robustmed import errors, types
 from robustmed.metrics import losses as loss_terms
-from robustmed.metrics import volume_boxes
+from robustmed.metrics.froc import volume_boxes
 from robustmed.tasks import networks
 
 Array = jax.Array

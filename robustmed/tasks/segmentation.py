@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from robustmed import errors, parallel, types
+from robustmed import errors, types
 from robustmed.metrics import slice_sets
+from robustmed.process import parallel
 from robustmed.tasks import networks
 
 Array = jax.Array

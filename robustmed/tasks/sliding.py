@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 from scipy import ndimage
 
-from robustmed import errors, parallel, types
+from robustmed import errors, types
+from robustmed.process import parallel
 
 Array = jax.Array
 

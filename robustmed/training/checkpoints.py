@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from robustmed import errors, files, parallel, types
+from robustmed import errors, types
+from robustmed.process import files, parallel
 
 PyTree = Any
 CARD = 'network.json'
@@ -130,6 +131,6 @@ def digest(folder: str | os.PathLike) -> str:
   """A hash of the saved network's files, so that one network is not taken for another."""
   total = hashlib.sha256()
   root = files.path_of(folder)
-  for path in sorted(files.below(root / 'variables')):
+  for path in sorted(files.iter_files(root / 'variables')):
     total.update(str(path.relative_to(root)).encode() + path.read_bytes())
   return total.hexdigest()[:16]

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import tensorboardX
 
-from robustmed import console, errors, files, parallel, types
+from robustmed import errors, types
+from robustmed.process import console, files, parallel
 from robustmed.training import checkpoints, optimisers, selection, step
 from robustmed.training import state as train_state
 
@@ -128,7 +129,7 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
   check = 1 if parallel.host_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
   pending = None
-  state = parallel.everywhere(state)
+  state = parallel.replicate(state)
   for number in range(done, num_steps):
     state, scalars = train_step(state, next(stream), key)
     last = number + 1 == num_steps
@@ -249,8 +250,8 @@ class Log:
 
   def _send_curves(self) -> None:
     if files.is_remote(self._curves):
-      for file in files.below(pathlib.Path(self._here)):
-        files.send(file, self._curves / file.name)
+      for file in files.iter_files(pathlib.Path(self._here)):
+        files.upload(file, self._curves / file.name)
 
   def __enter__(self):
     return self

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from robustmed import files, parallel, types
+from robustmed import types
+from robustmed.process import files, parallel
 from robustmed.training import checkpoints
 
 PyTree = Any

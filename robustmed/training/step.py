@@ -10,8 +10,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from robustmed import errors, parallel, types
+from robustmed import errors, types
 from robustmed.ops import contracts
+from robustmed.process import parallel
 from robustmed.training import state as train_state
 
 PyTree = Any
@@ -100,7 +101,7 @@ def make(
   def one_device(state, batch, key):
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(_draw_keys(key, batch))
     weight = batch['mask'].astype(jnp.float32)
-    count = jnp.maximum(parallel.total(jnp.sum(weight)), 1.0)
+    count = jnp.maximum(parallel.psum(jnp.sum(weight)), 1.0)
     progress = state.step / num_steps
     batch = {**batch, 'progress': jnp.full(batch['mask'].shape, progress, jnp.float32)}
     new, scalars, aux_all = state, {}, {}
@@ -129,13 +130,13 @@ def make(
           for name, value in aux.get('scalars', {}).items()
         }
         optimiser = optimisers[phase.optimiser]
-        gradient, means = parallel.total((optimiser.join(gradient), {**means, 'loss': loss}))
+        gradient, means = parallel.psum((optimiser.join(gradient), {**means, 'loss': loss}))
         means['gradient_norm'] = jnp.linalg.norm(gradient)
         new = _update(new, phase, optimiser, gradient, aux, means)
         scalars.update({f'{phase.name}/{name}': value for name, value in means.items()})
         aux_all[phase.name] = {k: v for k, v in aux.items() if k not in ('scalars', 'state')}
     small = {name: batch[name] for name in ('mask', 'index', 'group', 'draw')}
-    gathered_aux, gathered_batch = parallel.gather((aux_all, small))
+    gathered_aux, gathered_batch = parallel.all_gather((aux_all, small))
     good = new.bad_step < 0
     memory = defense.update(new.memory, gathered_aux, gathered_batch)
     new = new._replace(memory=_where(good, memory, new.memory), step=state.step + 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed import attacks
-from robustmed.attacks import folds
+from robustmed.attacks import monitor_reductions
 
 SEEN = np.asarray([[1, 5, -3], [4, 2, -2], [0, 9, -7]], np.float32)
 
@@ -24,12 +24,12 @@ SEEN = np.asarray([[1, 5, -3], [4, 2, -2], [0, 9, -7]], np.float32)
 )
 def test_folds_by_hand(fold, dtype, want):
   seen = jnp.asarray(SEEN).astype(dtype)
-  memory = folds.init(fold, {'a': jax.ShapeDtypeStruct((3,), dtype)}, 3)
+  memory = monitor_reductions.init(fold, {'a': jax.ShapeDtypeStruct((3,), dtype)}, 3)
   for index, row in enumerate(seen):
-    memory = folds.add(fold, memory, {'a': row}, index)
+    memory = monitor_reductions.add(fold, memory, {'a': row}, index)
   np.testing.assert_array_equal(memory['a'], want)
   other = {'a': jnp.zeros_like(memory['a'])}
-  merged = folds.merge(fold, memory, other, jnp.asarray([True, False, False]))['a']
+  merged = monitor_reductions.merge(fold, memory, other, jnp.asarray([True, False, False]))['a']
   if fold in ('last', 'trace'):
     np.testing.assert_array_equal(merged[..., 0], 0)
     np.testing.assert_array_equal(merged[..., 1:], np.asarray(want)[..., 1:])
@@ -38,9 +38,9 @@ def test_folds_by_hand(fold, dtype, want):
 
 
 def test_any_is_false_where_nothing_was_seen():
-  memory = folds.init('any', jax.ShapeDtypeStruct((2,), jnp.bool_), 2)
+  memory = monitor_reductions.init('any', jax.ShapeDtypeStruct((2,), jnp.bool_), 2)
   for row in ([False, False], [False, True]):
-    memory = folds.add('any', memory, jnp.asarray(row), 0)
+    memory = monitor_reductions.add('any', memory, jnp.asarray(row), 0)
   np.testing.assert_array_equal(memory, [False, True])
 
 

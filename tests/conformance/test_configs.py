@@ -5,9 +5,10 @@ import json
 import ml_collections
 import pytest
 
-import runs
-from robustmed import commandline, errors, main
-from robustmed.experiments import EXPERIMENTS, description, experiment
+from robustmed import errors, main
+from robustmed.papers import EXPERIMENTS
+from robustmed.runs import commandline, description, experiment
+from support import runs
 
 FILES = sorted((runs.ROOT / 'configs').glob('[!_]*.py'))
 PRESETS = ('', 'smoke', 'demo', 'real', 'paper')

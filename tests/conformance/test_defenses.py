@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-import toys
 from robustmed import attacks, errors, types
 from robustmed.defenses import DEFENSES, adversarial
 from robustmed.training import state as train_state
 from robustmed.training import step
+from support import toys
 
 ATTACK = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
 # One that is sure of itself: the loss cannot fall below the entropy of the teacher's labels.

@@ -4,16 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-import cells
-import chests
-import gliomas
-import scans
-import skulls
-import spines
-import torch_files
-import torsos
 from robustmed import data, errors
 from robustmed.data import pipeline, store
+from support import cells, chests, gliomas, scans, skulls, spines, torch_files, torsos
 
 
 def _disk_folder(folder):

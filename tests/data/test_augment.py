@@ -7,7 +7,8 @@ import scipy.interpolate
 import scipy.ndimage
 import skimage.draw
 
-from robustmed.data import augment, pipeline, shapes
+from robustmed.data import augment, pipeline
+from robustmed.data.spine import shapes
 
 SIDE = 32
 

@@ -8,7 +8,7 @@ import pytest
 
 from robustmed import data, errors
 from robustmed.data import store
-from robustmed.data.phantoms import lumbar_disks
+from robustmed.data.spine import phantom
 
 
 def test_split_is_random_access_to_read_only_arrays(small):
@@ -40,7 +40,7 @@ def test_large_splits_are_not_kept(small, monkeypatch):
 
 
 def _prepare(root, barrier, queue):
-  fields = {**lumbar_disks.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
+  fields = {**phantom.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
   barrier.wait()
   source = data.load({**fields, 'name': 'phantom_lumbar_disks', 'cache_dir': str(root)})
   queue.put((source.info['folder'], float(source.train.stack('image').sum())))
@@ -62,7 +62,7 @@ def test_two_processes_prepare_at_once(tmp_path):
 
 
 def test_the_slower_process_takes_what_the_faster_made(tmp_path, monkeypatch):
-  fields = {**lumbar_disks.DEFAULTS, 'side': 16, 'train_patients': 1, 'test_patients': 1}
+  fields = {**phantom.DEFAULTS, 'side': 16, 'train_patients': 1, 'test_patients': 1}
   config = {**fields, 'name': 'phantom_lumbar_disks', 'cache_dir': str(tmp_path)}
   build = store._build
 
@@ -83,21 +83,21 @@ def test_nothing_is_left_when_building_is_cut_short(tmp_path, monkeypatch):
   def broken(*args, **kwargs):
     raise RuntimeError('bug')
 
-  monkeypatch.setattr(lumbar_disks, 'draw_patient', broken)
+  monkeypatch.setattr(phantom, 'draw_patient', broken)
   with pytest.raises(RuntimeError, match='bug'):
     data.load({'name': 'phantom_lumbar_disks', 'side': 16, 'cache_dir': str(tmp_path)})
   assert list((tmp_path / 'phantom_lumbar_disks').iterdir()) == []
 
 
 def test_values_that_are_not_finite_are_named(tmp_path, monkeypatch):
-  draw = lumbar_disks.draw_patient
+  draw = phantom.draw_patient
 
   def spoilt(*args, **kwargs):
     contour, image = draw(*args, **kwargs)
     image[1, 3, 3] = np.nan
     return contour, image
 
-  monkeypatch.setattr(lumbar_disks, 'draw_patient', spoilt)
+  monkeypatch.setattr(phantom, 'draw_patient', spoilt)
   with pytest.raises(errors.UserError, match='phantom0000_2: image has values that are not finite'):
     data.load({'name': 'phantom_lumbar_disks', 'side': 16, 'cache_dir': str(tmp_path)})
 
@@ -120,11 +120,11 @@ def test_files_that_cannot_be_read_are_not_a_cache_that_cannot_be_written(
     return (tmp_path / 'gone' / 'p_1.npz').read_bytes()
 
   if place == 'fingerprint':
-    monkeypatch.setattr(lumbar_disks, 'fingerprint', vanished)
+    monkeypatch.setattr(phantom, 'fingerprint', vanished)
   if place == 'first':
-    monkeypatch.setattr(lumbar_disks.Builder, 'splits', vanished)
+    monkeypatch.setattr(phantom.Builder, 'splits', vanished)
   if place == 'later':
-    monkeypatch.setattr(lumbar_disks, 'draw_patient', vanished)
+    monkeypatch.setattr(phantom, 'draw_patient', vanished)
   message = r'phantom_lumbar_disks cannot read .*gone/p_1\.npz: No such file'
   with pytest.raises(errors.UserError, match=message) as caught:
     data.load({**SMALL, 'cache_dir': str(tmp_path / 'cache')})
@@ -145,7 +145,7 @@ def test_a_full_cache_is_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_prepared_data_that_were_damaged_are_named(tmp_path):
-  fields = {**lumbar_disks.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
+  fields = {**phantom.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
   fields |= {'name': 'phantom_lumbar_disks', 'cache_dir': str(tmp_path)}
   folder = pathlib.Path(data.load(fields).info['folder'])
   for path in folder.glob('*test.array_record*'):

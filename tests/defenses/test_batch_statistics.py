@@ -7,12 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-import toys
-from robustmed import attacks, errors, parallel, types
+from robustmed import attacks, errors, types
 from robustmed.defenses import adversarial, amat, batch_statistics
 from robustmed.models import layers
+from robustmed.process import parallel
 from robustmed.training import state as train_state
 from robustmed.training import step
+from support import toys
 
 POINTS = 3
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import toys
-from robustmed import console, errors, types
+from robustmed import errors, types
 from robustmed.defenses import distillation
+from robustmed.process import console
 from robustmed.training import checkpoints, loop
+from support import toys
 
 TEACHER = toys.variables()
 

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-import toys
 from robustmed import attacks
 from robustmed.defenses import adversarial, noise
 from robustmed.training import state as train_state
 from robustmed.training import step
+from support import toys
 
 RULES = {'main': optax.sgd(0.5)}
 

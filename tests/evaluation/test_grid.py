@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import toys
-from robustmed import attacks, console, errors, parallel, tool
+from robustmed import attacks, errors
 from robustmed.evaluation import grid
+from robustmed.process import console, parallel, tool
+from support import toys
 
 PGD = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
 
@@ -101,10 +102,10 @@ def test_pieces_are_files_of_their_kind_and_made_once(tmp_path):
 
   def piece(file, value):
     table = lambda: made.append(file) or pd.DataFrame({'arm': ['std'], 'value': [value]})
-    return grid.Piece(file, table, f'piece {file}', file)
+    return grid.Table(file, table, f'piece {file}', file)
 
   pieces = [piece('a.csv', 1 / 3), piece('b.parquet', 2 / 3), piece('c.csv', np.nan)]
-  fill = lambda stopper: grid.fill('pieces', pieces, folder=tmp_path, stopper=stopper)
+  fill = lambda stopper: grid.fill_missing('pieces', pieces, folder=tmp_path, stopper=stopper)
   with pytest.raises(console.Stopped):
     fill(_StopAt(1))
   assert made == ['a.csv'] and (tmp_path / 'a.csv').read_text() == 'arm,value\nstd,0.333333\n'
@@ -117,9 +118,9 @@ def test_pieces_are_files_of_their_kind_and_made_once(tmp_path):
     raise ZeroDivisionError
 
   with pytest.raises(ZeroDivisionError) as caught:
-    grid.fill(
+    grid.fill_missing(
       'pieces',
-      [grid.Piece('d.csv', broken, 'piece d', 'd')],
+      [grid.Table('d.csv', broken, 'piece d', 'd')],
       folder=tmp_path,
       stopper=console.Stopper(),
     )

@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import buckets
-import runs
-import synths
 from robustmed import attacks, errors, generators
 from robustmed.evaluation import grid
 from robustmed.generators import synthesis
 from robustmed.training import checkpoints
+from support import buckets, runs, synths
 
 KEY = jax.random.key(5)
 

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import synths
-from robustmed import errors, parallel, types
+from robustmed import errors, types
 from robustmed.generators import hardening, synthesis
 from robustmed.ops import warp
+from robustmed.process import parallel
+from support import synths
 
 BATCH = synths.batch(8)
 KEYS = jax.random.split(jax.random.key(2), 8)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-import synths
 from robustmed import errors
 from robustmed.generators import synthesis
+from support import synths
 
 KEYS = jax.random.split(jax.random.key(3), 4)
 

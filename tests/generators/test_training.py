@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-import synths
-from robustmed import console, errors
+from robustmed import errors
 from robustmed.generators import training
+from robustmed.process import console
 from robustmed.training import loop, optimisers, step
 from robustmed.training import state as train_state
+from support import synths
 
 RULES = {
   'generator': {'name': 'rmsprop', 'lr': 0.005},

@@ -10,8 +10,8 @@ from flax import linen as nn
 from jax import lax
 
 from robustmed import errors, models, types
-from robustmed.experiments import costs
 from robustmed.models import brats_unet
+from robustmed.runs import costs
 from robustmed.tasks import networks
 
 FAST = {'xla_backend_optimization_level': 0}

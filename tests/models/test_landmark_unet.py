@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robustmed import models, types
-from robustmed.experiments import costs
 from robustmed.models import landmark_unet
+from robustmed.runs import costs
 from robustmed.tasks import networks
 
 

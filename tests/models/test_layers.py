@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustmed import parallel
 from robustmed.models import layers
+from robustmed.process import parallel
 
 
 def _made(x):
@@ -54,7 +54,7 @@ def test_the_batch_is_that_of_all_devices_unless_alone():
   assert parallel.batch_devices() == 1
 
   def one_device(params, state, part):
-    with parallel.alone():
+    with parallel.local_statistics():
       mine = _train(layer, params, state, part)
     return _train(layer, params, state, part), jax.tree.map(lambda leaf: leaf[None], mine)
 

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 from robustmed import errors, models, types
-from robustmed.experiments import costs
 from robustmed.models import nnunet
+from robustmed.runs import costs
 from robustmed.tasks import networks
 
 HEART = {'num_classes': 2, 'strides': (2,) * 6}

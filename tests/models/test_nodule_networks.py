@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from robustmed import errors, models, types
-from robustmed.experiments import costs
 from robustmed.models import nodule_resnet
+from robustmed.runs import costs
 from robustmed.tasks import networks
 
 FAST = {'xla_backend_optimization_level': 0}

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustmed import errors, parallel
+from robustmed import errors
 from robustmed.models import layers, unet
+from robustmed.process import parallel
 from robustmed.tasks import networks
 
 

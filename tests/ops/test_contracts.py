@@ -23,7 +23,7 @@ def test_what_is_as_it_should_be_comes_back():
 def test_numbers_are_spread_over_the_examples():
   x = jnp.zeros((3, 2), jnp.bfloat16)
   for value in (0.5, 1, np.float64(0.5), jnp.float32(0.5), [0.1, 0.2, 0.3], np.ones(3)):
-    found = contracts.spread(value, x, what='eps')
+    found = contracts.broadcast_per_example(value, x, what='eps')
     assert found.shape == (3,) and found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), np.broadcast_to(value, 3), rtol=1e-2)
 
@@ -42,8 +42,14 @@ def test_numbers_are_spread_over_the_examples():
     (lambda: contracts.columns(jnp.ones(2), 2, what='it'), r'a dict of values, .*shape \(2,\)'),
     (lambda: contracts.batched([jnp.ones(2), 1.0], 2, what='it'), r'list of .*, \[1\] float 1.0'),
     (lambda: contracts.batched([jnp.ones(3)] * 6, 2, what='it'), r'\[3\] .*, and 2 more$'),
-    (lambda: contracts.spread(None, jnp.ones((2, 1)), what='eps'), 'eps must .* but is None'),
-    (lambda: contracts.spread(jnp.ones(1), jnp.ones((2, 1)), what='eps'), r'shape \(2,\).*\(1,\)'),
+    (
+      lambda: contracts.broadcast_per_example(None, jnp.ones((2, 1)), what='eps'),
+      'eps must .* but is None',
+    ),
+    (
+      lambda: contracts.broadcast_per_example(jnp.ones(1), jnp.ones((2, 1)), what='eps'),
+      r'shape \(2,\).*\(1,\)',
+    ),
   ],
 )
 def test_mistakes_say_what_there_is_and_what_is_wanted(check, says):

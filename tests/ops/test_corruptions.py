@@ -6,14 +6,14 @@ import pytest
 from scipy import stats
 
 from robustmed import errors
-from robustmed.data.phantoms import brats
+from robustmed.data.brain import phantom
 from robustmed.ops import corruptions
 
 
 def heads(count=3):
-  fields = {**brats.DEFAULTS, 'side': 16}
-  cases = [brats.draw(np.random.default_rng(n), fields) for n in range(count)]
-  return jnp.asarray(np.stack([brats.standardise(case) for case in cases]))
+  fields = {**phantom.DEFAULTS, 'side': 16}
+  cases = [phantom.draw(np.random.default_rng(n), fields) for n in range(count)]
+  return jnp.asarray(np.stack([phantom.standardise(case) for case in cases]))
 
 
 KEYS = jax.random.split(jax.random.key(0), 3)

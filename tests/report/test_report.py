@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import buckets
-from robustmed import errors, files, report
+from robustmed import errors, report
 from robustmed.evaluation import statistics
+from robustmed.process import files
+from support import buckets
 
 
 class Page(html.parser.HTMLParser):
@@ -209,10 +210,10 @@ def test_neither_the_report_nor_what_it_reads_imports_jax():
 def test_a_report_in_an_object_store_is_that_of_a_disk(written, spec, monkeypatch):
   buckets.use(monkeypatch)
   workdir, root = written.html.parent.parent, files.path_of('gs://bucket/run')
-  for path in files.below(workdir):
+  for path in files.iter_files(workdir):
     if 'report' not in path.parts:
       (root / path.relative_to(workdir).as_posix()).write_bytes(path.read_bytes())
   there = report.write(root, spec=spec)
   assert there.markdown.read_bytes() == written.markdown.read_bytes()
   assert there.html.read_bytes() == written.html.read_bytes()
-  assert len(files.below(root / 'report')) == len(files.below(workdir / 'report'))
+  assert len(files.iter_files(root / 'report')) == len(files.iter_files(workdir / 'report'))

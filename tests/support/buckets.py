@@ -2,7 +2,7 @@
 
 from fsspec.implementations import memory
 
-from robustmed import files
+from robustmed.process import files
 
 
 class Bucket(memory.MemoryFileSystem):

@@ -6,8 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from robustmed import data
-from robustmed.data import nodule_scans
-from robustmed.data.phantoms import nodules
+from robustmed.data.chest import nodule_scans, phantom
 
 TWIN = {
   'name': 'phantom_nodules',
@@ -120,6 +119,6 @@ def write(folder, scans, *, subsets, masks=True):
 
 def fill(folder, *, fields=TWIN, **options):
   """The phantom's scans as a folder of LUNA16: two of train, then validation and test."""
-  scans = nodules.scans(data.fields_of(fields))
+  scans = phantom.scans(data.fields_of(fields))
   uids = [uid for listed in scans.splits.values() for uid in listed]
   return write(folder, [scans.read(uid) for uid in uids], subsets=(0, 3, 8, 9), **options)

@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-from robustmed.data import brains, nifti
-from robustmed.data.phantoms import brats
+from robustmed.data.brain import brains, phantom
+from robustmed.data.files import nifti
 
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 AFFINE[:3, 3] = [0, 239, 0]
@@ -15,8 +15,8 @@ MARGIN = 3  # voxels of nothing around the brain
 
 def draw(number: int, *, side: int = 16, **fields) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Series by name and labels 0 1 2 4, both in a file's order [w, h, d]."""
-  fields = {**brats.DEFAULTS, 'side': side, **fields}
-  case = brats.draw(np.random.default_rng([7, number]), fields)
+  fields = {**phantom.DEFAULTS, 'side': side, **fields}
+  case = phantom.draw(np.random.default_rng([7, number]), fields)
   turn = lambda array: np.pad(array.transpose(2, 1, 0), MARGIN)
   series = {
     name: np.round(800 * turn(case.series[..., channel]))

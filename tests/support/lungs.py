@@ -6,7 +6,7 @@ import numpy as np
 
 from robustmed import types
 from robustmed.data import store
-from robustmed.generators import nodule_synthesiser
+from robustmed.papers.nodules import synthesiser
 
 SIDE = 8
 SHAPE = (SIDE, SIDE, SIDE, 1)
@@ -14,7 +14,7 @@ OPTIONS = {'latent': 3, 'widths': (4, 8), 'critic_widths': (4, 8)}
 
 
 def model(**more):
-  return nodule_synthesiser.make({**OPTIONS, **more}, image_shape=SHAPE)
+  return synthesiser.make({**OPTIONS, **more}, image_shape=SHAPE)
 
 
 def ball(radius):

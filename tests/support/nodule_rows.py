@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from robustmed import files
-from robustmed.data import nodule_scans
-from robustmed.experiments import nodules_froc
+from robustmed.data.chest import nodule_scans
+from robustmed.papers.nodules import scans as nodules_froc
+from robustmed.process import files
 
 EPS, SCANS = 0.15, 12
 # Confidence of (baseline, +syn, +perturb, +poisson).

@@ -6,14 +6,14 @@ import nibabel as nib
 import numpy as np
 
 from robustmed import data
-from robustmed.data.phantoms import hippocampus, organs
+from robustmed.data.decathlon import phantom_hippocampus, phantom_organs
 
 TWIN = {'name': 'phantom_hippocampus', 'cases': 6, 'scale': 0.4}
 
 
 def fill(folder, *, fields=TWIN, dtype=np.float32):
   """Writes the hippocampus phantom as files; returns the folder."""
-  cases = organs.study(hippocampus.ANATOMY, data.fields_of(fields)).cases
+  cases = phantom_organs.study(phantom_hippocampus.ANATOMY, data.fields_of(fields)).cases
   for case in cases:
     volume = case.read()
     save(folder / 'imagesTr' / f'{case.name}.nii.gz', volume.image[..., 0], volume.spacing, dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import skimage.draw
 from PIL import Image
 
-from robustmed.data.phantoms import disk_shapes
+from robustmed.data.spine import phantom_shapes
 
 SHAPE = (120, 80)
 
@@ -16,7 +16,7 @@ def draw(seed, *, disks=2, shape=SHAPE, scale=64.0):
   centres = np.stack(
     [np.full(disks, width / 2), (np.arange(disks) + 0.5) * height / disks - 0.5], axis=-1
   )
-  contours = disk_shapes.draw(rng, disks) * scale + centres[:, None]
+  contours = phantom_shapes.draw(rng, disks) * scale + centres[:, None]
   mask = np.zeros(shape, np.uint8)
   for label, contour in enumerate(contours, start=1):
     mask[skimage.draw.polygon2mask(shape, contour[:, ::-1])] = label

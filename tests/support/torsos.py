@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 
 from robustmed import data
-from robustmed.data.phantoms import abdomen
-from robustmed.data.sources import abdomen as files
+from robustmed.data.abdomen import abdomen as files
+from robustmed.data.abdomen import phantom
 
 TWIN = {'name': 'phantom_abdomen', 'side': 32, 'spacing': 12.0, 'subjects': (2, 1, 1), 'depth': 3}
 NUMBERS = files.LAYOUTS['flare22'].organs
@@ -13,7 +13,7 @@ NUMBERS = files.LAYOUTS['flare22'].organs
 
 def fill(folder, *, fields=TWIN):
   """Writes the phantom as files named like FLARE22, right and left kidney apart."""
-  for case in abdomen.cases(data.fields_of(fields)):
+  for case in phantom.cases(data.fields_of(fields)):
     volume = case.read()
     numbers = np.zeros(volume.labels.shape, np.uint8)
     for place, organ in enumerate(('pancreas', 'kidneys', 'liver', 'spleen'), start=1):

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from robustmed import types
-from robustmed.data.sources import bccd
+from robustmed.data.cells import bccd
 from robustmed.defenses import standard
-from robustmed.metrics import average_precision, boxes, matching
+from robustmed.metrics.boxes import average_precision, geometry, matching
 from robustmed.tasks import anchors, objects
 from robustmed.training import state as train_state
 from robustmed.training import step
@@ -150,7 +150,7 @@ def plain_losses(found, target, size, *, train_size=320):
         out = raw[row, column, anchor]
         middle = (2 * sigmoid(out[:2]) - 0.5 + [column, row]) * stride
         half = 0.5 * (2 * sigmoid(out[2:4])) ** 2 * sizes[anchor]
-        overlap = float(boxes.ciou(np.concatenate([middle - half, middle + half]), box))
+        overlap = float(geometry.ciou(np.concatenate([middle - half, middle + half]), box))
         lost, count = lost + 1 - overlap, count + 1
         p = sigmoid(out[5:])
         entropy -= np.mean(np.log(np.where(np.arange(2) == label, p, 1 - p)))

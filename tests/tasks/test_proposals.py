@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustmed import errors
-from robustmed.metrics import volume_boxes
+from robustmed.metrics.froc import volume_boxes
 from robustmed.tasks import proposals
 
 FAST = {'xla_backend_optimization_level': 0}

@@ -8,8 +8,9 @@ import optax
 import pytest
 from skimage import transform
 
-from robustmed import errors, parallel
+from robustmed import errors
 from robustmed.defenses import adversarial, standard, weighted
+from robustmed.process import parallel
 from robustmed.tasks import segmentation
 from robustmed.training import state as train_state
 from robustmed.training import step

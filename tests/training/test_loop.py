@@ -5,11 +5,12 @@ import numpy as np
 import optax
 import pytest
 
-import toys
-from robustmed import attacks, console, errors
+from robustmed import attacks, errors
 from robustmed.defenses import amat, standard
+from robustmed.process import console
 from robustmed.training import checkpoints, loop, step
 from robustmed.training import state as train_state
+from support import toys
 
 CONFIG = {
   'steps': 7,

@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-import buckets
-import toys
-from robustmed import console, files
 from robustmed.defenses import standard
+from robustmed.process import console, files
 from robustmed.training import checkpoints, loop, selection
 from robustmed.training import state as train_state
+from support import buckets, toys
 
 
 class Verdict(NamedTuple):
@@ -124,7 +123,7 @@ def test_looks_in_an_object_store(monkeypatch):
   load = lambda path, task: files.read_json(path / 'weights.json')
   monkeypatch.setattr(checkpoints, 'load_variables', load)
   keeper = selection.Keeper(str(folder), Judge(3.0, 1.0, 2.0), None)
-  there = lambda: [str(path.relative_to(folder)) for path in files.below(folder)]
+  there = lambda: [str(path.relative_to(folder)) for path in files.iter_files(folder)]
   assert [keeper.look(step, {'w': step / 10}) for step in (2, 4, 6)] == ['', '', '']
   assert there() == ['looks.json', 'weights_4/weights.json']
   assert [row['score'] for row in keeper.rows()] == [3.0, 1.0, 2.0]

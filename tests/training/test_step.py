@@ -4,11 +4,12 @@ import numpy as np
 import optax
 import pytest
 
-import toys
-from robustmed import errors, parallel, types
+from robustmed import errors, types
 from robustmed.defenses import standard, weighted
+from robustmed.process import parallel
 from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
+from support import toys
 
 SGD = {'main': optax.sgd(0.1)}
 

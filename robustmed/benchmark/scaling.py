@@ -1,0 +1,200 @@
+"""How a run spreads over devices: equal numbers, no talk inside attacks, bytes per training step.
+
+The workload `scaling` of the benchmark. Every device count is a process of its own with as many
+virtual CPU devices: what is counted is in the compiled programs and does not depend on the
+hardware; times on virtual devices would say nothing and are not reported.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import attacks, errors
+from robustmed.defenses import adversarial
+from robustmed.evaluation import grid
+from robustmed.models import disk_shape
+from robustmed.process import parallel
+from robustmed.tasks import shape
+from robustmed.training import optimisers, step
+from robustmed.training import state as train_state
+
+COUNTS = (1, 2, 4, 8)
+SIDE = 128
+_KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
+_OPERATION = re.compile(rf'= (.*?) ({_KINDS})(?:-start)?\(')
+_SHAPE = re.compile(r'\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
+_CALLED = re.compile(r'(?:calls|to_apply|body|condition)=%?([\w.-]+)')
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_LOOPED = re.compile(r'(?:body|condition)=%?([\w.-]+)')
+
+
+class Talk(NamedTuple):
+  """What a compiled program says to other devices in one call."""
+
+  collectives: int
+  in_loops: int  # those among them inside loops, of which attacks are made
+  reduced_bytes: int  # results of all-reduce
+  gathered_bytes: int  # results of all others
+
+
+def talk(text: str) -> Talk:
+  """Reads the collectives off a compiled program's text."""
+  blocks, name = {}, ''
+  for line in text.splitlines():
+    head = re.match(r'(?:ENTRY )?%?([\w.-]+) .*\{$', line)
+    if head and not line.startswith(' '):
+      name = head[1]
+    blocks.setdefault(name, []).append(line)
+  edges = {
+    name: set(_CALLED.findall(body := '\n'.join(lines)))
+    | {word.strip(' %') for names in _BRANCHES.findall(body) for word in names.split(',')}
+    for name, lines in blocks.items()
+  }
+  looped, queue = set(), list(_LOOPED.findall(text))
+  while queue:
+    name = queue.pop()
+    if name not in looped:
+      looped.add(name)
+      queue += edges.get(name, ())
+  count = inside = reduced = gathered = 0
+  for name, lines in blocks.items():
+    for found in filter(None, map(_OPERATION.search, lines)):
+      count, inside = count + 1, inside + (name in looped)
+      size = _nbytes(found[1])
+      if found[2] == 'all-reduce':
+        reduced += size
+      else:
+        gathered += size
+  return Talk(count, inside, reduced, gathered)
+
+
+def _nbytes(shapes: str) -> int:
+  total = 0
+  for kind, bits, sizes in _SHAPE.findall(shapes):
+    width = 1 if kind == 'pred' else max(1, int(bits) // 8)
+    total += width * math.prod(int(size) for size in sizes.split(',') if size)
+  return total
+
+
+def efficiency(*, seconds: float, reduced_bytes: float, devices: int, link: float) -> float:
+  """Predicted share of perfect scaling at a fixed batch per device.
+
+  seconds: one step's computation on one device. link: bytes a second that a device sends. A ring
+  all-reduce sends 2 (n - 1) / n of the bytes; nothing of it is hidden behind the computation.
+  """
+  talking = 2 * (devices - 1) / devices * reduced_bytes / link
+  return seconds / (seconds + talking)
+
+
+def measure(*, name: str, batch: int, steps: int, repeats: int, width: float) -> dict[str, Any]:
+  """PGD and adversarial training of the disk-shape network on 1, 2, 4 and 8 virtual devices.
+
+  batch: examples of one device. In the row `devices` has, for every count, `talk` of the attack's
+  and of the training step's program, whether the attacked images are those of one device bit for
+  bit, and the first two losses of a training on the same global batch.
+  """
+  del repeats
+  begin, rows = time.perf_counter(), {}
+  for count in COUNTS:
+    spec = {'batch': batch, 'steps': steps, 'width': width, 'side': SIDE, 'total': max(COUNTS)}
+    rows[str(count)] = _child({'count': count, **spec})
+  first = rows['1']['attacked']
+  for row in rows.values():
+    row['equal'] = row.pop('attacked') == first
+  return {
+    'workload': name,
+    'batch': batch,
+    'steps': steps,
+    'seconds': round(time.perf_counter() - begin, 1),
+    'devices': rows,
+  }
+
+
+def _child(spec: dict[str, Any]) -> dict[str, Any]:
+  flags = re.sub(r'--xla_force_host_platform_device_count=\d+', '', os.environ.get('XLA_FLAGS', ''))
+  flags = f'{flags} --xla_force_host_platform_device_count={spec["count"]}'.strip()
+  environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+  environment.pop('NPROC', None)
+  words = [sys.executable, '-m', 'robustmed.benchmark.scaling', json.dumps(spec)]
+  done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+  if done.returncode:
+    raise errors.UserError(
+      f'the measurement on {spec["count"]} virtual devices ended with {done.returncode}, see above'
+    )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def on_these_devices(
+  *, batch: int, steps: int, width: float, side: int, total: int
+) -> dict[str, Any]:
+  """The row of this process's devices; `batch` examples on each, total * batch in all."""
+  task = shape.make(disk_shape.DiskShapeNet(side=side, width=width), side=side)
+  whole = _examples(batch * total, side)
+  attack = attacks.pgd(
+    norm='linf', num_steps=steps, step_size=0.01, bounds=(0.0, 1.0), score_last=False
+  )
+  program = grid.attack_program(task, grid.Probe(attack, 'train_seg', (0.07,)))
+  variables, here = jax.jit(task.init)(jax.random.key(2)), batch * parallel.local_device_count()
+  part = lambda start: jax.tree.map(lambda leaf: leaf[start : start + here], whole)
+  rest = (jnp.float32(0.07), jax.random.key(3))
+  attacked = hashlib.sha256()
+  for start in range(0, len(whole['mask']), here):
+    attacked.update(np.asarray(program(variables, part(start), *rest)[0]).tobytes())
+  attack_talk = talk(program.compiled_text(variables, part(0), *rest))
+
+  defense = adversarial.make(task, attack=attack, objectives={'train_seg': 0.5}, eps=0.07)
+  rules = {'main': optimisers.make({'name': 'adamax', 'lr': 1e-3}, num_steps=2)}
+  state = train_state.create(
+    task,
+    defense,
+    step.for_phases(defense, rules),
+    key=jax.random.key(2),
+    num_examples=len(whole['mask']),
+    average=False,
+  )
+  run, losses = step.make(defense, optimisers=rules, num_steps=2), []
+  train_talk = talk(run.compiled_text(state, whole, jax.random.key(4)))
+  for _ in range(2):
+    state, scalars = run(state, whole, jax.random.key(4))
+    losses.append(float(np.asarray(scalars['main/loss'])))
+  return {
+    'attack': attack_talk._asdict(),
+    'train': train_talk._asdict(),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+    'attacked': attacked.hexdigest(),
+    'losses': losses,
+  }
+
+
+def _examples(count: int, side: int) -> dict[str, Any]:
+  random = np.random.default_rng(0)
+  image = random.uniform(size=(count, side, side, 1)).astype(np.float32)
+  angle = np.linspace(0, 2 * np.pi, 176, endpoint=False)
+  circle = side / 2 + side / 5 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  numbers = np.arange(count, dtype=np.int32)
+  return {
+    'image': image,
+    'target': {
+      'mask': (image > 0.5).astype(np.float32),
+      'contour': np.repeat(circle[None], count, 0).astype(np.float32),
+    },
+    'mask': np.ones(count, bool),
+    **dict.fromkeys(('index', 'group', 'draw'), numbers),
+  }
+
+
+if __name__ == '__main__':
+  given = json.loads(sys.argv[1])
+  parallel.tune_cpu()
+  assert parallel.local_device_count() == given.pop('count')
+  print(json.dumps(on_these_devices(**given)))

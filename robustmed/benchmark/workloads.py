@@ -1,0 +1,301 @@
+"""How fast attacks are: timed workloads, each printed as one JSON line."""
+
+import contextlib
+import functools
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from robustmed import attacks, errors
+from robustmed.benchmark import scaling
+from robustmed.models import brats_unet, disk_shape, nnunet
+from robustmed.ops import conv
+from robustmed.process import files, parallel
+from robustmed.tasks import brats, segmentation, shape
+
+LEVELS = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2)  # of the sweep that must compile once
+HIPPO_LEVELS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0)
+
+
+class Problem(NamedTuple):
+  """objective: (variables, image, target) -> [b]; attack: number of steps -> attack."""
+
+  variables: Any
+  image: jax.Array
+  target: Any
+  objective: Callable[..., jax.Array]
+  attack: Callable[[int], attacks.LoopAttack]
+  levels: tuple[float, ...] = LEVELS
+
+
+class Workload(NamedTuple):
+  batch: int
+  steps: int
+  measure: Callable[..., dict[str, Any]]  # (name, batch, steps, repeats, width) -> row
+  sized: bool = False  # `measure` takes config.size too
+
+
+class Compilations:
+  """Counts the XLA compilations of functions of a given name while it is entered."""
+
+  _active: list['Compilations'] = []  # noqa: RUF012
+  _listening = False
+
+  def __init__(self, name):
+    self.count, self._name = 0, f'jit({name})'
+
+  def __enter__(self):
+    if not Compilations._listening:
+      # Listeners cannot be taken away again, so one serves for ever.
+      jax.monitoring.register_event_duration_secs_listener(Compilations._hear)
+      Compilations._listening = True
+    Compilations._active.append(self)
+    return self
+
+  def __exit__(self, *_):
+    Compilations._active.remove(self)
+
+  @staticmethod
+  def _hear(event, duration, **facts):
+    for counter in Compilations._active:
+      if event.endswith('/backend_compile_duration') and facts.get('fun_name') == counter._name:
+        counter.count += 1
+
+
+def seconds(run, *args):
+  """Wall time of one call, until its results are there."""
+  start = time.perf_counter()
+  jax.block_until_ready(run(*args))
+  return time.perf_counter() - start
+
+
+def measure_attack(make, *, name, batch, steps, repeats, width, **more):
+  """The attack of `make(batch, width, **more)` against the bare input gradients it is made of.
+
+  loop_overhead: median over repeats of (attack's time) / (time of `steps` bare gradients, each its
+  own jitted call), the two measured in turn. grads_per_s counts examples, by the best attack.
+  compilations: of a sweep over six levels of eps.
+  """
+  problem = make(batch, width, **more)
+  attack = problem.attack(steps)
+  key = jax.random.key(0)
+
+  def attacked(variables, image, target, eps, key):
+    objective = lambda image: problem.objective(variables, image, target)
+    return attack(objective, image, eps=eps, key=key).x
+
+  def gradient(variables, image, target):
+    total = lambda image: jnp.sum(problem.objective(variables, image, target))
+    return jax.value_and_grad(total)(image)
+
+  attacked, gradient = jax.jit(attacked), jax.jit(gradient)
+  data = (problem.variables, problem.image, problem.target)
+  levels = itertools.cycle(problem.levels)
+  run = lambda: seconds(attacked, *data, next(levels), key)
+  bare = lambda: sum(seconds(gradient, *data) for _ in range(steps))
+  with Compilations('attacked') as compilations:
+    first = run()
+    seconds(gradient, *data)
+    pairs = [(run(), bare()) for _ in range(repeats)]
+    rest = [run() for _ in range(len(problem.levels) - 1 - repeats)]
+  best = min([*(time for time, _ in pairs), *rest])
+  return {
+    'workload': name,
+    'batch': batch,
+    'steps': steps,
+    'seconds': round(best, 4),
+    'grads_per_s': round(batch * steps / best, 3),
+    'loop_overhead': round(statistics.median(ours / base for ours, base in pairs), 4),
+    'compilations': compilations.count,
+    'compile_seconds': round(max(first - best, 0.0), 3),
+    'device': parallel.describe()['device'],
+  }
+
+
+def spine(batch, width):
+  """PGD-20 Linf 0.07 on the disk-shape network (Chen et al. 2021), training objective."""
+  module = disk_shape.DiskShapeNet(side=128, width=width)
+  task = shape.make(module, side=128)
+  keys = jax.random.split(jax.random.key(0), 3)
+  image = jax.random.uniform(keys[0], (batch, 128, 128, 1))
+  mask = (jax.random.uniform(keys[1], image.shape) > 0.5).astype(jnp.float32)
+
+  def objective(variables, image, target):
+    outputs = task.predict(variables, image)
+    return task.objectives['train_seg'](outputs, {'image': image, 'target': target})
+
+  attack = lambda steps: attacks.pgd(
+    norm='linf', num_steps=steps, step_size=0.01, bounds=(0.0, 1.0), score_last=False
+  )
+  return Problem(task.init(keys[2]), image, {'mask': mask}, objective, attack)
+
+
+def hippo(batch, width):
+  """PGD-20 L2 10 on nnU-Net 2D for the hippocampus (Ma & Liang 2022), CE + Dice of the top head."""
+  module = nnunet.NnUNet(num_classes=3, strides=(2, 2, 2), width=width)
+  task = segmentation.make(module, image_shape=(56, 40, 1), classes=('anterior', 'posterior'))
+  keys = jax.random.split(jax.random.key(0), 3)
+  image = jax.random.normal(keys[0], (batch, 56, 40, 1))
+  labels = jax.random.randint(keys[1], (batch, 56, 40), 0, 3)
+
+  def objective(variables, image, target):
+    outputs = task.predict(variables, image)
+    return task.objectives['head0'](outputs, {'image': image, 'target': target})
+
+  attack = lambda steps: attacks.pgd(
+    norm='l2', num_steps=steps, relative_step=0.2, score_last=False
+  )
+  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack, HIPPO_LEVELS)
+
+
+def brats3d(batch, width, size):
+  """FGSM on the 3D residual U-Net (Liu et al. 2021), four series of size^3, soft Dice."""
+  module = brats_unet.BratsUNet(width=width)
+  task = brats.make(module, image_shape=(size, size, size, 4))
+  keys = jax.random.split(jax.random.key(0), 3)
+  image = jax.random.uniform(keys[0], (batch, *task.image_shape))
+  labels = jax.random.randint(keys[1], image.shape[:-1], 0, 4)
+
+  def objective(variables, image, target):
+    outputs = task.predict(variables, image)
+    return task.objectives['dice'](outputs, {'image': image, 'target': target})
+
+  attack = lambda steps: attacks.ifgsm(num_steps=steps, bounds=(0.0, 1.0), score_last=False)
+  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack)
+
+
+def measure_small_grids(*, name, batch, steps, repeats, width):
+  """Forward and input gradient of a 3x3 convolution on grids of 1, 2 and 4 pixels a side.
+
+  `steps` rounds inside one `fori_loop`, as in an attack. Beside the row of every workload:
+  gflop_per_s = {grid: {'ours': ..., 'lax': ...}}, best of `repeats`, counting the taps outside of
+  the grid too; `seconds`, `grads_per_s` and `loop_overhead` are of ours over all three grids.
+  """
+  channels = max(8, round(1024 * width))
+  kernel = jax.random.normal(jax.random.key(0), (3, 3, channels, channels)) / channels
+  forms = {
+    'ours': functools.partial(conv.conv, padding=1),
+    'lax': lambda x, kernel: lax.conv_general_dilated(
+      x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    ),
+  }
+
+  def round_trip(form, x, kernel):
+    # The output, unlike a constant, must be computed for its gradient.
+    return x + 1e-3 * jax.grad(lambda x: jnp.sum(jnp.sin(form(x, kernel))))(x)
+
+  speeds, looped, bare, compile_seconds, compilations = {}, 0.0, 0.0, 0.0, 0
+  for side in (1, 2, 4):
+    x = jax.random.normal(jax.random.key(side), (batch, side, side, channels))
+    flops = 2 * 2 * batch * side * side * 9 * channels * channels
+    grid = speeds[f'{side}x{side}'] = {}
+    for label, form in forms.items():
+      once = functools.partial(round_trip, form)
+
+      def rounds(x, kernel, once=once):
+        return lax.fori_loop(0, steps, lambda _, x: once(x, kernel), x)
+
+      rounds, single = jax.jit(rounds), jax.jit(lambda x, kernel, once=once: once(x, kernel))
+      with Compilations('rounds') as counter:
+        first = seconds(rounds, x, kernel)
+        seconds(single, x, kernel)
+        pairs = [
+          (seconds(rounds, x, kernel), sum(seconds(single, x, kernel) for _ in range(steps)))
+          for _ in range(repeats)
+        ]
+      best = min(ours for ours, _ in pairs)
+      grid[label] = round(steps * flops / best / 1e9, 2)
+      if label == 'ours':
+        looped, bare = looped + best, bare + min(base for _, base in pairs)
+        compile_seconds += max(first - best, 0.0)
+        compilations += counter.count
+  return {
+    'workload': name,
+    'batch': batch,
+    'steps': steps,
+    'seconds': round(looped, 4),
+    'grads_per_s': round(len(speeds) * batch * steps / looped, 3),
+    'loop_overhead': round(looped / bare, 4),
+    'compilations': compilations,
+    'compile_seconds': round(compile_seconds, 3),
+    'device': parallel.describe()['device'],
+    'gflop_per_s': speeds,
+  }
+
+
+WORKLOADS = {
+  'spine': Workload(batch=8, steps=20, measure=functools.partial(measure_attack, spine)),
+  'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
+  'brats3d': Workload(1, 1, functools.partial(measure_attack, brats3d), sized=True),
+  'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
+  'scaling': Workload(batch=1, steps=2, measure=scaling.measure),
+}
+
+
+def _chosen(config):
+  chosen = [config.workloads] if isinstance(config.workloads, str) else config.workloads
+  return [name.strip() for words in chosen for name in words.split(',')]
+
+
+def describe(config):
+  """What `--stage describe` prints: the workloads and their sizes; measures nothing."""
+  return {
+    'experiment': 'benchmark',
+    'workloads': {
+      name: {
+        'batch': config.batch or WORKLOADS[name].batch,
+        'steps': config.steps or WORKLOADS[name].steps,
+      }
+      for name in _chosen(config)
+    },
+  }
+
+
+def run(config, workdir=None):
+  """Measures `config.workloads` one after the other; prints and returns their rows.
+
+  With a workdir the rows are also written to its benchmark.json.
+  """
+  names = _chosen(config)
+  workloads = [errors.lookup(WORKLOADS, name, kind='workload') for name in names]
+  if config.batch < 0 or config.steps < 0 or config.repeats < 1 or not 0 < config.width <= 1:
+    raise errors.UserError(
+      "a benchmark needs batch >= 0, steps >= 0 (0: the workload's own), repeats >= 1 and "
+      '0 < width <= 1'
+    )
+  if config.size < 16 or config.size % 16:
+    raise errors.UserError(f'a benchmark needs a size that is a multiple of 16, not {config.size}')
+  rows = []
+  with _no_cache():
+    for name, workload in zip(names, workloads, strict=True):
+      row = workload.measure(
+        name=name,
+        batch=config.batch or workload.batch,
+        steps=config.steps or workload.steps,
+        repeats=config.repeats,
+        width=config.width,
+        **({'size': config.size} if workload.sized else {}),
+      )
+      print(json.dumps(row), flush=True)
+      rows.append(row)
+  if workdir is not None:
+    files.write_json(workdir / 'benchmark.json', rows)
+  return rows
+
+
+@contextlib.contextmanager
+def _no_cache():
+  """A program found in the persistent cache would make `compile_seconds` a lie."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)

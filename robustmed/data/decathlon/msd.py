@@ -1,0 +1,240 @@
+"""Heart, Hippocampus and Prostate of the Medical Segmentation Decathlon, as distributed.
+
+`dir` is the folder of one task, e.g. `Task04_Hippocampus`, with `dataset.json`, `imagesTr` and
+`labelsTr` (Antonelli et al. 2022). Cases, classes and modalities are those that dataset.json lists;
+files whose names start with a dot are left out. Splits and preprocessing are nnU-Net v1's, fold 0
+that of the published study, see `volumes` and `preprocess`.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from robustmed import errors
+from robustmed.data.decathlon import preprocess, volumes
+from robustmed.data.files import exams
+
+DEFAULTS = {'dir': '', 'task': '', **volumes.FIELDS}
+_HELP = (
+  'download the archive of the task (Task02_Heart, Task04_Hippocampus or Task05_Prostate) from '
+  'medicaldecathlon.com, unpack it and name the folder that has dataset.json, imagesTr and labelsTr'
+)
+
+
+class Task(NamedTuple):
+  """What is known of a task without its files."""
+
+  patch: tuple[int, int]  # of the published network
+  modalities: int
+  sizes: Mapping[str, int]  # about: slices of the published splits
+  depths: tuple[int, ...]  # about: slices of the test volumes
+  names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
+
+
+TASKS = {
+  'heart': Task(
+    (320, 256),
+    1,
+    {'train': 1840, 'test': 200, 'validation': 115},
+    (115,) * 3,
+    ('heart', 'leftatrium'),
+  ),
+  'hippocampus': Task(
+    (56, 40),
+    1,
+    {'train': 7400, 'test': 190, 'validation': 600},
+    (35,) * 35,
+    ('hippocampus',),
+  ),
+  'prostate': Task(
+    (320, 320), 2, {'train': 490, 'test': 60, 'validation': 40}, (20,) * 5, ('prostate',)
+  ),
+}
+
+
+def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
+  """Slices per split, read from the volumes; about the published ones where there is no folder."""
+  if not _there(fields):
+    return dict(_named(fields).sizes)
+  return volumes.sizes(find(fields), fields)
+
+
+def depths(fields: Mapping[str, Any]) -> list[int]:
+  """Slices of every test volume; about the published ones where there is no folder."""
+  if not _there(fields):
+    return list(_named(fields).depths)
+  return volumes.depths(find(fields))
+
+
+def _there(fields):
+  return bool(fields['dir']) and pathlib.Path(fields['dir']).expanduser().is_dir()
+
+
+def _named(fields):
+  return errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
+
+
+def fingerprint(fields: Mapping[str, Any]) -> Any:
+  """The files with their sizes and times, and the fold."""
+  volumes.check_fields(fields)
+  return find(fields).key
+
+
+class Msd(volumes.VolumeBuilder):
+  """The folder of the module's docstring."""
+
+  def study(self):
+    return find(self.fields)
+
+
+def arrange(source, fields, facts):
+  task = TASKS[task_of(fields, description(root_of(fields)))]
+  return volumes.arrange(source, fields, facts, patch=fields['patch'] or task.patch)
+
+
+def root_of(fields: Mapping[str, Any]) -> pathlib.Path:
+  return exams.root_of(fields['dir'], help_text=_HELP)
+
+
+def description(root: pathlib.Path) -> dict[str, Any]:
+  """Returns dataset.json, its fields checked."""
+  path = root / 'dataset.json'
+  if not path.is_file():
+    raise errors.UserError(f'{root}: has no dataset.json; {_HELP}')
+  try:
+    found = json.loads(path.read_text(encoding='utf-8'))
+  except (ValueError, OSError) as error:
+    raise errors.UserError(f'{path}: cannot be read ({error}); unpack it again') from error
+  for name, kind in (('training', list), ('labels', dict), ('modality', dict)):
+    if not isinstance(found, dict) or name not in found:
+      raise errors.UserError(f'{path}: has no field {name!r}; {_HELP}')
+    if not isinstance(found[name], kind):
+      raise errors.UserError(f'{path}: field {name!r} is not a {kind.__name__}')
+  for name in ('labels', 'modality'):
+    numbers = sorted(found[name])
+    if numbers != sorted(str(n) for n in range(len(numbers))) or len(numbers) < 1:
+      raise errors.UserError(f'{path}: the numbers of field {name!r} are not 0, 1, 2, ...')
+  if len(found['labels']) < 2:
+    raise errors.UserError(f"{path}: field 'labels' has no class beside the background")
+  return found
+
+
+def task_of(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+  """The task of the field, else by the name in dataset.json, else by that of the folder."""
+  if fields['task']:
+    errors.lookup(TASKS, fields['task'], kind='task')
+    return fields['task']
+  folder = pathlib.Path(fields['dir']).expanduser().resolve().name
+  for text in (str(found.get('name', '')), folder):
+    for task, known in TASKS.items():
+      if any(name in text.lower().replace(' ', '') for name in known.names):
+        return task
+  raise errors.UserError(
+    f'{fields["dir"]}: neither dataset.json nor the folder says which task it is; set the data '
+    f'field task to one of {", ".join(TASKS)}'
+  )
+
+
+def find(fields: Mapping[str, Any]) -> volumes.Study:
+  """Returns the cases that dataset.json lists, sorted by name, all of their files being there."""
+  root = root_of(fields)
+  found = description(root)
+  task = TASKS[task_of(fields, found)]
+  if len(found['modality']) != task.modalities:
+    raise errors.UserError(
+      f"{root / 'dataset.json'}: field 'modality' has {len(found['modality'])} entries, this task "
+      f'has {task.modalities}'
+    )
+  cases, stamps = {}, []
+  for entry in found['training']:
+    image, label = (_listed(root, entry, kind) for kind in ('image', 'label'))
+    if image.name.startswith('.') or label.name.startswith('.'):
+      continue
+    name = image.name.removesuffix('.gz').removesuffix('.nii')
+    if name in cases:
+      raise errors.UserError(f'{root / "dataset.json"}: lists {name} twice')
+    for path in (image, label):
+      if not path.is_file():
+        raise errors.UserError(f'{path}: listed in dataset.json but not there; {_HELP}')
+    reader = functools.partial(
+      read, image, label, modalities=len(found['modality']), classes=len(found['labels'])
+    )
+    cases[name] = volumes.Case(name, reader, str(image))
+    stamps += exams.stamp([image, label])
+  if not cases:
+    raise errors.UserError(f"{root / 'dataset.json'}: field 'training' lists no cases; {_HELP}")
+  limits = volumes.limits_of(fields)
+  text = [sorted(stamps), fields['fold'], limits, found['labels'], found['modality']]
+  return volumes.Study(
+    key=json.dumps(text, sort_keys=True),
+    cases=tuple(cases[name] for name in sorted(cases)),
+    modalities=tuple(str(found['modality'][str(n)]) for n in range(len(found['modality']))),
+    classes=tuple(str(found['labels'][str(n)]) for n in range(len(found['labels']))),
+    fold=fields['fold'],
+    limits=limits,
+  )
+
+
+def _listed(root, entry, kind):
+  if not isinstance(entry, dict) or not isinstance(entry.get(kind), str):
+    raise errors.UserError(f"{root / 'dataset.json'}: an entry of 'training' has no {kind!r}")
+  path = pathlib.PurePosixPath(entry[kind])
+  if path.is_absolute() or '..' in path.parts:
+    raise errors.UserError(f'{root / "dataset.json"}: {entry[kind]} leaves the folder')
+  return root / path
+
+
+def read(
+  image: pathlib.Path, label: pathlib.Path, *, modalities: int, classes: int
+) -> preprocess.Volume:
+  """Reads one case [z, y, x]; labels below -1 (one voxel of the distribution) become 0."""
+  values, spacing = _load(image)
+  numbers, _ = _load(label)
+  if values.ndim == 3:
+    values = values[..., None]
+  if values.ndim != 4 or values.shape[-1] != modalities:
+    raise errors.UserError(
+      f'{image}: array of {list(values.shape)}, needs three axes and {modalities} modalities'
+    )
+  if numbers.shape != values.shape[:3]:
+    raise errors.UserError(
+      f'{label}: labels of {list(numbers.shape)} voxels for an image of {list(values.shape[:3])}'
+    )
+  if not np.isfinite(values).all():
+    raise errors.UserError(f'{image}: has NaN or infinite values')
+  numbers = np.where(numbers < -1, 0, numbers)
+  unknown = [value for value in np.unique(numbers) if value not in range(classes)]
+  if unknown:
+    raise errors.UserError(
+      f'{label}: label {unknown[0]:g} is not one of the {classes} in dataset.json '
+      f'(0 to {classes - 1})'
+    )
+  return preprocess.Volume(
+    np.ascontiguousarray(values.transpose(2, 1, 0, 3), np.float32),
+    np.ascontiguousarray(numbers.transpose(2, 1, 0), np.int8),
+    tuple(reversed(spacing)),
+  )
+
+
+def _load(path):
+  """The array [x, y, z, ...] and the spacing of its first three axes."""
+  try:
+    file = nib.load(path)
+    values = np.asanyarray(file.dataobj)
+    spacing = tuple(float(value) for value in file.header.get_zooms()[:3])
+  except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+    raise errors.UserError(
+      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a NIfTI file, '
+      'copy it again'
+    ) from error
+  if len(spacing) != 3 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
+    raise errors.UserError(f'{path}: voxel spacing {spacing} is not three positive numbers')
+  return values, spacing
+
+
+Builder = Msd

@@ -1,0 +1,164 @@
+"""NIfTI volumes: reading with clear errors, one orientation for all, and the way back.
+
+Arrays in the system have the axes [d, h, w]: feet to head, front to back, the patient's right to
+left, whatever the order in the file (`oriented`). `restore` puts a result on the file's own grid.
+"""
+
+import gzip
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from robustmed import errors
+from robustmed.data.files import cubes, pictures
+from robustmed.process import files
+
+AXES = ('S', 'P', 'L')  # where the axes d, h, w point to
+SUFFIXES = ('.nii.gz', '.nii')
+GEOMETRY = ('affine', 'grid', 'box')
+
+
+class Volume(NamedTuple):
+  array: np.ndarray  # [i, j, k] or [i, j, k, c], in the file's order
+  affine: np.ndarray  # [4, 4] float64, voxel indices -> millimetres (right, front, head)
+
+
+class Geometry(NamedTuple):
+  """Where a cropped and resized cube lies on the grid of its file."""
+
+  affine: np.ndarray  # [4, 4] of the file
+  grid: np.ndarray  # [3], shape of the file
+  box: np.ndarray  # [3, 2], first and past-the-last voxel of the crop on the axes d, h, w
+
+
+class Header(NamedTuple):
+  shape: tuple[int, ...]
+  affine: np.ndarray  # [4, 4]
+
+
+def header(path: pathlib.Path) -> Header:
+  """What a file's header tells; the voxels are not read."""
+  image = _open(path)
+  return Header(tuple(int(n) for n in image.shape), _affine(image, path))
+
+
+def order(affine: np.ndarray) -> tuple[int, int, int]:
+  """The axes of the file that become d, h, w."""
+  return tuple(int(axis) for axis in np.argsort(_turn(np.asarray(affine, np.float64))[:, 0]))
+
+
+def shape(path: pathlib.Path) -> tuple[int, ...]:
+  """The shape that a file's header tells; the voxels are not read."""
+  return tuple(int(n) for n in _open(path).shape)
+
+
+def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
+  """Returns a file of `axes` axes as float32, finite; anything else is a `UserError`.
+
+  Trailing axes of length 1 beyond `axes` are dropped.
+  """
+  image = _open(path)
+  stored = image.get_data_dtype()
+  if stored.kind not in 'iuf':
+    raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
+  try:
+    array = image.get_fdata(dtype=np.float32, caching='unchanged')
+  except Exception as error:  # readers raise whatever a damaged file makes them stumble over
+    raise _damaged(path, error) from error
+  while array.ndim > axes and array.shape[-1] == 1:
+    array = array[..., 0]
+  if array.ndim != axes or min(array.shape) < 1:
+    raise errors.UserError(f'{path}: must be a volume of {axes} axes, not {list(array.shape)}')
+  if not np.isfinite(array).all():
+    raise errors.UserError(
+      f'{path}: has {np.count_nonzero(~np.isfinite(array))} NaN or infinite values'
+    )
+  return Volume(array, _affine(image, path))
+
+
+def labels(path: pathlib.Path) -> Volume:
+  """Returns a label map [i, j, k] as whole numbers from 0 on (int64)."""
+  volume = read(path)
+  return volume._replace(array=pictures.checked_labels(volume.array, path, ndim=3))
+
+
+def write(path: pathlib.Path | str, array: np.ndarray, affine: np.ndarray) -> None:
+  """Writes `array` as float32 with this affine, whole or not at all; .nii.gz or .nii."""
+  path = pathlib.Path(path)
+  suffix = next((one for one in SUFFIXES if path.name.endswith(one)), None)
+  if suffix is None:
+    raise errors.UserError(f'{path}: a NIfTI file must be named *.nii.gz or *.nii')
+  image = nib.Nifti1Image(np.asarray(array, np.float32), np.asarray(affine, np.float64))
+  image.header.set_xyzt_units('mm')
+  content = image.to_bytes()
+  with files.replacing(path) as temporary:
+    # no time stamp: the same array makes the same file
+    temporary.write_bytes(content if suffix == '.nii' else gzip.compress(content, 6, mtime=0))
+
+
+def oriented(volume: Volume) -> np.ndarray:
+  """The array with axes [d, h, w] or [d, h, w, c], turned and mirrored, never resampled."""
+  return nib.orientations.apply_orientation(volume.array, _turn(volume.affine))
+
+
+def spacing(affine: np.ndarray) -> np.ndarray:
+  """Millimetres per voxel along the axes of the file, [3]."""
+  return np.sqrt(np.sum(np.asarray(affine, np.float64)[:3, :3] ** 2, axis=0))
+
+
+def geometry_of(example: Mapping[str, Any]) -> Geometry:
+  """The geometry that an example carries as its features 'affine', 'grid' and 'box'."""
+  return Geometry(*(np.asarray(example[name]) for name in GEOMETRY))
+
+
+def restore(cube: np.ndarray, geometry: Geometry, *, order: int = 0) -> np.ndarray:
+  """Returns `cube` [d, h, w] or [d, h, w, c] on the grid of its file, zero outside the crop.
+
+  order: 0 for labels (nearest voxel), 1 for intensities (linear).
+  """
+  cube = np.asarray(cube)
+  turn = _turn(np.asarray(geometry.affine, np.float64))
+  grid = np.asarray(geometry.grid)
+  full = np.zeros([*(int(n) for n in grid[np.argsort(turn[:, 0])]), *cube.shape[3:]], cube.dtype)
+  low, high = np.asarray(geometry.box).T
+  place = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
+  full[place] = cubes.resize(cube, high - low, order=order)
+  back = nib.orientations.ornt_transform(
+    nib.orientations.axcodes2ornt(AXES),
+    nib.orientations.io_orientation(np.asarray(geometry.affine, np.float64)),
+  )
+  return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
+
+
+def _turn(affine):
+  wanted = nib.orientations.axcodes2ornt(AXES)
+  return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
+
+
+def _open(path):
+  if not pathlib.Path(path).is_file():
+    raise errors.UserError(f'{path}: no such file')
+  try:
+    image = nib.load(path)
+  except Exception as error:
+    raise _damaged(path, error) from error
+  if not isinstance(image, nib.Nifti1Pair):
+    raise errors.UserError(f'{path}: is {type(image).__name__}, not a NIfTI file')
+  return image
+
+
+def _affine(image, path):
+  affine = np.asarray(image.affine, np.float64)
+  if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    raise errors.UserError(f'{path}: its affine cannot be inverted; repair the header')
+  return affine
+
+
+def _damaged(path, error):
+  return errors.UserError(
+    f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a NIfTI file, '
+    'copy it again'
+  )

@@ -1,0 +1,33 @@
+"""Cases prepared side by side, handed out one after the other, with progress."""
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from robustmed.process import console
+
+
+def map_in_order(
+  function: Callable[[Any], Any], items: Sequence[Any], *, name: str, workers: int = 0
+) -> Iterator[Any]:
+  """Yields `function(item)` in the order of `items`, computed by `workers` threads.
+
+  workers 0: one per core. No more results than twice that wait to be taken. An exception comes out
+  at its item's turn, and what was not begun by then is never begun.
+  """
+  workers = min(workers or os.cpu_count() or 1, max(1, len(items)))
+  progress = console.Progress(name, len(items))
+  executor = concurrent.futures.ThreadPoolExecutor(workers)
+  waiting = collections.deque()
+  try:
+    rest = iter(items)
+    for done in range(len(items)):
+      while len(waiting) < 2 * workers and (item := next(rest, waiting)) is not waiting:
+        waiting.append(executor.submit(function, item))
+      yield waiting.popleft().result()
+      progress.update(done + 1)
+  finally:
+    executor.shutdown(wait=True, cancel_futures=True)
+    progress.close()

@@ -1,1 +1,0 @@
-"""Readers of real data sets in the files of their original distribution."""

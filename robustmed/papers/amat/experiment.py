@@ -1,0 +1,93 @@
+"""Adaptive-margin adversarial training: Ma & Liang 2022, 'Adaptive Adversarial Training to Improve
+Adversarial Robustness of DNNs for Medical Image Segmentation and Detection'."""
+
+import functools
+import pathlib
+
+import ml_collections
+
+from robustmed import data, errors
+from robustmed.defenses import thresholds
+from robustmed.models import weights
+from robustmed.papers.amat import landmarks, objects, report, segmentation
+from robustmed.runs import experiment
+
+# What differs between kinds of tasks: networks, data, pictures, files, what else is measured.
+PARTS = {
+  'landmarks': landmarks,
+  'objects': objects,
+  'segmentation': segmentation,
+}
+SCRATCH = 'scratch'
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of a configuration of configs/amat_*.py; touches no data."""
+  part = errors.lookup(PARTS, config.part, kind='part of amat')
+  task = part.make_task(config)
+  probes = experiment.make_probes(task, config)
+  return experiment.Experiment(
+    name='amat',
+    task=task,
+    arms=experiment.make_arms(task, read(config, part), clean_view=part.clean_view(config)),
+    probes=probes,
+    main='pgd',
+    sizes=lambda: data.sizes(part.source_config(config)),
+    source=lambda: part.load(config),
+    augment=part.make_augment(config),
+    report=lambda folder: report.spec_of(config, part, task, folder),
+    checks={
+      'metric': part.METRIC,
+      'higher_is_better': part.HIGHER_IS_BETTER,
+      'main': 'pgd',
+      'one_step': 'one_step',
+      'noise': 'noise',
+      'undefended': 'std',
+    },
+    write_example=part.write_example,
+    pictures=part.pictures,
+    extra_evaluation=functools.partial(part.evaluate, config),
+    pretrained=_pretrained(config),
+    extra_cells=functools.partial(part.extra_cells, config, probes['pgd'].attack),
+  )
+
+
+def _pretrained(config):
+  """What puts the weights of the file config.model.init into a drawn network; None: scratch."""
+  path = config.model.get('init', SCRATCH)
+  if path in ('', SCRATCH):
+    return None
+  weights.check(pathlib.Path(path).expanduser())  # else told after STD has begun
+  return functools.partial(weights.load, path, model=config.model.name)
+
+
+def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them."""
+  reading = config.reading
+  errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
+  errors.lookup(thresholds.ESTIMATORS, reading.estimator, kind='estimator of thresholds')
+  config = experiment.editable(config)
+  for arm in config.arms.values():
+    flag, names = part.COUPLED
+    if arm.defense.name in names and reading[flag] and not arm.defense.get('objective', ''):
+      arm.defense.coupled = True
+    if 'attack' in arm.defense and 'attack_bn' in reading:
+      arm.defense.attack_bn = reading.attack_bn
+    if arm.defense.name != 'amat':
+      continue
+    arm.defense.update(
+      {
+        'criterion': reading.criterion,
+        'terms': part.TERMS[reading.criterion],
+        'tested': reading.test,
+        'when': reading.when,
+        'refine': reading.refine,
+        'epoch_steps': config.train.optimisers.main.steps_per_epoch,
+      }
+    )
+    if not reading.cap:
+      arm.defense.max_margin = None
+    arm.thresholds = {'estimator': reading.estimator}
+    if reading.estimator != 'max':  # which has no deviations
+      arm.thresholds.k = reading.deviations
+  return config

@@ -1,0 +1,62 @@
+"""What the parts of AMAT have in common: networks from plain data, sources, worst cases."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from robustmed import data, errors, models
+from robustmed.runs import artifacts
+
+FILE = 'worst.npz'
+
+
+def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
+  """The network of config.model; `fields` are those that the task decides."""
+  options = config.model.to_dict()
+  options.pop('init', None)
+  make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
+  dtype = errors.lookup(
+    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
+  )
+  return make(dtype=dtype, **fields, **options)
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  fields = config.data.to_dict()
+  name = fields.pop('source')
+  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
+  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
+
+
+def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: bool) -> None:
+  """results/worst.npz: of every arm's first seed the example with the worst metric under the main
+  attack at report.picture_eps, with what `pictures` of the experiment says of it."""
+  eps = config.report.picture_eps
+  name = context.exp.main
+  cell = rows[(rows['attack'] == name) & np.isclose(rows['eps'], eps)]
+
+  def make(model) -> dict[str, np.ndarray]:
+    here = cell[(cell['arm'] == model.arm) & (cell['seed'] == model.seed)]
+    worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(1)
+    found = list(context.attacked(model, eps=eps, wanted=worst['index']))
+    if not found:  # another level is pictured than was run
+      return {}
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return {
+      'arm': np.array([model.arm] * len(found)),
+      'eps': np.full(len(found), eps),
+      'index': stacked.example['index'],
+      'image': stacked.example['image'],
+      'adversarial': stacked.image,
+      'value': worst[metric].to_numpy(),
+      **context.exp.pictures(stacked),
+    }
+
+  models_ = filter(context.meets_main, artifacts.first_seed(networks))
+  artifacts.add_pictures(context.results / FILE, models_, make)

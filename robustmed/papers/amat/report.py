@@ -1,0 +1,262 @@
+"""The report on adaptive-margin training: the paper's tables and figures beside ours."""
+
+import functools
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from robustmed.evaluation import statistics
+from robustmed.metrics import slice_sets
+from robustmed.papers import published
+from robustmed.papers.amat import claims as amat_claims
+from robustmed.papers.amat import figures as drawings
+from robustmed.process import files
+from robustmed.report import figures, inputs, spec, tables
+
+_READINGS = {
+  'criterion': 'a margin grows where the {} of the attacked image is good enough',
+  'test': 'tested on the {} iterate of the training attack',
+  'when': 'margins change {}',
+}
+
+
+class Page:
+  """Everything of the page that is not in every experiment's report."""
+
+  def __init__(self, config, part, folder: pathlib.Path, held: inputs.Inputs):
+    self.config, self.part, self.folder, self.held = config, part, folder, held
+    self.results = folder / 'results'
+    self.sat = tuple(name for name in config.arms if name.startswith('sat_'))
+    self.levels = tuple(e for e in tables.levels(held.summary, attack='pgd') if e > 0)
+    self.thresholds = inputs.arrays(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz')
+
+  def claims(self):
+    if not self.levels:
+      return ()
+    none = np.zeros((0, len(self.part.TERMS['loss'])))
+    return amat_claims.of_paper(
+      self.held.rows,
+      metric=self.part.METRIC,
+      sat=self.sat,
+      levels=self.levels,
+      losses=none if self.thresholds is None else self.thresholds['values'],
+      seconds=amat_claims.ratios(self.held.training, sat=self.sat),
+      saying=self.part.SAYING,
+    )
+
+  def sections(self) -> tuple[spec.Section, ...]:
+    made = (
+      self._margins(),
+      self._losses(),
+      self._costs(),
+      self._indices(),
+      self._whole_volumes(),
+      *self.part.sections(self),
+      self._stronger(),
+    )
+    return tuple(self._in_words(section) for section in made if section is not None)
+
+  @staticmethod
+  def in_words(held):
+    """A frame or a set of arrays whose 'arm', if it has one, is the paper's name of it."""
+    if 'arm' not in held:
+      return held
+    told = [label(str(name)) for name in held['arm']]
+    return held.assign(arm=told) if isinstance(held, pd.DataFrame) else {**held, 'arm': told}
+
+  def _in_words(self, section):
+    said = [(caption, self.in_words(frame)) for caption, frame in section.tables]
+    return section._replace(tables=said)
+
+  def draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
+    """The picture in report/figures, for a section; nothing where there is none."""
+    return figures.save(self.folder, name, png)
+
+  def _margins(self):
+    path = self.folder / 'logs' / 'amat.seed0.margins.csv'
+    if not path.is_file():
+      return None
+    table = files.parsed(path, pd.read_csv)
+    last = table.iloc[[-1]][['step', 'drawn', 'min', 'mean', 'max']]
+    defense = self.config.arms.amat.defense
+    cap = f'{defense.max_margin:g}' if self.config.reading.cap else 'none'
+    return spec.Section(
+      'Margins over training',
+      f'Every training example has a margin of its own, {defense.step:g} at the start. It grows by '
+      f'{defense.step:g} while the attacked image stays good enough; cap: {cap}.',
+      self.draw('margins', drawings.margins(table)),
+      [('Margins at the end of training (first seed)', last)],
+    )
+
+  def _losses(self):
+    if self.thresholds is None:
+      return None
+    values, xi = self.thresholds['values'], self.thresholds['xi']
+    names = self.part.TERMS[self.config.reading.criterion]
+    reading = self.config.reading
+    more = '' if reading.estimator == 'max' else f' + {reading.deviations:g} deviations'
+    which = ' that show every class' if reading.criterion == 'dice' else ''
+    return spec.Section(
+      'Clean losses of STD and the threshold',
+      f'The threshold is estimated from {len(values)} training examples{which}, without '
+      f'augmentation: {reading.estimator}{more}.',
+      self.draw('clean_losses', drawings.losses(values, xi, names=names)),
+    )
+
+  def _costs(self):
+    table = inputs.seconds_per_step(self.held.training)
+    if table.empty:
+      return None
+    per_epoch = self.config.train.optimisers.main.steps_per_epoch
+    lines = []
+    for arm, part in table.groupby('arm', sort=False):
+      lines.append((arm, float(part['per_step'].median()) * per_epoch, self._published_cost(arm)))
+    frame = pd.DataFrame(lines, columns=['arm', 'seconds per epoch', 'paper (V100)'])
+    ratio = amat_claims.ratios(self.held.training, sat=self.sat)
+    text = f'An epoch has {per_epoch} steps. Compilation is not counted.'
+    if len(ratio):
+      text += f' AMAT / SAT, median over the log: {float(ratio["ratio"].median()):.3f}.'
+    return spec.Section('Cost of training (Table 2)', text, (), [('Measured in this run', frame)])
+
+  def _published_cost(self, arm):
+    kind = 'SAT' if arm in self.sat else arm.upper()
+    return published.amat_costs(self.config.data.get('task', '')).get(kind, np.nan)
+
+  def _indices(self):
+    rows = self.held.rows
+    if '_tp1' not in rows.columns:
+      return None
+    kept = rows[rows['attack'].isin(['pgd', statistics.CLEAN])]
+    lines = []
+    for (arm, eps), part in kept.groupby(['arm', 'eps'], sort=False):
+      lines.append((arm, eps, slice_sets.adi(part), slice_sets.tvdi(part)))
+    frame = pd.DataFrame(lines, columns=['arm', 'level', 'ADI', 'TVDI'])
+    paper = published.amat_clean(self.config.data.get('task', ''))
+    return spec.Section(
+      'ADI and TVDI (Table 1, eq. 2)',
+      'ADI is the mean over slices of the mean Dice of the classes; TVDI sums hits and misses over '
+      f'all evaluated slices first. Clean TVDI of STD in the paper: {tables.number(paper)}.',
+      (),
+      [('Both indices', frame)],
+    )
+
+  def _whole_volumes(self):
+    path = self.results / 'volumes.csv'
+    if not path.is_file():
+      return None
+    table = files.parsed(path, functools.partial(pd.read_csv, keep_default_na=False))
+    keys = ['arm', 'attack', 'eps', 'class']
+    found = table.groupby(keys, sort=False)[['Dice', 'HD95_mm', 'NSD']].mean()
+    found['volumes'] = table.groupby(keys, sort=False)['group'].nunique()
+    return spec.Section(
+      'Whole volumes',
+      'All slices of the test volumes, empty ones included. HD95 is in mm; NSD is the share of '
+      f'both surfaces within {self.config.evaluate.tolerance:g} mm of the other. A class that '
+      'neither truth nor prediction has scores Dice 1, HD95 0, NSD 1; one that only one of them '
+      'has scores Dice 0, the diagonal of the volume, NSD 0.',
+      (),
+      [('Means over volumes', found.reset_index())],
+    )
+
+  def _stronger(self):
+    level, shown = self.config.report.picture_eps, _attacks_of(self.config)
+    kept = self.held.summary[
+      (self.held.summary['metric'] == self.part.METRIC)
+      & self.held.summary['attack'].isin(shown)
+      & np.isclose(self.held.summary['eps'], level)
+    ]
+    if kept.empty or set(kept['attack']) == {'pgd'}:
+      return None
+    frame = kept.pivot_table(index='arm', columns='attack', values='mean', sort=False)
+    names = [name for name in shown if name in frame.columns]
+    frame = frame[names].rename(columns=shown).reset_index()
+    png = drawings.bars(self.in_words(kept), attacks=shown, metric=self.part.METRIC, level=level)
+    return spec.Section(
+      'A stronger look',
+      'The paper reports the last iterate of PGD-100. An arm that falls much further under the '
+      'other attacks was flattered; one that falls further under images made for STD hides its '
+      'gradients.',
+      self.draw('stronger', png),
+      [(f'{self.part.METRIC} at level {level:g}', frame)],
+    )
+
+
+def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
+  """The page of a finished run in `folder`; its figures are drawn into report/figures."""
+  held = inputs.read(folder)
+  page = Page(config, part, folder, held)
+  return spec.ReportSpec(
+    title=f'Adaptive-margin adversarial training: {config.data.task}',
+    description=(
+      'STD is trained on clean images, SAT on images attacked within one L2 level for all, AMAT on '
+      'images attacked within a margin of their own that grows while the network copes. All then '
+      'meet the same attacks.',
+      f'Data: {config.data.source}; network {config.model.name} on {_shape(task)}.',
+    ),
+    panels=part.PANELS,
+    paper=part.published(config),
+    level_units=task.units,
+    arms=tuple(spec.Arm(name, label(name)) for name in config.arms),
+    claims=page.claims(),
+    notes=notes(config, part),
+    sections=page.sections(),
+    headline_eps=config.report.picture_eps,
+  )
+
+
+def _attacks_of(config) -> dict[str, str]:
+  """The attacks that are compared, with what they are called."""
+  attacks = config.evaluate.attacks
+  told = {
+    'pgd': 'PGD-{num_steps}, last iterate',
+    'pgd_best': 'best iterate of {restarts} restarts of PGD-{num_steps}',
+    'apgd': 'APGD-{num_steps} (no step size)',
+    'transfer': 'transfer from STD',
+  }
+  return {
+    name: text.format(**attacks[name].to_dict()) for name, text in told.items() if name in attacks
+  }
+
+
+def _shape(task):
+  return 'x'.join(str(n) for n in task.image_shape)
+
+
+def label(name: str) -> str:
+  """What the paper calls an arm."""
+  if name == 'std_bce':
+    return 'STD(BCE)'
+  return name.replace('sat_', 'SAT') if name.startswith('sat_') else name.upper()
+
+
+def notes(config, part) -> tuple[str, ...]:
+  """What the page says of how this run was made."""
+  reading, noise = config.reading, config.noise
+  found = [
+    'Margins: '
+    + '; '.join(
+      text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items()
+    )
+    + f'; refined where it fails: {"yes" if reading.refine else "no"}.',
+    *part.notes(config),
+    'The final weights of every arm are evaluated, none selected on validation data.',
+  ]
+  warm = [name for name, arm in config.arms.items() if arm.get('init_from', '')]
+  if warm:
+    found.append(
+      f'{", ".join(map(label, warm))} go on from the finished weights of '
+      f'{label(config.arms[warm[0]].init_from)}; in the paper every arm begins afresh.'
+    )
+  if reading.get('attack_bn', 'running') != 'running':
+    found.append(
+      f'Batch statistics of training attacks: {reading.attack_bn}. An example of a training batch '
+      'is then attacked differently beside other neighbours, and with another number of devices.'
+    )
+  if noise.scale != 1:
+    found.append(
+      f'L2 levels, training levels, margin step and cap are {noise.scale:g} times those of the '
+      f'paper ({" ".join(f"{e / noise.scale:.3g} -> {e:g}" for e in config.evaluate.levels)}), as '
+      'the images have fewer elements: the root mean square per element is the same.'
+    )
+  return tuple(found)

@@ -1,0 +1,259 @@
+"""The segmentation part of AMAT: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
+
+import functools
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+import scipy.special
+
+from robustmed import data, errors, tasks, types
+from robustmed.data import pipeline, store
+from robustmed.data.decathlon import msd, nnunet_augment
+from robustmed.data.files import nifti
+from robustmed.evaluation import grid
+from robustmed.metrics import surface
+from robustmed.models import nnunet_planner
+from robustmed.papers.amat import claims, parts
+from robustmed.process import files, parallel
+from robustmed.report import spec
+from robustmed.runs import preparation
+
+METRIC, HIGHER_IS_BETTER = 'DICE', True
+# What an AMAT margin is decided by, per criterion.
+TERMS = {'loss': ('total',), 'dice': ('_DICE_max',)}  # the authors' Dice is the best class's
+VOLUMES, PARTS = 'volumes.csv', 'volume_parts'
+CLASSES = {
+  'heart': ('left_atrium',),
+  'hippocampus': ('anterior', 'posterior'),
+  'prostate': ('peripheral', 'transition'),
+}
+SAYING = claims.Saying(volumes=True)
+COUPLED = ('batch_dice', ('standard',))  # the reading, and the defenses it makes coupled
+PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
+
+
+def make_task(config: ml_collections.ConfigDict) -> types.Task:
+  """nnU-Net on images of config.data.patch, its poolings those that the planner would choose."""
+  known = errors.lookup(msd.TASKS, config.data.task, kind='task')
+  patch = tuple(config.data.patch)
+  strides = nnunet_planner.poolings(patch)
+  classes = CLASSES[config.data.task]
+  module = parts.module(
+    config, num_classes=len(classes) + 1, channels=known.modalities, strides=strides
+  )
+  return tasks.TASKS['segmentation'](
+    module, image_shape=(*patch, known.modalities), classes=classes
+  )
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  return parts.source_config(config)
+
+
+def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
+  """Which training slices thresholds are estimated from: all by the loss, those that show every
+  class by the Dice (authors), which is 0 on the empty ones whatever the network says."""
+  if config.reading.criterion != 'dice':
+    return None
+  patch = (*config.data.patch, 0)
+
+  def view(batch):
+    batch = preparation.centre_crop(batch, patch)
+    return {**batch, 'mask': batch['mask'] & jnp.all(batch['target']['present'], axis=-1)}
+
+  return lambda source: view
+
+
+def load(config: ml_collections.ConfigDict) -> data.Source:
+  return data.load(source_config(config))
+
+
+def make_augment(config: ml_collections.ConfigDict):
+  """source -> nnU-Net's augmentation on the device; one function for all arms."""
+  made = []
+
+  def build(source):
+    del source
+    if not made:
+      patch = tuple(config.data.patch)
+      angle = config.augment.max_angle
+      if angle is None:
+        angle = 180.0 if max(patch) / min(patch) < nnunet_planner.WIDE_ASPECT else 15.0
+      made.append(
+        nnunet_augment.make(
+          patch=patch,
+          num_classes=len(CLASSES[config.data.task]) + 1,
+          max_angle=angle,
+          mask_outside=config.data.task == 'heart',
+          probabilities={'mirror': config.augment.mirror},
+        )
+      )
+    return made[0]
+
+  return build
+
+
+def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+  """Foreground of stacked examples, true and predicted, for the report's pictures."""
+  foreground = lambda outputs: 1 - scipy.special.softmax(outputs['head0'], axis=-1)[..., 0]
+  return {
+    'mask_true': found.example['target']['labels'] > 0,
+    'seg_clean': foreground(found.clean),
+    'seg_adv': foreground(found.attacked),
+  }
+
+
+def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
+  """NIfTI files of one preprocessed slice: case_CCC_IIIIII.nii.gz (all modalities) and _label."""
+  folder = pathlib.Path(folder)
+  name = f'case_{int(example["group"]):03d}_{int(example["index"]):06d}'
+  between, rows, columns = (float(value) for value in example['target']['spacing'])
+  affine = np.diag([columns, rows, between, 1.0])
+  volume = image.transpose(1, 0, 2)[:, :, None, :]  # [x, y, z, modality]
+  nifti.write(
+    folder / f'{name}.nii.gz', volume.squeeze(-1) if volume.shape[-1] == 1 else volume, affine
+  )
+  labels = np.maximum(example['target']['labels'], 0).T[:, :, None]
+  nifti.write(folder / f'{name}_label.nii.gz', labels.astype(np.float32), affine)
+
+
+def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """What the report says of the losses and of the test examples."""
+  return (
+    'Training loss of STD: Dice '
+    + (
+      'summed over the batch (stock nnU-Net, coupled)' if config.reading.batch_dice else 'per slice'
+    )
+    + '; of SAT and AMAT: Dice per slice. Attacks always ascend the loss of each slice alone, '
+    'deep supervision on.',
+    f'Test slices: {config.data.get("slices", "all")}, one centred patch each, no repeats.',
+  )
+
+
+def sections(page) -> tuple[spec.Section, ...]:
+  del page
+  return ()
+
+
+def published(config: ml_collections.ConfigDict) -> None:
+  del config  # the paper has figures only
+
+
+# Whole volumes ------------------------------------------------------------------------------
+
+
+def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
+  """results/volumes.csv: Dice, HD95 and NSD of whole test volumes, clean and under attack.
+
+  All slices of a volume count, empty ones included; predictions are those on the network's patch
+  at the middle of the slice, background elsewhere. Clean are all test volumes, attacked the first
+  evaluate.volumes at evaluate.volume_eps.
+  """
+  del rows
+  folder = context.results / PARTS
+  pieces = [
+    grid.Table(
+      part_file(model.arm, model.seed),
+      functools.partial(_volumes_of, config, context, model),
+      f'whole volumes of arm {model.arm!r} (seed {model.seed})',
+      model.arm,
+    )
+    for model in networks
+  ]
+  grid.fill_missing('volumes', pieces, folder=folder, stopper=context.stopper)
+  if parallel.is_writer():
+    tables = [pd.read_csv(files.opened(path)) for path in sorted(folder.glob('*.csv'))]
+    with files.replacing(context.results / VOLUMES) as temporary:
+      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+
+
+def part_file(arm: str, seed: int) -> str:
+  return f'{arm}.seed{seed}.csv'
+
+
+def extra_cells(
+  config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished: Collection[str]
+) -> dict[str, int]:
+  """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
+
+  A clean image counts as one, as in the grid.
+  """
+  del finished
+  size = config.evaluate.batch_size
+  # Volumes are predicted one by one, in batches that are filled up.
+  filled = [-(-depth // size) * size for depth in data.depths(source_config(config))]
+  attacked = sum(filled[: config.evaluate.volumes]) * attack.num_gradients
+  return {f'{PARTS}/{part_file(arm, seed)}': sum(filled) + attacked}
+
+
+def _volumes_of(config, context, model) -> pd.DataFrame:
+  source, lines = context.source(), []
+  evaluator, variables = model.evaluator or context.evaluator, model.load()
+  groups = sorted(set(source.volumes.groups))
+  attacked = groups[: config.evaluate.volumes]
+  cells = ((grid.CLEAN, 0.0, groups), (context.exp.main, config.evaluate.volume_eps, attacked))
+  for attack, eps, wanted in cells:
+    for group in wanted:
+      chosen = store.Part(source.volumes, np.flatnonzero(np.equal(source.volumes.groups, group)))
+      predicted = _predict(config, source, chosen, evaluator, variables, attack=attack, eps=eps)
+      truth = np.stack([np.maximum(chosen[i]['labels'], 0) for i in range(len(chosen))])
+      scores = _scores(predicted, truth, chosen[0]['spacing'], config)
+      keys = {'arm': model.arm, 'seed': model.seed, 'attack': attack, 'eps': eps, 'group': group}
+      lines += [{**keys, **line} for line in scores]
+  return pd.DataFrame(lines)
+
+
+def _predict(config, source, chosen, evaluator, variables, *, attack, eps) -> np.ndarray:
+  """Labels [slices, h, w] on the grid of the slices of one volume."""
+  batches = pipeline.eval_batches(
+    chosen,
+    batch_size=max(1, config.evaluate.batch_size // parallel.host_count()),
+    shard_index=parallel.host_index(),
+    shard_count=parallel.host_count(),
+    crop=source.crop,
+  )
+  found = []
+  for batch in map(grid.device_batch, batches):
+    images, _ = evaluator.attack(variables, batch, attack, eps)
+    outputs = evaluator.score(variables, batch, images).outputs
+    labels = np.argmax(np.asarray(outputs['head0']), axis=-1)
+    table = {'labels': labels, 'index': np.asarray(batch['index']), 'mask': batch['mask']}
+    table = parallel.gather_rows({name: np.asarray(column) for name, column in table.items()})
+    found += [(i, cut) for i, cut, m in zip(table['index'], table['labels'], table['mask']) if m]
+  cuts = [cut for _, cut in sorted(found, key=lambda pair: int(pair[0]))]
+  shape = chosen[0]['labels'].shape
+  return np.stack([_paste(cut, shape) for cut in cuts])
+
+
+def _paste(cut: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """The centred patch back on its slice; what it did not see is background."""
+  whole, into, out_of = np.zeros(shape, cut.dtype), [], []
+  for size, patch in zip(shape, cut.shape, strict=True):
+    first = (size - patch) // 2
+    into.append(slice(max(first, 0), min(first + patch, size)))
+    out_of.append(slice(max(-first, 0), min(size - first, patch)))
+  whole[tuple(into)] = cut[tuple(out_of)]
+  return whole
+
+
+def _scores(predicted, truth, spacing, config):
+  names = CLASSES[config.data.task]
+  classes = range(1, len(names) + 1)
+  surfaces = surface.per_class(
+    predicted, truth, classes=classes, spacing=spacing, tolerance=config.evaluate.tolerance
+  )
+  for place, (label, name) in enumerate(zip(classes, names, strict=True)):
+    ours, theirs = predicted == label, truth == label
+    size = int(ours.sum() + theirs.sum())
+    yield {
+      'class': name,
+      'Dice': 2 * int((ours & theirs).sum()) / size if size else 1.0,
+      'HD95_mm': float(surfaces['HD95'][place]),
+      'NSD': float(surfaces['NSD'][place]),
+    }

@@ -1,0 +1,155 @@
+"""Liu et al. 2021, 'Robustifying Deep Networks for Medical Image Segmentation': gliomas in MR, the
+FGSM family, distillation and adversarial training, in volumes and in slices."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from robustmed import data, errors, models, tasks, types
+from robustmed.data import label_noise
+from robustmed.data.brain import brain_augment, brains, brats_files
+from robustmed.papers.brats import evaluation, report
+from robustmed.papers.brats import rows as brats_rows
+from robustmed.runs import experiment
+
+PLANES = {2: 'axial', 3: 'volume'}
+READINGS = {
+  'distillation': ('logit_gain', 'literal'),
+  'updates': ('in_turn', 'together'),
+  'epochs': ('equal', 'paper'),
+}
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of a configuration of configs/brats2d.py or brats3d.py; touches no data, but
+  looks into the folder of real data, if there is one, for the number of series."""
+  errors.lookup(PLANES, config.dimension, kind='number of dimensions')
+  report.other_run(config)  # a mistake there would else be told after the training
+  task = make_task(config)
+  arms = experiment.make_arms(
+    task,
+    read(config),
+    make_task=functools.partial(make_task, config, base=task),
+    make_augment=lambda fields: make_augment(config, fields),
+  )
+  probes = experiment.make_probes(task, config)
+  return experiment.Experiment(
+    name='brats',
+    task=task,
+    arms=arms,
+    probes=probes,
+    main=next((name for name in (*evaluation.SHOWN, *probes) if name in probes), 'fgsm'),
+    sizes=lambda: data.sizes(source_config(config)),
+    source=lambda: data.load(source_config(config)),
+    augment=make_augment(config),
+    report=lambda folder: report.spec_of(config, task, folder),
+    checks={
+      'metric': 'dice_wt',
+      'higher_is_better': True,
+      'main': 'ifgsm',
+      'one_step': 'fgsm',
+      'noise': 'noise',
+      'undefended': 'std',
+    },
+    write_example=evaluation.write_example,
+    subjects=brats_rows.volumes if config.dimension == 2 else lambda rows: rows,
+    extra_evaluation=functools.partial(evaluation.evaluate, config),
+    extra_cells=functools.partial(extra_cells, config),
+  )
+
+
+def make_task(
+  config: ml_collections.ConfigDict,
+  fields: Mapping[str, Any] | None = None,
+  *,
+  base: types.Task | None = None,
+) -> types.Task:
+  """The task of config.model with `fields` on top.
+
+  Of a network that differs from that of `base` in its logit gain alone only `init` is its own, as
+  the gain lies with the weights: both share all programs.
+  """
+  options = {**config.model.to_dict(), **(fields or {})}
+  make = errors.lookup(models.MODELS, options.pop('name'), kind='model')
+  dtype = errors.lookup(
+    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
+  )
+  channels = _channels(config)
+  module = make(rank=config.dimension, channels=channels, dtype=dtype, **options)
+  shape = (config.data.side,) * config.dimension + (channels,)
+  task = tasks.TASKS['brats'](module, image_shape=shape, terms=tuple(config.loss))
+  if base is not None and set(fields or {}) <= {'logit_gain'}:
+    return base._replace(init=task.init)
+  return task
+
+
+def _channels(config) -> int:
+  if config.data.source == 'brats' and config.data.dir:
+    return brats_files.channels(data.fields_of(source_config(config)))
+  return len(brains.SERIES)
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  fields = config.data.to_dict()
+  name = fields.pop('source')
+  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
+  chosen = {'name': name, 'planes': PLANES[config.dimension]}
+  return {**chosen, **{k: v for k, v in fields.items() if k in known}}
+
+
+def make_augment(
+  config: ml_collections.ConfigDict, fields: Mapping[str, Any] | None = None
+) -> Callable[[Any], Callable[..., Any] | None]:
+  """source -> (keys, batch) -> batch: wrong labels first, if any, then the movements."""
+  options = {**config.augment.to_dict(), **(fields or {})}
+  kind, share, radius = (options.pop(f'wrong_{name}') for name in ('labels', 'share', 'radius'))
+  move = brain_augment.make(**options)
+  if not kind:
+    return lambda source: move
+  spoil = label_noise.wrong_labels(kind=kind, share=share, seed=config.seed, radius=radius)
+
+  def both(keys, batch):
+    return move(keys, spoil(keys, batch))
+
+  return lambda source: both
+
+
+def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them.
+
+  Slices train on one Dice for the whole batch (`coupled`): most of them hold no tumour.
+  """
+  reading = config.reading
+  for name, known in READINGS.items():
+    errors.lookup(dict.fromkeys(known), reading[name], kind=f'reading of {name}')
+  config = experiment.editable(config)
+  for arm in config.arms.values():
+    defense = arm.defense
+    defense.coupled = config.dimension == 2
+    if defense.name in ('adversarial', 'noise'):
+      defense.in_turn = reading.updates == 'in_turn'
+    if defense.name == 'distillation' and reading.distillation == 'logit_gain':
+      arm.model = ml_collections.ConfigDict({'logit_gain': float(defense.temperature)})
+    if defense.name == 'standard' and reading.epochs == 'paper' and config.dimension == 3:
+      rules = config.train.optimisers.to_dict()
+      rules['main']['lr'] /= 5
+      arm.train = ml_collections.ConfigDict(
+        {'steps': max(1, config.train.steps // 4), 'optimisers': rules}
+      )
+  return config
+
+
+def extra_cells(
+  config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
+) -> dict[str, int]:
+  """Input gradients of the curves against the number of iterations, by file in results/."""
+  del finished
+  if arm not in config.evaluate.iteration_arms:
+    return {}
+  count = data.sizes(source_config(config)).get('test', 0) * config.evaluate.iterations
+  names = evaluation.curve_attacks(config)
+  return {evaluation.curve_file(arm, seed, name): count for name in names}

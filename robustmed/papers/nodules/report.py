@@ -1,0 +1,246 @@
+"""The report on nodules: the paper's tables and figures beside ours."""
+
+import pathlib
+
+import pandas as pd
+
+from robustmed.metrics import froc
+from robustmed.papers import published
+from robustmed.papers.nodules import arms as nodules_arms
+from robustmed.papers.nodules import claims as nodules_claims
+from robustmed.papers.nodules import figures as drawings
+from robustmed.papers.nodules import notes, pools, stress, tables
+from robustmed.papers.nodules import scans as nodules_froc
+from robustmed.process import files
+from robustmed.report import figures, inputs, spec
+from robustmed.runs import costs
+
+KEPT = 'Confidence, mean ± standard deviation over patches'
+
+
+class Page:
+  """Everything of the page that is not in every experiment's report."""
+
+  def __init__(self, config, task, arms, folder: pathlib.Path):
+    self.config, self.task, self.folder = config, task, folder
+    results = folder / 'results'
+    self.froc = results / nodules_froc.FOLDER
+    self.stress = _frame(results / stress.ROWS)
+    self.made = _frame(results / stress.MADE)
+    self.pictures = inputs.arrays(results / stress.PICTURES) or {}
+    reference = config.reference
+    self.scored = nodules_froc.read_scored(
+      self.froc,
+      min_diameter=config.data.min_diameter,
+      other=reference.submission if reference.kind == 'submission' else '',
+    )
+    self.resamples = config.evaluate.resamples
+    self.baseline = config.pools.victim
+    graded = [name for name in config.arms if arms[name].graded]
+    self.labels = labels(graded)
+
+  def claims(self):
+    eps = float(self.config.pools.patch_search.eps)
+    own = nodules_claims.of_paper(
+      self.scored,
+      self.stress,
+      self.made,
+      baseline=self.baseline,
+      eps=eps,
+      code_eps=float(self.config.pools.code_search.eps),
+      resamples=self.resamples,
+    )
+    made = nodules_claims.of_synthesiser(self.made, outside=pools.OUTSIDE)
+    return (*own, *made, *nodules_claims.beyond(self.stress, eps=eps))
+
+  def sections(self) -> tuple[spec.Section, ...]:
+    made = (
+      *self._detection(),
+      *self._stress(),
+      self._uncertainty(),
+      self._synthetic(),
+      self._attacked(),
+      self._networks(),
+    )
+    return tuple(section for section in made if section is not None)
+
+  def _draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
+    return figures.save(self.folder, name, png)
+
+  # Whole scans --------------------------------------------------------------------------------
+
+  def _detection(self):
+    if not self.scored:
+      return
+    config = self.config
+    nodules = files.parsed(self.froc / nodules_froc.KINDS, pd.read_csv)
+    scans = len(next(iter(self.scored.values())).nodules)
+    yield spec.Section(
+      'Test scans (Table 1)',
+      f'Nodules of {config.data.min_diameter:g} mm or more.',
+      (),
+      [
+        (
+          'Scans and nodules',
+          tables.counts(nodules, scans=scans, min_diameter=config.data.min_diameter),
+        )
+      ],
+    )
+    methods = {nodules_arms.REFERENCE: 'baseline-DeepLung', **self.labels}
+    table = tables.detection_table(self.scored, methods, resamples=self.resamples)
+    against = tables.differences(
+      self.scored, methods, baseline=self.baseline, resamples=self.resamples
+    )
+    candidates = tables.candidates(self.scored)
+    drawn = self._draw('froc', drawings.froc(self._curves(methods)))
+    captions = (
+      ('CPM with its 95 % interval, sensitivity at false positives per scan, in per cent', table),
+      (f'Against {self.labels.get(self.baseline, self.baseline)}, paired over scans', against),
+      ('Candidates', candidates),
+    )
+    yield spec.Section(
+      'Detection (Table 3)',
+      'Curves are those of the first seed.',
+      drawn,
+      [(caption, frame) for caption, frame in captions if len(frame)],
+    )
+
+  def _curves(self, methods):
+    lines = []
+    for arm, shown in methods.items():
+      if (arm, 0) in self.scored:
+        found = froc.curve(self.scored[arm, 0])
+        lines.append((shown, found.rate, found.sensitivity))
+    return lines
+
+  # Stress tests -------------------------------------------------------------------------------
+
+  def _stress(self):
+    if not len(self.stress):
+      return
+    texts = {
+      4: (
+        'Synthetic nodules (Table 4)',
+        'Random codes and codes searched on the baseline, in lungs of the test scans.',
+      ),
+      5: (
+        'Nodules under noise and attacks (Table 5)',
+        'Higher is better. The level is the magnitude of uniform noise or the L of Poisson noise.',
+      ),
+      6: ('What is no nodule (Table 6)', 'Lower is better.'),
+    }
+    for number, (heading, text) in texts.items():
+      columns = tables.COLUMNS[number]
+      here = [(KEPT, self._table(columns, number=number))]
+      if number == 5:
+        here.append(('Readings that the paper does not have', self._table(tables.MORE)))
+      drawn = []
+      if number == 5:
+        levels = {
+          'uniform': self.config.stress.uniform,
+          'uniform_wide': self.config.stress.uniform,
+          'poisson': self.config.stress.poisson,
+        }
+        drawn = self._draw('fig9_noise', drawings.noise(self.pictures, levels))
+        text += ' The figure is Fig. 9 of the paper.'
+      yield spec.Section(heading, text, drawn, [pair for pair in here if len(pair[1])])
+    own = tables.white_box(self.stress, self.labels)
+    if len(own):
+      yield spec.Section(
+        'Attacked by themselves',
+        'The patches of the tables above attack the baseline. Here every kind is shown beside '
+        'patches that were searched on the network that meets them.',
+        (),
+        [(KEPT, own)],
+      )
+
+  def _table(self, columns, **options):
+    return tables.stressed(self.stress, self.labels, columns, **options)
+
+  def _uncertainty(self):
+    table = tables.uncertainties(self.stress, self.labels)
+    if not len(table):
+      return None
+    columns = (*tables.COLUMNS[5], *tables.COLUMNS[6])
+    named = {arm: shown for arm, shown in self.labels.items() if shown in set(table['method'])}
+    values = tables.stressed(self.stress, named, columns, metric='uncertainty')
+    return spec.Section(
+      'Is uncertainty enough?',
+      'Uncertainty 2 / S, and the share of pairs of a stressed patch and one as it is that it puts '
+      'in the right order (AUROC, 95 % interval over scans).',
+      (),
+      [('AUROC of the uncertainty', table), ('Uncertainty, mean ± standard deviation', values)],
+    )
+
+  # Pictures -----------------------------------------------------------------------------------
+
+  def _synthetic(self):
+    drawn = [
+      *self._draw('fig5_before_after', drawings.before_and_after(self.pictures)),
+      *self._draw('fig8_synthetic', drawings.synthetic(self.pictures)),
+    ]
+    table = tables.synthetic(self.made) if len(self.made) else self.made
+    if not drawn and not len(table):
+      return None
+    return spec.Section(
+      'Random and searched nodules (Figs. 5 and 8)',
+      'Codes begin at the same random ones; numbers are of those that are large enough both ways. '
+      'Training nodules are those with a mask and of the same size or more. In the border: the '
+      'share of the nodule in the outermost voxels of the patch, where no nodule should be.',
+      drawn,
+      [('Size and density, mean ± standard deviation', table)] if len(table) else [],
+    )
+
+  def _attacked(self):
+    drawn = self._draw('fig6_attacked', drawings.attacked(self.pictures))
+    if not drawn:
+      return None
+    return spec.Section('Attacked patches (Fig. 6)', 'Differences are shown on [0, 0.3].', drawn)
+
+  def _networks(self):
+    shown = nodules_arms.shown_networks(self.config, self.task)
+    ours = {
+      name: (costs.parameter_count(task), costs.multiply_adds(task), task.image_shape[0])
+      for name, task in shown.items()
+    }
+    return spec.Section(
+      'Networks (Table 2)',
+      'At the size of this preset; one multiply-add counts once.',
+      (),
+      [('Parameters and work', tables.networks(ours))],
+    )
+
+
+def labels(arms) -> dict[str, str]:
+  """How arms are called on the page: as in the paper, where it has them."""
+  known = published.nodule_arms()
+  return {name: known.get(name, name.replace('_', ' ')) for name in arms}
+
+
+def _frame(path: pathlib.Path) -> pd.DataFrame:
+  return files.parsed(path, pd.read_parquet) if path.is_file() else pd.DataFrame()
+
+
+def spec_of(config, task, arms, folder: pathlib.Path) -> spec.ReportSpec:
+  """The page of a finished run in `folder`; its figures are drawn into report/figures."""
+  page = Page(config, task, arms, folder)
+  return spec.ReportSpec(
+    title='Lung nodules: hardening with synthetic and attacked patches',
+    description=(
+      'Candidates in chest CT scans are told from nodules by a network (false-positive reduction). '
+      'It is attacked: by a search in the code of a nodule synthesiser, by noise on nodules, and '
+      'by noise on what is none. Variants are trained further on what is found, and all of them '
+      'meet the same scans and the same stressed patches.',
+      f'Data: {config.data.source}, patches of {config.data.side}^3 points '
+      f'{config.data.spacing:g} mm apart.',
+    ),
+    panels=(
+      spec.Panel('correct', 'pgd', True, 'patches told right under their own PGD', (0.0, 1.0)),
+    ),
+    level_units=task.units,
+    arms=tuple(spec.Arm(name, shown) for name, shown in page.labels.items()),
+    claims=page.claims(),
+    notes=notes.notes(config),
+    sections=page.sections(),
+    headline_eps=config.report.picture_eps,
+  )

@@ -1,0 +1,147 @@
+"""The nodule synthesiser of Liu et al. 2020, section 3.3: codes become nodules in real patches."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from robustmed import errors, types
+from robustmed.generators import losses, networks, training, vae
+from robustmed.metrics import losses as distances
+from robustmed.papers.nodules import networks as nodule_networks
+from robustmed.tasks import networks as binding
+
+Array = jax.Array
+PyTree = Any
+GENERATOR, CRITIC = training.GENERATOR, training.CRITIC
+FIELDS = ('latent', 'widths', 'critic_widths')
+
+
+class Weights(NamedTuple):
+  """Section 3.3: |x~ - x| + divergence * KL - adversarial * D(x~), the critic by Gulrajani et al.
+
+  Penalty and steps of the critic are those of Gulrajani et al. 2017, of which the paper says none.
+  """
+
+  divergence: float = 1e-5
+  adversarial: float = 0.1
+  penalty: float = 10.0
+  critic_steps: int = 5
+
+
+class Model(NamedTuple):
+  """encode: (variables, image) -> Latent; decode: (variables, code [b, latent]) -> image.
+
+  judge: (variables, image, train) -> (scores [b], state). `task` holds init, image_shape and
+  predict, the reconstruction at the mean of the code. Images are nodules cut out with a soft edge,
+  [b, *sides, 1] in [0, 1] and 0 outside.
+  """
+
+  encode: Callable[..., networks.Latent]
+  decode: Callable[..., Array]
+  judge: Callable[..., tuple[Array, PyTree]]
+  task: types.Task
+  latent: int
+
+
+def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
+  """The networks of plain `options`, fields of `nodule_networks.Synthesiser`."""
+  for name in options:
+    errors.lookup(dict.fromkeys(FIELDS), name, kind='field of the synthesiser')
+  listed = lambda value: tuple(value) if isinstance(value, list | tuple) else value
+  own = {name: listed(value) for name, value in options.items()}
+  module = nodule_networks.Synthesiser(tuple(image_shape[:-1]), **own)
+
+  def judge(variables, image, *, train=False):
+    if not train:
+      return module.apply(variables, image, train=False, method='judge'), {}
+    score, state = module.apply(
+      variables, image, train=True, method='judge', mutable=['batch_stats']
+    )
+    return score, dict(state)
+
+  task = binding.silent(module, image_shape=image_shape)
+  encode = lambda variables, image: module.apply(variables, image, method='encode')
+  decode = lambda variables, code: module.apply(variables, code, method='decode')
+  return Model(encode, decode, judge, task, module.latent)
+
+
+def cut_out(batch: types.Batch) -> Array:
+  """The nodules of a batch of patches: the image times its mask with a soft edge."""
+  return batch['image'] * batch['target']['soft']
+
+
+def fitting(
+  model: Model,
+  *,
+  weights: Weights = Weights(),  # noqa: B008 a tuple
+  nodules: Callable[[types.Batch], Array] = cut_out,
+) -> types.Defense:
+  """Auto-encoder and critic in turn, phases of one step; optimisers 'generator' and 'critic'.
+
+  `nodules` takes a batch to what is to be learnt. The reconstruction error is a mean over voxels,
+  the divergence a sum over the code; the other way round the latter would vanish. Logged: error,
+  sigma and mean_square of the codes, critic/gap = D(x) - D(x~).
+  """
+
+  def again(variables, image, keys):
+    found = model.encode(variables, image)
+    return model.decode(variables, vae.draw(found, keys)), found
+
+  def critic_loss(params, context):
+    image, variables = nodules(context.batch), {'params': params, **context.state}
+    fake, _ = again(jax.lax.stop_gradient(variables), image, context.keys)
+    real_score, state = model.judge(variables, image, train=True)
+    variables = {**variables, **state}
+    fake_score, _ = model.judge(variables, fake)
+    score = lambda image: model.judge(variables, image)[0]
+    values = fake_score - real_score
+    if weights.penalty:
+      values += weights.penalty * losses.gradient_penalty(score, image, fake, context.keys)
+    return values, {'scalars': {'gap': real_score - fake_score}, 'state': state}
+
+  def generator_loss(params, context):
+    image, frozen = nodules(context.batch), jax.lax.stop_gradient(params)
+    variables = {'params': {**frozen, GENERATOR: params[GENERATOR]}, **context.state}
+    fake, found = again(variables, image, context.keys)
+    error = distances.absolute_error(fake, image)
+    total = error + weights.divergence * vae.divergence(found)
+    total -= weights.adversarial * model.judge(variables, fake)[0]
+    return total, {'scalars': {'error': error, **vae.spread(found)}}
+
+  return types.Defense(
+    phases=(
+      types.Phase(CRITIC, critic_loss, f'^{CRITIC}/', CRITIC, repeat=weights.critic_steps),
+      types.Phase(GENERATOR, generator_loss, f'^{GENERATOR}/', GENERATOR),
+    ),
+    cost=types.Cost(forwards=weights.critic_steps, passes=1 + 3 * weights.critic_steps),
+  )
+
+
+def fuse(nodule: Array, background: Array, *, threshold: float = 0.1) -> tuple[Array, Array]:
+  """(x~ m + background (1 - m), m), m = 1 where x~ > threshold, constant to differentiation.
+
+  With the window of [-1200, 600] HU lung is about 0.2 and ground glass 0.25 to 0.4.
+  """
+  mask = jax.lax.stop_gradient((nodule > threshold).astype(nodule.dtype))
+  return nodule * mask + background * (1 - mask), mask
+
+
+def diameter(mask: Array, *, spacing: float) -> Array:
+  """Millimetres [b]: the diameter of the ball of the volume of `mask` [b, z, y, x, 1].
+
+  spacing: millimetres between voxels along all axes.
+  """
+  volume = mask.reshape(len(mask), -1).sum(-1) * spacing**3
+  return jnp.cbrt(6 * volume / jnp.pi)
+
+
+def border(mask: Array) -> Array:
+  """The share [b] of `mask` [b, z, y, x, 1] in the outermost voxels of the patch, 0 if it is empty.
+
+  Nodules lie within their patch; a synthesiser that has learnt none draws along its border.
+  """
+  inner = mask[:, 1:-1, 1:-1, 1:-1].reshape(len(mask), -1).sum(-1)
+  whole = mask.reshape(len(mask), -1).sum(-1)
+  return 1 - inner / jnp.maximum(whole, 1) - (whole == 0)

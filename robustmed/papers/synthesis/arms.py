@@ -1,0 +1,132 @@
+"""The arms of the synthesis experiment that are not plain segmenters: generators, hardening."""
+
+import functools
+
+import jax
+import ml_collections
+
+from robustmed import errors
+from robustmed.data import pipeline, store
+from robustmed.data.abdomen import ct_slices
+from robustmed.generators import hardening, synthesis, training
+from robustmed.runs import experiment
+
+HARDENED = 'hardened'
+
+
+def generator_name(xi: float, target: str, first: str) -> str:
+  return f'gen_{xi:g}' if target == first else f'gen_{xi:g}_{target}'
+
+
+def make_model(config: ml_collections.ConfigDict) -> synthesis.Model:
+  side, options = config.data.side, config.synthesis.network.to_dict()
+  known = dict.fromkeys((*synthesis.GENERATOR, *synthesis.CRITIC))
+  for name in options:
+    errors.lookup(known, name, kind='field of synthesis.network')
+  return synthesis.make(options, image_shape=(side, side, 1))
+
+
+def make_weights(config: ml_collections.ConfigDict) -> training.Weights:
+  options = config.synthesis.weights.to_dict()
+  for name in options:
+    errors.lookup(dict.fromkeys(training.Weights._fields), name, kind='field of synthesis.weights')
+  return training.Weights(**options)
+
+
+def generator_cases(config: ml_collections.ConfigDict) -> dict[str, tuple[float, str]]:
+  """Arm -> (xi, arm that it attacks) of every generator, in the order of training."""
+  options = config.synthesis
+  wanted = [(options.target, xi) for xi in options.levels]
+  wanted += [(options.second, xi) for xi in options.second_levels if options.second]
+  wanted += [(HARDENED, xi) for xi in options.fresh_levels if options.hardened_at]
+  for _, xi in wanted:
+    if not 0 <= xi < float('inf'):
+      raise errors.UserError(f'synthesis levels must be finite and at least 0, not {xi:g}')
+  return {generator_name(xi, arm, options.target): (float(xi), arm) for arm, xi in wanted}
+
+
+def make(config, task, arms) -> dict[str, experiment.Arm]:
+  """The generators and, after those that it learns from, the hardened segmenter."""
+  options, model, weights = config.synthesis, make_model(config), make_weights(config)
+  rules = dict(config.synthesis.to_dict()['train'])
+  # A hardened network is the target's, trained on.
+  own_task = lambda arm: arms[options.target if arm == HARDENED else arm].task or task
+  for arm in (options.target, *([options.second] if options.second else [])):
+    errors.lookup(arms, arm, kind='arm that a generator attacks')
+  made = {}
+  for name, (xi, target) in generator_cases(config).items():
+    victim = own_task(target)
+    fresh = functools.partial(training.make, model, victim, xi=xi, weights=weights)
+    made[name] = experiment.Arm(
+      name=name,
+      defense=fresh(segmenter=()),
+      train=experiment.train_options(config, {'train': rules}),
+      task=model.task,
+      model={'generator': {**options.network.to_dict(), 'xi': xi}},
+      augment=lambda source: None,
+      attacks=(),
+      extra_needs=(target,),
+      prepare=lambda finished, fresh=fresh, target=target: fresh(segmenter=finished.load(target)),
+      graded=False,
+      sampling=ct_slices.whole_slices,
+      judge=functools.partial(_judge, config, model, victim, xi=xi, target=target),
+    )
+  if options.hardened_at:
+    made[HARDENED] = _hardened(config, model, arms[options.target], task, made)
+  return made
+
+
+def _hardened(config, model, target, task, generators) -> experiment.Arm:
+  options = config.synthesis
+  teachers = tuple(generator_name(xi, options.target, options.target) for xi in options.hardened_at)
+  for name in teachers:
+    errors.lookup(generators, name, kind='generator to harden against')
+  fields = options.hardening.to_dict()
+  rules = fields.pop('train')
+  known = dict.fromkeys(('share', 'follow'))
+  for name in fields:
+    errors.lookup(known, name, kind='field of synthesis.hardening')
+  fresh = functools.partial(
+    hardening.make, model, target.task or task, coupled=target.defense.coupled, **fields
+  )
+  return experiment.Arm(
+    name=HARDENED,
+    defense=fresh(variables=()),
+    train=experiment.train_options(config, {'train': rules}),
+    task=target.task,
+    model=target.model,
+    init_from=options.target,
+    extra_needs=teachers,
+    prepare=lambda finished: fresh(variables=tuple(map(finished.load, teachers))),
+    sampling=ct_slices.whole_slices,
+  )
+
+
+def _judge(config, model, victim, finished, *, xi, target):
+  """Looks at config.synthesis.judged slices with organs, evenly spaced over the validation split.
+
+  Where there is no validation split they are training slices.
+  """
+  source, count = finished.source, config.synthesis.judged
+  split = 'validation' if source.validation is not None else 'train'
+  shown = ct_slices.with_organs(source, split)
+  shown = shown[:: max(1, len(shown) // count)][:count]
+  chosen = store.Part(getattr(source, split), shown.tolist())
+  batches = lambda: pipeline.eval_batches(
+    chosen,
+    batch_size=min(config.evaluate.batch_size, len(chosen)),
+    shard_index=0,
+    shard_count=1,
+    crop=source.crop,
+  )
+  key = jax.random.fold_in(jax.random.key(config.seed), 0x10D6E)
+  return training.judge(
+    model,
+    victim,
+    xi=xi,
+    segmenter=finished.load(target),
+    batches=batches,
+    key=key,
+    min_pixels=config.synthesis.weights.min_pixels,
+    tolerance=config.synthesis.tolerance,
+  )

@@ -1,0 +1,114 @@
+"""Synthesised attacks: Chen et al. 2019, 'Intelligent image synthesis to attack a segmentation CNN
+using adversarial learning'."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from robustmed import data, errors, models, tasks, types
+from robustmed.data.abdomen import ct_slices
+from robustmed.models import nnunet_planner
+from robustmed.papers.amat import segmentation
+from robustmed.papers.synthesis import arms as synthesis_arms
+from robustmed.papers.synthesis import evaluation, report
+from robustmed.runs import experiment
+
+ORGANS = ct_slices.ORGANS
+# Defenses that can train on losses that couple the examples of a batch.
+COUPLING = ('adversarial', 'distillation', 'noise', 'standard')
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of a configuration of configs/synthesis.py; touches no data."""
+  build_task = functools.cache(lambda fields: make_task(config, dict(fields)))
+  own_task = lambda fields: build_task(tuple(sorted(fields.items())))
+  task = own_task({})
+  arms = experiment.make_arms(task, read(config), make_task=own_task)
+  arms |= synthesis_arms.make(config, task, arms)
+  slices = functools.cache(lambda: sum(data.depths(source_config(config))))
+  return experiment.Experiment(
+    name='synthesis',
+    task=task,
+    arms=arms,
+    probes=experiment.make_probes(task, config),
+    main='pgd',
+    sizes=functools.cache(lambda: data.sizes(source_config(config))),
+    source=lambda: data.load(source_config(config)),
+    augment=lambda source: None,
+    report=lambda folder: report.spec_of(config, task, folder),
+    checks={
+      'metric': 'DICE',
+      'higher_is_better': True,
+      'main': 'pgd',
+      'one_step': 'one_step',
+      'noise': 'noise',
+      'undefended': config.synthesis.target,
+    },
+    write_example=segmentation.write_example,
+    pictures=segmentation.pictures,
+    extra_evaluation=functools.partial(evaluation.evaluate, config),
+    extra_cells=functools.partial(evaluation.extra_cells, config, slices),
+  )
+
+
+def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The configuration with its arms as config.reading wants them."""
+  config = experiment.editable(config)
+  for arm in config.arms.values():
+    network = arm.get('model', {}).get('name', config.model.name)
+    if network == 'unet' and arm.defense.name in COUPLING:
+      arm.defense.coupled = config.reading.loss == 'ce_dice'
+  return config
+
+
+def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> types.Task:
+  """A segmenter of four organs: the standard U-Net or nnU-Net's, on images of config.data.side.
+
+  The U-Net trains on cross-entropy alone if config.reading.loss is 'ce', on cross-entropy and Dice
+  of the batch if it is 'ce_dice'; nnU-Net on cross-entropy and Dice of each slice. Dice of an organ
+  that is neither there nor found is nan.
+  """
+  options = {**config.model.to_dict(), **fields}
+  make = errors.lookup(models.MODELS, options['name'], kind='model')
+  dtype = errors.lookup(
+    {'float32': None, 'bfloat16': jnp.bfloat16}, options['dtype'], kind='model dtype'
+  )
+  side = config.data.side
+  own = {'num_classes': len(ORGANS) + 1, 'channels': 1, 'width': options['width'], 'dtype': dtype}
+  if options['name'] == 'nnunet':
+    own['strides'] = nnunet_planner.poolings((side, side))
+  elif options['name'] == 'unet':
+    own['poolings'] = options['poolings']
+  else:
+    raise errors.UserError(f'model {options["name"]!r} is no segmenter here; use unet or nnunet')
+  task = tasks.TASKS['segmentation'](make(**own), image_shape=(side, side, 1), classes=ORGANS)
+  cross_entropy = lambda outputs, batch: {'ce': task.objectives['ce'](outputs, batch)}
+  known = {'ce': task._replace(losses=cross_entropy, coupled=None), 'ce_dice': task}
+  chosen = errors.lookup(known, config.reading.loss, kind='loss of the U-Net')
+  if options['name'] == 'unet':
+    task = chosen
+  return task._replace(metrics=_metrics(task.metrics))
+
+
+def _metrics(inner):
+  def metrics(outputs, batch):
+    found = dict(inner(outputs, batch))
+    there = lambda k: sum(found[f'_{kind}{k}'] for kind in ('tp', 'fp', 'fn')) > 0
+    known = jnp.stack([there(k) for k in range(1, len(ORGANS) + 1)])
+    scores = jnp.stack([found[f'DICE_{organ}'] for organ in ORGANS])
+    for place, organ in enumerate(ORGANS):
+      found[f'DICE_{organ}'] = jnp.where(known[place], scores[place], jnp.nan)
+    count = known.sum(0)
+    mean = jnp.where(known, scores, 0).sum(0) / jnp.maximum(count, 1)
+    # No organ, none found: nothing is wrong.
+    return {**found, 'DICE': jnp.where(count > 0, mean, 1.0)}
+
+  return metrics
+
+
+def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields of config.data that the chosen source knows."""
+  return segmentation.source_config(config)

@@ -1,0 +1,164 @@
+"""The six panels as arms, the auto-encoder that two of them need, and the points they add."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from robustmed import data, errors, types
+from robustmed.data import mixing, store
+from robustmed.defenses import standard
+from robustmed.papers.two_moons import moons, points
+from robustmed.process import files, parallel
+from robustmed.report import inputs
+from robustmed.runs import experiment, preparation
+
+VAE, ADDED = 'vae', 'added.npz'
+REAL = {
+  'full': (moons.NEGATIVE, moons.DROPPED, moons.KEPT),
+  'tail': (moons.NEGATIVE, moons.KEPT),
+  'kept': (moons.KEPT,),
+}
+
+
+class Addition(NamedTuple):
+  """What points are added: how many a replicate (field of config.search), their label, how."""
+
+  count: str
+  label: int
+  searched: bool
+
+  @property
+  def needs_codes(self) -> bool:
+    return self.count == 'codes'
+
+
+ADDITIONS = {
+  'codes': Addition('codes', 1, False),
+  'searched_codes': Addition('codes', 1, True),
+  'uniform': Addition('uniform', 0, False),
+  'searched_uniform': Addition('uniform', 0, True),
+}
+
+
+def make(config, task: types.Task) -> dict[str, experiment.Arm]:
+  """config.arms, and `VAE` fitted to the positives that the long-tailed set keeps."""
+  arms, module = {}, make_vae(config)
+  arms[VAE] = experiment.Arm(
+    name=VAE,
+    defense=points.fitting(module, divergence=config.vae.divergence),
+    train=experiment.train_options(config, {'train': config.vae.train}),
+    task=points.make_task(module),
+    model={'vae': {name: config.vae[name] for name in ('widths', 'latent')}},
+    attacks=(),
+    graded=False,
+    material=lambda finished: _material('kept', None, finished),
+  )
+  train = sum(moons.sizes(config.data)[name] for name in ('train',))
+  for name, options in config.arms.items():
+    errors.lookup(REAL, options.real, kind=f'real points of arm {name!r}')
+    how = (
+      errors.lookup(ADDITIONS, options.added, kind='kind of added points')
+      if options.added
+      else None
+    )
+    needs, passes = (), 0.0
+    if how is not None and how.needs_codes:
+      needs += (VAE,)
+    if how is not None and how.searched:
+      errors.lookup(config.arms, config.search.victim, kind='arm that the searches attack')
+      needs += (config.search.victim,)
+      steps = config.search.attacks[how.count].num_steps
+      passes = steps * config.search[how.count] * config.data.replicates / train
+    arms[name] = experiment.Arm(
+      name=name,
+      defense=standard.make(task),
+      train=experiment.train_options(config, {}),
+      extra_needs=needs,
+      prepare_passes=passes,
+      material=lambda finished, real=options.real, how=how: _material(
+        real, how and (lambda: added(config, task, how, finished)), finished
+      ),
+    )
+  return arms
+
+
+def make_vae(config) -> points.Vae:
+  return points.Vae(config.data.replicates, tuple(config.vae.widths), config.vae.latent)
+
+
+def training_points(source, kinds) -> store.Split:
+  """The real training points of these kinds."""
+  kind = source.train.stack('kind')
+  return store.Part(source.train, np.flatnonzero(np.isin(kind, kinds)).tolist())
+
+
+def _material(real: str, make_added, finished: preparation.Finished) -> data.Source:
+  """Real and added points at shares by their numbers, so that each counts alike."""
+  parts = {'real': training_points(finished.source, REAL[real])}
+  if make_added is not None:
+    parts['added'] = make_added()
+  joined, sampling = mixing.mix(parts, {name: len(part) for name, part in parts.items()})
+  return finished.source._replace(train=joined, sampling=sampling)
+
+
+def added(config, task, how: Addition, finished: preparation.Finished) -> store.Split:
+  """The added points of an arm, made once and kept in its folder."""
+  path = finished.folder / ADDED
+  if not bool(parallel.broadcast_from_writer(np.array(path.is_file()))):
+    made = np.asarray(_search(config, task, how, finished))
+    if parallel.is_writer():
+      with files.replacing(path) as temporary:
+        np.savez_compressed(temporary, image=made)
+    parallel.barrier(ADDED)
+  image = inputs.arrays(path)['image']
+  sizes = moons.sizes(config.data)
+  return moons.split(
+    image[:, :2],
+    replicate=image[:, 2],
+    label=how.label,
+    kind=moons.KEPT if how.label else moons.NEGATIVE,
+    first=sizes['train'] + sizes['test'],
+  )
+
+
+def _search(config, task, how, finished):
+  options, replicates = config.search, config.data.replicates
+  # What is searched begins where what is not searched stays.
+  key = jax.random.fold_in(jax.random.key(config.seed), 0x5EA + finished.seed)
+  variables = {}
+  attack, eps = None, 0.0
+  if how.searched:
+    variables['classifier'] = finished.load(options.victim)
+    attack = experiment.make_attack(options.attacks[how.count].to_dict())
+    eps = options[f'{how.count}_eps']
+  member = np.repeat(np.arange(replicates), options[how.count]).astype(np.float32)
+  if how.needs_codes:
+    variables['vae'] = finished.load(VAE)
+    return points.samples(
+      make_vae(config), task, variables, member, key=key, attack=attack, eps=eps
+    )
+  rng = np.random.default_rng([config.seed % 2**32, finished.seed, 0x0F])
+  xy = moons.uniform(rng, len(member), config.data.box)
+  image = np.concatenate([xy, member[:, None]], axis=1).astype(np.float32)
+  if attack is None:
+    return image
+  return points.noise(task, variables, image, key=key, attack=attack, eps=eps)
+
+
+def points_of(config, source, arm: str, folder) -> Mapping[str, np.ndarray]:
+  """What an arm has learnt from: image [n, 3], label [n], added [n]; real points first."""
+  options = config.arms[arm]
+  real = training_points(source, REAL[options.real])
+  found = {'image': real.stack('image'), 'label': real.stack('label')[:, 0]}
+  found['added'] = np.zeros(len(real), bool)
+  if not options.added:
+    return found
+  image, how = inputs.arrays(folder / ADDED)['image'], ADDITIONS[options.added]
+  more = {
+    'image': image,
+    'label': np.full(len(image), how.label, np.float32),
+    'added': np.ones(len(image), bool),
+  }
+  return {name: np.concatenate([found[name], more[name]]) for name in found}

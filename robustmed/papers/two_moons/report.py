@@ -1,0 +1,161 @@
+"""What the report of the two moons is made of: the six panels, their numbers, the claims."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pandas as pd
+
+from robustmed import errors
+from robustmed.evaluation import claims
+from robustmed.papers.two_moons import arms
+from robustmed.papers.two_moons import figures as moons_figures
+from robustmed.report import figures, inputs, spec
+from robustmed.runs import artifacts
+
+PICTURES, PLACE = 'two_moons.npz', 'Liu et al. 2020, Fig. 7'
+WORDS = {
+  '': 'the moons',
+  'codes': 'random codes',
+  'searched_codes': 'searched codes',
+  'uniform': 'uniform negatives',
+  'searched_uniform': 'searched negatives',
+}
+COLUMNS = {
+  'accuracy': 'accuracy on held-out points',
+  'tail': 'p(positive) on the tail',
+  'far': 'p(positive) far away',
+}
+
+
+def keep(config, context, models, rows) -> None:
+  """results/two_moons.npz: of every arm's first seed the map of p(positive), and its points, both
+  of replicate 0."""
+  del rows
+  source = context.source()
+  artifacts.add_pictures(
+    context.results / PICTURES,
+    artifacts.first_seed(models),
+    lambda model: _panel(config, context, source, model),
+  )
+
+
+def _panel(config, context, source, model):
+  if model.arm not in config.arms:
+    raise errors.UserError(f'{model.arm!r} is no panel of two moons')
+  side, (columns, rows) = config.report.grid, config.data.box
+  centres = [low + (np.arange(side) + 0.5) * (high - low) / side for low, high in (columns, rows)]
+  x, y = np.meshgrid(*centres)
+  image = np.stack([x.ravel(), y.ravel(), np.zeros(side * side)], axis=-1).astype(np.float32)
+  logit = context.exp.task.predict(model.load(), image)['logit']
+  folder = context.results.parent / 'checkpoints' / model.arm / f'seed{model.seed}'
+  found = arms.points_of(config, source, model.arm, folder)
+  own = found['image'][:, 2] == 0
+  # One length for all arms, so that they lie in one array.
+  extra = 2 * config.data.points + max(config.search.codes, config.search.uniform) - own.sum()
+  pad = lambda array, value: np.concatenate([array, np.full((extra, *array.shape[1:]), value)])
+  return {
+    'arm': [model.arm],
+    'probability': np.asarray(jax.nn.sigmoid(logit)).reshape(1, side, side),
+    'xy': pad(found['image'][own, :2], np.nan)[None],
+    'label': pad(found['label'][own], 0)[None],
+    'added': pad(found['added'][own], False)[None],
+  }
+
+
+def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
+  """The page of a finished run in `folder`; its figure is drawn into report/figures."""
+  held = inputs.read(folder)
+  labels = {name: _label(config, name) for name in config.arms}
+  return spec.ReportSpec(
+    title='Two moons: what searched points add',
+    description=(
+      'A ReLU network tells two moons apart. The positive one is long-tailed: '
+      f'{config.data.kept} of {config.data.points} points are kept, most of them from the '
+      'beginning of its arc. Missing positives are replaced by samples of a small auto-encoder '
+      'fitted to the kept ones: from random codes, or from codes searched by PGD for points that '
+      'the network of panel b does not take for positives. Negatives are added at random, or moved '
+      'by PGD to where that network is sure of a positive.',
+      f'Points, networks and searches were drawn {config.data.replicates} times, and these '
+      'replicates are the groups of all intervals and tests. What is far away counts as negative.',
+    ),
+    panels=(
+      spec.Panel('p_true', 'pgd', True, 'probability of the true class', (0.0, 1.0)),
+      spec.Panel('tail', 'pgd', True, 'p(positive) on the tail', (0.0, 1.0)),
+      spec.Panel('far', 'pgd', False, 'p(positive) far away', (0.0, 1.0)),
+    ),
+    level_units=task.units,
+    arms=tuple(spec.Arm(name, label) for name, label in labels.items()),
+    claims=make_claims(config),
+    notes=(
+      'The paper gives no settings for its figure; all numbers here are ours.',
+      f'Search: Linf, eps {config.search.codes_eps:g} of the code and '
+      f'{config.search.uniform_eps:g} of the point; {config.search.codes} codes and '
+      f'{config.search.uniform} negatives are added to every replicate. '
+      'Codes and negatives begin at the same random ones as those that are not searched.',
+    ),
+    sections=(_figure(config, folder, labels, held),),
+  )
+
+
+def _label(config, arm: str) -> str:
+  options = config.arms[arm]
+  real = 'all positives' if options.real == 'full' else f'{config.data.kept} positives'
+  shown = f'{real} + {WORDS[options.added]}' if options.added else real
+  return f'{arm[0]}: {shown}' if arm[1:2] == '_' else f'{arm}: {shown}'
+
+
+def _figure(config, folder, labels, held) -> spec.Section:
+  pictures, stored = [], inputs.arrays(folder / 'results' / PICTURES)
+  if stored is not None:
+    png = moons_figures.panels(stored, arms=tuple(labels.items()), box=config.data.box)
+    pictures = figures.save(folder, 'fig7_two_moons', png)
+  return spec.Section(
+    'The six panels (Fig. 7)',
+    'Colour and line are p(positive) of replicate 0; the numbers are means over all replicates ± '
+    'their standard deviation, every replicate counting alike (in the results above every point '
+    'does).',
+    pictures,
+    [('Panels', table(held.rows, labels))],
+  )
+
+
+def table(rows: pd.DataFrame, labels) -> pd.DataFrame:
+  """One line per panel: mean ± standard deviation over the replicates on clean points."""
+  lines = []
+  for arm, label in labels.items():
+    cell = rows[(rows['arm'] == arm) & (rows['eps'] == 0)]
+    if cell.empty:
+      continue
+    line = {'panel': label}
+    for metric, title in COLUMNS.items():
+      by_group = cell.groupby('group')[metric].mean().dropna()
+      line[title] = (
+        f'{by_group.mean():.3f} ± {by_group.std(ddof=1) if len(by_group) > 1 else 0:.3f}'
+      )
+    lines.append(line)
+  return pd.DataFrame(lines)
+
+
+def make_claims(config) -> tuple[claims.Claim, ...]:
+  """What the figure shows, each decided over the replicates."""
+  arm = {(options.real, options.added): name for name, options in config.arms.items()}
+  find = lambda real, added='': arm.get((real, added), f'({real}, {added or "nothing"} added)')
+  full, tail = find('full'), find('tail')
+  codes, searched = find('tail', 'codes'), find('tail', 'searched_codes')
+  uniform, moved = find('tail', 'uniform'), find('tail', 'searched_uniform')
+  clean = {'attack': 'none', 'eps': 0.0}
+  greater = lambda first, second, metric, margin=0.0: claims.greater(
+    first, second, metric=metric, margin=margin, **clean
+  )
+  made = (
+    (
+      "Without the tail's positives the network misses them",
+      greater(full, tail, 'tail', margin=0.1),
+    ),
+    ('Random codes bring part of the tail back', greater(codes, tail, 'tail')),
+    ('Searched codes bring more of it back', greater(searched, codes, 'tail')),
+    ('Uniform negatives lower the confidence far away', greater(tail, uniform, 'far')),
+    ('Searched negatives lower it more', greater(uniform, moved, 'far')),
+  )
+  return tuple(claims.Claim(statement, PLACE, test) for statement, test in made)

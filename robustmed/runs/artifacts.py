@@ -1,0 +1,149 @@
+"""Attacked examples that outlive an evaluation: arrays for pictures, worst cases as data files."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import pandas as pd
+
+from robustmed.process import console
+from robustmed.process import files
+from robustmed.process import parallel
+from robustmed.data import pipeline
+from robustmed.evaluation import grid
+from robustmed.runs import experiment
+
+
+def in_batches(examples, source, config: ml_collections.ConfigDict):
+  """This host's share of `examples` in batches of config.evaluate.batch_size at most."""
+  hosts = parallel.host_count()
+  # A batch is filled up to its size, so one larger than the set would only cost.
+  size = min(config.evaluate.batch_size // hosts, -(-len(examples) // hosts))
+  return pipeline.eval_batches(
+    examples,
+    batch_size=max(1, size),
+    shard_index=parallel.host_index(),
+    shard_count=hosts,
+    crop=source.crop,
+  )
+
+
+class Context(NamedTuple):
+  """What evaluations beside the grid need of a run."""
+
+  exp: experiment.Experiment
+  config: ml_collections.ConfigDict
+  results: pathlib.Path
+  evaluator: grid.Evaluator
+  batches: grid.Batches
+  source: Callable[[], Any]
+  stopper: console.Stopper
+  everyone: Sequence[grid.Model] = ()  # all networks that the results are about, asked for or not
+
+  def attacked(self, model: grid.Model, *, eps: float, wanted):
+    """The wanted examples under the main attack, as `grid.Example`."""
+    return grid.attacked_examples(
+      model.evaluator or self.evaluator,
+      model.load(),
+      self.batches,
+      attack=self.exp.main,
+      eps=eps,
+      wanted=wanted,
+    )
+
+  def meets_main(self, model: grid.Model) -> bool:
+    return model.attacks is None or self.exp.main in model.attacks
+
+
+def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
+  """results/examples.npz: evenly spaced examples of the first seed under the main attack."""
+  options, path = context.config.report, context.results / 'examples.npz'
+  if context.exp.pictures is None or not options.pictures:
+    return
+  indices = np.sort(rows['index'].unique())
+  indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
+  add_pictures(
+    path,
+    filter(context.meets_main, first_seed(models)),
+    lambda model: _pictures(context, model, indices),
+  )
+
+
+def _pictures(context: Context, model: grid.Model, indices) -> dict[str, np.ndarray]:
+  eps = context.config.report.picture_eps
+  found = list(context.attacked(model, eps=eps, wanted=indices))
+  if not found:
+    return {}
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+  same = {'arm': model.arm, 'attack': context.exp.main, 'eps': eps}
+  return {
+    **{name: np.array([value] * len(found)) for name, value in same.items()},
+    'index': stacked.example['index'],
+    'image': stacked.example['image'],
+    'adversarial': stacked.image,
+    **context.exp.pictures(stacked),
+  }
+
+
+def first_seed(models: Sequence[grid.Model]) -> list[grid.Model]:
+  """Of several trainings of an arm the first, which stands for it in pictures."""
+  return [model for model in models if model.seed == models[0].seed]
+
+
+def add_pictures(
+  path: pathlib.Path,
+  models: Iterable[grid.Model],
+  make: Callable[[grid.Model], Mapping[str, Any]],
+) -> None:
+  """Adds arrays [n, ...], one of them 'arm', to an .npz: those of the arms that it has not yet.
+
+  What other calls stored of other arms stays; arms lie in alphabetical order, so the file does not
+  depend on the order of the calls.
+  """
+  there = _arms_of(path)
+  columns: dict[str, list[np.ndarray]] = {}
+  for model in models:
+    # Every host has to attack where one has to.
+    if bool(parallel.broadcast_from_writer(np.array(model.arm in there))):
+      continue
+    for name, value in make(model).items():
+      columns.setdefault(name, []).append(np.asarray(value))
+  if not columns or not parallel.is_writer():
+    return
+  if there:
+    stored = files.arrays(path)
+    for name in columns:
+      columns[name].insert(0, stored[name])
+  joined = {name: np.concatenate(values) for name, values in columns.items()}
+  order = np.argsort(joined['arm'], kind='stable')
+  with files.replacing(path) as temporary:
+    np.savez_compressed(temporary, **{name: value[order] for name, value in joined.items()})
+
+
+def _arms_of(path: pathlib.Path) -> set[str]:
+  """The arms of the pictures that are there."""
+  return set(files.arrays(path)['arm'].tolist()) if path.exists() else set()
+
+
+def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
+  """The worst evaluate.save_examples examples of every network at the strongest level.
+
+  They are files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
+  """
+  count, name = max(0, context.config.evaluate.save_examples), context.exp.main
+  if not count:
+    return
+  eps = max(context.exp.probes[name].levels)
+  metric, higher = context.exp.checks['metric'], context.exp.checks['higher_is_better']
+  cell = rows[(rows.attack == name) & (rows.eps == eps)]
+  for model in filter(context.meets_main, models):
+    here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
+    worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
+    folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
+    with files.building_folder(folder) as place:
+      for found in context.attacked(model, eps=eps, wanted=worst['index']):
+        context.exp.write_example(place, found.image, found.example)
+    console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')

@@ -1,0 +1,233 @@
+"""From the words of a command line to a checked configuration."""
+
+import argparse
+import difflib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from robustmed import errors
+from robustmed.process import files
+from robustmed.process import tool
+
+PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
+STAGES = ('all', 'describe', 'plan', 'train', 'evaluate', 'report')
+_EPILOG = """\
+Any field of the configuration can be set:
+  --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
+so can every setting of an attack, whether the file names it or not:
+  --config.evaluate.attacks.pgd_seg.restarts=5
+
+examples:
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
+  python -m robustmed.main --config configs/quickstart.py:smoke --workdir runs/smoke
+  python -m robustmed.main --config configs/quickstart.py --stage describe
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart \\
+      --stage train --arms adv
+  python -m robustmed.main --config configs/spine.py --workdir runs/spine --stage plan --jobs 8
+  python -m robustmed.main --config configs/quickstart.py --workdir runs/other \\
+      --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
+      --config.data.source=lumbar_disks --config.data.dir=DIR
+"""
+# Of settings that are None unless given.
+_TYPES = {
+  'step_size': float,
+  'relative_step': float,
+  'max_change': float,
+  'bounds': tuple,
+  'levels': tuple,
+  'keep': str,
+}
+
+
+class Command(NamedTuple):
+  config: ml_collections.ConfigDict
+  workdir: files.Path | None
+  stage: str
+  arms: tuple[str, ...]  # () = all
+  checkpoint: files.Path | None
+  coordinator: str
+  num_processes: int
+  process_id: int
+  distributed: bool
+  jobs: int = 1
+  again: tuple[str, ...] = ()  # the words that make the same run, without stage and arms
+
+
+def parser() -> argparse.ArgumentParser:
+  out = tool.Parser(
+    prog='python -m robustmed.main',
+    description='Trains, attacks and judges medical-image networks; one config per experiment.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = out.add_argument
+  add('--config', required=True, metavar='FILE[:PRESET]', help='experiment, e.g. configs/spine.py')
+  add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
+  add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
+  add('--arms', metavar='A,B', help='only these arms (and those they need)')
+  add('--jobs', type=int, metavar='N', help='--stage plan: how many machines there are')
+  add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
+  several = out.add_argument_group('several hosts (the same command on each)')
+  several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
+  several.add_argument(
+    '--coordinator', default='', metavar='HOST:PORT', help='or name them by hand'
+  )
+  several.add_argument('--num_processes', type=int, default=0)
+  several.add_argument('--process_id', type=int, default=-1)
+  return out
+
+
+def parse(words: Sequence[str]) -> Command:
+  """Reads the command line; every mistake in it is a `UserError`."""
+  known, overrides = parser().parse_known_args(list(words))
+  config = load_config(known.config)
+  _apply(config, _names_of_attacks(overrides))
+  list_settings(config)
+  _apply(config, overrides)
+  config.lock()
+  _check_folder(config)
+  needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
+  if needs_workdir and not known.workdir:
+    raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
+  if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
+    raise errors.UserError('--checkpoint goes with --stage evaluate, report or all (both)')
+  if (known.jobs is not None) != (known.stage == 'plan'):
+    raise errors.UserError('--stage plan goes with --jobs N, and --jobs with --stage plan')
+  arms = tuple(arm.strip() for arm in (known.arms or '').split(',') if arm.strip())
+  if known.arms is not None and not arms:
+    raise errors.UserError('--arms names no arm; leave it out for all of them')
+  again = ['--config', known.config, *(['--workdir', known.workdir] if known.workdir else [])]
+  return Command(
+    config=config,
+    workdir=files.path_of(known.workdir) if known.workdir else None,
+    stage=known.stage,
+    arms=arms,
+    checkpoint=files.path_of(known.checkpoint) if known.checkpoint else None,
+    coordinator=known.coordinator,
+    num_processes=known.num_processes,
+    process_id=known.process_id,
+    distributed=known.distributed,
+    jobs=1 if known.jobs is None else known.jobs,
+    again=(*again, *overrides, *(['--distributed'] if known.distributed else [])),
+  )
+
+
+def load_config(name: str) -> ml_collections.ConfigDict:
+  """The configuration of FILE or FILE:PRESET."""
+  path, _, preset = name.partition(':')
+  file = pathlib.Path(path)
+  if not file.is_file() and not file.is_absolute() and (PROJECT / file).is_file():
+    file = PROJECT / file
+  if not file.is_file():
+    near = sorted(str(p) for p in file.parent.glob('[!_]*.py')) if file.parent.is_dir() else []
+    known = f' (there are: {", ".join(near)})' if near else ''
+    raise errors.UserError(f'no config file {path}{known}')
+  spec = importlib.util.spec_from_file_location(f'robustmed_config_{file.stem}', file)
+  if spec is None or spec.loader is None:
+    raise errors.UserError(f'{path} is not a Python config file')
+  module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, str(file.parent.absolute()))  # what several configs share lies beside them
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise errors.UserError(f'{path} is not valid Python: {error}') from None
+  finally:
+    sys.path.pop(0)
+  if not hasattr(module, 'get_config'):
+    raise errors.UserError(f'{path} has no function get_config(preset)')
+  return module.get_config(preset)
+
+
+def _check_folder(config) -> None:
+  """Who names a folder of data must not look at made-up ones."""
+  from robustmed import data  # here, so that --help answers at once
+
+  fields = config.get('data', {})
+  source = data.SOURCES.get(fields.get('source', ''))
+  if fields.get('dir', '') and source is not None and 'dir' not in source.DEFAULTS:
+    raise errors.UserError(
+      f'config.data.dir is {fields.dir!r}, but the source {fields.source!r} makes its examples '
+      'itself; take the preset real or paper, or set config.data.source'
+    )
+
+
+def list_settings(config: ml_collections.ConfigDict) -> None:
+  """Gives every attack of a configuration all its settings, so that each can be overridden.
+
+  Attacks are what is called `attack` or lies in `attacks` and has a `name`. A setting that is None
+  by default keeps a type that it can be set to.
+  """
+  from robustmed import attacks  # here, so that --help answers at once
+
+  for node in _attack_nodes(config):
+    for setting, value in {'levels': None, **attacks.defaults(node.name)}.items():
+      if setting in node or (setting == 'levels' and 'objective' not in node):
+        continue
+      if value is None:
+        value = ml_collections.config_dict.placeholder(_TYPES.get(setting, object))
+      with node.unlocked():
+        node[setting] = value
+
+
+def _attack_nodes(config):
+  for key, value in list(config.items()):
+    if not isinstance(value, ml_collections.ConfigDict):
+      continue
+    inside = list(value.values()) if key == 'attacks' else [value] if key == 'attack' else []
+    found = [n for n in inside if isinstance(n, ml_collections.ConfigDict) and 'name' in n]
+    yield from found or _attack_nodes(value)
+
+
+def _names_of_attacks(overrides):
+  """The overrides that say which attack is meant, hence which settings there are."""
+  names = []
+  for place, word in enumerate(overrides):
+    flag, given, _ = word.partition('=')
+    path = flag.split('.')
+    if path[-1] == 'name' and {'attack', 'attacks'} & set(path[-3:-1]):
+      names += [word] if given else overrides[place : place + 2]
+  return names
+
+
+def _apply(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+  for word in overrides:
+    if word.startswith('--config.'):
+      _check_path(config, word[len('--config.') :].partition('=')[0])
+    elif word.startswith('-'):
+      raise errors.UserError(f'unknown flag {word}; see --help')
+  values = absl_flags.FlagValues()
+  argv = ['robustmed', *overrides]
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+  try:
+    rest = values(argv)
+  except (absl_flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+    raise errors.UserError(f'bad configuration override: {error}') from None
+  if len(rest) > 1:
+    raise errors.UserError(f'unexpected argument {rest[1]!r}; see --help')
+
+
+def _check_path(config: ml_collections.ConfigDict, path: str) -> None:
+  """A misspelt field is an error that names the nearest one."""
+  node, walked = config, []
+  for part in path.split('.'):
+    if not isinstance(node, ml_collections.ConfigDict):
+      raise errors.UserError(
+        f'config field {".".join(walked)} is a value and has no field {part!r}'
+      )
+    if part not in node:
+      near = difflib.get_close_matches(part, list(node), n=1, cutoff=0.3)
+      where = '.'.join([*walked, near[0]]) if near else ''
+      hint = f'; did you mean --config.{where}?' if near else ''
+      raise errors.UserError(
+        f'unknown config field {path!r}{hint} (known here: {", ".join(sorted(node))})'
+      )
+    node = node[part]
+    walked.append(part)

@@ -1,0 +1,108 @@
+"""What `--stage describe` prints: counts and costs, from shapes alone, without the data."""
+
+from typing import Any
+
+import ml_collections
+
+from robustmed.process import parallel
+from robustmed.runs import costs
+from robustmed.runs import experiment
+
+
+def describe(
+  exp: experiment.Experiment,
+  config: ml_collections.ConfigDict,
+  wanted: tuple[str, ...] = (),
+  *,
+  light: bool = False,
+) -> dict[str, Any]:
+  """Networks, arms, attacks, data sizes, steps, memory and gradients of the whole run.
+
+  With `light` only 'gradients', which needs no tracing of networks.
+  """
+  order, extra = experiment.in_order(exp.arms, tuple(wanted))
+  sizes = dict(exp.sizes())
+  arms, per_arm = {}, {}
+  for name in order:
+    arm = exp.arms[name]
+    per_arm[name] = costs.training_gradients(
+      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
+    ) + round(arm.prepare_passes * sizes.get('train', 0))
+    arms[name] = {
+      'steps': arm.train['steps'],
+      'batch_size': arm.train['batch_size'],
+      'needs': list(arm.needs),
+      'gradients': per_arm[name] * config.seeds,
+    }
+  judged = {
+    name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
+    for name in order
+    if name not in extra and exp.arms[name].graded
+  }
+  judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
+  beside = sum(sum(exp.extra_cells(name, 0, order).values()) for name in judged) * config.seeds
+  train = sum(per_arm.values()) * config.seeds
+  gradients = {
+    'train': train,
+    'evaluate': judge,
+    'extra_evaluation': beside,
+    'total': train + judge + beside,
+    'per_arm': per_arm,
+  }
+  if light:
+    return {'gradients': gradients}
+  return {
+    'experiment': exp.name,
+    'preset': config.preset,
+    'networks': {
+      name: {
+        'parameters': costs.parameter_count(task),
+        'gmacs_per_example': round(costs.multiply_adds(task) / 1e9, 6),
+        'input_shape': list(task.image_shape),
+      }
+      for name, task in _networks(exp, config).items()
+    },
+    'arms': arms,
+    'seeds': config.seeds,
+    'attacks': {
+      name: {
+        'objective': probe.objective,
+        'levels': list(probe.levels),
+        'gradients_per_example': probe.attack.num_gradients,
+        'forwards_per_example': probe.attack.num_forwards,
+      }
+      for name, probe in exp.probes.items()
+    },
+    'eps_units': exp.task.units,
+    'data': sizes,
+    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
+    'device_bytes': device_bytes(exp, tuple(exp.arms)),
+    'gradients': gradients,
+  }
+
+
+def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
+  """Estimated peak of the largest train step of these arms on one device.
+
+  Updates in turn hold the activations of one of them at a time.
+  """
+  kinds = {}  # arms of one network with equal batches need the same
+  for name in arms:
+    task, arm = exp.task_of(name), exp.arms[name]
+    batch = -(-arm.train['batch_size'] // parallel.device_count())
+    copies = max(1.0, arm.defense.cost.passes / len(arm.defense.phases))
+    kinds[id(task.predict), batch, copies] = task
+  return max(
+    costs.device_bytes(task, batch_per_device=batch, optimiser_slots=2, copies=copies)
+    for (_, batch, copies), task in kinds.items()
+  )
+
+
+def _networks(exp, config) -> dict[str, Any]:
+  """The experiment's network and those of arms that have their own, each once, with a name."""
+  found = {config.model.name: exp.task}
+  for arm in exp.arms.values():
+    if arm.task is not None:
+      differs = ', '.join(f'{field}={value}' for field, value in arm.model.items())
+      found[f'{config.model.name}, {differs}'] = arm.task
+  return found

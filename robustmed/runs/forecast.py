@@ -1,0 +1,76 @@
+"""How long a run will take: the gradients that are left, by a few seconds of calibration."""
+
+import pathlib
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+import jax
+import numpy as np
+
+from robustmed.process import console
+from robustmed.process import parallel
+from robustmed import types
+from robustmed.evaluation import grid
+from robustmed.runs import costs
+from robustmed.runs import experiment
+
+LONG = 60.0  # seconds from which a run is announced
+# Multiply-adds that any machine does in less than that: not worth a calibration.
+TRIVIAL = 2e10
+
+
+def left(
+  exp: experiment.Experiment,
+  *,
+  untrained: Iterable[str],
+  models: Sequence[grid.Model],
+  results: pathlib.Path,
+  finished: Collection[str] = (),
+) -> int:
+  """Gradient evaluations of a run's unfinished part.
+
+  untrained: arms to be trained, once per seed. models: the networks to be evaluated; what is
+  finished of that lies in `results`. finished: other arms that are trained.
+  """
+  arms = [exp.arms[name] for name in untrained]
+  there = {*finished, *(arm.name for arm in arms), *(model.arm for model in models)}
+  total = sum(
+    costs.training_gradients(
+      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
+    )
+    for arm in arms
+  )
+  for model in models:
+    due = costs.evaluation_cells(exp.probes_of(model.arm), num_examples=exp.sizes().get('test', 0))
+    for (attack, eps), gradients in due.items():
+      cell = grid.Cell(model.arm, model.seed, attack, eps)
+      total += gradients * (not (results / 'parts' / cell.file).is_file())
+    for file, gradients in exp.extra_cells(model.arm, model.seed, there).items():
+      total += gradients * (not (results / file).is_file())
+  return total
+
+
+def say(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, batches) -> None:
+  """One line for what will take longer than a minute here."""
+  gradients = float(parallel.broadcast_from_writer(np.float32(gradients)))
+  if not gradients or 3 * gradients * costs.multiply_adds(task) < TRIVIAL:
+    return
+  speed = rate(task, evaluator, batches)
+  if gradients / speed > LONG:
+    console.say(
+      f'forecast: {gradients:,.0f} gradient evaluations at {speed:,.0f}/s here: about '
+      f'{console.duration(gradients / speed)}, compilation not counted'
+    )
+
+
+def rate(task: types.Task, evaluator: grid.Evaluator, batches) -> float:
+  """Gradient evaluations a second on all hosts, measured on a fresh network."""
+  variables = task.init(jax.random.key(0))
+  batch = grid.device_batch(next(iter(batches())))
+  once = lambda: jax.block_until_ready(evaluator.score(variables, batch, batch['image']).columns)
+  once()
+  started, count = time.monotonic(), 0
+  while time.monotonic() - started < 1.0 or count < 2:
+    once()
+    count += 1
+  return count * len(batch['mask']) * parallel.host_count() / (time.monotonic() - started)

@@ -1,0 +1,154 @@
+"""What `--stage plan` prints: one run as a list of commands for several machines."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from robustmed import errors
+from robustmed.runs import costs
+from robustmed.runs import experiment
+
+
+class Item(NamedTuple):
+  """Arms that one job does one after the other, and what that costs in multiply-adds."""
+
+  arms: tuple[str, ...]
+  cost: float
+
+
+class Wave(NamedTuple):
+  """Jobs that run side by side; the next wave waits for all of them."""
+
+  stage: str
+  jobs: tuple[Item, ...]
+
+  @property
+  def longest(self) -> float:
+    return max(job.cost for job in self.jobs)
+
+
+def waves(
+  needs: Mapping[str, Sequence[str]],
+  *,
+  train: Mapping[str, float],
+  evaluate: Mapping[str, float],
+  jobs: int,
+) -> list[Wave]:
+  """Trainings, then evaluations, over at most `jobs` jobs at a time.
+
+  needs: arm -> arms whose networks its training waits for. train, evaluate: arm -> cost of what is
+  still to be done. An arm that is the only one to wait for another, and waits for nothing else,
+  follows it in the same job. Within a wave the costliest item goes first, to the job with the
+  least to do.
+  """
+  if jobs < 1:
+    raise errors.UserError(f'--stage plan needs --jobs of at least 1, not {jobs}')
+  out, done = [], set(needs) - set(train)
+  left = _chains(needs, train)
+  while left:
+    ready = [item for item in left if set(needs[item.arms[0]]) <= done]
+    if not ready:
+      raise errors.UserError(f'arms need each other in a circle: {left}')
+    out.append(Wave('train', _balanced(ready, jobs)))
+    done.update(arm for item in ready for arm in item.arms)
+    left = [item for item in left if item not in ready]
+  if evaluate:
+    items = [Item((arm,), cost) for arm, cost in evaluate.items()]
+    out.append(Wave('evaluate', _balanced(items, jobs)))
+  return out
+
+
+def _chains(needs, train) -> list[Item]:
+  waiting = {arm: [need for need in needs[arm] if need in train] for arm in train}
+  followers: dict[str, list[str]] = {arm: [] for arm in train}
+  for arm, its in waiting.items():
+    for need in its:
+      followers[need].append(arm)
+
+  def follows(arm):
+    return len(waiting[arm]) == 1 and len(followers[waiting[arm][0]]) == 1
+
+  out = []
+  for arm in train:
+    if follows(arm):
+      continue
+    chain = [arm]
+    while len(followers[chain[-1]]) == 1 and follows(followers[chain[-1]][0]):
+      chain.append(followers[chain[-1]][0])
+    out.append(Item(tuple(chain), sum(train[name] for name in chain)))
+  return out
+
+
+def _balanced(items: Iterable[Item], jobs: int) -> tuple[Item, ...]:
+  """Longest processing time first."""
+  bins: list[list[Item]] = []
+  for item in sorted(items, key=lambda item: -item.cost):
+    if len(bins) < jobs:
+      bins.append([item])
+    else:
+      min(bins, key=lambda job: sum(one.cost for one in job)).append(item)
+  return tuple(
+    Item(tuple(arm for item in job for arm in item.arms), sum(item.cost for item in job))
+    for job in bins
+  )
+
+
+def of(
+  exp: experiment.Experiment,
+  *,
+  order: Sequence[str],
+  seeds: int,
+  unfinished: Iterable[str],
+  jobs: int,
+) -> list[Wave]:
+  """The waves of a run's arms `order`; those not `unfinished` are trained already."""
+  unfinished, size = set(unfinished), exp.sizes()
+  weights: dict[int, int] = {}
+
+  def weight(arm):
+    task = exp.task_of(arm)
+    if id(task) not in weights:
+      weights[id(task)] = costs.multiply_adds(task)
+    return weights[id(task)] * seeds
+
+  def training(arm):
+    options = exp.arms[arm].train
+    passes = round(exp.arms[arm].prepare_passes * size.get('train', 0))
+    return passes + costs.training_gradients(
+      exp.arms[arm].defense.cost, steps=options['steps'], batch_size=options['batch_size']
+    )
+
+  def judging(arm):
+    cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
+    return sum(cells.values()) + sum(exp.extra_cells(arm, 0, order).values())
+
+  return waves(
+    {arm: exp.arms[arm].needs for arm in order},
+    train={arm: weight(arm) * training(arm) for arm in order if arm in unfinished},
+    evaluate={arm: weight(arm) * judging(arm) for arm in order if exp.arms[arm].graded},
+    jobs=jobs,
+  )
+
+
+def lines(found: Sequence[Wave], *, again: Sequence[str], jobs: int) -> list[str]:
+  """Shell lines: a command each, comments between them. `again` are the run's own flags."""
+  base = ['python', '-m', 'robustmed.main', *again]
+  total = sum(job.cost for wave in found for job in wave.jobs) or 1
+  wall = sum(wave.longest for wave in found)
+  out = [
+    f'# {sum(len(wave.jobs) for wave in found)} jobs, at most {jobs} at a time, in '
+    f'{len(found)} waves: {total / wall if wall else 1:.1f} times as fast as one, if no job '
+    'waits for a machine',
+    '# a wave begins when every job of the one before has ended; shares are of the whole work',
+  ]
+  for number, wave in enumerate(found, 1):
+    out.append(f'# wave {number}: {wave.stage}, the longest job is {wave.longest / total:.1%}')
+    for job in wave.jobs:
+      words = [*base, '--stage', wave.stage, '--arms', ','.join(job.arms)]
+      out.append(f'{shlex.join(words)}  # {job.cost / total:.1%}')
+  out += [
+    '# at the end: what the jobs found is joined, nothing is done again; then the report',
+    shlex.join([*base, '--stage', 'evaluate']),
+    shlex.join([*base, '--stage', 'report']),
+  ]
+  return out

@@ -1,0 +1,344 @@
+"""The stages of every experiment: describe, train, evaluate, report. Each can be resumed."""
+
+import json
+import math
+import pathlib
+
+import jax
+import ml_collections
+import pandas as pd
+
+from robustmed.runs import commandline
+from robustmed.process import console
+from robustmed import errors
+from robustmed import papers
+from robustmed.process import files
+from robustmed.process import parallel
+from robustmed import report
+from robustmed.data import pipeline
+from robustmed.evaluation import checks, grid, statistics
+from robustmed.runs import description
+from robustmed.runs import experiment
+from robustmed.runs import forecast
+from robustmed.runs import artifacts
+from robustmed.runs import locks
+from robustmed.runs import networks
+from robustmed.runs import plan
+from robustmed.runs import preparation
+from robustmed.runs import workdir
+from robustmed.training import checkpoints, loop
+from robustmed.training import state as train_state
+
+LARGE = 2**22  # elements of a batch from which the memory of a step is said before it starts
+
+
+def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
+  """Does what the command line asks for."""
+  config = command.config
+  build = errors.lookup(papers.EXPERIMENTS, config.experiment, kind='experiment')
+  _compilation_cache()
+  if not hasattr(build, 'build'):
+    if command.stage == 'describe':
+      print(json.dumps(build.describe(config), indent=2))
+      return
+    if command.stage != 'all' or command.arms:
+      raise errors.UserError(f'{config.experiment} has neither stages nor arms; leave them out')
+    build.run(config, workdir=command.workdir)
+    return
+  exp = build.build(config)
+  if exp.main not in exp.probes:
+    raise errors.UserError(
+      f'config.evaluate.attacks has no {exp.main!r}, which {exp.name} cannot do without'
+    )
+  if command.stage == 'describe':
+    print(json.dumps(description.describe(exp, config, command.arms), indent=2))
+    return
+  if command.stage == 'plan':
+    print('\n'.join(_plan(exp, command)))
+    return
+  Run(exp, config, command, cpu_flags).go()
+
+
+def _plan(exp, command) -> list[str]:
+  order, _ = experiment.in_order(exp.arms, command.arms)
+  unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
+  found = plan.of(
+    exp,
+    order=order,
+    seeds=command.config.seeds,
+    unfinished=[name for name, _ in unfinished],
+    jobs=command.jobs,
+  )
+  return plan.lines(found, again=command.again, jobs=command.jobs)
+
+
+class Run:
+  """One experiment in one workdir."""
+
+  def __init__(self, exp, config, command, cpu_flags=''):
+    self.exp: experiment.Experiment = exp
+    self.config: ml_collections.ConfigDict = config
+    self.command: commandline.Command = command
+    self.folder: files.Path = command.workdir
+    self.order, self.extra = experiment.in_order(exp.arms, command.arms)
+    self._cpu_flags = cpu_flags
+    self.networks = networks.Networks(exp, config, self.folder)
+    self._source = None
+
+  def go(self) -> None:
+    stage, config = self.command.stage, self.config
+    other = self.command.checkpoint
+    imported = self.networks.imported(other) if other else None
+    claimed = {
+      'config': config.to_dict(),
+      'checkpoint': checkpoints.digest(other) if other else None,
+    }
+    new = workdir.claim(self.folder, claimed)
+    try:
+      with locks.holding(self.folder, self._parts(stage, imported)):
+        self._do(stage, imported)
+    except BaseException:
+      if new:
+        workdir.release(self.folder)
+      raise
+    parallel.barrier('end')
+
+  def _parts(self, stage, imported) -> list[str]:
+    """The locks of what this call will do. A report needs none."""
+    judged = {model.arm for model in imported} if imported else self._asked()
+    out = [f'evaluate.{arm}' for arm in judged] if stage in ('all', 'evaluate') else []
+    if stage in ('all', 'train') and not imported:
+      out += [f'train.{arm}' for arm in {name for name, _ in self.networks.untrained(self.order)}]
+    return out
+
+  def _do(self, stage, imported) -> None:
+    facts = parallel.describe()
+    flags = f', XLA_FLAGS added: {self._cpu_flags}' if self._cpu_flags else ''
+    console.say(
+      f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
+      f'{flags}'
+    )
+    for name in self.extra:
+      console.say(
+        f'arm {name!r} was not asked for but is needed: finished ones are used, else trained'
+      )
+    with console.stop_on_signal() as stopper:
+      if stage != 'report':
+        self._forecast(stage, imported)
+      if stage in ('all', 'train') and not imported:
+        self.train(stopper)
+      if stage in ('all', 'evaluate'):
+        self.evaluate(stopper, imported)
+    if stage in ('all', 'report') and parallel.is_writer():
+      self.report()
+
+  # Stages -------------------------------------------------------------------------------------
+
+  def train(self, stopper) -> None:
+    for name, seed in self.networks.untrained(self.order):
+      _stop_if_asked(stopper)
+      with errors.during(f'training arm {name!r} (seed {seed})'):
+        self._train_arm(self.exp.arms[name], seed, stopper)
+        parallel.drop_compiled_programs()
+    if parallel.is_writer():
+      with locks.turn(self.folder, 'logs'):
+        self._merge_logs()
+
+  def _train_arm(self, arm, seed, stopper) -> None:
+    source, options = self.source(), arm.train
+    batch_size = options['batch_size']
+    self._check_batch(batch_size)
+    folder = self.networks.folder(arm.name, seed)
+    load = lambda other: self.networks.load(other, seed)
+    finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
+    initial = self.networks.load(arm.init_from, seed) if arm.init_from else self.exp.pretrained
+    initial = arm.start(finished) if arm.start else initial
+    source = arm.material(finished) if arm.material else source
+    defense = arm.prepare(finished) if arm.prepare else arm.defense
+
+    def batches(start):
+      return pipeline.train_batches(
+        source.train,
+        batch_size=batch_size // parallel.host_count(),
+        seed=self.config.seed + 1000 * seed,
+        shard_index=parallel.host_index(),
+        shard_count=parallel.host_count(),
+        start_step=start,
+        sampling=arm.sampling(source) if arm.sampling else source.sampling,
+      )
+
+    console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
+    if batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
+      needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
+      console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
+    state = loop.fit(
+      arm.name,
+      task=self.exp.task_of(arm.name),
+      defense=defense,
+      batches=batches,
+      config=options,
+      folder=folder / 'state',
+      log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
+      key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
+      num_examples=preparation.slots(defense, source.train),
+      stopper=stopper,
+      augment=(arm.augment or self.exp.augment)(source),
+      initial=initial,
+      judge=arm.judge(finished) if arm.judge else None,
+    )
+    checkpoints.write_card(
+      folder,
+      {
+        'experiment': self.exp.name,
+        'arm': arm.name,
+        'seed': seed,
+        **self.networks.card(arm.name),
+      },
+    )
+    final = self.networks.final(arm.name, seed)
+    checkpoints.save_variables(final, train_state.variables(state))
+
+  def evaluate(self, stopper, imported=None) -> None:
+    models = imported or self.networks.models(self._asked())
+    evaluator = self.networks.evaluator()
+    parts = self.folder / 'results' / 'parts'
+    grid.run(
+      evaluator,
+      models,
+      batches=self._test_batches,
+      folder=parts,
+      stopper=stopper,
+      source=self.networks.model,
+    )
+    _stop_if_asked(stopper)
+    # What earlier calls evaluated belongs to the results of this one.
+    # Of jobs that end together the last one must have seen what the others found.
+    with locks.turn(self.folder, 'results'):
+      everyone = imported or grid.finished(
+        evaluator, self.networks.models(self.exp.arms), folder=parts
+      )
+      rows = grid.gather(evaluator, everyone, folder=parts)
+      if parallel.is_writer():
+        self._save_results(self.exp.subjects(rows))
+    context = artifacts.Context(
+      self.exp,
+      self.config,
+      self.folder / 'results',
+      evaluator,
+      self._test_batches,
+      self.source,
+      stopper,
+      everyone,
+    )
+    with errors.during('saving attacked examples'):
+      artifacts.save_pictures(context, models, rows)
+      _stop_if_asked(stopper)
+      artifacts.save_worst(context, models, rows)
+    _stop_if_asked(stopper)
+    if self.exp.extra_evaluation is not None:
+      with errors.during('evaluating beyond the grid'):
+        self.exp.extra_evaluation(context, models, rows)
+    if parallel.is_writer() and self.command.stage == 'evaluate':
+      self._print_table()
+      print(f'rows: {self.folder / "results" / "rows.parquet"}')
+      print(f'summary: {self.folder / "results" / "summary.csv"}')
+
+  def report(self) -> None:
+    if not (self.folder / 'results' / 'rows.parquet').exists():
+      raise errors.UserError(
+        f'{self.folder} has no results yet; run --stage evaluate (or all) before --stage report'
+      )
+    report.write(self.folder, spec=self.exp.report(self.folder))
+    self._print_table()
+    print(f'report: {self.folder / "report" / "report.html"}')
+
+  # Parts --------------------------------------------------------------------------------------
+
+  def _save_results(self, rows: pd.DataFrame) -> None:
+    results = self.folder / 'results'
+    with files.replacing(results / 'rows.parquet') as temporary:
+      rows.to_parquet(temporary, index=False)
+    metrics = [name for name in rows.columns if name not in grid.KEYS and name[0] != '_']
+    table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
+    with files.replacing(results / 'summary.csv') as temporary:
+      table.to_csv(temporary, index=False, float_format='%.6g')
+    found = checks.run(rows, **self.exp.checks)
+    files.write_json(results / 'checks.json', [check._asdict() for check in found])
+
+  def source(self):
+    if self._source is None:
+      self._source = self.exp.source()
+      workdir.claim_data(self.folder, self._source.info)
+    return self._source
+
+  def _asked(self) -> list[str]:
+    """Arms to evaluate: those asked for; in place of one that does not answer those it needs."""
+    asked = [name for name in self.order if name not in self.extra]
+    arms = self.exp.arms
+    found = [[name] if arms[name].graded else arms[name].needs for name in asked]
+    return list(dict.fromkeys(name for names in found for name in names if arms[name].graded))
+
+  def _test_batches(self):
+    return artifacts.in_batches(self.source().test, self.source(), self.config)
+
+  def _check_batch(self, batch_size) -> None:
+    if batch_size % parallel.device_count():
+      raise errors.UserError(
+        f'train.batch_size={batch_size} is not a multiple of the {parallel.device_count()} devices'
+      )
+
+  def _forecast(self, stage, imported) -> None:
+    models = imported or self.networks.models(self._asked())
+    untrained = [] if imported else self.networks.untrained(self.order)
+    gradients = forecast.left(
+      self.exp,
+      untrained=[name for name, _ in untrained] if stage != 'evaluate' else (),
+      models=models if stage != 'train' else (),
+      results=self.folder / 'results',
+      finished=[name for name in self.exp.arms if not self.networks.untrained([name])],
+    )
+    evaluator = self.networks.evaluator()
+    with errors.during('measuring the speed for the forecast'):
+      forecast.say(gradients, task=self.exp.task, evaluator=evaluator, batches=self._test_batches)
+
+  def _merge_logs(self) -> None:
+    tables = []
+    for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
+      arm, seed = path.stem.rsplit('.seed', 1)
+      table = files.parsed(path, pd.read_csv)
+      table.insert(0, 'arm', arm)
+      table.insert(1, 'seed', int(seed))
+      tables.append(table.rename(columns={'main/loss': 'loss'}))
+    if not tables:
+      return
+    with files.replacing(self.folder / 'logs' / 'train.csv') as temporary:
+      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+
+  def _print_table(self) -> None:
+    unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')
+    path = files.opened(self.folder / 'results' / 'summary.csv')
+    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
+    metric = self.exp.checks['metric']
+    shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.main])]
+    pivot = shown.pivot_table(index='arm', columns='eps', values='mean', sort=False)
+    order = [name for name in self.order if name in pivot.index]
+    pivot = pivot.reindex([*order, *[n for n in pivot.index if n not in order]])[sorted(pivot)]
+    print(f'\n{metric} under {self.exp.main} (columns: eps, {self.exp.task.units})')
+    print(pivot.to_string(float_format=lambda value: f'{value:.3f}'))
+    for check in files.read_json(self.folder / 'results' / 'checks.json'):
+      if check['status'] in ('warn', 'fail'):
+        print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
+
+
+def _stop_if_asked(stopper: console.Stopper) -> None:
+  if stopper.requested():
+    console.say('stopped; the same command goes on from here')
+    raise console.Stopped
+
+
+def _compilation_cache() -> None:
+  """Programs compiled once are found again by the next run of this user."""
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

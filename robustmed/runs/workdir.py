@@ -1,0 +1,129 @@
+"""A run's folder: `config.json env.json data.json checkpoints/ logs/ results/ report/`."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robustmed import errors
+from robustmed.process import files
+from robustmed.process import parallel
+
+DATA = 'data.json'
+EDITABLE = ('config.report.other',)  # nothing but the report reads it
+ABSENT = '(absent)'
+KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks: of other runs
+PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
+
+
+def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
+  """Makes `folder` this configuration's, or refuses: that of another one is not touched.
+
+  Configurations that differ in `EDITABLE` alone are the same, of which the newest is kept.
+  Returns whether it was nobody's before.
+  """
+  plain = json.loads(json.dumps(config))
+  path = folder / 'config.json'
+  try:
+    if parallel.is_writer():
+      folder.mkdir(parents=True, exist_ok=True)
+    writable = files.is_remote(folder) or os.access(folder, os.W_OK) or not parallel.is_writer()
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot make the workdir {folder}: {error.strerror}; choose another --workdir'
+    ) from None
+  if not writable:
+    raise errors.UserError(f'the workdir {folder} is not writable; choose another --workdir')
+  new, moved = not path.exists(), False
+  if not new:
+    found = differences(files.read_json(path), plain)
+    changed = [line for line in found if line.partition(':')[0] not in EDITABLE]
+    moved = bool(found)
+    if changed:
+      raise errors.UserError(
+        f'{folder} holds a run of another configuration: {"; ".join(changed[:6])}'
+        f'{f"; and {len(changed) - 6} more" if len(changed) > 6 else ""}; '
+        f'use another --workdir or remove that one'
+      )
+  if parallel.is_writer():
+    if new or moved:
+      files.write_json(path, plain)
+    files.write_json(folder / 'env.json', environment())
+  return new
+
+
+def claim_data(folder: files.Path, info: Mapping[str, Any]) -> None:
+  """Ties the run to its data, or refuses data that are not those the run began with."""
+  if 'fingerprint' not in info:
+    return
+  path = folder / DATA
+  plain = json.loads(json.dumps({k: info[k] for k in ('name', 'fingerprint', 'sizes', 'groups')}))
+  old = files.read_json(path) if path.exists() else None
+  # The copies that other hosts read may differ in their files' times.
+  same = old is None or old.get('fingerprint') == plain['fingerprint']
+  if not bool(parallel.broadcast_from_writer(np.array(same))):
+    changed = [d for d in differences(old or {}, plain) if not d.startswith('fingerprint')]
+    raise errors.UserError(
+      f'the data of source {info["name"]} are not those that the run in {folder} began with '
+      f'({"; ".join(changed) or "files were changed, replaced or touched"}); use another '
+      f'--workdir, put the old files back, or, if their content is the same, remove {path}'
+    )
+  if old is None and parallel.is_writer():
+    files.write_json(path, plain)
+
+
+def release(folder: files.Path) -> None:
+  """Gives up a claim that came to nothing, so that the mended command may use the same folder."""
+  if not parallel.is_writer() or any((folder / name).exists() for name in KEPT):
+    return
+  for name in ('config.json', 'env.json', DATA):
+    (folder / name).unlink(missing_ok=True)
+  with contextlib.suppress(OSError, ValueError):
+    folder.rmdir()
+
+
+def differences(old: Any, new: Any, path: str = '') -> list[str]:
+  """'train.steps: 10 there, 20 here' for every leaf that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    out = []
+    for name in sorted({*old, *new}):
+      out += differences(
+        old.get(name, ABSENT), new.get(name, ABSENT), f'{path}.{name}' if path else name
+      )
+    return out
+  return [] if old == new else [f'{path}: {_short(old)} there, {_short(new)} here']
+
+
+def _short(value):
+  text = value if value == ABSENT else repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def environment() -> dict[str, Any]:
+  versions = {}
+  for name in PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = _own_version() if name == 'robustmed' else 'absent'
+  return {
+    **parallel.describe(),
+    'python': platform.python_version(),
+    'system': platform.platform(),
+    'cores': os.cpu_count(),
+    'versions': versions,
+    'command': shlex.join(['python', '-m', 'robustmed.main', *sys.argv[1:]]),
+  }
+
+
+def _own_version() -> str:
+  import robustmed
+
+  return robustmed.__version__

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustmed import errors
+from robustmed.data.files import pictures
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+  'grey': RNG.integers(0, 256, (6, 5), dtype=np.uint8),
+  'deep': RNG.integers(0, 60_000, (6, 5), dtype=np.uint16),
+  'colour': RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif', '.npy', '.npz'])
+@pytest.mark.parametrize('kind', ARRAYS)
+def test_formats_keep_their_values(tmp_path, kind, suffix):
+  array, path = ARRAYS[kind], tmp_path / f'a{suffix}'
+  if suffix == '.npy':
+    np.save(path, array)
+  elif suffix == '.npz':
+    np.savez(path, any_name=array)
+  else:
+    Image.fromarray(array).save(path)
+  np.testing.assert_array_equal(pictures.read(path), array)
+  first = array if array.ndim == 2 else array[..., 0]
+  np.testing.assert_array_equal(pictures.grey(path), first)
+  assert pictures.grey(path).dtype == np.float64
+
+
+def test_palette_masks_give_their_indices(tmp_path):
+  index = np.arange(12, dtype=np.uint8).reshape(3, 4) % 6
+  picture = Image.frombytes('P', (4, 3), index.tobytes())
+  picture.putpalette([value for k in range(6) for value in (40 * k, 255 - 40 * k, 7)])
+  picture.save(tmp_path / 'mask.png')
+  np.testing.assert_array_equal(pictures.labels(tmp_path / 'mask.png'), index)
+
+
+@pytest.mark.parametrize(
+  ('array', 'message'),
+  [
+    (np.full((3, 3), np.nan), 'has NaN or infinite'),
+    (np.zeros((2, 2, 2, 2)), r'must be one image, not float64 \[2, 2, 2, 2\]'),
+    (np.zeros((0, 4)), r'must be one image, not float64 \[0, 4\]'),
+    (np.array([['a', 'b']]), 'must be one image'),
+    (np.array([[None]]), 'cannot be read'),  # would need unpickling
+  ],
+)
+def test_arrays_that_are_no_image(tmp_path, array, message):
+  np.save(tmp_path / 'a.npy', array)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    pictures.read(tmp_path / 'a.npy')
+  assert 'a.npy' in str(caught.value)
+
+
+def test_one_array_a_file(tmp_path):
+  np.savez(tmp_path / 'a.npz', x=np.ones((2, 2)), y=np.ones((2, 2)))
+  with pytest.raises(errors.UserError, match=r"must hold one array, not \['x', 'y'\]"):
+    pictures.read(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('suffix', [*pictures.PHOTOS, *pictures.ARRAYS])
+def test_damaged_files(tmp_path, suffix):
+  path = tmp_path / f'a{suffix}'
+  for raw in (b'', b'nonsense' * 20):
+    path.write_bytes(raw)
+    with pytest.raises(errors.UserError, match=f'a{suffix}: cannot be read'):
+      pictures.read(path)
+
+
+@pytest.mark.parametrize(
+  ('array', 'message'),
+  [
+    (np.array([[0.5, 1]]), 'whole numbers'),
+    (np.array([[-1, 1]]), 'whole numbers'),
+    (np.zeros((2, 2, 3)), 'must have 2 axes'),
+  ],
+)
+def test_label_maps(tmp_path, array, message):
+  np.save(tmp_path / 'a.npy', array)
+  with pytest.raises(errors.UserError, match=message):
+    pictures.labels(tmp_path / 'a.npy')
+  np.save(tmp_path / 'b.npy', np.array([[0.0, 205.0]]))
+  assert pictures.labels(tmp_path / 'b.npy').tolist() == [[0, 205]]

@@ -1,0 +1,176 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from robustmed.evaluation import claims
+from robustmed.papers.amat import claims as amat_claims
+from robustmed.report import inputs
+
+SAT = ('sat_1', 'sat_5')
+LEVELS = (2.0, 4.0)
+# mean Dice of clean images and at the two levels
+DICE = {
+  'std': (0.90, 0.30, 0.02),
+  'sat_1': (0.85, 0.55, 0.20),
+  'sat_5': (0.70, 0.62, 0.50),
+  'amat': (0.88, 0.75, 0.60),
+}
+
+
+def rows(dice=DICE, volumes=12, slices=3):
+  rng = np.random.default_rng(0)
+  lines = []
+  for arm, means in dice.items():
+    for (attack, eps), mean in zip((('none', 0.0), ('pgd', 2.0), ('pgd', 4.0)), means, strict=True):
+      for index in range(volumes * slices):
+        tp, size = 100.0, 20.0 if index % slices else 200.0
+        score = mean + rng.normal(0, 0.01)
+        lines.append(
+          {
+            'arm': arm,
+            'attack': attack,
+            'eps': eps,
+            'index': index,
+            'seed': 0,
+            'group': index // slices,
+            'DICE': score,
+            '_tp1': tp * size / 200,
+            '_fp1': 0.0,
+            '_fn1': 40.0 if index % slices else 0.0,
+          }
+        )
+  return pd.DataFrame(lines)
+
+
+def ratio(value):
+  steps = np.arange(20, 240, 20)
+  return pd.DataFrame(
+    {
+      'arm': 'amat',
+      'seed': 0,
+      'attack': 'none',
+      'eps': 0.0,
+      'group': steps,
+      'index': steps,
+      'ratio': value + 0.001 * np.arange(len(steps)),
+    }
+  )
+
+
+def decide(frame, losses=None, seconds=1.05):
+  losses = np.random.default_rng(1).normal(0.1, 0.01, (200, 1)) if losses is None else losses
+  made = amat_claims.of_paper(
+    frame, metric='DICE', sat=SAT, levels=LEVELS, losses=losses, seconds=ratio(seconds)
+  )
+  return claims.decide(made, frame).set_index('statement')['verdict']
+
+
+def test_the_papers_ordering_holds():
+  found = decide(rows(volumes=24))
+  assert set(found) == {'holds'}, found[found != 'holds']
+  assert 'AMAT is the best at level 4 (next best: sat_5)' in found.index
+  assert len(found) == 3 + 2 + 2 + 1 + 2 + 2 + 1 + 1
+
+
+def test_the_opposite_fails():
+  turned = {**DICE, 'amat': DICE['std'], 'std': DICE['amat']}
+  found = decide(rows(turned, volumes=24), seconds=1.6)
+  for statement in (
+    'AMAT has a better average over all levels than std',
+    'AMAT is the best at level 4 (next best: std)',
+    'STD falls to almost nothing at level 4',
+    'AMAT takes about as long as SAT',
+  ):
+    assert found[statement] == 'fails', statement
+
+
+def test_landmarks_and_cells_have_claims_of_their_own():
+  errors_in_mm = {arm: tuple(40 - 38 * value for value in means) for arm, means in DICE.items()}
+  errors_in_mm['std_bce'] = tuple(value + 3 for value in errors_in_mm['std'])
+  frame = rows(errors_in_mm, volumes=24)
+  saying = amat_claims.Saying(higher=False, collapse='', better=(('std', 'std_bce'),))
+  made = amat_claims.of_paper(
+    frame,
+    metric='DICE',
+    sat=SAT,
+    levels=LEVELS,
+    losses=np.random.default_rng(1).normal(0.1, 0.01, (200, 3)),
+    seconds=ratio(1.05),
+    saying=saying,
+  )
+  found = claims.decide(made, frame).set_index('statement')['verdict']
+  assert set(found) == {'holds'}, found[found != 'holds']
+  assert 'AMAT has a better average over all levels than std_bce' in found.index
+  assert 'AMAT is the best at level 4 (next best: sat_5)' in found.index
+  assert 'The clean losses V of STD, term 3, are approximately normal' in found.index
+  close = amat_claims.Saying(collapse='lowest', close=(('sat_5', 'amat', 0.2),))
+  made = amat_claims.of_paper(
+    rows(),
+    metric='DICE',
+    sat=SAT,
+    levels=LEVELS,
+    losses=np.zeros((0, 1)),
+    seconds=ratio(1.05),
+    saying=close,
+  )
+  found = claims.decide(made, rows()).set_index('statement')['verdict']
+  assert found['sat_5 is close to amat on average over all levels'] == 'holds'
+  assert found['STD falls to almost nothing at level 2'] == 'fails'
+
+
+def test_losses_with_a_long_tail_are_not_normal():
+  tail = np.random.default_rng(0).lognormal(0, 1.2, (300, 1))
+  assert (
+    decide(rows(), losses=tail)['The clean losses V of STD are approximately normal'] == 'fails'
+  )
+  none = np.zeros((0, 1))
+  assert decide(rows(), losses=none).str.contains('not run').sum() == 1
+
+
+def test_heaps_of_equal_size_are_not_normal():
+  heaps = np.repeat([0.3, 0.6, 0.9], 100)[:, None] + np.random.default_rng(0).normal(
+    0, 0.02, (300, 1)
+  )
+  statement = 'The clean losses V of STD are approximately normal'
+  assert decide(rows(), losses=heaps)[statement] == 'fails'
+
+
+def test_distance_from_the_normal_as_scipy_has_it():
+  values = np.random.default_rng(2).gamma(2, size=(3, 50))
+  expected = [stats.kstest((row - row.mean()) / row.std(), 'norm').statistic for row in values]
+  np.testing.assert_allclose(amat_claims.from_normal(values), expected)
+
+
+def test_the_average_is_over_clean_and_all_levels():
+  frame = rows(volumes=2)
+  mean = amat_claims.averaged(frame, attack='pgd', metric='DICE')
+  one = frame[(frame['arm'] == 'amat') & (frame['index'] == 1)]
+  got = mean[(mean['arm'] == 'amat') & (mean['index'] == 1)]['DICE']
+  assert got.item() == pytest.approx(one['DICE'].mean())
+  assert set(mean['attack']) == {amat_claims.AVERAGE} and len(mean) == 4 * 6
+
+
+def test_volume_dice_minus_slice_dice_by_hand():
+  frame = rows({'std': DICE['std']}, volumes=1, slices=2)
+  found = amat_claims.volumes(frame[frame['attack'] == 'none'])
+  # slices: tp 100 and 10, fn 0 and 40
+  together, apart = 2 * 110 / (220 + 40), (1 + 20 / 60) / 2
+  assert found['volume_minus_slices'].item() == pytest.approx(together - apart)
+
+
+def test_seconds_leave_out_compilation_and_interruptions():
+  log = pd.DataFrame(
+    {
+      'arm': ['amat'] * 5 + ['sat_1'] * 5,
+      'seed': 0,
+      'step': [1, 20, 40, 60, 80] * 2,
+      'seconds': [30.0, 40.0, 60.0, 2.0, 22.0, 31.0, 41.0, 51.0, 61.0, 71.0],
+    }
+  )
+  table = inputs.seconds_per_step(log)
+  ours = table[table['arm'] == 'amat'].set_index('step')['per_step']
+  assert dict(ours) == pytest.approx({20: 10 / 19, 40: 1.0, 80: 1.0})
+  found = amat_claims.ratios(log, sat=('sat_1',)).set_index('step')['ratio']
+  assert dict(found) == pytest.approx({20: 1.0, 40: 2.0, 80: 2.0})
+  assert inputs.seconds_per_step(None).empty and amat_claims.ratios(None, sat=SAT).empty

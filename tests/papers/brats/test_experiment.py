@@ -1,0 +1,266 @@
+"""The study of gliomas without training: its networks, readings, arms, files and claims."""
+
+import jax
+import numpy as np
+import pytest
+
+from robustmed import errors
+from robustmed.data.files import nifti
+from robustmed.evaluation import claims, grid
+from robustmed.papers import published
+from robustmed.papers.brats import claims as brats_claims
+from robustmed.papers.brats import evaluation, experiment, tables
+from robustmed.runs import commandline, costs, description
+from support import tumour_rows
+
+
+def config(dimension=3, preset='smoke'):
+  return commandline.load_config(f'configs/brats{dimension}d.py:{preset}')
+
+
+@pytest.mark.parametrize(
+  ('dimension', 'parameters', 'gmacs'), [(3, 8_269_676, 176.5), (2, 2_775_788, 1.09)]
+)
+def test_paper_presets_are_the_papers_networks(dimension, parameters, gmacs):
+  chosen = config(dimension, 'paper')
+  task = experiment.make_task(chosen)
+  assert costs.parameter_count(task) == parameters
+  assert costs.multiply_adds(task) / 1e9 == pytest.approx(gmacs, rel=5e-3)
+  students = [name for name in chosen.arms if name.startswith('distil_')]
+  assert students == ['distil_20', 'distil_100', 'distil_500', 'distil_5000']
+  assert {'at_01', 'at_05', 'at_10', 'noise', 'pgd_05', 'wrong_labels'} <= set(chosen.arms)
+  assert chosen.evaluate.levels == tuple(np.round(np.arange(1, 11) / 100, 2))
+
+
+def test_students_differ_from_the_rest_in_the_gain_of_their_logits_alone():
+  exp = experiment.build(config())
+  task = exp.task_of('distil_100')
+  assert task.predict is exp.task.predict and task.init is not exp.task.init
+  assert exp.task_of('std').init is exp.task.init
+  for name in ('teacher_100', 'distil_100'):
+    assert exp.arms[name].model == {'logit_gain': 100.0}
+  variables = task.init(jax.random.key(0))
+  assert float(variables['fixed']['logit_gain']) == 100.0
+  assert exp.arms['distil_100'].needs == ('teacher_100',)
+  assert exp.arms['teacher_100'].attacks == ()
+
+
+def test_readings_reach_the_arms():
+  chosen = config(3, 'demo')
+  assert len(experiment.build(chosen).arms['at_05'].defense.phases) == 2
+  with chosen.unlocked():
+    chosen.reading.update({'distillation': 'literal', 'updates': 'together', 'epochs': 'paper'})
+  exp = experiment.build(chosen)
+  assert exp.arms['distil_100'].task is None and exp.arms['distil_100'].model == {}
+  assert len(exp.arms['at_05'].defense.phases) == 1
+  std, other = exp.arms['std'].train, exp.arms['at_05'].train
+  assert std['steps'] == other['steps'] // 4
+  assert std['optimisers']['main']['lr'] == pytest.approx(other['optimisers']['main']['lr'] / 5)
+  chosen.reading.updates = 'never'
+  with pytest.raises(errors.UserError, match=r"unknown reading of updates 'never'.*in_turn"):
+    experiment.build(chosen)
+
+
+def test_slices_train_on_the_dice_of_the_batch_and_volumes_on_their_own():
+  coupled = lambda dimension: {
+    arm.defense.coupled for arm in experiment.build(config(dimension)).arms.values()
+  }
+  assert coupled(2) == {True} and coupled(3) == {False}
+
+
+def test_attacks_that_are_not_there_are_left_out():
+  def reduced(*kept):
+    chosen = config()
+    with chosen.unlocked():
+      for name in set(chosen.evaluate.attacks) - {*kept}:
+        del chosen.evaluate.attacks[name]
+    exp = experiment.build(chosen)
+    shown = evaluation.shown_attacks(exp, 'std', eps=0.03)
+    assert evaluation.shown_attacks(exp, 'noise', eps=0.03) == shown[:1]
+    return exp.main, shown, len(experiment.extra_cells(chosen, 'std', 0, ()))
+
+  three = [('fgsm', 0.05), ('ifgsm', 0.05), ('tifgsm', 0.05)]
+  assert reduced('fgsm', 'ifgsm', 'tifgsm') == ('fgsm', [('fgsm', 0.03), *three], 2)
+  assert reduced('fgsm') == ('fgsm', [('fgsm', 0.03), three[0]], 0)
+  assert reduced('tifgsm', 'noise') == ('tifgsm', [('tifgsm', 0.03), three[2]], 1)
+  assert reduced('square') == ('square', [('square', 0.03)], 0)
+
+
+def test_files_show_the_tables_level_or_the_largest():
+  probe = experiment.build(config()).probes['fgsm']
+  assert evaluation.shown_eps(probe) == 0.05
+  assert evaluation.shown_eps(probe._replace(levels=(0.01, 0.1))) == 0.1
+
+
+def test_artefacts_can_be_switched_on():
+  chosen = config()
+  assert 'motion' not in experiment.build(chosen).probes
+  with chosen.unlocked():
+    chosen.evaluate.corruptions = ('motion', 'rician')
+  probes = experiment.build(chosen).probes
+  assert probes['motion'].objective == 'dice' and len(probes['rician'].levels) == 4
+  chosen.evaluate.corruptions = ('rain',)
+  with pytest.raises(errors.UserError, match=r"unknown corruption 'rain'.*motion"):
+    experiment.build(chosen)
+
+
+def test_wrong_labels_come_before_the_movements():
+  chosen = config(2)
+  rng = np.random.default_rng(0)
+  labels = np.zeros((4, 16, 16), np.int32)
+  labels[:, 5:9, 5:9] = 1
+  batch = {
+    'image': rng.uniform(0, 1, (4, 16, 16, 4)).astype(np.float32),
+    'target': {'labels': labels},
+    'index': np.arange(4, dtype=np.int32),
+  }
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.arange(4))
+  spoil = experiment.make_augment(chosen, {'wrong_labels': 'dilate', 'wrong_share': 1.0})(None)
+  plain = experiment.make_augment(chosen)(None)
+  wrong, right = (np.asarray(f(keys, batch)['target']['labels']) for f in (spoil, plain))
+  assert right.sum() == 4 * 16 and wrong.sum() == 4 * 36
+
+
+def test_memory_of_a_step_counts_updates_in_turn_one_by_one():
+  exp = experiment.build(config())
+  assert description.device_bytes(exp, ('at_05',)) == description.device_bytes(exp, ('std',))
+
+
+def test_two_series_of_real_data_make_a_network_of_two_channels(shared_data):
+  chosen = config(2)
+  with chosen.unlocked():
+    chosen.data.update({'source': 'brats', 'dir': str(shared_data / 'brats2015_deepmedic')})
+  assert experiment.make_task(chosen).image_shape == (16, 16, 2)
+
+
+def test_a_prediction_goes_back_to_the_grid_of_its_file(tmp_path):
+  affine = np.diag([-1.5, -1.0, 2.0, 1.0])
+  box = np.array([[1, 5], [2, 8], [0, 4]])
+  truth = np.random.default_rng(0).integers(0, 4, (16, 16, 16))
+  target = {'affine': affine, 'grid': np.array([6, 9, 7]), 'box': box}
+  logits = 5.0 * np.eye(4)[truth]
+  image = np.repeat(truth[..., None] / 4, 2, axis=-1)
+
+  def example(cut, **more):
+    fields = {'image': image[cut], 'group': 3, 'target': {**target, **more}}
+    return grid.Example(fields, image[cut], {'head0': logits[cut]}, {'head0': logits[cut]})
+
+  whole = [example(slice(None))]
+  order = np.random.default_rng(1).permutation(16)
+  parts = [example(place, position=place) for place in order]
+  for name, found in (('whole', whole), ('slices', parts)):
+    evaluation.write_case(tmp_path, name, found)
+  for kind in ('clean', 'adversarial', 'prediction', 'prediction_clean'):
+    axes = 4 if kind in ('clean', 'adversarial') else 3
+    one, two = (
+      nifti.read(tmp_path / f'{name}_{kind}.nii.gz', axes=axes) for name in ('whole', 'slices')
+    )
+    np.testing.assert_array_equal(one.array, two.array)
+    np.testing.assert_array_equal(one.affine, affine)
+    assert one.array.shape[:3] == (6, 9, 7) and one.array.dtype == np.float32
+  labels = nifti.read(tmp_path / 'whole_prediction.nii.gz').array
+  assert set(np.unique(labels)) <= {0, 1, 2, 4} and (labels == 4).any()
+  want = nifti.restore(np.array([0, 1, 2, 4])[truth], nifti.Geometry(affine, target['grid'], box))
+  np.testing.assert_array_equal(labels, want)
+
+
+def test_published_tables():
+  table = published.brats(3)
+  cell = lambda frame, arm, eps: frame[
+    (frame['arm'] == arm) & (frame['metric'] == 'dice_wt') & (frame['eps'] == eps)
+  ].iloc[0]
+  assert cell(table, 'std', 0.05)['mean'] == 0.676 and np.isnan(cell(table, 'std', 0.05)['p'])
+  best = cell(table, 'distil_5000', 0.1)
+  assert (best['mean'], best['std'], best['star'], best['p']) == (0.758, 0.182, 1, 1.678e-7)
+  assert cell(published.brats(2), 'at_10', 0.05)['mean'] == 0.749
+  assert len(table) == 3 * 3 * 8
+  attacks = published.brats_attacks().set_index(['attack', 'metric'])
+  assert attacks.loc[('ifgsm', 'psnr'), 'mean'] == 27.93
+  assert attacks.loc[('tifgsm', 'dice_et'), 'star'] == 1 and attacks['mean'].isna().sum() == 3
+
+
+def decide(frame, **fields):
+  options = {
+    'dimension': 3,
+    'arms': list(tumour_rows.DICE),
+    'training': tumour_rows.log(),
+    'other': None,
+    **fields,
+  }
+  made = brats_claims.of_paper(frame, adaptive=tumour_rows.ATTACKS[1:], **options)
+  return claims.decide(made, frame).set_index('statement')
+
+
+def test_claims_hold_where_the_numbers_are_the_papers():
+  other = tumour_rows.rows({'std': (0.78, 0.5, 0.3, 0.4, 0.5)})
+  found = decide(tumour_rows.rows(), other=other, training=tumour_rows.log(at=0.8))
+  waiting = found[found['verdict'] != 'holds']
+  assert waiting.index.tolist() == ['A larger training eps is not always better']
+  assert waiting['numbers'].item() == 'fewer than three training levels of adversarial training'
+  assert 'i-FGSM lowers core Dice more than ti-FGSM' in found.index
+  assert 'Under the worst attack distil_5000 is less than 0.1 better than no defense' in found.index
+
+
+def test_claims_that_cannot_be_decided_say_why():
+  found = decide(tumour_rows.rows(), training=None)
+  lost = found[found['verdict'] == 'not run']['numbers']
+  assert any('config.report.other' in text for text in lost)
+  assert any('no training log' in text for text in lost)
+  few = decide(tumour_rows.rows(subjects=2))
+  assert 'holds' not in set(few['verdict'])
+
+
+def test_costs_are_compared_with_both_trainings_of_a_student():
+  dear = decide(tumour_rows.rows(), training=tumour_rows.log(at=1.2))
+  statement = 'Adversarial training is cheaper than distillation (seconds per step)'
+  assert dear.loc[statement, 'verdict'] == 'fails'
+  ratio = brats_claims.cost_ratios(
+    tumour_rows.log(at=0.8), brats_claims.arms_of(list(tumour_rows.DICE))
+  )['ratio']
+  np.testing.assert_allclose(ratio, 0.8 / 0.9)
+
+
+def test_more_budgets_make_the_claim_about_them_testable():
+  more = {
+    **tumour_rows.DICE,
+    'at_01': tumour_rows.DICE['noise'],
+    'at_10': tumour_rows.DICE['noise'],
+  }
+  found = decide(tumour_rows.rows(more), arms=list(more))
+  named = [text for text in found.index if text.startswith('A larger training eps')]
+  assert [text.rsplit(': ', 1)[1] for text in named] == ['at_05 above at_01', 'at_05 above at_10']
+  assert set(found.loc[named, 'verdict']) == {'holds'}
+
+
+def test_tables_carry_the_papers_numbers_and_their_family():
+  frame = tumour_rows.rows()
+  first = tables.attacks(frame, eps=0.05)
+  assert first['attack'].tolist()[:4] == ['No attack', 'No attack (paper)', 'FGSM', 'FGSM (paper)']
+  assert first.loc[3, 'core'] == '0.561 ± 0.077*' and first.loc[2, 'whole tumour'].endswith('*')
+  arms = {name: name for name in tumour_rows.DICE}
+  table, tests = tables.defenses(frame, arms=arms, dimension=3, levels=(0.05, 0.1))
+  assert len(tests) == 4 * 3 * 3 and set(tests['family']) == {
+    '4 defenses x 3 regions x 3 levels: 36 tests'
+  }
+  paper = table[table['defense'] == 'distil_5000 (paper)'].iloc[0]
+  assert paper['Dice 0.05'] == '0.809 ± 0.161*' and paper['p (Holm) 0'] == '0.871 (raw)'
+  assert 'noise (paper)' not in set(table['defense'])
+  strong = tables.stronger(frame, arms=arms, eps=0.05, metric='dice_wt').set_index('arm')
+  assert strong.loc['distil_5000', 'worst per subject'] == pytest.approx(0.40, abs=0.03)
+  assert np.isnan(strong.loc['std', 'noise'])
+  against = tables.rivals(
+    frame, distilled=['distil_100', 'distil_5000'], trained=['at_05'], levels=(0.0, 0.05)
+  )
+  assert len(against) == 3 * 2 * 3 and (against['p_holm'] <= against['p_bonferroni'] + 1e-12).all()
+  signs = tables.diagnostics(frame, arms=arms, eps=0.05).set_index('arm')
+  assert signs.loc['distil_100', 'zero gradients'] == pytest.approx(0.9)
+  assert signs.loc['std', 'RMSE of FGSM at 0.05'] == pytest.approx(0.04)
+  assert tables.artefacts(frame, arms=arms, metric='dice_wt').empty
+
+
+def test_another_run_that_is_not_there_is_told_before_the_training(tmp_path):
+  chosen = config()
+  with chosen.unlocked():
+    chosen.report.other = str(tmp_path)
+  with pytest.raises(errors.UserError, match=r'config\.report\.other: no results in'):
+    experiment.build(chosen)

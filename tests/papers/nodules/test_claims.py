@@ -1,0 +1,110 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed.evaluation import claims
+from robustmed.metrics import froc
+from robustmed.papers.nodules import claims as nodules_claims
+from robustmed.papers.nodules import scans
+from support import nodule_rows
+
+RESAMPLES = 400
+
+
+@pytest.fixture(scope='module')
+def scored(tmp_path_factory):
+  folder = nodule_rows.submissions(tmp_path_factory.mktemp('froc'))
+  return scans.read_scored(folder, min_diameter=6.0)
+
+
+def decide(scored, stress, made):
+  options = {'baseline': 'beta_finetune', 'eps': 0.15, 'code_eps': 0.15, 'resamples': RESAMPLES}
+  own = nodules_claims.of_paper(scored, stress, made, **options)
+  more = nodules_claims.beyond(stress, eps=0.15)
+  return claims.decide([*own, *more], nodule_rows.rows()).set_index('statement')
+
+
+def test_stress_claims_hold_where_the_numbers_are_those_of_the_paper(scored):
+  decided = decide(scored, nodule_rows.stress(), nodule_rows.made())
+  paper = decided[decided['place'] != nodules_claims.TABLE_3]
+  assert len(paper) == 16 and (paper['verdict'] == 'holds').all(), paper[
+    paper['verdict'] != 'holds'
+  ]
+  table = decided[decided['place'] == nodules_claims.TABLE_3]['verdict']
+  assert len(table) == 7
+  assert table['Synthetic nodules help the baseline (CPM)'] == 'holds'
+  # equal networks: nothing is better, and 12 scans are too few to call them equal
+  assert table['Fine-tuning with the beta loss is better than training with it'] == 'undecided'
+
+
+def test_claims_fail_where_the_numbers_say_the_opposite(scored):
+  cells = {
+    **nodule_rows.CELLS,
+    ('noise_pgd', 0.15): (0.10, 0.10, 0.90, 0.90),
+    ('codes', 0.15): (0.95, 0.30, 0.9, 0.9),
+  }
+  made = nodule_rows.made()
+  made['attack'] = made['attack'].map({'codes': 'random', 'random': 'codes'})
+  decided = decide(scored, nodule_rows.stress(cells), made)['verdict']
+  for statement in (
+    'Attacked noise fools the baseline',
+    '... and not the network trained with it',
+    'Searched codes lower the confidence of the baseline more than random ones',
+    'Training with searched codes restores the confidence on them',
+    'Searched nodules are smaller than random ones',
+  ):
+    assert decided[statement] == 'fails', statement
+
+
+def test_what_is_missing_was_not_run(scored):
+  only = {key: value for key, value in scored.items() if key[0] == 'beta_finetune'}
+  decided = decide(only, pd.DataFrame(), pd.DataFrame())
+  assert (decided['verdict'] == 'not run').all()
+  text = decided.loc['Synthetic nodules help the baseline (CPM)', 'numbers']
+  assert text == 'no submission of syn (seed 0)'
+
+
+def test_differences_of_the_cpm_are_those_of_the_froc_tool(scored):
+  one, two = scored['syn', 0], scored['beta_finetune', 0]
+  expected = froc.compare(one, two, resamples=RESAMPLES)
+  test = nodules_claims.Cpm('syn', 'beta_finetune', scored, low=0.0, resamples=RESAMPLES)
+  found = test(nodule_rows.rows())
+  assert found.effect == pytest.approx(expected.value)
+  assert 2 * found.p == pytest.approx(expected.p_value, abs=2 / RESAMPLES)
+  assert str(test) == 'CPM(syn) - CPM(beta_finetune) > 0'
+  few = dataclasses.replace(test, rates=nodules_claims.LOW_RATES)
+  assert str(few).startswith('sensitivity at 0.125 and 0.25 (syn) - ')
+  swapped = nodules_claims.Cpm('beta_finetune', 'syn', scored, low=0.0, resamples=RESAMPLES)
+  other = swapped(nodule_rows.rows())
+  assert other.effect == pytest.approx(-expected.value)
+  assert other.opposite == pytest.approx(found.p) and other.p > 0.9
+
+
+def test_equal_networks_are_equal_within_a_tolerance(scored):
+  same = {('a', 0): scored['syn', 0], ('b', 0): scored['syn', 0]}
+  equal = nodules_claims.Cpm('a', 'b', same, low=-0.02, high=0.02, resamples=50)
+  found = equal(nodule_rows.rows())
+  assert found.effect == pytest.approx(0.02) and found.p == pytest.approx(1 / 51)
+  assert str(equal) == '-0.02 < CPM(a) - CPM(b) < 0.02'
+  apart = {('a', 0): scored['syn', 0], ('b', 0): scored['beta_finetune', 0]}
+  found = nodules_claims.Cpm('a', 'b', apart, low=-0.02, high=0.02, resamples=50)(
+    nodule_rows.rows()
+  )
+  assert found.effect < 0 and found.p == 1 and found.opposite == pytest.approx(2 / 51)
+
+
+def test_placements_average_to_the_auroc():
+  table = pd.DataFrame(
+    {
+      'arm': 'a', 'seed': 0, 'attack': ['none', 'none', 'noise_pgd', 'noise_pgd'], 'eps': 1.0,
+      'index': range(4), 'group': range(4), 'uncertainty': [0.2, 0.4, 0.3, 0.5],
+    }
+  )  # fmt: skip
+  found = nodules_claims.placements(
+    table, attack='noise_pgd', clean=('none',), metric='uncertainty'
+  )
+  np.testing.assert_array_equal(found[nodules_claims.PLACEMENT], [0.5, 1.0])
+  none = nodules_claims.placements(table, attack='codes', clean=('none',), metric='uncertainty')
+  assert none.empty

@@ -1,0 +1,311 @@
+import types
+
+import jax
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from robustmed import data, errors
+from robustmed.data import store
+from robustmed.data.chest import nodule_scans
+from robustmed.evaluation import grid
+from robustmed.papers.nodules import arms as nodules_arms
+from robustmed.papers.nodules import candidates as finding
+from robustmed.papers.nodules import experiment as nodules
+from robustmed.papers.nodules import pools, scans, stress
+from robustmed.runs import commandline, costs, experiment
+from support import chests, lungs
+
+NODULE, NEGATIVE, BACKGROUND = 1, 0, 2
+
+
+def load(preset):
+  return commandline.load_config(f'configs/nodules.py:{preset}')
+
+
+@pytest.fixture
+def config():
+  return load('smoke')
+
+
+def change(config, **changes):
+  for name, value in changes.items():
+    *path, last = name.split('__')
+    place = config
+    for part in path:
+      place = place[part]
+    with place.unlocked():
+      place[last] = value
+  return config
+
+
+# Configuration and arms ---------------------------------------------------------------------------
+
+
+def test_the_demo_trains_what_the_others_begin_with_first():
+  arms = nodules.build(load('demo')).arms
+  order, _ = experiment.in_order(arms)
+  assert set(order) == {
+    'blob', 'blob_glass', 'synthesiser', 'segmentation', 'ce', 'beta_finetune', 'syn_random',
+    'syn', 'poisson', 'perturb',
+  }  # fmt: skip
+  before = lambda first, second: order.index(first) < order.index(second)
+  assert before('segmentation', 'ce') and before('ce', 'beta_finetune')
+  for name in ('syn_random', 'syn', 'perturb', 'poisson'):
+    assert arms[name].init_from == 'beta_finetune' and before('blob', name)
+    assert ('synthesiser' in arms[name].needs) == name.startswith('syn')
+  assert {name for name, arm in arms.items() if not arm.graded} == {
+    'blob', 'blob_glass', 'synthesiser', 'segmentation',
+  }  # fmt: skip
+
+
+def test_the_paper_has_all_ten_variants_and_three_candidate_networks():
+  config = load('paper')
+  arms = nodules.build(config).arms
+  graded = [name for name, arm in arms.items() if arm.graded]
+  assert graded == [
+    'ce', 'beta', 'beta_finetune', 'syn_random', 'syn', 'poisson', 'poisson_syn', 'perturb',
+    'perturb_syn',
+  ]  # fmt: skip
+  assert {'blob', 'blob_glass', 'rpn'} <= set(arms) and arms['rpn'].needs == ('blob',)
+  with config.unlocked():
+    config.reference.kind = 'detector'
+  assert nodules_arms.REFERENCE in nodules.build(config).arms
+  assert not nodules_arms.candidate_arms(load('real'))  # LUNA16's own list
+
+
+@pytest.mark.parametrize('preset', ['', 'smoke', 'real'])
+def test_every_network_that_the_page_shows_fits_the_preset(preset):
+  config = load(preset)
+  shown = nodules_arms.shown_networks(config, nodules.make_task(config, {}))
+  for name, task in shown.items():
+    assert costs.multiply_adds(task) > 0, name
+
+
+def test_mistakes_in_the_configuration_are_one_line(tmp_path):
+  def fails(message, **changes):
+    with pytest.raises(errors.UserError, match=message):
+      nodules.build(change(load('smoke'), **changes))
+
+  fails("unknown data field candidates 'list'", data__candidates='list')
+  fails('unknown arm that the searches attack', pools__victim='ce2')
+  fails('unknown reference', reference__kind='luna')
+  fails('there is no file', reference__kind='submission', reference__submission='nowhere.csv')
+  fails("unknown pool of arm 'syn'", arms__syn__added=('codez',))
+  fails('both for positive/synthetic', arms__syn__added=('codes', 'random'))
+  fails('for stress tests alone', arms__syn__added=('plain_noise',))
+  fails('unknown field of synthesiser.weights', synthesiser__weights={'kl': 1.0})
+  fails('augment needs shift', augment__scale=1.5)
+  fails('unknown model', model__name='resnet50')
+
+
+def test_the_network_with_boxes_begins_as_the_blob_network(config):
+  with config.unlocked():
+    config.candidates.boxes = True
+  arms = nodules_arms.candidate_arms(config)
+  blob = arms['blob'].task.init(jax.random.key(7))
+  finished = types.SimpleNamespace(load={'blob': blob}.__getitem__, seed=0)
+  drawn = arms['rpn'].task.init(jax.random.key(8))
+  begun = arms['rpn'].start(finished)(drawn)
+  assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, drawn)
+  np.testing.assert_array_equal(begun['params']['stem']['kernel'], blob['params']['stem']['kernel'])
+  assert 'boxes' in begun['params'] and 'boxes' not in blob['params']
+
+
+# Training examples --------------------------------------------------------------------------------
+
+
+def source(nodules=3, negatives=4, backgrounds=2):
+  """Patches of made-up roles, the nodules first."""
+  counts = (nodules, negatives, backgrounds)
+  roles = np.repeat([NODULE, NEGATIVE, BACKGROUND], counts).tolist()
+  rows = [lungs.example(i, positive=role == NODULE) for i, role in enumerate(roles)]
+  for row, role in zip(rows, roles):
+    row |= {'role': np.int32(role), 'diameter': np.float32(2.0 * row['index'] * (role == NODULE))}
+  split = store.Split(rows, [int(row['group']) for row in rows])
+  splits = {'train': roles, 'test': roles}
+  return data.Source(train=split, test=split, volumes=split, info={'roles': splits})
+
+
+def drawn(made, draws):
+  kinds = {}
+  for draw in range(draws):
+    position, wish = made.sampling.choose(draw, seed=3, batch_size=8, size=len(made.train))
+    example = made.sampling.crop(made.train[position], wish)
+    name = example['name'].rstrip('0123456789')
+    kinds[name, int(example['target'])] = kinds.get((name, int(example['target'])), 0) + 1
+  return kinds
+
+
+def pool(name, target, *, first, count=3):
+  rows = [
+    {
+      'image': np.full(lungs.SHAPE, 0.5, np.float32), 'target': np.int32(target),
+      'name': f'{name}0', 'index': np.int32(first + i), 'group': np.int32(i), 'keep': True,
+    }
+    for i in range(count)
+  ]  # fmt: skip
+  return store.Split(rows, [0] * count)
+
+
+def test_shares_are_those_of_the_paper_and_what_is_lacking_is_real(config):
+  wanted = nodules_arms.shares(config)
+  assert list(wanted['positive']) == ['real', 'synthetic', 'attacked']
+  codes = pool('codes', 1, first=pools.FIRST)
+  attacked = pool('positives', 1, first=2 * pools.FIRST)
+  noise = pool('noise', 0, first=3 * pools.FIRST)
+  whole = {
+    'positive/synthetic': codes, 'positive/attacked': attacked, 'negative/attacked': noise,
+  }  # fmt: skip
+  assert drawn(nodules_arms.mixture(source(), whole, wanted), 80) == {
+    ('patch', 1): 20, ('codes', 1): 10, ('positives', 1): 10, ('patch', 0): 20, ('noise', 0): 20,
+  }  # fmt: skip
+  some = nodules_arms.mixture(source(), {'positive/synthetic': codes}, wanted)
+  assert drawn(some, 80) == {('patch', 1): 30, ('codes', 1): 10, ('patch', 0): 40}
+  example = some.train[len(some.train) - 1]
+  assert set(example) == set(source().train[0]) - {'name'} | {'name'}
+
+
+def test_an_unknown_kind_of_share_is_a_mistake(config):
+  with config.unlocked():
+    config.sampling.positive = {'real': 0.5, 'fake': 0.5}
+  with pytest.raises(errors.UserError, match='unknown kind of positive training examples'):
+    nodules_arms.shares(config)
+
+
+def test_the_synthesiser_learns_from_nodules_with_masks():
+  given = source()
+  finished = types.SimpleNamespace(source=given)
+  found = nodules_arms.masked(finished)
+  assert [int(row['target']) for row in found.train] == [1, 1, 1]
+  for row in given.train:
+    row['has_mask'] = np.bool_(False)
+  with pytest.raises(errors.UserError, match='no training nodule has a mask'):
+    nodules_arms.masked(finished)
+
+
+def test_networks_are_judged_on_negatives_and_large_nodules():
+  found = nodules.judged(source(), 3.0)  # diameters 0, 2 and 4
+  assert [(int(r['target']), float(r['diameter'])) for r in found] == [(1, 4.0), *[(0, 0.0)] * 4]
+  with pytest.raises(errors.UserError, match=r'lower data\.min_diameter'):
+    nodules.judged(source(), 5.0)
+
+
+# Stress tests and scans ---------------------------------------------------------------------------
+
+
+def test_columns_of_the_stress_tests(config):
+  kinds = {(kind.attack, kind.eps): kind for kind in stress.kinds(config)}
+  assert {('none', 0.0), ('uniform', 0.3), ('uniform_wide', 0.3), ('poisson', 5)} <= set(kinds)
+  assert {('codes', 0.15), ('random', 1.0), ('noise_pgd', 0.15), ('plain_noise', 1.0)} <= set(kinds)
+  assert [kind.attack for kind in stress.own(config)] == ['own_noise_pgd']
+  assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
+  cells = stress.extra_cells(config, 'syn', 1, ())
+  assert cells == {'stress/syn.seed1.own_noise_pgd.0.15.parquet': 4 * 2}
+  with config.unlocked():
+    config.stress.white_box = ('random',)
+  with pytest.raises(errors.UserError, match='unknown pool to search in the white box'):
+    stress.own(config)
+
+
+def test_codes_are_compared_in_equal_numbers():
+  begin = store.Part(source(backgrounds=2).train, [7, 8])
+  rows = []
+  for number, candidate in enumerate((0, 3)):
+    image = np.array(begin[candidate % 2]['image'])
+    image[2:4, 2:4, 2:4] = 0.5
+    row = {'image': image, 'index': 100 + candidate, 'group': 5, 'diameter': 7.0 + number}
+    rows.append(row)
+  found = pools.synthetic_nodules(store.Split(rows, [5, 5]), begin, first=100)
+  assert found['index'].tolist() == [0, 3] and found['diameter'].tolist() == [7.0, 8.0]
+  np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.5)))
+  assert found['border'].tolist() == [0.0, 0.0]
+  first = stress._FIRST
+  made = store.Split([{**row, 'index': row['index'] - 100 + first} for row in rows], [5, 5])
+  stored = stress.slices('codes 0.15', made, begin, count=8)
+  np.testing.assert_array_equal(stored['codes 0.15/number'], [0, 3])
+  np.testing.assert_array_equal(stored['codes 0.15/before'][1], begin[1]['image'][4, ..., 0])
+  assert (stored['codes 0.15'][:, 2:4, 2:4] != 0.5).all()  # slice 4 lies beyond the nodule
+
+
+def test_a_synthesiser_that_draws_along_the_border_is_told_of(capsys):
+  begin = store.Part(source(backgrounds=2).train, [7, 8])
+  first = pools.FIRST * pools.POOLS['random'].number
+
+  def pool(where):
+    image = np.array(begin[0]['image'])
+    image[where] = 0.5
+    row = {'image': image, 'index': first, 'group': 5, 'diameter': 7.0}
+    return store.Split([row], [5])
+
+  pools.warn('random', pool(np.s_[2:4, 2:4, 2:4]), begin)
+  assert not capsys.readouterr().err
+  pools.warn('random', pool(np.s_[0:2, 2:4, 2:4]), begin)  # one of two layers
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'pool random: 50% of the synthetic nodules lies in the border' in line
+
+
+def test_real_nodules_are_measured_by_their_masks():
+  examples = []
+  for number, side in enumerate((2, 3)):
+    soft, image = np.zeros(lungs.SHAPE, np.float32), np.full(lungs.SHAPE, 0.25, np.float32)
+    soft[1 : 1 + side, 1 : 1 + side, 1 : 1 + side] = 1.0
+    image[soft > 0] = 0.75
+    row = {'image': image, 'soft': soft, 'has_mask': np.bool_(True)}
+    examples.append({**row, 'index': np.int32(number), 'group': np.int32(4)})
+  examples.append({**examples[1], 'has_mask': np.bool_(False)})
+  part = store.Split(examples, [4, 4, 4])
+  found = pools.real_nodules(part, spacing=1.5, smallest=4.0)
+  assert found['index'].tolist() == [1]  # the ball of 8 voxels of 1.5 mm is smaller than 4 mm
+  np.testing.assert_allclose(found['diameter'], 2 * (3 * 27 * 1.5**3 / 4 / np.pi) ** (1 / 3))
+  np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.75)))
+  assert found['border'].tolist() == [0.0] and found['arm'].tolist() == ['synthesiser']
+
+
+def test_candidates_are_scored_in_the_patch_about_them(config):
+  image = np.zeros((24, 24, 24), np.float32)
+  image[18:, 18:, 18:] = 1.0
+  scan = chests.scan(image, spacing=(3.0, 3.0, 3.0))
+  points = np.array([[12.0, 12.0, 12.0], [60.0, 60.0, 60.0]])
+  bright = lambda image: {
+    'confidence': image.mean((1, 2, 3, 4)),
+    'entropy': image.max((1, 2, 3, 4)),
+  }
+  found = finding.Candidates(points, np.array([0.9, 0.8]))
+  table = scans.scored(config, scan, found, bright)
+  assert table['seriesuid'].tolist() == ['one', 'one'] and table['coordX'].tolist() == [12.0, 60.0]
+  assert table['probability'][0] == 0 and table['probability'][1] > 0.3
+  assert table['entropy'][1] == 1
+  none = finding.Candidates(np.zeros((0, 3)), np.zeros(0))
+  assert scans.scored(config, scan, none, bright).empty
+
+
+def test_a_list_of_candidates_can_stand_in_for_networks(config):
+  listed = nodule_scans.table('one', [(1.0, 2.0, 3.0)], **{'class': [1]})
+  scan = chests.scan(np.zeros((4, 4, 4)), candidates=listed)
+  networks = scans.Networks(None, (), None, None, None)
+  found = scans.found_in(config, scan, networks)
+  np.testing.assert_array_equal(found.centre, [[1.0, 2.0, 3.0]])
+  with pytest.raises(errors.UserError, match='has no list of candidates'):
+    scans.found_in(config, scan._replace(candidates=None), networks)
+
+
+def test_an_attacked_patch_is_written_where_it_lies(config, tmp_path):
+  example = {'index': np.int32(3), 'target': {'centre': np.array([10.0, 20.0, 30.0])}}
+  image = np.full(lungs.SHAPE, 0.5, np.float32)
+  nodules.write_example(config, tmp_path, image, example)
+  read = sitk.ReadImage(str(tmp_path / '000003.mha'))
+  assert read.GetOrigin() == (-0.5, 9.5, 19.5) and read.GetSpacing() == (3.0, 3.0, 3.0)
+  assert (sitk.GetArrayFromImage(read) == -300).all()
+
+
+def test_the_classifier_learns_as_its_loss_says(config):
+  task = nodules.make_task(config, {'loss': 'ce'})
+  outputs = {'logits': np.array([[0.0, 2.0]], np.float32)}
+  batch = {'target': {'target': np.array([1])}}
+  assert set(task.losses(outputs, batch)) == {'ce'}
+  beta = nodules.make_task(config, {})
+  found = jax.tree.map(np.asarray, beta.losses(outputs, {**batch, 'progress': np.zeros(1)}))
+  assert found['divergence'] == 0 and found['evidence'] > 0
+  assert {'confidence', 'uncertainty', 'correct'} <= set(beta.metrics(outputs, batch))
+  assert grid.CLEAN == 'none'  # the name of the nodules as they are in the stress tests

@@ -1,0 +1,131 @@
+import errno
+import io
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed import errors
+from robustmed.process import files
+
+
+def test_a_failing_block_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'a.txt'
+  files.write_text(path, 'old')
+  with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+    temporary.write_text('half')
+    raise RuntimeError
+  assert path.read_text() == 'old'
+  assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_json_round_trip_and_folders_are_made(tmp_path):
+  path = tmp_path / 'deep' / 'er' / 'a.json'
+  files.write_json(path, {'b': [1, 2.5], 'a': None})
+  assert files.read_json(path) == {'a': None, 'b': [1, 2.5]}
+
+
+def test_a_damaged_file_and_a_blocked_folder_are_user_errors(tmp_path):
+  bad = tmp_path / 'bad.json'
+  bad.write_text('{"a": ')
+  with pytest.raises(errors.UserError, match=r'bad\.json is not valid JSON'):
+    files.read_json(bad)
+  with pytest.raises(errors.UserError, match='cannot write'):
+    files.write_text(bad / 'inside', 'x')
+
+
+def _archive(**arrays) -> bytes:
+  stored = io.BytesIO()
+  np.savez_compressed(stored, **arrays)
+  return stored.getvalue()
+
+
+def test_arrays_come_back(tmp_path):
+  (tmp_path / 'a.npz').write_bytes(_archive(arm=np.array(['std']), x=np.arange(3)))
+  found = files.arrays(tmp_path / 'a.npz')
+  assert set(found) == {'arm', 'x'} and found['x'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('kind', ['empty', 'text', 'cut', 'flipped', 'encrypted', 'npy', 'objects'])
+def test_what_is_no_whole_archive_is_called_damaged(tmp_path, kind):
+  whole, one, locked = _archive(x=np.arange(99)), io.BytesIO(), io.BytesIO()
+  np.save(one, np.arange(3))
+  with zipfile.ZipFile(locked, 'w') as archive:
+    archive.writestr('x.npy', one.getvalue())
+    archive.filelist[0].flag_bits |= 1
+  middle = len(whole) // 3
+  made = {
+    'empty': b'',
+    'text': b'no archive',
+    'cut': whole[:-9],
+    'flipped': whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+    'encrypted': locked.getvalue(),
+    'npy': one.getvalue(),
+    'objects': _archive(x=np.array([None, {}], object)),
+  }
+  path = tmp_path / 'bad.npz'
+  path.write_bytes(made[kind])
+  with pytest.raises(errors.UserError, match=r'bad\.npz is damaged \(.+\); delete it and run'):
+    files.arrays(path)
+
+
+class Silent:
+  def __init__(self, error):
+    self.error = error
+
+  def __str__(self):
+    return 'gs://b/a.npz'
+
+  def read_bytes(self):
+    raise self.error
+
+
+@pytest.mark.parametrize('kept', [0, 100])
+def test_a_table_that_cannot_be_read_is_told_of_in_one_line(tmp_path, kept):
+  path = tmp_path / 'rows.parquet'
+  pd.DataFrame({'a': [1.0, 2.0]}).to_parquet(path)
+  assert files.parsed(path, pd.read_parquet)['a'].tolist() == [1.0, 2.0]
+  path.write_bytes(path.read_bytes()[:kept])
+  with pytest.raises(errors.UserError, match=r'cannot read .*rows\.parquet: .*; delete it and run'):
+    files.parsed(path, pd.read_parquet)
+
+
+@pytest.mark.parametrize(
+  ('error', 'said'),
+  [
+    (PermissionError(errno.EACCES, 'Permission denied'), 'Permission denied'),
+    (OSError('HTTP 503, retried 6 times'), 'HTTP 503, retried 6 times'),
+    (TimeoutError(), 'TimeoutError'),
+    (RuntimeError('Session is closed'), 'Session is closed'),  # of a driver
+  ],
+)
+def test_a_store_that_does_not_answer_has_damaged_nothing(error, said):
+  with pytest.raises(errors.UserError) as caught:
+    files.arrays(Silent(error))
+  line = str(caught.value)
+  assert line.startswith(f'cannot read gs://b/a.npz: {said}; check that it is there')
+  assert 'damaged' not in line and 'delete' not in line
+
+
+def test_lookup_names_the_nearest_and_lists_the_known():
+  table = {'pgd': 1, 'fgsm': 2}
+  assert errors.lookup(table, 'pgd', kind='attack') == 1
+  with pytest.raises(errors.UserError) as caught:
+    errors.lookup(table, 'fgms', kind='attack')
+  assert str(caught.value) == "unknown attack 'fgms'; did you mean 'fgsm'? (known: fgsm, pgd)"
+  assert '\n' not in str(errors.UserError('two\nlines'))
+
+
+def test_the_reason_of_the_system_is_found_where_libraries_hide_it():
+  full = OSError(errno.ENOSPC, 'No space left on device')
+  assert files.os_error(full) == errno.ENOSPC
+  try:
+    try:
+      raise full
+    except OSError:
+      raise ValueError('writing failed')  # noqa: B904
+  except ValueError as error:
+    assert files.os_error(error) == errno.ENOSPC
+  assert files.os_error(ValueError("Failed to write [os_error_code='122']")) == 122
+  assert files.os_error(ValueError('No space')) is None and files.os_error(None) is None

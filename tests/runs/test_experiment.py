@@ -1,0 +1,173 @@
+import json
+
+import ml_collections
+import pytest
+
+from support import toys
+from robustmed.runs import commandline
+from robustmed import errors
+from robustmed import papers
+from robustmed import types
+from robustmed.runs import experiment
+from robustmed.runs import workdir
+
+
+def _arms(**needs):
+  blank = types.Defense(phases=())
+  return {name: experiment.Arm(name, blank, {}, init_from=need) for name, need in needs.items()}
+
+
+def test_needed_arms_come_first_and_are_said():
+  arms = _arms(adv='std', student='teacher', std='', teacher='')
+  assert experiment.in_order(arms) == (['std', 'adv', 'teacher', 'student'], [])
+  assert experiment.in_order(arms, ('adv',)) == (['std', 'adv'], ['std'])
+  assert experiment.in_order(arms, ('std',)) == (['std'], [])
+
+
+def test_unknown_and_circular_needs_are_user_errors():
+  with pytest.raises(errors.UserError, match=r"unknown arm 'avd'; did you mean 'adv'"):
+    experiment.in_order(_arms(adv='', std=''), ('avd',))
+  with pytest.raises(errors.UserError, match=r"unknown arm \(needed by adv\) 'nobody'"):
+    experiment.in_order(_arms(adv='nobody'))
+  with pytest.raises(errors.UserError, match='in a circle: a -> b -> a'):
+    experiment.in_order(_arms(a='b', b='a'))
+
+
+def _config(**arm):
+  return ml_collections.ConfigDict(
+    {
+      'train': {'steps': 10, 'batch_size': 4},
+      'arms': {'std': {'defense': {'name': 'standard'}, **arm}},
+      'evaluate': {
+        'levels': (0.1,),
+        'attacks': {
+          'pgd': {'name': 'pgd', 'num_steps': 2, 'objective': 'bce', 'levels': (0.3, 0.5)}
+        },
+      },
+    }
+  )
+
+
+def test_arms_and_probes_from_plain_data():
+  task = toys.task()
+  arm = experiment.make_arms(task, _config(train={'steps': 3}))['std']
+  assert arm.train == {'steps': 3, 'batch_size': 4} and arm.needs == ()
+  probe = experiment.make_probes(task, _config())['pgd']
+  assert probe.levels == (0.3, 0.5) and probe.attack.num_gradients == 2
+
+
+@pytest.mark.parametrize(
+  'arm, message',
+  [
+    ({'train': {'step': 3}}, "unknown training option of an arm 'step'; did you mean 'steps'"),
+    ({'defense': {'name': 'standrad'}}, "unknown defense 'standrad'; did you mean 'standard'"),
+    ({'defense': {'name': 'noise', 'epz': 1}}, "unknown field of defense 'noise' 'epz'"),
+  ],
+)
+def test_misspelt_plain_data_is_a_user_error(arm, message):
+  with pytest.raises(errors.UserError, match=message):
+    experiment.make_arms(toys.task(), _config(**arm))
+
+
+def test_misspelt_attacks_and_objectives_are_user_errors():
+  config = _config()
+  config.evaluate.attacks.pgd.objective = 'seg'
+  with pytest.raises(errors.UserError, match="unknown objective 'seg'"):
+    experiment.make_probes(toys.task(), config)
+  config.evaluate.attacks.pgd.update({'objective': 'bce', 'name': 'pdg'})
+  with pytest.raises(errors.UserError, match="unknown attack 'pdg'; did you mean 'pgd'"):
+    experiment.make_probes(toys.task(), config)
+
+
+def test_an_experiment_without_its_main_attack_is_one_line():
+  from robustmed.runs import stages
+
+  config = commandline.load_config('configs/two_moons.py:smoke')
+  with config.unlocked():
+    del config.evaluate.attacks['pgd']
+    config.evaluate.attacks.other = {'name': 'pgd', 'objective': 'bce', 'num_steps': 1}
+  words = ['--config', 'configs/two_moons.py:smoke', '--stage', 'describe']
+  command = commandline.parse(words)._replace(config=config)
+  with pytest.raises(errors.UserError, match=r"evaluate\.attacks has no 'pgd', which two_moons"):
+    stages.run(command)
+
+
+def test_what_the_report_alone_reads_may_change(tmp_path):
+  config = {'config': {'report': {'other': '', 'pictures': 4}}}
+  workdir.claim(tmp_path, config)
+  config['config']['report']['other'] = 'runs/b'
+  assert not workdir.claim(tmp_path, config)
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  assert stored['config']['report']['other'] == 'runs/b'
+  config['config']['report']['pictures'] = 5
+  with pytest.raises(errors.UserError, match=r'report\.pictures: 4 there, 5 here'):
+    workdir.claim(tmp_path, config)
+
+
+def test_a_workdir_belongs_to_one_configuration(tmp_path):
+  config = {'a': {'b': 1, 'c': (1, 2)}}
+  workdir.claim(tmp_path / 'w', config)
+  workdir.claim(tmp_path / 'w', config)
+  with pytest.raises(errors.UserError, match=r'another configuration: a\.b: 1 there, 2 here; use'):
+    workdir.claim(tmp_path / 'w', {'a': {'b': 2, 'c': (1, 2)}})
+  with pytest.raises(errors.UserError, match=r'a\.d: \(absent\) there'):
+    workdir.claim(tmp_path / 'w', {'a': {'b': 1, 'c': (1, 2), 'd': 0}})
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='cannot make the workdir'):
+    workdir.claim(tmp_path / 'file' / 'w', config)
+
+
+def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatch, tmp_path):
+  import json
+
+  from robustmed import main
+
+  monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path))
+  monkeypatch.setattr(commandline, 'PROJECT', commandline.PROJECT)
+  config = str(commandline.PROJECT / 'configs' / 'quickstart.py') + ':paper'
+  assert main.main(['--config', config, '--stage', 'describe', '--config.data.dir=/nowhere']) == 0
+  told = json.loads(capsys.readouterr().out)
+  network = told['networks']['disk_shape']
+  assert network['parameters'] == 38_998_721
+  assert network['gmacs_per_example'] == pytest.approx(0.581, abs=0.002)
+  assert network['input_shape'] == [128, 128, 1]
+  assert told['data'] == {'train': 400, 'test': 100}
+  assert list(told['arms']) == ['std', 'rand', 'adv'] and told['arms']['adv']['needs'] == ['std']
+  # adv: two PGD-20 and three training passes on 64 images, 10,000 times
+  assert told['arms']['adv']['gradients'] == 10_000 * 64 * (40 + 3)
+  assert told['attacks']['pgd_seg']['levels'] == [0.01, 0.03, 0.05, 0.07, 0.1, 0.2]
+  per_network = 100 * (1 + 6 * (100 + 1))  # clean, PGD-100, FGSM; noise takes none
+  assert told['gradients']['evaluate'] == 3 * per_network
+  assert told['steps'] == 30_000 and told['device_bytes'] > 38_998_721 * 16
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_stays_with_the_data_it_began_with(tmp_path):
+  info = {'name': 'disks', 'fingerprint': 'a1', 'sizes': {'train': 4}, 'groups': {'train': 2}}
+  for _ in range(2):
+    workdir.claim_data(tmp_path, {**info, 'folder': '/cache/a1', 'counts': {}})
+  before = (tmp_path / 'data.json').read_bytes()
+  with pytest.raises(errors.UserError, match=r'not those .*\(sizes\.train: 4 there, 5 here\); use'):
+    workdir.claim_data(tmp_path, {**info, 'fingerprint': 'b2', 'sizes': {'train': 5}})
+  with pytest.raises(errors.UserError, match=r'changed, replaced or touched.*remove .*data\.json'):
+    workdir.claim_data(tmp_path, {**info, 'fingerprint': 'b2'})
+  assert (tmp_path / 'data.json').read_bytes() == before
+  workdir.release(tmp_path)
+  assert not tmp_path.exists()
+
+
+def test_an_editable_copy_keeps_the_order_of_the_arms_and_the_original():
+  arms = {name: {'defense': {'name': 'standard'}} for name in ('std', 'sat_5', 'amat')}
+  config = ml_collections.ConfigDict({'arms': {}})
+  config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
+  copied = experiment.editable(config.lock())
+  assert list(copied.arms) == ['std', 'sat_5', 'amat']
+  copied.arms.std.defense.coupled = True
+  assert 'coupled' not in config.arms.std.defense
+
+
+@pytest.mark.parametrize('name', ('amat_hippocampus', 'brats2d', 'spine'))
+def test_experiments_keep_the_order_of_the_arms(name):
+  config = commandline.load_config(f'configs/{name}.py:smoke')
+  built = papers.EXPERIMENTS[config.experiment].build(config)
+  assert list(built.arms) == list(config.arms)
