@@ -42,10 +42,11 @@ def _run(words: Sequence[str]) -> int:
     automatic=command.distributed,
   )
 
+  from robustmed import papers
   from robustmed.runs import stages
 
   started = time.monotonic()
-  stages.run(command, cpu_flags=flags)
+  stages.run(command, papers.find(command.config.experiment), cpu_flags=flags)
   if command.stage not in ('describe', 'plan'):
     from robustmed.process import console
 

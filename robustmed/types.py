@@ -34,6 +34,10 @@ class Attack(Protocol):
   `key` is one key (example i uses fold_in(key, i)) or [b] keys (one per example).
   """
 
+  minimise: bool  # the objective is decreased instead of increased
+  num_gradients: int  # input gradients per example
+  num_forwards: int  # forward passes per example beside them
+
   def __call__(
     self,
     objective: Objective,

@@ -37,7 +37,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
   # Whole programs first: of several processes none is then left alone with a long one at the end.
-  items.sort(key=lambda item: item.path.parent != pathlib.Path(__file__).parent)
+  items.sort(key=lambda item: item.path.parent.name != 'programs')
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import tomllib
 import pandas as pd
 import pytest
 
-import runs
+from support import runs
 
 RESULTS = runs.ROOT / 'docs' / 'results'
 # A page's source is read as part of the page that is made from it, whose links these are.

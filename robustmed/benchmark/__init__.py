@@ -1,0 +1,1 @@
+"""Measured workloads and scaling, see configs/benchmark.py."""

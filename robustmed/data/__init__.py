@@ -86,6 +86,15 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   return {**known, **config}
 
 
+def chosen(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what `load` wants from the `data` of a configuration: its 'source' as 'name', and those
+  of its fields that this source knows."""
+  fields = dict(fields)
+  name = fields.pop('source')
+  known = (*errors.lookup(SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
+  return {'name': name, **{key: value for key, value in fields.items() if key in known}}
+
+
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
   """Number of examples per split; needs no data where the source can do without."""
   fields = fields_of(config)

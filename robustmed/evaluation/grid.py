@@ -220,7 +220,7 @@ def run(
   A cell is one file, written whole or not at all, and depends on nothing but its network, its data
   and the evaluator's key; so an interrupted run ends with the rows of an undisturbed one.
   """
-  stored = functools.cache(lambda: _in_memory(batches))
+  stored = functools.cache(lambda: [dict(batch) for batch in batches()])
   load = loader()
 
   def make(model, cell):
@@ -278,13 +278,11 @@ def collect(
 
 
 def _direction(probe: Probe | None) -> float:
-  if probe is not None and probe.source:
+  if probe is None:
+    return 1.0
+  if probe.source:
     return float('nan')
-  return -1.0 if getattr(getattr(probe, 'attack', None), 'minimise', False) else 1.0
-
-
-def _in_memory(batches: Batches) -> list[dict[str, Any]]:
-  return [dict(batch) for batch in batches()]
+  return -1.0 if probe.attack.minimise else 1.0
 
 
 def _victim(model: Model, evaluator: Evaluator) -> tuple[Evaluator, PyTree]:

@@ -35,6 +35,7 @@ class Synthesised:
   parts: str = 'DV'  # or 'D', 'V'
 
   num_gradients = 0
+  minimise = False
   num_forwards = 1
 
   def __call__(self, objective, x, *, eps, key, monitor=None, start_radius=None):

@@ -1,25 +1,29 @@
-"""Experiments by name: plain composition of everything else. One file and one line each.
+"""Experiments by name. One folder, or for the quickstart one file, and one line each.
 
-A module has `build(config) -> Experiment`, which the stages run, or, like the benchmark,
-`run(config, workdir=...)`, which does all by itself.
+A paper's `experiment` module has `build(config)`, which returns a `runs.experiment.Experiment`.
+The benchmark is no paper: its module has `run(config, workdir=...)` and does all by itself.
+
+No paper imports another, and nothing outside this folder imports a paper: `main` looks a name up
+here and hands the module to `runs`. The quickstart uses the disk pieces of `spine`.
 """
 
-from robustmed.benchmark import workloads
-from robustmed.papers import quickstart
-from robustmed.papers.amat import experiment
-from robustmed.papers.brats import experiment as brats
-from robustmed.papers.nodules import experiment as nodules
-from robustmed.papers.spine import experiment as spine
-from robustmed.papers.synthesis import experiment as synthesis
-from robustmed.papers.two_moons import experiment as two_moons
+import importlib
+from types import ModuleType
+
+from robustmed import errors
 
 EXPERIMENTS = {
-  'amat': experiment,
-  'benchmark': workloads,
-  'brats': brats,
-  'nodules': nodules,
-  'quickstart': quickstart,
-  'spine': spine,
-  'synthesis': synthesis,
-  'two_moons': two_moons,
+  'amat': 'robustmed.papers.amat.experiment',
+  'benchmark': 'robustmed.benchmark.workloads',
+  'brats': 'robustmed.papers.brats.experiment',
+  'nodules': 'robustmed.papers.nodules.experiment',
+  'quickstart': 'robustmed.papers.quickstart',
+  'spine': 'robustmed.papers.spine.experiment',
+  'synthesis': 'robustmed.papers.synthesis.experiment',
+  'two_moons': 'robustmed.papers.two_moons.experiment',
 }
+
+
+def find(name: str) -> ModuleType:
+  """Returns the module of the experiment `name`; an unknown name is a `UserError`."""
+  return importlib.import_module(errors.lookup(EXPERIMENTS, name, kind='experiment'))

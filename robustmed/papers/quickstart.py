@@ -15,25 +15,27 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a quickstart configuration; touches no data."""
   task = disks.make_task(config)
   return experiment.Experiment(
-    name='quickstart',
     task=task,
     arms=experiment.make_arms(task, config),
-    probes=experiment.make_probes(task, config),
-    main='pgd_seg',
-    sizes=lambda: data.sizes(disks.source_config(config)),
-    source=lambda: data.load(disks.source_config(config)),
-    augment=disks.make_augment(config),
+    data=experiment.Data(
+      sizes=lambda: data.sizes(disks.source_config(config)),
+      load=lambda: data.load(disks.source_config(config)),
+      augment=disks.make_augment(config),
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, config),
+      'pgd_seg',
+      checks={
+        'metric': 'DICE_seg',
+        'higher_is_better': True,
+        'main': 'pgd_seg',
+        'one_step': 'fgsm',
+        'noise': 'noise',
+        'undefended': 'std',
+      },
+    ),
     report=lambda source: report_spec(task, config),
-    checks={
-      'metric': 'DICE_seg',
-      'higher_is_better': True,
-      'main': 'pgd_seg',
-      'one_step': 'fgsm',
-      'noise': 'noise',
-      'undefended': 'std',
-    },
-    write_example=disks.write_example,
-    pictures=disks.pictures,
+    artifacts=experiment.Artifacts(disks.write_example, disks.pictures),
   )
 
 

@@ -79,6 +79,30 @@ def curves(
   return png(figure)
 
 
+def bars(
+  table: pd.DataFrame, *, attacks: Mapping[str, str], metric: str, level: float
+) -> bytes | None:
+  """One group of bars per arm: the metric under each attack at one level; None without any."""
+  arms = list(dict.fromkeys(table['arm']))
+  known = [name for name in attacks if (table['attack'] == name).any()]
+  if not arms or not known:
+    return None
+  figure = blank(max(5.0, 1.4 * len(arms) + 2), 3.7)
+  axes = figure.subplots()
+  width = 0.8 / len(known)
+  colours = [*COLOURS[:4], '#999999']
+  for place, name in enumerate(known):
+    cells = table[table['attack'] == name].set_index('arm')['mean']
+    values = [float(cells.get(arm, np.nan)) for arm in arms]
+    at = np.arange(len(arms)) + (place - (len(known) - 1) / 2) * width
+    axes.bar(at, values, width, label=attacks[name], color=colours[place % len(colours)])
+  axes.set_xticks(range(len(arms)), labels=arms)
+  axes.set(ylabel=f'{metric} at level {level:g}')
+  axes.spines[['top', 'right']].set_visible(False)
+  legend(figure, columns=2)
+  return png(figure)
+
+
 def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None:
   """Loss against step, one colour per arm and one line per seed; None if there is nothing."""
   if not {'arm', 'step', 'loss'} <= set(log.columns):

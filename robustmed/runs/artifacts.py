@@ -9,11 +9,9 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed.process import console
-from robustmed.process import files
-from robustmed.process import parallel
 from robustmed.data import pipeline
 from robustmed.evaluation import grid
+from robustmed.process import console, files, parallel
 from robustmed.runs import experiment
 
 
@@ -49,19 +47,19 @@ class Context(NamedTuple):
       model.evaluator or self.evaluator,
       model.load(),
       self.batches,
-      attack=self.exp.main,
+      attack=self.exp.grid.main,
       eps=eps,
       wanted=wanted,
     )
 
   def meets_main(self, model: grid.Model) -> bool:
-    return model.attacks is None or self.exp.main in model.attacks
+    return model.attacks is None or self.exp.grid.main in model.attacks
 
 
 def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
   """results/examples.npz: evenly spaced examples of the first seed under the main attack."""
   options, path = context.config.report, context.results / 'examples.npz'
-  if context.exp.pictures is None or not options.pictures:
+  if context.exp.artifacts.pictures is None or not options.pictures:
     return
   indices = np.sort(rows['index'].unique())
   indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
@@ -78,13 +76,13 @@ def _pictures(context: Context, model: grid.Model, indices) -> dict[str, np.ndar
   if not found:
     return {}
   stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
-  same = {'arm': model.arm, 'attack': context.exp.main, 'eps': eps}
+  same = {'arm': model.arm, 'attack': context.exp.grid.main, 'eps': eps}
   return {
     **{name: np.array([value] * len(found)) for name, value in same.items()},
     'index': stacked.example['index'],
     'image': stacked.example['image'],
     'adversarial': stacked.image,
-    **context.exp.pictures(stacked),
+    **context.exp.artifacts.pictures(stacked),
   }
 
 
@@ -133,11 +131,11 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
 
   They are files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
   """
-  count, name = max(0, context.config.evaluate.save_examples), context.exp.main
-  if not count:
+  count, name = max(0, context.config.evaluate.save_examples), context.exp.grid.main
+  if not count or context.exp.artifacts.write_example is None:
     return
-  eps = max(context.exp.probes[name].levels)
-  metric, higher = context.exp.checks['metric'], context.exp.checks['higher_is_better']
+  eps = max(context.exp.grid.probes[name].levels)
+  metric, higher = context.exp.grid.checks['metric'], context.exp.grid.checks['higher_is_better']
   cell = rows[(rows.attack == name) & (rows.eps == eps)]
   for model in filter(context.meets_main, models):
     here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
@@ -145,5 +143,5 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
     with files.building_folder(folder) as place:
       for found in context.attacked(model, eps=eps, wanted=worst['index']):
-        context.exp.write_example(place, found.image, found.example)
+        context.exp.artifacts.write_example(place, found.image, found.example)
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')

@@ -13,10 +13,9 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from robustmed import errors
-from robustmed.process import files
-from robustmed.process import tool
+from robustmed.process import files, tool
 
-PROJECT = pathlib.Path(__file__).parents[1]  # where configs/ is in a checkout
+PROJECT = pathlib.Path(__file__).parents[2]  # where configs/ is in a checkout
 STAGES = ('all', 'describe', 'plan', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set:

@@ -5,8 +5,7 @@ from typing import Any
 import ml_collections
 
 from robustmed.process import parallel
-from robustmed.runs import costs
-from robustmed.runs import experiment
+from robustmed.runs import costs, experiment
 
 
 def describe(
@@ -21,13 +20,13 @@ def describe(
   With `light` only 'gradients', which needs no tracing of networks.
   """
   order, extra = experiment.in_order(exp.arms, tuple(wanted))
-  sizes = dict(exp.sizes())
+  sizes = dict(exp.data.sizes())
   arms, per_arm = {}, {}
   for name in order:
     arm = exp.arms[name]
     per_arm[name] = costs.training_gradients(
       arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
-    ) + round(arm.prepare_passes * sizes.get('train', 0))
+    ) + round(arm.prepared.passes * sizes.get('train', 0))
     arms[name] = {
       'steps': arm.train['steps'],
       'batch_size': arm.train['batch_size'],
@@ -37,22 +36,22 @@ def describe(
   judged = {
     name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
     for name in order
-    if name not in extra and exp.arms[name].graded
+    if name not in extra and exp.arms[name].evaluated is not False
   }
   judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
-  beside = sum(sum(exp.extra_cells(name, 0, order).values()) for name in judged) * config.seeds
+  beside = sum(sum(exp.study_cells(name, 0, order).values()) for name in judged) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,
     'evaluate': judge,
-    'extra_evaluation': beside,
+    'studies': beside,
     'total': train + judge + beside,
     'per_arm': per_arm,
   }
   if light:
     return {'gradients': gradients}
   return {
-    'experiment': exp.name,
+    'experiment': config.experiment,
     'preset': config.preset,
     'networks': {
       name: {
@@ -71,7 +70,7 @@ def describe(
         'gradients_per_example': probe.attack.num_gradients,
         'forwards_per_example': probe.attack.num_forwards,
       }
-      for name, probe in exp.probes.items()
+      for name, probe in exp.grid.probes.items()
     },
     'eps_units': exp.task.units,
     'data': sizes,
@@ -102,7 +101,7 @@ def _networks(exp, config) -> dict[str, Any]:
   """The experiment's network and those of arms that have their own, each once, with a name."""
   found = {config.model.name: exp.task}
   for arm in exp.arms.values():
-    if arm.task is not None:
-      differs = ', '.join(f'{field}={value}' for field, value in arm.model.items())
-      found[f'{config.model.name}, {differs}'] = arm.task
+    if arm.network.task is not None:
+      differs = ', '.join(f'{field}={value}' for field, value in arm.network.fields.items())
+      found[f'{config.model.name}, {differs}'] = arm.network.task
   return found

@@ -9,88 +9,120 @@ import pandas as pd
 
 from robustmed import attacks, defenses, errors, types
 from robustmed.evaluation import grid
-from robustmed.runs import preparation
 from robustmed.ops import corruptions
+from robustmed.runs import preparation
 from robustmed.training import optimisers
 
 PyTree = Any
 
 
+class Network(NamedTuple):
+  """An arm's network where it is not the experiment's own."""
+
+  task: types.Task | None = None
+  fields: Mapping[str, Any] = {}  # of config.model, those that differ
+
+
+class Prepared(NamedTuple):
+  """What is made of finished arms just before a training; functions of `preparation.Finished`."""
+
+  needs: tuple[str, ...] = ()  # the arms that must have finished, beside `Arm.init_from`
+  passes: float = 0.0  # its cost, in passes over the training examples
+  defense: Callable[..., types.Defense] | None = None  # replaces `Arm.defense`, at equal cost
+  source: Callable[..., Any] | None = None  # whose training examples and sampling it learns from
+  variables: Callable[..., PyTree] | None = None  # it starts from, or a function of the drawn ones
+  selection: Callable[..., Any] | None = None  # `training.selection.Judge` of the weights to keep
+
+
 class Arm(NamedTuple):
-  """One way of training: its defense, its options, and the arms it needs finished first."""
+  """One way of training."""
 
   name: str
   defense: types.Defense
   train: Mapping[str, Any]  # steps, batch_size, optimisers, ...
   init_from: str = ''  # warm start from this arm's final network
-  # Where the arm's network, its training images or its attacks are not the experiment's own:
-  task: types.Task | None = None
-  model: Mapping[str, Any] = {}  # fields of config.model that differ
-  augment: Callable[[Any], Callable[..., Any] | None] | None = None
-  attacks: tuple[str, ...] | None = None  # probes of the grid; None all, () only clean images
-  # Where the defense itself waits for finished arms: made by `prepare` just before training, at
-  # the cost of `prepare_passes` passes over the training examples.
-  extra_needs: tuple[str, ...] = ()
-  prepare: Callable[[preparation.Finished], types.Defense] | None = None
-  prepare_passes: float = 0.0
-  # Not a network that answers: trained, saved, and left to `Experiment.extra_evaluation`.
-  graded: bool = True
-  sampling: Callable[[Any], Any] | None = None  # source -> its own `pipeline.Sampling`
-  judge: Callable[[preparation.Finished], Any] | None = None  # -> a `training.selection.Judge`
-  # -> the source whose training examples it learns from, where they are not the experiment's
-  material: Callable[[preparation.Finished], Any] | None = None
-  # -> the variables it starts from, or a function of the drawn ones, where they are not those of
-  # `init_from` as they are
-  start: Callable[[preparation.Finished], PyTree] | None = None
+  network: Network = Network()
+  augment: Callable[[Any], Callable[..., Any] | None] | None = None  # None: the experiment's
+  # True: under every attack of the grid; names: under these; False: not a network that answers, it
+  # is trained, saved and left to the studies.
+  evaluated: bool | tuple[str, ...] = True
+  prepared: Prepared = Prepared()
 
   @property
   def needs(self) -> tuple[str, ...]:
+    """The arms that must have finished before this one begins."""
     own = (self.init_from,) if self.init_from else ()
-    return tuple(dict.fromkeys((*own, *self.extra_needs)))
+    return tuple(dict.fromkeys((*own, *self.prepared.needs)))
+
+
+class Data(NamedTuple):
+  """The examples of an experiment."""
+
+  sizes: Callable[[], Mapping[str, int]]  # split -> examples, known without the data
+  load: Callable[[], Any]  # -> `data.Source`
+  # source -> on-device augmentation
+  augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None
+
+
+class Grid(NamedTuple):
+  """Attacks and levels under which every arm is evaluated."""
+
+  probes: Mapping[str, grid.Probe]
+  main: str  # the probe whose objective the diagnostics and the worst examples are about
+  checks: Mapping[str, Any]  # keywords of evaluation.checks.run
+  # rows of the grid -> rows of the results, such as one per volume of slices
+  subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
+
+
+class Artifacts(NamedTuple):
+  """How attacked examples are kept; None: they are not."""
+
+  write_example: Callable[..., None] | None = None  # (folder, image, example): a data file
+  # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
+  pictures: Callable[..., Mapping[str, Any]] | None = None
+
+
+class Study(NamedTuple):
+  """Something measured beside the grid, after it."""
+
+  name: str
+  run: Callable[..., None]  # (artifacts.Context, models, rows); what is finished is not done again
+  # (arm, seed, the arms there will be) -> {file in results/: input gradients that it costs}
+  cells: Callable[[str, int, Collection[str]], Mapping[str, int]] = lambda *_: {}
 
 
 class Experiment(NamedTuple):
   """Everything one configuration stands for; building it touches no data."""
 
-  name: str
   task: types.Task
   arms: Mapping[str, Arm]
-  probes: Mapping[str, grid.Probe]
-  main: str  # the probe whose objective the diagnostics and the worst examples are about
-  sizes: Callable[[], Mapping[str, int]]  # split -> examples, known without the data
-  source: Callable[[], Any]  # the data itself: .train, .test
-  augment: Callable[[Any], Callable[..., Any] | None]  # source -> on-device augmentation
+  data: Data
+  grid: Grid
   report: Callable[[Any], Any]  # workdir -> report spec
-  checks: Mapping[str, Any]  # keywords of evaluation.checks.run
-  write_example: Callable[..., None]  # (folder, image, example): a file of the task's format
-  # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
-  pictures: Callable[..., Mapping[str, Any]] | None = None
-  # rows of the grid -> rows of the results, such as one per volume of slices
-  subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
-  # (keepsakes.Context, models, rows), called after the grid: whatever else is to be measured
-  extra_evaluation: Callable[..., None] | None = None
-  # (drawn variables) -> those that arms without a warm start begin with, e.g. pretrained ones
-  pretrained: Callable[[PyTree], PyTree] | None = None
-  # (arm, seed, the arms there will be) -> {file in results/: input gradients that it costs}: the
-  # parts of extra_evaluation
-  extra_cells: Callable[[str, int, Collection[str]], Mapping[str, int]] = lambda *_: {}
+  artifacts: Artifacts = Artifacts()
+  studies: tuple[Study, ...] = ()
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""
-    return (self.arms[arm].task if arm in self.arms else None) or self.task
+    return (self.arms[arm].network.task if arm in self.arms else None) or self.task
 
   def probes_of(self, arm: str) -> dict[str, grid.Probe]:
-    """The probes that an arm meets: not those that it is itself the source of."""
-    chosen = self.arms[arm].attacks if arm in self.arms else None
+    """The probes that an arm is evaluated under: not those that take their images from it."""
+    chosen = self.arms[arm].evaluated if arm in self.arms else True
     return {
       name: probe
-      for name, probe in self.probes.items()
-      if (chosen is None or name in chosen) and probe.source != arm
+      for name, probe in self.grid.probes.items()
+      if (chosen is True or (chosen and name in chosen)) and probe.source != arm
     }
 
   def model_of(self, arm: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """config.model with the arm's own fields on top."""
-    return {**config.model.to_dict(), **(self.arms[arm].model if arm in self.arms else {})}
+    own = self.arms[arm].network.fields if arm in self.arms else {}
+    return {**config.model.to_dict(), **own}
+
+  def study_cells(self, arm: str, seed: int, arms: Collection[str]) -> dict[str, int]:
+    """The files in results/ of all studies of a network, with the input gradients each costs."""
+    return {k: v for study in self.studies for k, v in study.cells(arm, seed, arms).items()}
 
 
 def in_order(arms: Mapping[str, Arm], wanted: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
@@ -185,12 +217,13 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
       errors.lookup(config[kind].to_dict(), field, kind=f'{kind} field of arm {name!r}')
   own = make_task(model) if model else None
   attacked = options.get('attacks')
-  defense, waits = options['defense'], {}
+  defense, waits = options['defense'], Prepared()
   if options.get('thresholds_from'):
     defense = _to_come(name, defense, 'thresholds')
-    waits = {
-      'extra_needs': (options['thresholds_from'],),
-      'prepare': preparation.with_thresholds(
+    waits = Prepared(
+      needs=(options['thresholds_from'],),
+      passes=1.0,
+      defense=preparation.with_thresholds(
         own or task,
         defense,
         make=make_defense,
@@ -198,25 +231,21 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
         options=options.get('thresholds', {}),
         view=clean_view,
       ),
-      'prepare_passes': 1.0,
-    }
+    )
   elif options.get('teacher_from'):
     defense, teacher = _to_come(name, defense, 'teacher'), options['teacher_from']
     _same_model(name, model, teacher, config)
-    waits = {
-      'extra_needs': (teacher,),
-      'prepare': preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher),
-    }
+    prepared = preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher)
+    waits = Prepared(needs=(teacher,), defense=prepared)
   return Arm(
     name=name,
     defense=make_defense(own or task, defense),
     train=train_options(config, options),
     init_from=options.get('init_from', ''),
-    task=own,
-    model=model,
+    network=Network(own, model),
     augment=make_augment(augment) if augment else None,
-    attacks=None if attacked is None else tuple(attacked),
-    **waits,
+    evaluated=True if attacked is None else tuple(attacked),
+    prepared=waits,
   )
 
 

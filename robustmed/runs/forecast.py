@@ -7,12 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 import jax
 import numpy as np
 
-from robustmed.process import console
-from robustmed.process import parallel
 from robustmed import types
 from robustmed.evaluation import grid
-from robustmed.runs import costs
-from robustmed.runs import experiment
+from robustmed.process import console, parallel
+from robustmed.runs import costs, experiment
 
 LONG = 60.0  # seconds from which a run is announced
 # Multiply-adds that any machine does in less than that: not worth a calibration.
@@ -41,11 +39,13 @@ def left(
     for arm in arms
   )
   for model in models:
-    due = costs.evaluation_cells(exp.probes_of(model.arm), num_examples=exp.sizes().get('test', 0))
+    due = costs.evaluation_cells(
+      exp.probes_of(model.arm), num_examples=exp.data.sizes().get('test', 0)
+    )
     for (attack, eps), gradients in due.items():
       cell = grid.Cell(model.arm, model.seed, attack, eps)
       total += gradients * (not (results / 'parts' / cell.file).is_file())
-    for file, gradients in exp.extra_cells(model.arm, model.seed, there).items():
+    for file, gradients in exp.study_cells(model.arm, model.seed, there).items():
       total += gradients * (not (results / file).is_file())
   return total
 

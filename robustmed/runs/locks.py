@@ -25,10 +25,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from robustmed.process import console
 from robustmed import errors
-from robustmed.process import files
-from robustmed.process import parallel
+from robustmed.process import console, files, parallel
 
 FOLDER = 'locks'
 BEAT = 30.0

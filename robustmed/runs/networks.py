@@ -10,8 +10,7 @@ import ml_collections
 
 from robustmed import errors
 from robustmed.evaluation import grid
-from robustmed.runs import experiment
-from robustmed.runs import workdir
+from robustmed.runs import experiment, workdir
 from robustmed.training import checkpoints
 
 PyTree = Any
@@ -64,25 +63,26 @@ class Networks:
     same = tuple(id(field) for field in task._replace(init=None))
     if same not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self._config.seed), 0xA77AC)
-      made = grid.Evaluator(task, self._exp.probes, key=key, main=self._exp.main)
+      made = grid.Evaluator(task, self._exp.grid.probes, key=key, main=self._exp.grid.main)
       self._evaluators[same] = made
     return self._evaluators[same]
 
   def model(self, arm: str, seed: int, load=None) -> grid.Model:
     """For the grid; `load` () -> variables replaces that of the trained network."""
-    attacks = self._exp.arms[arm].attacks if arm in self._exp.arms else None
+    evaluated = self._exp.arms[arm].evaluated if arm in self._exp.arms else True
+    attacks = None if evaluated is True else evaluated or ()
     load = load or (lambda: self.load(arm, seed))
     return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
 
   def models(self, arms: Iterable[str]) -> list[grid.Model]:
-    graded = [name for name in arms if self._exp.arms[name].graded]
+    graded = [name for name in arms if self._exp.arms[name].evaluated is not False]
     return [self.model(name, seed) for seed in range(self._config.seeds) for name in graded]
 
   def imported(self, folder: pathlib.Path) -> list[grid.Model]:
     """The saved network in `folder`, of another run, if this configuration describes it."""
     card = checkpoints.read_card(folder)
     arm = str(card.get('arm'))
-    if arm in self._exp.arms and not self._exp.arms[arm].graded:
+    if arm in self._exp.arms and self._exp.arms[arm].evaluated is False:
       raise errors.UserError(
         f'{folder} holds {arm!r}, which is not a network to evaluate by itself'
       )

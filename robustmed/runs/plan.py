@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from robustmed import errors
-from robustmed.runs import costs
-from robustmed.runs import experiment
+from robustmed.runs import costs, experiment
 
 
 class Item(NamedTuple):
@@ -102,7 +101,7 @@ def of(
   jobs: int,
 ) -> list[Wave]:
   """The waves of a run's arms `order`; those not `unfinished` are trained already."""
-  unfinished, size = set(unfinished), exp.sizes()
+  unfinished, size = set(unfinished), exp.data.sizes()
   weights: dict[int, int] = {}
 
   def weight(arm):
@@ -113,19 +112,21 @@ def of(
 
   def training(arm):
     options = exp.arms[arm].train
-    passes = round(exp.arms[arm].prepare_passes * size.get('train', 0))
+    passes = round(exp.arms[arm].prepared.passes * size.get('train', 0))
     return passes + costs.training_gradients(
       exp.arms[arm].defense.cost, steps=options['steps'], batch_size=options['batch_size']
     )
 
   def judging(arm):
     cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
-    return sum(cells.values()) + sum(exp.extra_cells(arm, 0, order).values())
+    return sum(cells.values()) + sum(exp.study_cells(arm, 0, order).values())
 
   return waves(
     {arm: exp.arms[arm].needs for arm in order},
     train={arm: weight(arm) * training(arm) for arm in order if arm in unfinished},
-    evaluate={arm: weight(arm) * judging(arm) for arm in order if exp.arms[arm].graded},
+    evaluate={
+      arm: weight(arm) * judging(arm) for arm in order if exp.arms[arm].evaluated is not False
+    },
     jobs=jobs,
   )
 

@@ -9,14 +9,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from robustmed.process import console
-from robustmed import errors
-from robustmed.process import files
-from robustmed.process import parallel
-from robustmed import types
+from robustmed import errors, types
 from robustmed.data import pipeline
 from robustmed.defenses import amat, thresholds
 from robustmed.evaluation import grid
+from robustmed.process import console, files, parallel
 
 PyTree = Any
 View = Callable[[Any], Callable[[types.Batch], types.Batch]]

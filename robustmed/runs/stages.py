@@ -8,47 +8,45 @@ import jax
 import ml_collections
 import pandas as pd
 
-from robustmed.runs import commandline
-from robustmed.process import console
-from robustmed import errors
-from robustmed import papers
-from robustmed.process import files
-from robustmed.process import parallel
-from robustmed import report
+from robustmed import errors, report
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, grid, statistics
-from robustmed.runs import description
-from robustmed.runs import experiment
-from robustmed.runs import forecast
-from robustmed.runs import artifacts
-from robustmed.runs import locks
-from robustmed.runs import networks
-from robustmed.runs import plan
-from robustmed.runs import preparation
-from robustmed.runs import workdir
+from robustmed.process import console, files, parallel
+from robustmed.runs import (
+  artifacts,
+  commandline,
+  description,
+  experiment,
+  forecast,
+  locks,
+  networks,
+  plan,
+  preparation,
+  workdir,
+)
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
 LARGE = 2**22  # elements of a batch from which the memory of a step is said before it starts
 
 
-def run(command: commandline.Command, *, cpu_flags: str = '') -> None:
-  """Does what the command line asks for."""
+def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
+  """Does what the command line asks for; `module` is that of the experiment, see `papers`."""
   config = command.config
-  build = errors.lookup(papers.EXPERIMENTS, config.experiment, kind='experiment')
   _compilation_cache()
-  if not hasattr(build, 'build'):
+  if not hasattr(module, 'build'):
     if command.stage == 'describe':
-      print(json.dumps(build.describe(config), indent=2))
+      print(json.dumps(module.describe(config), indent=2))
       return
     if command.stage != 'all' or command.arms:
       raise errors.UserError(f'{config.experiment} has neither stages nor arms; leave them out')
-    build.run(config, workdir=command.workdir)
+    module.run(config, workdir=command.workdir)
     return
-  exp = build.build(config)
-  if exp.main not in exp.probes:
+  exp = module.build(config)
+  if exp.grid.main not in exp.grid.probes:
     raise errors.UserError(
-      f'config.evaluate.attacks has no {exp.main!r}, which {exp.name} cannot do without'
+      f'config.evaluate.attacks has no {exp.grid.main!r}, which {config.experiment} cannot do '
+      'without'
     )
   if command.stage == 'describe':
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
@@ -151,10 +149,11 @@ class Run:
     folder = self.networks.folder(arm.name, seed)
     load = lambda other: self.networks.load(other, seed)
     finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
-    initial = self.networks.load(arm.init_from, seed) if arm.init_from else self.exp.pretrained
-    initial = arm.start(finished) if arm.start else initial
-    source = arm.material(finished) if arm.material else source
-    defense = arm.prepare(finished) if arm.prepare else arm.defense
+    made = arm.prepared
+    initial = self.networks.load(arm.init_from, seed) if arm.init_from else None
+    initial = made.variables(finished) if made.variables else initial
+    source = made.source(finished) if made.source else source
+    defense = made.defense(finished) if made.defense else arm.defense
 
     def batches(start):
       return pipeline.train_batches(
@@ -164,7 +163,7 @@ class Run:
         shard_index=parallel.host_index(),
         shard_count=parallel.host_count(),
         start_step=start,
-        sampling=arm.sampling(source) if arm.sampling else source.sampling,
+        sampling=source.sampling,
       )
 
     console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
@@ -182,14 +181,14 @@ class Run:
       key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
       num_examples=preparation.slots(defense, source.train),
       stopper=stopper,
-      augment=(arm.augment or self.exp.augment)(source),
+      augment=(arm.augment or self.exp.data.augment)(source),
       initial=initial,
-      judge=arm.judge(finished) if arm.judge else None,
+      judge=made.selection(finished) if made.selection else None,
     )
     checkpoints.write_card(
       folder,
       {
-        'experiment': self.exp.name,
+        'experiment': self.config.experiment,
         'arm': arm.name,
         'seed': seed,
         **self.networks.card(arm.name),
@@ -219,7 +218,7 @@ class Run:
       )
       rows = grid.gather(evaluator, everyone, folder=parts)
       if parallel.is_writer():
-        self._save_results(self.exp.subjects(rows))
+        self._save_results(self.exp.grid.subjects(rows))
     context = artifacts.Context(
       self.exp,
       self.config,
@@ -235,9 +234,9 @@ class Run:
       _stop_if_asked(stopper)
       artifacts.save_worst(context, models, rows)
     _stop_if_asked(stopper)
-    if self.exp.extra_evaluation is not None:
-      with errors.during('evaluating beyond the grid'):
-        self.exp.extra_evaluation(context, models, rows)
+    for study in self.exp.studies:
+      with errors.during(f'evaluating {study.name}'):
+        study.run(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':
       self._print_table()
       print(f'rows: {self.folder / "results" / "rows.parquet"}')
@@ -262,12 +261,12 @@ class Run:
     table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
     with files.replacing(results / 'summary.csv') as temporary:
       table.to_csv(temporary, index=False, float_format='%.6g')
-    found = checks.run(rows, **self.exp.checks)
+    found = checks.run(rows, **self.exp.grid.checks)
     files.write_json(results / 'checks.json', [check._asdict() for check in found])
 
   def source(self):
     if self._source is None:
-      self._source = self.exp.source()
+      self._source = self.exp.data.load()
       workdir.claim_data(self.folder, self._source.info)
     return self._source
 
@@ -275,8 +274,10 @@ class Run:
     """Arms to evaluate: those asked for; in place of one that does not answer those it needs."""
     asked = [name for name in self.order if name not in self.extra]
     arms = self.exp.arms
-    found = [[name] if arms[name].graded else arms[name].needs for name in asked]
-    return list(dict.fromkeys(name for names in found for name in names if arms[name].graded))
+    found = [[name] if arms[name].evaluated is not False else arms[name].needs for name in asked]
+    return list(
+      dict.fromkeys(name for names in found for name in names if arms[name].evaluated is not False)
+    )
 
   def _test_batches(self):
     return artifacts.in_batches(self.source().test, self.source(), self.config)
@@ -318,12 +319,12 @@ class Run:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')
     path = files.opened(self.folder / 'results' / 'summary.csv')
     table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
-    metric = self.exp.checks['metric']
-    shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.main])]
+    metric = self.exp.grid.checks['metric']
+    shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.grid.main])]
     pivot = shown.pivot_table(index='arm', columns='eps', values='mean', sort=False)
     order = [name for name in self.order if name in pivot.index]
     pivot = pivot.reindex([*order, *[n for n in pivot.index if n not in order]])[sorted(pivot)]
-    print(f'\n{metric} under {self.exp.main} (columns: eps, {self.exp.task.units})')
+    print(f'\n{metric} under {self.exp.grid.main} (columns: eps, {self.exp.task.units})')
     print(pivot.to_string(float_format=lambda value: f'{value:.3f}'))
     for check in files.read_json(self.folder / 'results' / 'checks.json'):
       if check['status'] in ('warn', 'fail'):

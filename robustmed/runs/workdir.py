@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustmed import errors
-from robustmed.process import files
-from robustmed.process import parallel
+from robustmed.process import files, parallel
 
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it

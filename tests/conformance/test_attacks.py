@@ -47,7 +47,7 @@ def test_conforms(name, norm):
   """Shapes, ball, box, identity, sense, region, determinism, neighbours, one trace: one program."""
   attack = _attack(name, norm=norm)
   x = _image()
-  down = getattr(attack, 'minimise', False)
+  down = attack.minimise
   chex.clear_trace_counter()
 
   @jax.jit

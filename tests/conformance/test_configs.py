@@ -5,8 +5,7 @@ import json
 import ml_collections
 import pytest
 
-from robustmed import errors, main
-from robustmed.papers import EXPERIMENTS
+from robustmed import errors, main, papers
 from robustmed.runs import commandline, description, experiment
 from support import runs
 
@@ -38,14 +37,14 @@ def test_presets_are_plain_data_and_build(path):
     assert isinstance(config, ml_collections.ConfigDict)
     assert _plain(config.to_dict()), preset
     json.dumps(config.to_dict())
-    build = EXPERIMENTS[config.experiment]
+    build = papers.find(config.experiment)
     if hasattr(build, 'build'):
       exp = build.build(config)
       order, _ = experiment.in_order(exp.arms)
-      assert set(order) == set(exp.arms) and exp.main in exp.probes
+      assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)
       assert plan['gradients']['total'] > 0
-      assert set(exp.sizes()) >= {'train', 'test'} or config.data.dir == ''
+      assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ import pytest
 
 from support import runs
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'
+FOLDER = pathlib.Path(__file__).parents[2] / 'notebooks'
 NOTEBOOKS = sorted(FOLDER.glob('*.ipynb'))
 
 

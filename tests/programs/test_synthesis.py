@@ -49,7 +49,7 @@ def test_a_finished_run_has_nothing_left_to_forecast(folder):
     exp, untrained=(), models=models, results=results, finished=exp.arms
   )
   assert left(folder / 'results') == 0
-  beside = sum(sum(exp.extra_cells(model.arm, 0, exp.arms).values()) for model in models)
+  beside = sum(sum(exp.study_cells(model.arm, 0, exp.arms).values()) for model in models)
   assert left(folder / 'elsewhere') > beside > 0
 
 

@@ -5,12 +5,10 @@ from typing import NamedTuple
 
 import pytest
 
-from robustmed.runs import commandline
-from robustmed import errors
-from robustmed import main
-from robustmed.runs import experiment
+from robustmed import errors, main
+from robustmed.runs import commandline, experiment
 
-QUICK = str(pathlib.Path(__file__).parents[1] / 'configs' / 'quickstart.py')
+QUICK = str(pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py')
 
 
 def _parse(*words):

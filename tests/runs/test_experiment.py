@@ -3,13 +3,9 @@ import json
 import ml_collections
 import pytest
 
+from robustmed import errors, papers, types
+from robustmed.runs import commandline, experiment, workdir
 from support import toys
-from robustmed.runs import commandline
-from robustmed import errors
-from robustmed import papers
-from robustmed import types
-from robustmed.runs import experiment
-from robustmed.runs import workdir
 
 
 def _arms(**needs):
@@ -89,7 +85,7 @@ def test_an_experiment_without_its_main_attack_is_one_line():
   words = ['--config', 'configs/two_moons.py:smoke', '--stage', 'describe']
   command = commandline.parse(words)._replace(config=config)
   with pytest.raises(errors.UserError, match=r"evaluate\.attacks has no 'pgd', which two_moons"):
-    stages.run(command)
+    stages.run(command, papers.find(config.experiment))
 
 
 def test_what_the_report_alone_reads_may_change(tmp_path):
@@ -169,5 +165,5 @@ def test_an_editable_copy_keeps_the_order_of_the_arms_and_the_original():
 @pytest.mark.parametrize('name', ('amat_hippocampus', 'brats2d', 'spine'))
 def test_experiments_keep_the_order_of_the_arms(name):
   config = commandline.load_config(f'configs/{name}.py:smoke')
-  built = papers.EXPERIMENTS[config.experiment].build(config)
+  built = papers.find(config.experiment).build(config)
   assert list(built.arms) == list(config.arms)

@@ -4,18 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from support import toys
-from robustmed.runs import commandline
 from robustmed import data
-from robustmed.process import parallel
 from robustmed.evaluation import grid
-from robustmed.papers.amat import experiment
-from robustmed.runs import costs
-from robustmed.runs import description
-from robustmed.runs import forecast
 from robustmed.papers import quickstart
+from robustmed.papers.amat import experiment
 from robustmed.papers.spine import experiment as spine
 from robustmed.papers.synthesis import experiment as synthesis
+from robustmed.process import parallel
+from robustmed.runs import commandline, costs, description, forecast
+from support import toys
 
 STD, RAND, ADV = 3 * 8 * 1, 2 * 8 * 2, 2 * 8 * (2 + 2)  # steps x batch x (attack + passes)
 CLEAN, PGD, FGSM = 10, 3 * 10, 10  # of ten test images, per level; noise has no gradient
@@ -35,7 +32,7 @@ def test_the_quickstart_by_hand(tmp_path):
   exp, config = _quickstart()
   whole = description.describe(exp, config, light=True)['gradients']
   assert (whole['train'], whole['evaluate']) == (STD + RAND + ADV, 3 * GRID)
-  assert whole['total'] == STD + RAND + ADV + 3 * GRID and whole['extra_evaluation'] == 0
+  assert whole['total'] == STD + RAND + ADV + 3 * GRID and whole['studies'] == 0
   left = lambda untrained, *arms: forecast.left(
     exp, untrained=untrained, models=_models(*arms), results=tmp_path
   )
@@ -61,11 +58,11 @@ def test_attacks_from_outside_are_counted(tmp_path):
   config = commandline.load_config('configs/spine.py:smoke')
   exp = spine.build(config)
   # four wanted examples, three steps, four attacks: as many for each of three networks
-  assert sum(exp.extra_cells('P10_std', 0, exp.arms).values()) == 4 * 3 * 4
-  assert exp.extra_cells('P10_adv_r', 0, exp.arms) == {}
+  assert sum(exp.study_cells('P10_std', 0, exp.arms).values()) == 4 * 3 * 4
+  assert exp.study_cells('P10_adv_r', 0, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
-  assert whole['extra_evaluation'] == (4 + 1 + 4 + 4) * 3 * 4
-  assert whole['total'] == whole['train'] + whole['evaluate'] + whole['extra_evaluation']
+  assert whole['studies'] == (4 + 1 + 4 + 4) * 3 * 4
+  assert whole['total'] == whole['train'] + whole['evaluate'] + whole['studies']
   model = _models('P10_std_rec')  # meets clean images only in the grid: eight of them
   left = lambda: forecast.left(exp, untrained=(), models=model, results=tmp_path)
   assert left() == 8 + 4 * 3 * 4
@@ -73,18 +70,18 @@ def test_attacks_from_outside_are_counted(tmp_path):
   (tmp_path / 'ood_parts' / 'P10_std_rec.seed0.rec.20.parquet').write_bytes(b'')
   assert left() == 8 + 3 * 3 * 4
   few = description.describe(exp, config, ('P10_adv_rs',), light=True)['gradients']
-  assert few['extra_evaluation'] == 3 * 4  # not those of the arm that it needs
+  assert few['studies'] == 3 * 4  # not those of the arm that it needs
 
 
 def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   config = commandline.load_config('configs/amat_hippocampus.py:smoke')
   exp = experiment.build(config)
   grid_alone = forecast.left(
-    exp._replace(extra_cells=lambda *_: {}), untrained=(), models=_models('amat'), results=tmp_path
+    exp._replace(studies=()), untrained=(), models=_models('amat'), results=tmp_path
   )
   monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
   # in batches of 8, all of them clean and the first in two steps
-  assert exp.extra_cells('amat', 0, exp.arms) == {
+  assert exp.study_cells('amat', 0, exp.arms) == {
     'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16
   }
   left = lambda: forecast.left(exp, untrained=(), models=_models('amat'), results=tmp_path)
@@ -93,7 +90,7 @@ def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
   assert left() == grid_alone
   cells = commandline.load_config('configs/amat_bccd.py:smoke')
-  assert experiment.build(cells).extra_cells('amat', 0, ()) == {}
+  assert experiment.build(cells).study_cells('amat', 0, ()) == {}
 
 
 def test_generators_against_segmenters_are_counted():
@@ -102,23 +99,23 @@ def test_generators_against_segmenters_are_counted():
   slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
   pgd = 2 * 2  # two steps, twice
   single, all_kinds = 1 + 1 + 1, 1 + 5 + 1  # the last: up to three draws of the generator
-  assert exp.extra_cells('unet', 1, exp.arms) == {
+  assert exp.study_cells('unet', 1, exp.arms) == {
     'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
     'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
   }
-  assert exp.extra_cells('hardened', 0, exp.arms) == {
+  assert exp.study_cells('hardened', 0, exp.arms) == {
     'generators/gen_2_hardened.on_hardened.seed0.parquet': slices * (all_kinds + pgd)
   }
-  assert list(exp.extra_cells('nnunet', 0, exp.arms).values()) == [
+  assert list(exp.study_cells('nnunet', 0, exp.arms).values()) == [
     slices * (all_kinds + both + pgd)
   ]
-  assert exp.extra_cells('gen_2', 0, exp.arms) == {}
+  assert exp.study_cells('gen_2', 0, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
-  assert whole['extra_evaluation'] == slices * (7 + 15 + 15 + 11)
+  assert whole['studies'] == slices * (7 + 15 + 15 + 11)
   few = lambda *arms: description.describe(exp, config, arms, light=True)['gradients']
-  assert few('unet')['extra_evaluation'] == 0 and few('unet')['evaluate'] > 0
+  assert few('unet')['studies'] == 0 and few('unet')['evaluate'] > 0
   # the second segmenter is not there to meet the images, the first is needed
-  assert few('unet', 'gen_0.5')['extra_evaluation'] == slices * single
+  assert few('unet', 'gen_0.5')['studies'] == slices * single
 
 
 def test_the_forecast_counts_generators_that_are_there(tmp_path):

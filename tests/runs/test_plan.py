@@ -7,13 +7,10 @@ import shlex
 import numpy as np
 import pytest
 
-from robustmed.runs import commandline
-from robustmed import errors
-from robustmed import main
-from robustmed.runs import costs
-from robustmed.runs import plan
+from robustmed import errors, main
 from robustmed.papers.spine import experiment
 from robustmed.papers.synthesis import experiment as synthesis
+from robustmed.runs import commandline, costs, plan
 
 QUICK = str(pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py') + ':smoke'
 

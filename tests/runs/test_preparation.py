@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 from jax.extend import backend
 
-from support import toys
-from robustmed.runs import commandline
-from robustmed.process import console
-from robustmed import data
-from robustmed import errors
-from robustmed.process import parallel
-from robustmed.process import tool
-from robustmed.runs import description
-from robustmed.runs import experiment
-from robustmed.runs import preparation
-from robustmed.runs import stages
+from robustmed import data, errors
+from robustmed.process import console, parallel, tool
+from robustmed.runs import commandline, description, experiment, preparation, stages
 from robustmed.training import checkpoints
+from support import toys
 
 
 class Split(list):
@@ -79,17 +72,11 @@ def _config(**arm):
 def _experiment(config, source, **more):
   task = toys.task()
   return experiment.Experiment(
-    name='toy',
     task=task,
     arms=experiment.make_arms(task, config, **more),
-    probes=experiment.make_probes(task, config),
-    main='pgd',
-    sizes=lambda: {'train': 7, 'test': 2},
-    source=lambda: source,
-    augment=lambda source: None,
+    data=experiment.Data(lambda: {'train': 7, 'test': 2}, lambda: source),
+    grid=experiment.Grid(experiment.make_probes(task, config), 'pgd', checks={}),
     report=None,
-    checks={},
-    write_example=None,
   )
 
 
@@ -152,7 +139,7 @@ def _finished(tmp_path, source, load=None):
 
 
 def test_what_was_estimated_once_is_kept(tmp_path):
-  prepare = _experiment(_config(), None).arms['amat'].prepare
+  prepare = _experiment(_config(), None).arms['amat'].prepared.defense
   first = prepare(_finished(tmp_path, _source())).init(3)['xi']
 
   def explode(arm):
@@ -174,10 +161,12 @@ def test_the_centre_of_larger_images_or_a_view_of_ones_own(tmp_path):
     return seen
 
   large = _source(side=toys.SIDE + 4)
-  plain = _experiment(_config(), None).arms['amat'].prepare(_finished(tmp_path / 'a', _source()))
-  cut = _experiment(_config(), None).arms['amat'].prepare(_finished(tmp_path / 'b', large))
+  plain = (
+    _experiment(_config(), None).arms['amat'].prepared.defense(_finished(tmp_path / 'a', _source()))
+  )
+  cut = _experiment(_config(), None).arms['amat'].prepared.defense(_finished(tmp_path / 'b', large))
   np.testing.assert_allclose(cut.init(1)['xi'], plain.init(1)['xi'], rtol=1e-6)
-  own = _experiment(_config(), None, clean_view=view).arms['amat'].prepare
+  own = _experiment(_config(), None, clean_view=view).arms['amat'].prepared.defense
   own(_finished(tmp_path / 'c', large))
   with np.load(tmp_path / 'c' / 'thresholds.npz') as stored:
     np.testing.assert_array_equal(stored['index'], [3, 5, 6, 8])
@@ -254,7 +243,7 @@ def test_a_student_has_the_finished_teacher_in_its_memory(tmp_path):
   run.train(console.Stopper())
   folder = tmp_path / 'checkpoints'
   teacher = checkpoints.load_variables(folder / 'teacher/seed0/variables', exp.task)
-  defense = exp.arms['student'].prepare(_finished(tmp_path, source, lambda arm: teacher))
+  defense = exp.arms['student'].prepared.defense(_finished(tmp_path, source, lambda arm: teacher))
   toys.assert_equal_trees(defense.init(1)['teacher'], teacher)
   student = checkpoints.load_variables(folder / 'student/seed0/variables', exp.task)
   assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(teacher)))

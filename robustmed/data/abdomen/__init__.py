@@ -1,0 +1,1 @@
+"""Abdominal CT with organ labels, and its phantom."""

@@ -1,0 +1,1 @@
+"""Brain MR with tumours (BraTS), and its phantom."""

@@ -1,0 +1,1 @@
+"""Blood smears with boxes (BCCD), and their phantom."""

@@ -1,0 +1,1 @@
+"""Radiographs of the head with landmarks, and their phantom."""

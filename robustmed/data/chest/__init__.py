@@ -1,0 +1,1 @@
+"""Chest CT with nodules (LUNA16), and its phantom."""

@@ -1,0 +1,1 @@
+"""Lumbar disks in sagittal MR: sources, contours, shape models, and their phantom."""

@@ -1,0 +1,1 @@
+"""Metrics of detected boxes: overlap, matching, average precision."""

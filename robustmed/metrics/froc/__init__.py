@@ -8,7 +8,6 @@ CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per 
   python -m robustmed.metrics.froc SUBMISSION.csv --annotations DIR
 """
 
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -233,9 +232,3 @@ def compare(first: Scored, second: Scored, *, resamples: int = 1000, seed: int =
   side = min((drawn <= 0).sum(), (drawn >= 0).sum())
   p_value = min(1.0, 2 * (side + 1) / (len(drawn) + 1))
   return Difference(cpm(first) - cpm(second), float(low), float(high), p_value)
-
-
-if __name__ == '__main__':
-  from robustmed.metrics.froc import tool
-
-  sys.exit(tool.main(sys.argv[1:]))

@@ -26,30 +26,39 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   part = errors.lookup(PARTS, config.part, kind='part of amat')
   task = part.make_task(config)
   probes = experiment.make_probes(task, config)
+  pretrained = _pretrained(config)
+  arms = experiment.make_arms(task, read(config, part), clean_view=part.clean_view(config))
   return experiment.Experiment(
-    name='amat',
     task=task,
-    arms=experiment.make_arms(task, read(config, part), clean_view=part.clean_view(config)),
-    probes=probes,
-    main='pgd',
-    sizes=lambda: data.sizes(part.source_config(config)),
-    source=lambda: part.load(config),
-    augment=part.make_augment(config),
+    arms={name: _initialised(arm, pretrained) for name, arm in arms.items()},
+    data=experiment.Data(
+      sizes=lambda: data.sizes(data.chosen(config.data.to_dict())),
+      load=lambda: part.load(config),
+      augment=part.make_augment(config),
+    ),
+    grid=experiment.Grid(
+      probes,
+      'pgd',
+      checks={
+        'metric': part.METRIC,
+        'higher_is_better': part.HIGHER_IS_BETTER,
+        'main': 'pgd',
+        'one_step': 'one_step',
+        'noise': 'noise',
+        'undefended': 'std',
+      },
+    ),
     report=lambda folder: report.spec_of(config, part, task, folder),
-    checks={
-      'metric': part.METRIC,
-      'higher_is_better': part.HIGHER_IS_BETTER,
-      'main': 'pgd',
-      'one_step': 'one_step',
-      'noise': 'noise',
-      'undefended': 'std',
-    },
-    write_example=part.write_example,
-    pictures=part.pictures,
-    extra_evaluation=functools.partial(part.evaluate, config),
-    pretrained=_pretrained(config),
-    extra_cells=functools.partial(part.extra_cells, config, probes['pgd'].attack),
+    artifacts=experiment.Artifacts(part.write_example, part.pictures),
+    studies=part.studies(config, probes['pgd'].attack),
   )
+
+
+def _initialised(arm: experiment.Arm, pretrained) -> experiment.Arm:
+  """The arm, which begins with pretrained weights if there are any and it has no warm start."""
+  if pretrained is None or arm.init_from:
+    return arm
+  return arm._replace(prepared=arm.prepared._replace(variables=lambda finished: pretrained))
 
 
 def _pretrained(config):

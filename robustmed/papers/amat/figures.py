@@ -1,7 +1,5 @@
 """Figures of adaptive-margin training, drawn as PNG bytes from plain arrays and frames."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -62,28 +60,4 @@ def margins(table: pd.DataFrame) -> bytes | None:
   axes.set(xlabel='training step', ylabel='margin (L2)')
   axes.legend(loc='upper left', frameon=False)
   figure.colorbar(mesh, ax=axes, label='share of the drawn examples')
-  return figures.png(figure)
-
-
-def bars(
-  table: pd.DataFrame, *, attacks: dict[str, str], metric: str, level: float
-) -> bytes | None:
-  """One group of bars per arm: the metric under each attack at one level."""
-  arms = list(dict.fromkeys(table['arm']))
-  known = [name for name in attacks if (table['attack'] == name).any()]
-  if not arms or not known:
-    return None
-  figure = figures.blank(max(5.0, 1.4 * len(arms) + 2), 3.7)
-  axes = figure.subplots()
-  width = 0.8 / len(known)
-  colours = [BLUE, ORANGE, '#009E73', '#CC79A7', GREY]
-  for place, name in enumerate(known):
-    cells = table[table['attack'] == name].set_index('arm')['mean']
-    values = [float(cells.get(arm, math.nan)) for arm in arms]
-    at = np.arange(len(arms)) + (place - (len(known) - 1) / 2) * width
-    axes.bar(at, values, width, label=attacks[name], color=colours[place % len(colours)])
-  axes.set_xticks(range(len(arms)), labels=arms)
-  axes.set(ylabel=f'{metric} at level {level:g}')
-  axes.spines[['top', 'right']].set_visible(False)
-  figures.legend(figure, columns=2)
   return figures.png(figure)

@@ -1,5 +1,6 @@
 """The landmark part of AMAT: the Multi-Task U-Net on cephalograms."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,12 @@ from robustmed import data, errors, tasks, types
 from robustmed.data.cephalograms import points as cephalograms
 from robustmed.evaluation import grid
 from robustmed.metrics import landmarks as metrics
-from robustmed.papers import published as papers
 from robustmed.papers.amat import claims, parts
 from robustmed.papers.amat import pictures as amat_pictures
+from robustmed.papers.amat import published as papers
 from robustmed.process import files
 from robustmed.report import inputs, spec, tables
+from robustmed.runs import experiment
 from robustmed.tasks import landmarks
 
 METRIC, HIGHER_IS_BETTER = 'MRE', False
@@ -42,13 +44,8 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
   )
 
 
-def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields of config.data that the chosen source knows."""
-  return parts.source_config(config)
-
-
 def load(config: ml_collections.ConfigDict) -> data.Source:
-  return data.load(source_config(config))
+  return data.load(data.chosen(config.data.to_dict()))
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -80,18 +77,16 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   files.write_text(folder / f'{name}.txt', ''.join(f'{x:.1f},{y:.1f}\n' for x, y in points))
 
 
-def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
+def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
   """results/worst.npz: the worst test images of every arm under the main attack."""
-  parts.save(config, context, networks, rows, metric=METRIC, higher=HIGHER_IS_BETTER)
+  del attack
+  save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
+  return (experiment.Study('the worst test images', save),)
 
 
 def clean_view(config: ml_collections.ConfigDict) -> None:
   """Thresholds are estimated from all training images."""
   del config
-
-
-def extra_cells(*_) -> dict[str, int]:
-  return {}  # a few pictures
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -107,7 +102,7 @@ def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 def published(config: ml_collections.ConfigDict) -> pd.DataFrame:
   """Table 3, at levels of the size of our images."""
-  return papers.amat_landmarks(attack='pgd', scale=config.noise.scale)
+  return papers.landmarks(attack='pgd', scale=config.noise.scale)
 
 
 def sections(page) -> tuple[spec.Section, ...]:

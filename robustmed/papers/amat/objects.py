@@ -1,5 +1,6 @@
 """The detector part of AMAT: YOLOv5s on blood cells."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from robustmed.papers.amat import claims, parts
 from robustmed.papers.amat import pictures as amat_pictures
 from robustmed.process import files
 from robustmed.report import inputs, spec, tables
+from robustmed.runs import experiment
 from robustmed.tasks import objects
 
 METRIC, HIGHER_IS_BETTER = 'IOU', True
@@ -41,14 +43,9 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
   )
 
 
-def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields of config.data that the chosen source knows."""
-  return parts.source_config(config)
-
-
 def load(config: ml_collections.ConfigDict) -> data.Source:
   """The source; with mosaics every training image comes with its partners."""
-  source = data.load(source_config(config))
+  source = data.load(data.chosen(config.data.to_dict()))
   if config.augment.name != 'mosaic':
     return source
   return source._replace(sampling=mosaic.sampling(source.train))
@@ -96,18 +93,16 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   files.write_text(folder / f'{name}.xml', '\n'.join([*lines, '</annotation>\n']))
 
 
-def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
+def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
   """results/worst.npz: the worst test images of every arm under the main attack."""
-  parts.save(config, context, networks, rows, metric=METRIC, higher=HIGHER_IS_BETTER)
+  del attack
+  save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
+  return (experiment.Study('the worst test images', save),)
 
 
 def clean_view(config: ml_collections.ConfigDict) -> None:
   """Thresholds are estimated from all training images."""
   del config
-
-
-def extra_cells(*_) -> dict[str, int]:
-  return {}  # a few pictures
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:

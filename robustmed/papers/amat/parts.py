@@ -1,7 +1,5 @@
 """What the parts of AMAT have in common: networks from plain data, sources, worst cases."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed import data, errors, models
+from robustmed import errors, models
 from robustmed.runs import artifacts
 
 FILE = 'worst.npz'
@@ -26,19 +24,11 @@ def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
   return make(dtype=dtype, **fields, **options)
 
 
-def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields of config.data that the chosen source knows."""
-  fields = config.data.to_dict()
-  name = fields.pop('source')
-  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
-
-
 def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: bool) -> None:
   """results/worst.npz: of every arm's first seed the example with the worst metric under the main
   attack at report.picture_eps, with what `pictures` of the experiment says of it."""
   eps = config.report.picture_eps
-  name = context.exp.main
+  name = context.exp.grid.main
   cell = rows[(rows['attack'] == name) & np.isclose(rows['eps'], eps)]
 
   def make(model) -> dict[str, np.ndarray]:
@@ -55,7 +45,7 @@ def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: 
       'image': stacked.example['image'],
       'adversarial': stacked.image,
       'value': worst[metric].to_numpy(),
-      **context.exp.pictures(stacked),
+      **context.exp.artifacts.pictures(stacked),
     }
 
   models_ = filter(context.meets_main, artifacts.first_seed(networks))

@@ -8,9 +8,9 @@ import pandas as pd
 
 from robustmed.evaluation import statistics
 from robustmed.metrics import slice_sets
-from robustmed.papers import published
 from robustmed.papers.amat import claims as amat_claims
 from robustmed.papers.amat import figures as drawings
+from robustmed.papers.amat import published
 from robustmed.process import files
 from robustmed.report import figures, inputs, spec, tables
 
@@ -121,7 +121,7 @@ class Page:
 
   def _published_cost(self, arm):
     kind = 'SAT' if arm in self.sat else arm.upper()
-    return published.amat_costs(self.config.data.get('task', '')).get(kind, np.nan)
+    return published.costs(self.config.data.get('task', '')).get(kind, np.nan)
 
   def _indices(self):
     rows = self.held.rows
@@ -132,7 +132,7 @@ class Page:
     for (arm, eps), part in kept.groupby(['arm', 'eps'], sort=False):
       lines.append((arm, eps, slice_sets.adi(part), slice_sets.tvdi(part)))
     frame = pd.DataFrame(lines, columns=['arm', 'level', 'ADI', 'TVDI'])
-    paper = published.amat_clean(self.config.data.get('task', ''))
+    paper = published.clean(self.config.data.get('task', ''))
     return spec.Section(
       'ADI and TVDI (Table 1, eq. 2)',
       'ADI is the mean over slices of the mean Dice of the classes; TVDI sums hits and misses over '
@@ -171,7 +171,7 @@ class Page:
     frame = kept.pivot_table(index='arm', columns='attack', values='mean', sort=False)
     names = [name for name in shown if name in frame.columns]
     frame = frame[names].rename(columns=shown).reset_index()
-    png = drawings.bars(self.in_words(kept), attacks=shown, metric=self.part.METRIC, level=level)
+    png = figures.bars(self.in_words(kept), attacks=shown, metric=self.part.METRIC, level=level)
     return spec.Section(
       'A stronger look',
       'The paper reports the last iterate of PGD-100. An arm that falls much further under the '

@@ -1,27 +1,23 @@
 """The segmentation part of AMAT: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
 
 import functools
-import pathlib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pandas as pd
-import scipy.special
 
 from robustmed import data, errors, tasks, types
 from robustmed.data import pipeline, store
 from robustmed.data.decathlon import msd, nnunet_augment
-from robustmed.data.files import nifti
 from robustmed.evaluation import grid
 from robustmed.metrics import surface
 from robustmed.models import nnunet_planner
 from robustmed.papers.amat import claims, parts
 from robustmed.process import files, parallel
 from robustmed.report import spec
-from robustmed.runs import preparation
+from robustmed.runs import experiment, preparation, slice_examples
 
 METRIC, HIGHER_IS_BETTER = 'DICE', True
 # What an AMAT margin is decided by, per criterion.
@@ -34,6 +30,7 @@ CLASSES = {
 }
 SAYING = claims.Saying(volumes=True)
 COUPLED = ('batch_dice', ('standard',))  # the reading, and the defenses it makes coupled
+write_example, pictures = slice_examples.write_example, slice_examples.pictures
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
 
 
@@ -51,11 +48,6 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
   )
 
 
-def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields of config.data that the chosen source knows."""
-  return parts.source_config(config)
-
-
 def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
   """Which training slices thresholds are estimated from: all by the loss, those that show every
   class by the Dice (authors), which is 0 on the empty ones whatever the network says."""
@@ -71,7 +63,7 @@ def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
 
 
 def load(config: ml_collections.ConfigDict) -> data.Source:
-  return data.load(source_config(config))
+  return data.load(data.chosen(config.data.to_dict()))
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -99,30 +91,6 @@ def make_augment(config: ml_collections.ConfigDict):
   return build
 
 
-def pictures(found: grid.Example) -> dict[str, np.ndarray]:
-  """Foreground of stacked examples, true and predicted, for the report's pictures."""
-  foreground = lambda outputs: 1 - scipy.special.softmax(outputs['head0'], axis=-1)[..., 0]
-  return {
-    'mask_true': found.example['target']['labels'] > 0,
-    'seg_clean': foreground(found.clean),
-    'seg_adv': foreground(found.attacked),
-  }
-
-
-def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """NIfTI files of one preprocessed slice: case_CCC_IIIIII.nii.gz (all modalities) and _label."""
-  folder = pathlib.Path(folder)
-  name = f'case_{int(example["group"]):03d}_{int(example["index"]):06d}'
-  between, rows, columns = (float(value) for value in example['target']['spacing'])
-  affine = np.diag([columns, rows, between, 1.0])
-  volume = image.transpose(1, 0, 2)[:, :, None, :]  # [x, y, z, modality]
-  nifti.write(
-    folder / f'{name}.nii.gz', volume.squeeze(-1) if volume.shape[-1] == 1 else volume, affine
-  )
-  labels = np.maximum(example['target']['labels'], 0).T[:, :, None]
-  nifti.write(folder / f'{name}_label.nii.gz', labels.astype(np.float32), affine)
-
-
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """What the report says of the losses and of the test examples."""
   return (
@@ -146,6 +114,12 @@ def published(config: ml_collections.ConfigDict) -> None:
 
 
 # Whole volumes ------------------------------------------------------------------------------
+
+
+def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
+  """Dice, HD95 and NSD of whole test volumes; `attack` is the one they are evaluated under."""
+  run = functools.partial(evaluate, config)
+  return (experiment.Study('whole volumes', run, functools.partial(volume_cells, config, attack)),)
 
 
 def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
@@ -177,7 +151,7 @@ def part_file(arm: str, seed: int) -> str:
   return f'{arm}.seed{seed}.csv'
 
 
-def extra_cells(
+def volume_cells(
   config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
@@ -187,7 +161,7 @@ def extra_cells(
   del finished
   size = config.evaluate.batch_size
   # Volumes are predicted one by one, in batches that are filled up.
-  filled = [-(-depth // size) * size for depth in data.depths(source_config(config))]
+  filled = [-(-depth // size) * size for depth in data.depths(data.chosen(config.data.to_dict()))]
   attacked = sum(filled[: config.evaluate.volumes]) * attack.num_gradients
   return {f'{PARTS}/{part_file(arm, seed)}': sum(filled) + attacked}
 

@@ -60,7 +60,7 @@ def save_curves(config, context: artifacts.Context, models) -> None:
         task, attack, CURVES[attack], bounds=(0.0, 1.0), num_steps=count, alpha=alpha
       )
     found = _curve_rows(context, model, programs[kind], attack, alpha)
-    return context.exp.subjects(found)
+    return context.exp.grid.subjects(found)
 
   pieces = [
     grid.Table(
@@ -159,9 +159,9 @@ def shown_eps(probe: grid.Probe) -> float:
 def shown_attacks(exp: experiment.Experiment, arm: str, *, eps: float) -> list[tuple[str, float]]:
   """(attack, level) of an arm's pictures: the main attack at `eps`; on the undefended network
   those of `SHOWN` that the grid has as well."""
-  found = [(exp.main, eps)]
-  if arm == exp.checks['undefended']:
-    found += [(name, shown_eps(exp.probes[name])) for name in SHOWN if name in exp.probes]
+  found = [(exp.grid.main, eps)]
+  if arm == exp.grid.checks['undefended']:
+    found += [(name, shown_eps(exp.grid.probes[name])) for name in SHOWN if name in exp.grid.probes]
   return list(dict.fromkeys(found))
 
 
@@ -205,7 +205,7 @@ def save_volumes(config, context: artifacts.Context, models) -> None:
   All float32, with the affine of the input; images in [0, 1] with the series as fourth axis, labels
   0 1 2 4. The prediction is that of the adversarial image, `prediction_clean` that of the clean.
   """
-  eps = shown_eps(context.exp.probes[context.exp.main])
+  eps = shown_eps(context.exp.grid.probes[context.exp.grid.main])
   split = context.source().test
   names = {int(split[i]['index']): str(split[i]['name']) for i in range(len(split))}
   groups = sorted(set(np.asarray(split.groups).tolist()))
@@ -222,7 +222,7 @@ def save_volumes(config, context: artifacts.Context, models) -> None:
       for found in parts.values():
         case = names[int(found[0].example['index'])]
         write_case(folder, case.rsplit('_', 1)[0] if config.dimension == 2 else case, found)
-    console.say(f'{len(parts)} cases of {model.arm} under {context.exp.main} are in {folder}')
+    console.say(f'{len(parts)} cases of {model.arm} under {context.exp.grid.main} are in {folder}')
 
 
 def write_case(folder: pathlib.Path, name: str, found: list[grid.Example]) -> None:

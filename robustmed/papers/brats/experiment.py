@@ -36,28 +36,38 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     make_augment=lambda fields: make_augment(config, fields),
   )
   probes = experiment.make_probes(task, config)
+  main = next((name for name in (*evaluation.SHOWN, *probes) if name in probes), 'fgsm')
+  subjects = brats_rows.volumes if config.dimension == 2 else lambda rows: rows
   return experiment.Experiment(
-    name='brats',
     task=task,
     arms=arms,
-    probes=probes,
-    main=next((name for name in (*evaluation.SHOWN, *probes) if name in probes), 'fgsm'),
-    sizes=lambda: data.sizes(source_config(config)),
-    source=lambda: data.load(source_config(config)),
-    augment=make_augment(config),
+    data=experiment.Data(
+      sizes=lambda: data.sizes(source_config(config)),
+      load=lambda: data.load(source_config(config)),
+      augment=make_augment(config),
+    ),
+    grid=experiment.Grid(
+      probes,
+      main,
+      subjects=subjects,
+      checks={
+        'metric': 'dice_wt',
+        'higher_is_better': True,
+        'main': 'ifgsm',
+        'one_step': 'fgsm',
+        'noise': 'noise',
+        'undefended': 'std',
+      },
+    ),
     report=lambda folder: report.spec_of(config, task, folder),
-    checks={
-      'metric': 'dice_wt',
-      'higher_is_better': True,
-      'main': 'ifgsm',
-      'one_step': 'fgsm',
-      'noise': 'noise',
-      'undefended': 'std',
-    },
-    write_example=evaluation.write_example,
-    subjects=brats_rows.volumes if config.dimension == 2 else lambda rows: rows,
-    extra_evaluation=functools.partial(evaluation.evaluate, config),
-    extra_cells=functools.partial(extra_cells, config),
+    artifacts=experiment.Artifacts(evaluation.write_example),
+    studies=(
+      experiment.Study(
+        'curves over iterations, pictures and volumes',
+        functools.partial(evaluation.evaluate, config),
+        functools.partial(study_cells, config),
+      ),
+    ),
   )
 
 
@@ -94,11 +104,7 @@ def _channels(config) -> int:
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  fields = config.data.to_dict()
-  name = fields.pop('source')
-  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  chosen = {'name': name, 'planes': PLANES[config.dimension]}
-  return {**chosen, **{k: v for k, v in fields.items() if k in known}}
+  return {'planes': PLANES[config.dimension], **data.chosen(config.data.to_dict())}
 
 
 def make_augment(
@@ -143,7 +149,7 @@ def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def extra_cells(
+def study_cells(
   config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of the curves against the number of iterations, by file in results/."""

@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.papers import published
-from robustmed.papers.amat import figures as amat_figures
 from robustmed.papers.brats import claims as brats_claims
-from robustmed.papers.brats import evaluation, notes
+from robustmed.papers.brats import evaluation, notes, published
 from robustmed.papers.brats import figures as drawings
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.papers.brats import tables as brats_tables
@@ -116,7 +114,7 @@ class Page:
     base = {'std': self.arms['std']}
     distilled = {**base, **{n: t for n, t in self.arms.items() if n.startswith('distil_')}}
     others = {n: t for n, t in self.arms.items() if n not in distilled}
-    style = {'attack': 'fgsm', 'paper': published.brats(dimension)}
+    style = {'attack': 'fgsm', 'paper': published.defenses(dimension)}
     drawn = [
       *self._draw(
         f'fig{first}_distillation',
@@ -163,7 +161,7 @@ class Page:
     ]
     in_order = [kept[kept['arm'] == name].assign(arm=text) for name, text in self.arms.items()]
     kept = pd.concat(in_order, ignore_index=True)
-    png = amat_figures.bars(
+    png = figures.bars(
       kept, attacks={name: name for name in drawn}, metric='whole-tumour Dice', level=EPS
     )
     verdicts = found[found['region'] == brats_tables.HEADS[METRIC]]
@@ -294,7 +292,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     level_units=task.units,
     arms=tuple(spec.Arm(name, notes.label(name, arm.defense)) for name, arm in config.arms.items()),
     claims=page.claims(),
-    paper=published.brats(config.dimension),
+    paper=published.defenses(config.dimension),
     notes=notes.notes(config),
     sections=page.sections(),
     headline_eps=EPS,

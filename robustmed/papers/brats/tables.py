@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import claims, paired, statistics
-from robustmed.papers import published as papers
 from robustmed.papers.brats import claims as brats_claims
+from robustmed.papers.brats import published as papers
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.report import tables
 
@@ -40,7 +40,7 @@ def attacks(rows: pd.DataFrame, *, eps: float) -> pd.DataFrame:
   stars = set(
     found.loc[found['p_holm'] < claims.ALPHA, ['first', 'metric']].itertuples(index=False)
   )
-  published = papers.brats_attacks().set_index(['attack', 'metric'])
+  published = papers.attacks().set_index(['attack', 'metric'])
   lines = []
   for name, shown in ATTACKS.items():
     cell = statistics.select(rows, arm='std', attack=name, eps=0.0 if name == 'none' else eps)
@@ -67,7 +67,7 @@ def defenses(
     family=f'{len(defended)} defenses x {len(HEADS)} regions x {len(levels)} levels',
   )
   tests = found.set_index(['first', 'metric'])
-  published = papers.brats(dimension)
+  published = papers.defenses(dimension)
   lines = []
   for metric, region in HEADS.items():
     for arm, shown in arms.items():

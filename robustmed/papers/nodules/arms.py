@@ -31,7 +31,7 @@ def make(
   editable = experiment.editable(config)
   classifiers = experiment.make_arms(task, editable, make_task=make_task)
   finders = candidate_arms(config)
-  task_of = lambda arm: (classifiers[arm].task or task) if arm in classifiers else None
+  task_of = lambda arm: (classifiers[arm].network.task or task) if arm in classifiers else None
   made, paid = {**finders}, set()
   added = {name: tuple(config.arms[name].get('added', ())) for name in classifiers}
   for name in {**finders, SYNTHESISER: None}:
@@ -44,14 +44,16 @@ def make(
     if added[name]:
       check_pools(name, added[name])
       needs += (config.pools.victim, *_makers(added[name]))
-      arm = arm._replace(
-        material=_with_pools(config, added[name], task_of),
-        prepare_passes=_passes(config, [one for one in added[name] if one not in paid]),
+      learns = arm.prepared._replace(
+        source=_with_pools(config, added[name], task_of),
+        passes=_passes(config, [one for one in added[name] if one not in paid]),
       )
+      arm = arm._replace(prepared=learns)
       paid |= set(added[name])
     if config.arms[name].get('model', {}).get('loss', '') == 'segmentation':
-      arm = arm._replace(graded=False, attacks=())
-    made[name] = arm._replace(extra_needs=(*arm.extra_needs, *needs))
+      arm = arm._replace(evaluated=False)
+    waits = arm.prepared._replace(needs=(*arm.prepared.needs, *needs))
+    made[name] = arm._replace(prepared=waits)
   return made
 
 
@@ -85,10 +87,7 @@ def _passes(config, names):
 
 def source_config(config: ml_collections.ConfigDict, **more: Any) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows, with `more` on top."""
-  fields = config.data.to_dict()
-  name = fields.pop('source')
-  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  return {'name': name, **{k: v for k, v in fields.items() if k in known}, **more}
+  return {**data.chosen(config.data.to_dict()), **more}
 
 
 def tiles(config: ml_collections.ConfigDict) -> data.Source:
@@ -129,7 +128,7 @@ def mixture(
 
 
 def _with_pools(config, added, task_of):
-  def material(finished: preparation.Finished) -> data.Source:
+  def source(finished: preparation.Finished) -> data.Source:
     trained = nodules_pools.Trained(
       config,
       task_of,
@@ -144,7 +143,7 @@ def _with_pools(config, added, task_of):
     }
     return mixture(finished.source, made, shares(config))
 
-  return material
+  return source
 
 
 def masked(finished: preparation.Finished) -> data.Source:
@@ -223,17 +222,16 @@ def candidate_arms(config: ml_collections.ConfigDict) -> dict[str, experiment.Ar
   made, options = {}, config.candidates
   train = options.train.to_dict()
 
-  def arm(name, task, fields, rules=train, **more):
+  def arm(name, task, fields, rules=train, init_from='', **prepared):
     made[name] = experiment.Arm(
       name=name,
       defense=standard.make(task),
       train=experiment.train_options(config, {'train': rules}),
-      task=task,
-      model={'candidates': fields},
+      init_from=init_from,
+      network=experiment.Network(task, {'candidates': fields}),
       augment=lambda source: nodule_augment.tiles,
-      attacks=(),
-      graded=False,
-      **{'material': lambda finished: tiles(config), **more},
+      evaluated=False,
+      prepared=experiment.Prepared(**{'source': lambda finished: tiles(config), **prepared}),
     )
 
   if config.data.candidates == 'blob':
@@ -241,16 +239,16 @@ def candidate_arms(config: ml_collections.ConfigDict) -> dict[str, experiment.Ar
     arm(BLOB, blob, options.model.to_dict())
     if options.ground_glass:
       rules = {**train, **options.fine_tuning.to_dict()}
-      material = lambda finished: glassy(finished, tiles(config))
-      arm(GLASS, blob, options.model.to_dict(), rules, init_from=BLOB, material=material)
+      source = lambda finished: glassy(finished, tiles(config))
+      arm(GLASS, blob, options.model.to_dict(), rules, init_from=BLOB, source=source)
     if options.boxes:
       task = boxes_task(config)
       fields = {**options.model.to_dict(), **options.boxes_model.to_dict()}
 
-      def start(finished):
+      def variables(finished):
         return lambda drawn: weights.graft(finished.load(BLOB), drawn)
 
-      arm(BOXES, task, fields, extra_needs=(BLOB,), start=start)
+      arm(BOXES, task, fields, needs=(BLOB,), variables=variables)
   if config.reference.kind == 'detector':
     rules = {**train, **config.reference.train.to_dict()}
     arm(REFERENCE, reference_task(config), config.reference.model.to_dict(), rules)
@@ -269,11 +267,9 @@ def synthesiser_arm(config: ml_collections.ConfigDict) -> experiment.Arm:
     name=SYNTHESISER,
     defense=synthesiser.fitting(model, weights=chosen),
     train=experiment.train_options(config, {'train': options.train.to_dict()}),
-    task=model.task,
-    model={'synthesiser': options.network.to_dict()},
-    attacks=(),
-    graded=False,
-    material=masked,
+    network=experiment.Network(model.task, {'synthesiser': options.network.to_dict()}),
+    evaluated=False,
+    prepared=experiment.Prepared(source=masked),
   )
 
 

@@ -32,28 +32,36 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     scale=config.augment.scale,
     exact_from=pools.FIRST,
   )
-  task_of = lambda arm: (arms[arm].task if arm in arms else None) or task
+  task_of = lambda arm: (arms[arm].network.task if arm in arms else None) or task
   return experiment.Experiment(
-    name='nodules',
     task=task,
     arms=arms,
-    probes=experiment.make_probes(task, config),
-    main='pgd',
-    sizes=functools.cache(lambda: sizes(config)),
-    source=lambda: make_source(config),
-    augment=lambda source: move,
+    data=experiment.Data(
+      sizes=functools.cache(lambda: sizes(config)),
+      load=lambda: make_source(config),
+      augment=lambda source: move,
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, config),
+      'pgd',
+      checks={
+        'metric': 'correct',
+        'higher_is_better': True,
+        'main': 'pgd',
+        'one_step': 'one_step',
+        'noise': 'noise',
+        'undefended': config.pools.victim,
+      },
+    ),
     report=lambda folder: report.spec_of(config, task, arms, folder),
-    checks={
-      'metric': 'correct',
-      'higher_is_better': True,
-      'main': 'pgd',
-      'one_step': 'one_step',
-      'noise': 'noise',
-      'undefended': config.pools.victim,
-    },
-    write_example=functools.partial(write_example, config),
-    extra_evaluation=functools.partial(evaluation.evaluate, config, task_of),
-    extra_cells=functools.partial(stress.extra_cells, config),
+    artifacts=experiment.Artifacts(functools.partial(write_example, config)),
+    studies=(
+      experiment.Study(
+        'whole scans and stress tests',
+        functools.partial(evaluation.evaluate, config, task_of),
+        functools.partial(stress.study_cells, config),
+      ),
+    ),
   )
 
 

@@ -89,7 +89,7 @@ def _cell(arm: str, seed: int, kind: Kind) -> grid.Cell:
   return grid.Cell(arm, seed, kind.attack, kind.eps)
 
 
-def extra_cells(config, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
+def study_cells(config, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
   """Input gradients of the searches in the white box, by file in results/."""
   del finished
   return {

@@ -7,8 +7,8 @@ import pandas as pd
 
 from robustmed.evaluation import statistics
 from robustmed.metrics import detection, froc
-from robustmed.papers import published as papers
 from robustmed.papers.nodules import claims
+from robustmed.papers.nodules import published as papers
 from robustmed.papers.nodules import scans as nodules_froc
 from robustmed.report import tables
 
@@ -59,7 +59,7 @@ def counts(nodules: pd.DataFrame, *, scans: int, min_diameter: float) -> pd.Data
     'total_nodules_ge_6mm': len(large),
     **{name: int((large['kind'] == kind).sum()) for name, kind in _KINDS.items()},
   }
-  published = papers.nodule_counts().set_index('quantity')
+  published = papers.counts().set_index('quantity')
   lines = [
     {
       'quantity': shown,
@@ -77,7 +77,7 @@ def counts(nodules: pd.DataFrame, *, scans: int, min_diameter: float) -> pd.Data
 
 def networks(ours: Mapping[str, tuple[int, int, int]]) -> pd.DataFrame:
   """Table 2; ours: the paper's row -> (parameters, multiply-adds, side of the input)."""
-  published = papers.nodule_networks().set_index('network')
+  published = papers.networks().set_index('network')
   lines = []
   for name, (parameters, multiply_adds, side) in ours.items():
     paper = published.loc[name]
@@ -102,7 +102,7 @@ def detection_table(
 
   Of several seeds each has its line; an arm without a submission is said to be absent.
   """
-  published = papers.nodule_froc()
+  published = papers.froc()
   lines = []
   for arm, shown in arms.items():
     mine = sorted(key for key in scored if key[0] == arm)
@@ -202,7 +202,7 @@ def stressed(
   if not columns:
     return pd.DataFrame()
   groups = named.groupby(['arm', 'column'])[metric].agg(['mean', 'std'])
-  published = papers.nodule_stress(number).set_index(['arm', 'column']) if number else None
+  published = papers.stress(number).set_index(['arm', 'column']) if number else None
   lines = []
   for arm, shown in arms.items():
     if arm in set(named['arm']):

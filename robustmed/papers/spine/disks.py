@@ -35,10 +35,7 @@ def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  fields = config.data.to_dict()
-  name = fields.pop('source')
-  known = (*errors.lookup(data.SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
-  return {'name': name, **{k: v for k, v in fields.items() if k in known}}
+  return data.chosen(config.data.to_dict())
 
 
 def make_augment(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}):

@@ -31,27 +31,34 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   )
   _check_ood(config)
   return experiment.Experiment(
-    name='spine',
     task=task,
     arms=arms,
-    probes=experiment.make_probes(task, config),
-    main='pgd_seg',
-    sizes=lambda: data.sizes(disks.source_config(config)),
-    source=lambda: _source(config),
-    augment=disks.make_augment(config),
+    data=experiment.Data(
+      sizes=lambda: data.sizes(disks.source_config(config)),
+      load=lambda: _source(config),
+      augment=disks.make_augment(config),
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, config),
+      'pgd_seg',
+      checks={
+        'metric': 'DICE_seg',
+        'higher_is_better': True,
+        'main': 'pgd_seg',
+        'one_step': 'fgsm',
+        'noise': 'noise',
+        'undefended': 'P10_std',
+      },
+    ),
     report=lambda folder: report.spec_of(config, task, folder),
-    checks={
-      'metric': 'DICE_seg',
-      'higher_is_better': True,
-      'main': 'pgd_seg',
-      'one_step': 'fgsm',
-      'noise': 'noise',
-      'undefended': 'P10_std',
-    },
-    write_example=disks.write_example,
-    pictures=disks.pictures,
-    extra_evaluation=functools.partial(evaluate, config),
-    extra_cells=functools.partial(ood_cells, config),
+    artifacts=experiment.Artifacts(disks.write_example, disks.pictures),
+    studies=(
+      experiment.Study(
+        'attacks from outside',
+        functools.partial(evaluate, config),
+        functools.partial(ood_cells, config),
+      ),
+    ),
   )
 
 

@@ -2,8 +2,7 @@
 
 import pathlib
 
-from robustmed.papers import published
-from robustmed.papers.spine import claims, sections
+from robustmed.papers.spine import claims, published, sections
 from robustmed.papers.spine import figures as drawings
 from robustmed.report import inputs, spec, tables
 
@@ -50,7 +49,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
       *claims.inside_attacks(shapes, small=small),
       *claims.outside_attacks(config, page.ood),
     ),
-    paper=published.spine(),
+    paper=published.tables(),
     notes=_notes(config),
     sections=page.sections(),
     headline_eps=claims.EPS,

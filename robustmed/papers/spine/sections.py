@@ -7,9 +7,9 @@ import pandas as pd
 
 from robustmed.evaluation import statistics
 from robustmed.metrics import detection
-from robustmed.papers import published as papers
 from robustmed.papers.spine import claims, evaluation, ood
 from robustmed.papers.spine import figures as drawings
+from robustmed.papers.spine import published as papers
 from robustmed.process import files
 from robustmed.report import figures, inputs, spec, tables
 
@@ -144,7 +144,7 @@ class Page:
     )
 
   def _two_readings(self):
-    paper, lines = papers.spine(), []
+    paper, lines = papers.tables(), []
     for shape in drawings.COLOURS:
       for eps in tables.levels(self.held.summary, attack='pgd_seg'):
         ours = [self._mean(f'{shape}_{kind}', eps) for kind in ('std', 'rand', 'rand_only')]

@@ -50,7 +50,7 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
   options, model, weights = config.synthesis, make_model(config), make_weights(config)
   rules = dict(config.synthesis.to_dict()['train'])
   # A hardened network is the target's, trained on.
-  own_task = lambda arm: arms[options.target if arm == HARDENED else arm].task or task
+  own_task = lambda arm: arms[options.target if arm == HARDENED else arm].network.task or task
   for arm in (options.target, *([options.second] if options.second else [])):
     errors.lookup(arms, arm, kind='arm that a generator attacks')
   made = {}
@@ -61,15 +61,17 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
       name=name,
       defense=fresh(segmenter=()),
       train=experiment.train_options(config, {'train': rules}),
-      task=model.task,
-      model={'generator': {**options.network.to_dict(), 'xi': xi}},
+      network=experiment.Network(
+        model.task, {'generator': {**options.network.to_dict(), 'xi': xi}}
+      ),
       augment=lambda source: None,
-      attacks=(),
-      extra_needs=(target,),
-      prepare=lambda finished, fresh=fresh, target=target: fresh(segmenter=finished.load(target)),
-      graded=False,
-      sampling=ct_slices.whole_slices,
-      judge=functools.partial(_judge, config, model, victim, xi=xi, target=target),
+      evaluated=False,
+      prepared=experiment.Prepared(
+        needs=(target,),
+        defense=lambda finished, fresh=fresh, target=target: fresh(segmenter=finished.load(target)),
+        source=_whole_slices,
+        selection=functools.partial(_judge, config, model, victim, xi=xi, target=target),
+      ),
     )
   if options.hardened_at:
     made[HARDENED] = _hardened(config, model, arms[options.target], task, made)
@@ -87,19 +89,26 @@ def _hardened(config, model, target, task, generators) -> experiment.Arm:
   for name in fields:
     errors.lookup(known, name, kind='field of synthesis.hardening')
   fresh = functools.partial(
-    hardening.make, model, target.task or task, coupled=target.defense.coupled, **fields
+    hardening.make, model, target.network.task or task, coupled=target.defense.coupled, **fields
   )
   return experiment.Arm(
     name=HARDENED,
     defense=fresh(variables=()),
     train=experiment.train_options(config, {'train': rules}),
-    task=target.task,
-    model=target.model,
     init_from=options.target,
-    extra_needs=teachers,
-    prepare=lambda finished: fresh(variables=tuple(map(finished.load, teachers))),
-    sampling=ct_slices.whole_slices,
+    network=target.network,
+    prepared=experiment.Prepared(
+      needs=teachers,
+      defense=lambda finished: fresh(variables=tuple(map(finished.load, teachers))),
+      source=_whole_slices,
+    ),
   )
+
+
+def _whole_slices(finished):
+  """The run's source with whole slices as training examples."""
+  source = finished.source
+  return source._replace(sampling=ct_slices.whole_slices(source))
 
 
 def _judge(config, model, victim, finished, *, xi, target):

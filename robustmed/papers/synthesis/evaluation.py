@@ -49,7 +49,7 @@ def evaluate(config, context, models, rows) -> None:
   _save_pictures(config, context, model, cases, graded, seeds)
 
 
-def extra_cells(config, slices, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
+def study_cells(config, slices, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
   """Input gradients of the generators trained against `arm`, by file in results/.
 
   slices: () -> slices of all test subjects. `finished`: the arms there will be.

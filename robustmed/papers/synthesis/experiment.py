@@ -11,10 +11,9 @@ import ml_collections
 from robustmed import data, errors, models, tasks, types
 from robustmed.data.abdomen import ct_slices
 from robustmed.models import nnunet_planner
-from robustmed.papers.amat import segmentation
 from robustmed.papers.synthesis import arms as synthesis_arms
 from robustmed.papers.synthesis import evaluation, report
-from robustmed.runs import experiment
+from robustmed.runs import experiment, slice_examples
 
 ORGANS = ct_slices.ORGANS
 # Defenses that can train on losses that couple the examples of a batch.
@@ -30,27 +29,33 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   arms |= synthesis_arms.make(config, task, arms)
   slices = functools.cache(lambda: sum(data.depths(source_config(config))))
   return experiment.Experiment(
-    name='synthesis',
     task=task,
     arms=arms,
-    probes=experiment.make_probes(task, config),
-    main='pgd',
-    sizes=functools.cache(lambda: data.sizes(source_config(config))),
-    source=lambda: data.load(source_config(config)),
-    augment=lambda source: None,
+    data=experiment.Data(
+      sizes=functools.cache(lambda: data.sizes(source_config(config))),
+      load=lambda: data.load(source_config(config)),
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, config),
+      'pgd',
+      checks={
+        'metric': 'DICE',
+        'higher_is_better': True,
+        'main': 'pgd',
+        'one_step': 'one_step',
+        'noise': 'noise',
+        'undefended': config.synthesis.target,
+      },
+    ),
     report=lambda folder: report.spec_of(config, task, folder),
-    checks={
-      'metric': 'DICE',
-      'higher_is_better': True,
-      'main': 'pgd',
-      'one_step': 'one_step',
-      'noise': 'noise',
-      'undefended': config.synthesis.target,
-    },
-    write_example=segmentation.write_example,
-    pictures=segmentation.pictures,
-    extra_evaluation=functools.partial(evaluation.evaluate, config),
-    extra_cells=functools.partial(evaluation.extra_cells, config, slices),
+    artifacts=experiment.Artifacts(slice_examples.write_example, slice_examples.pictures),
+    studies=(
+      experiment.Study(
+        'generators',
+        functools.partial(evaluation.evaluate, config),
+        functools.partial(evaluation.study_cells, config, slices),
+      ),
+    ),
   )
 
 
@@ -111,4 +116,4 @@ def _metrics(inner):
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  return segmentation.source_config(config)
+  return data.chosen(config.data.to_dict())

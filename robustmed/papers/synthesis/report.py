@@ -6,8 +6,7 @@ import pandas as pd
 
 from robustmed.data.abdomen import ct_slices
 from robustmed.evaluation import statistics
-from robustmed.papers import published
-from robustmed.papers.synthesis import arms
+from robustmed.papers.synthesis import arms, published
 from robustmed.papers.synthesis import claims as synthesis_claims
 from robustmed.papers.synthesis import evaluation as synthesis_evaluation
 from robustmed.papers.synthesis import figures as drawings
@@ -87,7 +86,7 @@ class Page:
       'other field left out. Controls at the same p as I_DV: a random field with the spectrum of D '
       'and V, and PGD (L-infinity) that ascends X.',
       (),
-      [('Here', ours.reset_index(drop=True)), ('Chen et al. 2019, Table 1', published.synthesis())],
+      [('Here', ours.reset_index(drop=True)), ('Chen et al. 2019, Table 1', published.table())],
     )
 
   def _sweep(self):
@@ -96,7 +95,7 @@ class Page:
     if table.empty or clean.empty:
       return None
     base = {organ: clean.loc[0, organ] / 100 for organ in ORGANS}
-    drawn = self._draw('dice_and_p', drawings.sweep(table, base, published.synthesis()))
+    drawn = self._draw('dice_and_p', drawings.sweep(table, base, published.table()))
     return spec.Section('Strength of the attack', 'Dashed: 70 % of the clean Dice.', drawn)
 
   def _examples(self):

@@ -49,11 +49,12 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
     name=VAE,
     defense=points.fitting(module, divergence=config.vae.divergence),
     train=experiment.train_options(config, {'train': config.vae.train}),
-    task=points.make_task(module),
-    model={'vae': {name: config.vae[name] for name in ('widths', 'latent')}},
-    attacks=(),
-    graded=False,
-    material=lambda finished: _material('kept', None, finished),
+    network=experiment.Network(
+      points.make_task(module),
+      {'vae': {name: config.vae[name] for name in ('widths', 'latent')}},
+    ),
+    evaluated=False,
+    prepared=experiment.Prepared(source=lambda finished: _mixed('kept', None, finished)),
   )
   train = sum(moons.sizes(config.data)[name] for name in ('train',))
   for name, options in config.arms.items():
@@ -75,10 +76,12 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
       name=name,
       defense=standard.make(task),
       train=experiment.train_options(config, {}),
-      extra_needs=needs,
-      prepare_passes=passes,
-      material=lambda finished, real=options.real, how=how: _material(
-        real, how and (lambda: added(config, task, how, finished)), finished
+      prepared=experiment.Prepared(
+        needs=needs,
+        passes=passes,
+        source=lambda finished, real=options.real, how=how: _mixed(
+          real, how and (lambda: added(config, task, how, finished)), finished
+        ),
       ),
     )
   return arms
@@ -94,7 +97,7 @@ def training_points(source, kinds) -> store.Split:
   return store.Part(source.train, np.flatnonzero(np.isin(kind, kinds)).tolist())
 
 
-def _material(real: str, make_added, finished: preparation.Finished) -> data.Source:
+def _mixed(real: str, make_added, finished: preparation.Finished) -> data.Source:
   """Real and added points at shares by their numbers, so that each counts alike."""
   parts = {'real': training_points(finished.source, REAL[real])}
   if make_added is not None:

@@ -21,25 +21,26 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   moons.check(config.data)
   task = make_task(config)
   return experiment.Experiment(
-    name='two_moons',
     task=task,
     arms=arms.make(config, task),
-    probes=experiment.make_probes(task, config),
-    main='pgd',
-    sizes=lambda: moons.sizes(config.data),
-    source=functools.cache(lambda: make_source(config)),
-    augment=lambda source: None,
+    data=experiment.Data(
+      sizes=lambda: moons.sizes(config.data), load=functools.cache(lambda: make_source(config))
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, config),
+      'pgd',
+      checks={
+        'metric': 'p_true',
+        'higher_is_better': True,
+        'main': 'pgd',
+        'one_step': 'one_step',
+        'noise': 'noise',
+        'undefended': next(iter(config.arms)),
+      },
+    ),
     report=functools.partial(report.spec_of, config, task),
-    checks={
-      'metric': 'p_true',
-      'higher_is_better': True,
-      'main': 'pgd',
-      'one_step': 'one_step',
-      'noise': 'noise',
-      'undefended': next(iter(config.arms)),
-    },
-    write_example=write_example,
-    extra_evaluation=functools.partial(report.keep, config),
+    artifacts=experiment.Artifacts(write_example),
+    studies=(experiment.Study('the planes of the panels', functools.partial(report.keep, config)),),
   )
 
 

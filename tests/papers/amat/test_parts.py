@@ -9,8 +9,7 @@ from PIL import Image
 from robustmed import errors
 from robustmed.data.cells import bccd
 from robustmed.evaluation import grid
-from robustmed.papers import published
-from robustmed.papers.amat import experiment, landmarks, pictures, report
+from robustmed.papers.amat import experiment, landmarks, pictures, published, report
 from robustmed.papers.amat import objects as amat_objects
 from robustmed.process import tool
 from robustmed.runs import commandline, costs, stages
@@ -53,7 +52,7 @@ def test_real_presets_go_on_from_std_and_keep_the_noise_per_element(name, part):
   assert real.noise.scale == pytest.approx(np.sqrt(share), abs=1e-4)
   exp = experiment.build(real)
   assert exp.arms['amat'].init_from == exp.arms['amat'].needs[0] == 'std'
-  assert exp.arms['std'].init_from == '' and exp.pretrained is None
+  assert exp.arms['std'].init_from == '' and exp.arms['std'].prepared.variables is None
   assert exp.arms['amat'].train['steps'] < exp.arms['std'].train['steps']
   said = [note for note in report.notes(real, part) if 'go on from' in note]
   assert len(said) == 1 and said[0].startswith('SAT') and 'AMAT' in said[0]
@@ -85,7 +84,7 @@ def test_readings_reach_the_defenses():
 
 
 def test_published_radial_errors():
-  table = published.amat_landmarks(attack='pgd', scale=0.5)
+  table = published.landmarks(attack='pgd', scale=0.5)
   assert table.groupby('arm')['mean'].mean().round(3).to_dict() == {
     'std': 19.004,
     'std_bce': 24.656,
@@ -231,6 +230,11 @@ MISTAKES = {
 }
 
 
+def _run(words):
+  command = commandline.parse(words)
+  stages.run(command, experiment)
+
+
 @pytest.mark.parametrize('case', MISTAKES)
 def test_bad_files_end_the_program_with_one_line_that_names_them(tmp_path, capsys, case):
   name, file, spoil = MISTAKES[case]
@@ -238,7 +242,7 @@ def test_bad_files_end_the_program_with_one_line_that_names_them(tmp_path, capsy
   words = [f'--config=configs/amat_{name}.py:smoke', f'--workdir={tmp_path / "run"}']
   more = {'source': name, 'dir': tmp_path / 'raw', 'cache_dir': tmp_path / 'cache'}
   words += [f'--config.data.{field}={value}' for field, value in more.items()]
-  assert tool.run(lambda words: stages.run(commandline.parse(words)), words) == 2
+  assert tool.run(_run, words) == 2
   lines = [line for line in capsys.readouterr().err.splitlines() if '[robustmed]' not in line]
   assert len(lines) == 1 and lines[0].startswith('robustmed: error: ') and file in lines[0], lines
   assert not (tmp_path / 'run').exists()

@@ -7,9 +7,8 @@ import pytest
 from robustmed import errors
 from robustmed.data.files import nifti
 from robustmed.evaluation import claims, grid
-from robustmed.papers import published
 from robustmed.papers.brats import claims as brats_claims
-from robustmed.papers.brats import evaluation, experiment, tables
+from robustmed.papers.brats import evaluation, experiment, published, tables
 from robustmed.runs import commandline, costs, description
 from support import tumour_rows
 
@@ -38,11 +37,11 @@ def test_students_differ_from_the_rest_in_the_gain_of_their_logits_alone():
   assert task.predict is exp.task.predict and task.init is not exp.task.init
   assert exp.task_of('std').init is exp.task.init
   for name in ('teacher_100', 'distil_100'):
-    assert exp.arms[name].model == {'logit_gain': 100.0}
+    assert exp.arms[name].network.fields == {'logit_gain': 100.0}
   variables = task.init(jax.random.key(0))
   assert float(variables['fixed']['logit_gain']) == 100.0
   assert exp.arms['distil_100'].needs == ('teacher_100',)
-  assert exp.arms['teacher_100'].attacks == ()
+  assert exp.arms['teacher_100'].evaluated == ()
 
 
 def test_readings_reach_the_arms():
@@ -51,7 +50,7 @@ def test_readings_reach_the_arms():
   with chosen.unlocked():
     chosen.reading.update({'distillation': 'literal', 'updates': 'together', 'epochs': 'paper'})
   exp = experiment.build(chosen)
-  assert exp.arms['distil_100'].task is None and exp.arms['distil_100'].model == {}
+  assert exp.arms['distil_100'].network == (None, {})
   assert len(exp.arms['at_05'].defense.phases) == 1
   std, other = exp.arms['std'].train, exp.arms['at_05'].train
   assert std['steps'] == other['steps'] // 4
@@ -77,7 +76,7 @@ def test_attacks_that_are_not_there_are_left_out():
     exp = experiment.build(chosen)
     shown = evaluation.shown_attacks(exp, 'std', eps=0.03)
     assert evaluation.shown_attacks(exp, 'noise', eps=0.03) == shown[:1]
-    return exp.main, shown, len(experiment.extra_cells(chosen, 'std', 0, ()))
+    return exp.grid.main, shown, len(experiment.study_cells(chosen, 'std', 0, ()))
 
   three = [('fgsm', 0.05), ('ifgsm', 0.05), ('tifgsm', 0.05)]
   assert reduced('fgsm', 'ifgsm', 'tifgsm') == ('fgsm', [('fgsm', 0.03), *three], 2)
@@ -165,16 +164,16 @@ def test_a_prediction_goes_back_to_the_grid_of_its_file(tmp_path):
 
 
 def test_published_tables():
-  table = published.brats(3)
+  table = published.defenses(3)
   cell = lambda frame, arm, eps: frame[
     (frame['arm'] == arm) & (frame['metric'] == 'dice_wt') & (frame['eps'] == eps)
   ].iloc[0]
   assert cell(table, 'std', 0.05)['mean'] == 0.676 and np.isnan(cell(table, 'std', 0.05)['p'])
   best = cell(table, 'distil_5000', 0.1)
   assert (best['mean'], best['std'], best['star'], best['p']) == (0.758, 0.182, 1, 1.678e-7)
-  assert cell(published.brats(2), 'at_10', 0.05)['mean'] == 0.749
+  assert cell(published.defenses(2), 'at_10', 0.05)['mean'] == 0.749
   assert len(table) == 3 * 3 * 8
-  attacks = published.brats_attacks().set_index(['attack', 'metric'])
+  attacks = published.attacks().set_index(['attack', 'metric'])
   assert attacks.loc[('ifgsm', 'psnr'), 'mean'] == 27.93
   assert attacks.loc[('tifgsm', 'dice_et'), 'star'] == 1 and attacks['mean'].isna().sum() == 3
 

@@ -54,7 +54,7 @@ def test_the_demo_trains_what_the_others_begin_with_first():
   for name in ('syn_random', 'syn', 'perturb', 'poisson'):
     assert arms[name].init_from == 'beta_finetune' and before('blob', name)
     assert ('synthesiser' in arms[name].needs) == name.startswith('syn')
-  assert {name for name, arm in arms.items() if not arm.graded} == {
+  assert {name for name, arm in arms.items() if arm.evaluated is False} == {
     'blob', 'blob_glass', 'synthesiser', 'segmentation',
   }  # fmt: skip
 
@@ -62,7 +62,7 @@ def test_the_demo_trains_what_the_others_begin_with_first():
 def test_the_paper_has_all_ten_variants_and_three_candidate_networks():
   config = load('paper')
   arms = nodules.build(config).arms
-  graded = [name for name, arm in arms.items() if arm.graded]
+  graded = [name for name, arm in arms.items() if arm.evaluated is not False]
   assert graded == [
     'ce', 'beta', 'beta_finetune', 'syn_random', 'syn', 'poisson', 'poisson_syn', 'perturb',
     'perturb_syn',
@@ -103,9 +103,9 @@ def test_the_network_with_boxes_begins_as_the_blob_network(config):
   with config.unlocked():
     config.candidates.boxes = True
   arms = nodules_arms.candidate_arms(config)
-  blob = arms['blob'].task.init(jax.random.key(7))
+  blob = arms['blob'].network.task.init(jax.random.key(7))
   finished = types.SimpleNamespace(load={'blob': blob}.__getitem__, seed=0)
-  drawn = arms['rpn'].task.init(jax.random.key(8))
+  drawn = arms['rpn'].network.task.init(jax.random.key(8))
   begun = arms['rpn'].start(finished)(drawn)
   assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, drawn)
   np.testing.assert_array_equal(begun['params']['stem']['kernel'], blob['params']['stem']['kernel'])
@@ -200,7 +200,7 @@ def test_columns_of_the_stress_tests(config):
   assert {('codes', 0.15), ('random', 1.0), ('noise_pgd', 0.15), ('plain_noise', 1.0)} <= set(kinds)
   assert [kind.attack for kind in stress.own(config)] == ['own_noise_pgd']
   assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
-  cells = stress.extra_cells(config, 'syn', 1, ())
+  cells = stress.study_cells(config, 'syn', 1, ())
   assert cells == {'stress/syn.seed1.own_noise_pgd.0.15.parquet': 4 * 2}
   with config.unlocked():
     config.stress.white_box = ('random',)

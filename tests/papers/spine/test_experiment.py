@@ -36,14 +36,14 @@ def test_every_preset_has_its_arms(preset, shapes):
   assert {'P10_std_rec', 'P10_adv_rs_rec', 'P10_rand_only'} < set(exp.arms)
   order, _ = experiment.in_order(exp.arms)
   assert order.index('P10_std_rec') < order.index('P10_adv_rs_rec')
-  assert exp.arms['P10_std_rec'].attacks == () and exp.arms['P10_std'].attacks is None
+  assert exp.arms['P10_std_rec'].evaluated == () and exp.arms['P10_std'].evaluated is True
 
 
 def test_arms_share_programs_where_they_can():
   exp = spine.build(_config('smoke'))
   arms = exp.arms
-  assert arms['P10_std'].task is None and exp.task_of('P10_std') is exp.task
-  assert arms['P10_std_rec'].task is arms['P10_adv_rs_rec'].task is not None
+  assert arms['P10_std'].network.task is None and exp.task_of('P10_std') is exp.task
+  assert arms['P10_std_rec'].network.task is arms['P10_adv_rs_rec'].network.task is not None
   assert arms['P10_std'].augment is arms['P10_adv_s'].augment
   assert arms['P10_std'].augment is not arms['P03_std'].augment
   assert exp.model_of('P10_std_rec', _config('smoke'))['num_maps'] == 2
@@ -136,7 +136,7 @@ def test_a_folder_without_ood_images_is_found_out_before_training(tmp_path, monk
   monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path / 'cache'))
   exp = spine.build(_config('smoke', ood__images=str(tmp_path / 'absent')))
   with pytest.raises(errors.UserError, match='absent'):
-    exp.source()
+    exp.data.load()
   (tmp_path / 'empty').mkdir()
   with pytest.raises(errors.UserError, match='no image in'):
     spine.build(_config('smoke', ood__images=str(tmp_path / 'empty'))).source()
@@ -166,9 +166,9 @@ def test_claims_on_attacks_from_outside_are_decided_on_their_own_rows():
 
 def test_the_papers_own_numbers_meet_the_claims():
   """Every threshold is one that the published means of P10 lie on the claimed side of."""
-  from robustmed.papers import published
+  from robustmed.papers.spine import published
 
-  paper = published.spine().set_index(['arm', 'attack', 'eps', 'metric'])['mean']
+  paper = published.tables().set_index(['arm', 'attack', 'eps', 'metric'])['mean']
 
   def mean(cell, metric):
     attack = 'none' if cell.eps == 0 else cell.attack

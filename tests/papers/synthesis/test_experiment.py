@@ -7,10 +7,9 @@ import pytest
 
 from robustmed import errors
 from robustmed.evaluation import claims
-from robustmed.papers import published
 from robustmed.papers.synthesis import arms as synthesis_arms
 from robustmed.papers.synthesis import claims as synthesis_claims
-from robustmed.papers.synthesis import experiment, figures
+from robustmed.papers.synthesis import experiment, figures, published
 from support import runs
 
 ORGANS = experiment.ORGANS
@@ -33,8 +32,12 @@ def test_arms_and_what_they_wait_for(config):
   assert arms['gen_2'].needs == ('unet',) and arms['gen_2_nnunet'].needs == ('nnunet',)
   assert set(arms['hardened'].needs) == {'unet', 'gen_2'}
   assert arms['gen_2_hardened'].needs == ('hardened',)
-  assert [name for name, arm in arms.items() if arm.graded] == ['unet', 'nnunet', 'hardened']
-  assert arms['gen_0.5'].model['generator']['xi'] == 0.5
+  assert [name for name, arm in arms.items() if arm.evaluated is not False] == [
+    'unet',
+    'nnunet',
+    'hardened',
+  ]
+  assert arms['gen_0.5'].network.fields['generator']['xi'] == 0.5
   assert {phase.name for phase in arms['gen_2'].defense.phases} == {'critic', 'generator'}
 
 
@@ -107,7 +110,7 @@ def test_the_reading_alone_decides_what_u_nets_train_on(config, loss):
 
 def test_a_hardened_network_is_that_of_the_target(config):
   arms = experiment.build(config).arms
-  assert arms['hardened'].task is None and arms['hardened'].model == {}
+  assert arms['hardened'].network == (None, {})
   config.synthesis.update({'target': 'nnunet', 'second': 'unet'})
   other = experiment.build(config).arms
   assert other['hardened'].task is other['nnunet'].task is not None
@@ -181,7 +184,7 @@ def test_a_strength_that_is_not_reached_is_a_collapse():
 
 
 def test_the_papers_table():
-  table = published.synthesis()
+  table = published.table()
   assert set(ORGANS) | {'image', 'xi', 'p'} == set(table.columns)
   full = table[table['image'] == 'I_DV'].set_index('xi')
   assert full.loc[2.0, 'liver'] == 11.19 and full.loc[0.5, 'p'] == 0.061
@@ -211,7 +214,7 @@ def test_figures_are_pictures_and_show_what_they_are_given():
     first = draw(stored)
     assert first.startswith(png) and draw(stored) == first and draw(other) != first
   table = pd.DataFrame({'xi': [0.5, 2.0], 'p': [0.1, 0.2], **{o: [80.0, 40.0] for o in ORGANS}})
-  sweep = figures.sweep(table, dict.fromkeys(ORGANS, 0.9), published.synthesis())
+  sweep = figures.sweep(table, dict.fromkeys(ORGANS, 0.9), published.table())
   assert sweep.startswith(png)
   curves = {f'generator/{name}': [0.1, 0.3] for name in ('X', 'counted', 'D', 'V', 'p')}
   log = pd.DataFrame(

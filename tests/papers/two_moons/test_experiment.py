@@ -34,7 +34,7 @@ def test_arms_need_what_their_points_are_made_with(config):
     'e_searched_codes': {'vae', 'b_tail'},
     'f_searched_uniform': {'b_tail'},
   }
-  assert [name for name, arm in arms.items() if not arm.graded] == ['vae']
+  assert [name for name, arm in arms.items() if arm.evaluated is False] == ['vae']
   order, _ = experiment.in_order(arms, ('e_searched_codes',))
   assert order == ['vae', 'b_tail', 'e_searched_codes']
 
@@ -64,10 +64,10 @@ def test_added_points_lie_in_object_stores_too(config, monkeypatch):
   folder = files.path_of('gs://bucket/runs/x/checkpoints/d_uniform/seed0')
   source = two_moons.make_source(config)
   exp, finished = _finished(config, folder, source)
-  first = exp.arms['d_uniform'].material(finished).train
+  first = exp.arms['d_uniform'].prepared.source(finished).train
   assert files.iter_files(folder) == [folder / two_moons_arms.ADDED]
   monkeypatch.setattr(two_moons_arms, '_search', None)  # read, not made again
-  again = exp.arms['d_uniform'].material(finished).train
+  again = exp.arms['d_uniform'].prepared.source(finished).train
   np.testing.assert_array_equal(again.stack('image'), first.stack('image'))
   found = two_moons_arms.points_of(config, source, 'd_uniform', folder)
   assert found['added'].sum() == config.data.replicates * config.search.uniform
@@ -83,13 +83,13 @@ def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):
   made = {}
   for name, arm in exp.arms.items():
     own = finished._replace(folder=tmp_path / name)
-    material = arm.material(own)
+    material = arm.prepared.source(own)
     assert len(material.train) == config.data.replicates * expected[name], name
     index = material.train.stack('index')
     assert len(set(index)) == len(index) and not set(index) & set(source.test.stack('index'))
     if (own.folder / two_moons_arms.ADDED).is_file():
       made[name] = np.load(own.folder / two_moons_arms.ADDED)['image']
-      again = arm.material(own).train  # read, not made again
+      again = arm.prepared.source(own).train  # read, not made again
       np.testing.assert_array_equal(again.stack('image'), material.train.stack('image'))
       assert (again.stack('label')[-1] == (1 if 'codes' in name else 0)).all()
   assert set(made) == set(config.arms) - {'a_full', 'b_tail'}
@@ -103,7 +103,7 @@ def test_a_damaged_file_of_added_points_is_named(config, tmp_path, held):
   (tmp_path / two_moons_arms.ADDED).write_bytes(held)
   exp, finished = _finished(config, tmp_path, two_moons.make_source(config))
   with pytest.raises(errors.UserError, match=r'added\.npz'):
-    exp.arms['d_uniform'].material(finished)
+    exp.arms['d_uniform'].prepared.source(finished)
 
 
 def _rows(config, values):

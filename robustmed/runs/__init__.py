@@ -1,0 +1,1 @@
+"""The engine that runs any experiment: stages, workdirs, locks, plans, forecasts, artifacts."""
