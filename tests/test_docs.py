@@ -128,9 +128,6 @@ def test_configs_of_results_exist(make):
   assert all((runs.ROOT / name).is_file() for name in names)
 
 
-@pytest.mark.skipif(
-  not (runs.ROOT / 'robustmed' / 'papers').is_dir(), reason='describes the folders of papers'
-)
 def test_paths_that_the_guide_for_contributors_names_exist():
   text = (runs.ROOT / 'CONTRIBUTING.md').read_text('utf-8')
   found = re.findall(r'`((?:robustmed|tests|configs|launch|docs)/[\w/]*(?:\.\w+)?)`', text)

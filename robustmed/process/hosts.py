@@ -28,7 +28,7 @@ def start(
   With `automatic` JAX reads the cluster's environment (SLURM, TPU pod, Kubernetes); on the CPU the
   collectives go through gloo. After `patience` seconds without the others the process says so in
   one line and ends, with exit code 2 if they were named by hand, else `LATER`. Once they have met,
-  the death of one ends all others (`deaths`).
+  the death of one ends all others (`lost_peers`).
   """
   if not coordinator and not automatic:
     if num_processes or process_id >= 0:

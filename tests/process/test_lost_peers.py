@@ -71,14 +71,14 @@ def test_everything_else_is_passed_on():
 
 _PROCESS = """
 import os, sys
-from robustmed import deaths
-deaths.HEARTBEAT = -10
-deaths.watch(['one, pid 11', 'two, pid 22'])
+from robustmed.process import lost_peers
+lost_peers.HEARTBEAT = -10
+lost_peers.watch(['one, pid 11', 'two, pid 22'])
 print('before', file=sys.stderr)
 try:
   {}
 finally:
-  deaths.leave({})
+  lost_peers.leave({})
 """
 
 

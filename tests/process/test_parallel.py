@@ -77,7 +77,7 @@ def test_alone_everything_is_local():
 
 _TUNE = """
 import os
-from robustmed import parallel
+from robustmed.process import parallel
 print(parallel.tune_cpu())
 print(os.environ['XLA_FLAGS'])
 import jax

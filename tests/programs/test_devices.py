@@ -18,7 +18,7 @@ count = spec['devices']
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={count}'
 os.environ.pop('NPROC', None)
-from robustmed import hosts, parallel
+from robustmed.process import hosts, parallel
 parallel.tune_cpu()
 import jax
 jax.config.update('jax_platforms', 'cpu')
@@ -29,8 +29,9 @@ if spec['processes'] > 1:
 assert parallel.local_device_count() == count
 assert parallel.device_count() == count * spec['processes']
 import numpy as np
-import toys
-from robustmed import attacks, console
+from support import toys
+from robustmed import attacks
+from robustmed.process import console
 from robustmed.defenses import adversarial, amat
 from robustmed.evaluation import grid
 from robustmed.training import optimisers, state as train_state, step
@@ -113,7 +114,7 @@ def _run(folder, *, processes, devices, per_device):
       'out': str(path),
     }
     env = runs.environment(
-      PYTHONPATH=os.pathsep.join([str(runs.ROOT), str(runs.ROOT / 'tests/support')])
+      PYTHONPATH=os.pathsep.join([str(runs.ROOT), str(runs.ROOT / 'tests')])
     )
     words = [sys.executable, '-c', _WORKER, json.dumps(spec)]
     started.append(
