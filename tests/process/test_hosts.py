@@ -44,7 +44,11 @@ _SLURM = {
 )
 def test_hosts_that_do_not_meet_end_with_one_line(given, code, whom):
   done = subprocess.run(
-    [sys.executable, '-c', f'from robustmed.process import hosts; hosts.start({given}, patience=2)'],
+    [
+      sys.executable,
+      '-c',
+      f'from robustmed.process import hosts; hosts.start({given}, patience=2)',
+    ],
     env=runs.environment(**_SLURM),
     capture_output=True,
     text=True,

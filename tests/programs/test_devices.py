@@ -113,9 +113,7 @@ def _run(folder, *, processes, devices, per_device):
       'coordinator': coordinator,
       'out': str(path),
     }
-    env = runs.environment(
-      PYTHONPATH=os.pathsep.join([str(runs.ROOT), str(runs.ROOT / 'tests')])
-    )
+    env = runs.environment(PYTHONPATH=os.pathsep.join([str(runs.ROOT), str(runs.ROOT / 'tests')]))
     words = [sys.executable, '-c', _WORKER, json.dumps(spec)]
     started.append(
       subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

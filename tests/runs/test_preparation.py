@@ -41,6 +41,7 @@ def _config(**arm):
   attack = {'name': 'pgd', 'norm': 'l2', 'num_steps': 1, 'relative_step': 0.5}
   return ml_collections.ConfigDict(
     {
+      'experiment': 'toy',
       'seed': 0,
       'seeds': 1,
       'preset': 'test',

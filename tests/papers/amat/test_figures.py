@@ -26,7 +26,7 @@ def axes_of(monkeypatch):
 def bars():
   lines = [(arm, attack, 0.1 * k) for arm in ('std', 'amat') for k, attack in enumerate(ATTACKS)]
   table = pd.DataFrame(lines, columns=['arm', 'attack', 'mean'])
-  return amat_figures.bars(table, attacks=ATTACKS, metric='DICE', level=6.0)
+  return figures.bars(table, attacks=ATTACKS, metric='DICE', level=6.0)
 
 
 def log():
@@ -74,7 +74,7 @@ def test_losses_have_their_threshold_and_no_curve_where_all_are_equal(axes_of):
 def test_nothing_to_draw():
   assert amat_figures.margins(log().iloc[:0]) is None
   empty = pd.DataFrame({'arm': [], 'attack': [], 'mean': []})
-  assert amat_figures.bars(empty, attacks=ATTACKS, metric='DICE', level=6.0) is None
+  assert figures.bars(empty, attacks=ATTACKS, metric='DICE', level=6.0) is None
 
 
 def test_nothing_reaches_the_border_of_a_picture():

@@ -86,17 +86,17 @@ def test_attacks_that_are_not_there_are_left_out():
 
 
 def test_files_show_the_tables_level_or_the_largest():
-  probe = experiment.build(config()).probes['fgsm']
+  probe = experiment.build(config()).grid.probes['fgsm']
   assert evaluation.shown_eps(probe) == 0.05
   assert evaluation.shown_eps(probe._replace(levels=(0.01, 0.1))) == 0.1
 
 
 def test_artefacts_can_be_switched_on():
   chosen = config()
-  assert 'motion' not in experiment.build(chosen).probes
+  assert 'motion' not in experiment.build(chosen).grid.probes
   with chosen.unlocked():
     chosen.evaluate.corruptions = ('motion', 'rician')
-  probes = experiment.build(chosen).probes
+  probes = experiment.build(chosen).grid.probes
   assert probes['motion'].objective == 'dice' and len(probes['rician'].levels) == 4
   chosen.evaluate.corruptions = ('rain',)
   with pytest.raises(errors.UserError, match=r"unknown corruption 'rain'.*motion"):

@@ -139,7 +139,7 @@ def test_a_folder_without_ood_images_is_found_out_before_training(tmp_path, monk
     exp.data.load()
   (tmp_path / 'empty').mkdir()
   with pytest.raises(errors.UserError, match='no image in'):
-    spine.build(_config('smoke', ood__images=str(tmp_path / 'empty'))).source()
+    spine.build(_config('smoke', ood__images=str(tmp_path / 'empty'))).data.load()
 
 
 def _rows(**columns):
