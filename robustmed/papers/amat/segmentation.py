@@ -171,7 +171,7 @@ def _volumes_of(config, context, model) -> pd.DataFrame:
   evaluator, variables = model.evaluator or context.evaluator, model.load()
   groups = sorted(set(source.volumes.groups))
   attacked = groups[: config.evaluate.volumes]
-  cells = ((grid.CLEAN, 0.0, groups), (context.exp.main, config.evaluate.volume_eps, attacked))
+  cells = ((grid.CLEAN, 0.0, groups), (context.exp.grid.main, config.evaluate.volume_eps, attacked))
   for attack, eps, wanted in cells:
     for group in wanted:
       chosen = store.Part(source.volumes, np.flatnonzero(np.equal(source.volumes.groups, group)))
