@@ -1,4 +1,4 @@
-"""Attacked examples that outlive an evaluation: arrays for pictures, worst cases as data files."""
+"""Saves attacked examples: arrays for the report's pictures, worst cases as data files."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +15,10 @@ from robustmed.process import console, files, parallel
 from robustmed.runs import experiment
 
 
-def in_batches(examples, source, config: ml_collections.ConfigDict):
-  """This host's share of `examples` in batches of config.evaluate.batch_size at most."""
+def evaluation_batches(examples, source, config: ml_collections.ConfigDict):
+  """This host's share of `examples`, in batches of at most config.evaluate.batch_size."""
   hosts = parallel.host_count()
-  # A batch is filled up to its size, so one larger than the set would only cost.
+  # Batches are padded to their size, so one larger than the set would waste work.
   size = min(config.evaluate.batch_size // hosts, -(-len(examples) // hosts))
   return pipeline.eval_batches(
     examples,
@@ -30,7 +30,7 @@ def in_batches(examples, source, config: ml_collections.ConfigDict):
 
 
 class Context(NamedTuple):
-  """What evaluations beside the grid need of a run."""
+  """What a study can use of a run."""
 
   exp: experiment.Experiment
   config: ml_collections.ConfigDict
@@ -39,7 +39,7 @@ class Context(NamedTuple):
   batches: grid.Batches
   source: Callable[[], Any]
   stopper: console.Stopper
-  everyone: Sequence[grid.Model] = ()  # all networks that the results are about, asked for or not
+  everyone: Sequence[grid.Model] = ()  # all finished networks, also those of earlier calls
 
   def attacked(self, model: grid.Model, *, eps: float, wanted):
     """The wanted examples under the main attack, as `grid.Example`."""
@@ -53,6 +53,7 @@ class Context(NamedTuple):
     )
 
   def meets_main(self, model: grid.Model) -> bool:
+    """True if the network is evaluated under the main attack."""
     return model.attacks is None or self.exp.grid.main in model.attacks
 
 
@@ -87,7 +88,7 @@ def _pictures(context: Context, model: grid.Model, indices) -> dict[str, np.ndar
 
 
 def first_seed(models: Sequence[grid.Model]) -> list[grid.Model]:
-  """Of several trainings of an arm the first, which stands for it in pictures."""
+  """The models of the first seed, which are those that pictures show."""
   return [model for model in models if model.seed == models[0].seed]
 
 
@@ -96,22 +97,21 @@ def add_pictures(
   models: Iterable[grid.Model],
   make: Callable[[grid.Model], Mapping[str, Any]],
 ) -> None:
-  """Adds arrays [n, ...], one of them 'arm', to an .npz: those of the arms that it has not yet.
+  """Adds the arrays {name: [n, ...]} of `make`, one of them 'arm', of all arms that an .npz lacks.
 
-  What other calls stored of other arms stays; arms lie in alphabetical order, so the file does not
-  depend on the order of the calls.
+  Arms are sorted by name, so the file does not depend on the order of the calls.
   """
-  there = _arms_of(path)
+  stored_arms = _arms_of(path)
   columns: dict[str, list[np.ndarray]] = {}
   for model in models:
-    # Every host has to attack where one has to.
-    if bool(parallel.broadcast_from_writer(np.array(model.arm in there))):
+    # The attack runs on all hosts, so they must agree.
+    if bool(parallel.broadcast_from_writer(np.array(model.arm in stored_arms))):
       continue
     for name, value in make(model).items():
       columns.setdefault(name, []).append(np.asarray(value))
   if not columns or not parallel.is_writer():
     return
-  if there:
+  if stored_arms:
     stored = files.arrays(path)
     for name in columns:
       columns[name].insert(0, stored[name])
@@ -122,14 +122,14 @@ def add_pictures(
 
 
 def _arms_of(path: pathlib.Path) -> set[str]:
-  """The arms of the pictures that are there."""
+  """The arms whose pictures are stored."""
   return set(files.arrays(path)['arm'].tolist()) if path.exists() else set()
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
-  """The worst evaluate.save_examples examples of every network at the strongest level.
+  """Saves the worst evaluate.save_examples examples of every network at the largest level.
 
-  They are files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
+  They are data files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
   """
   count, name = max(0, context.config.evaluate.save_examples), context.exp.grid.main
   if not count or context.exp.artifacts.write_example is None:

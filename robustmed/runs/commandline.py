@@ -1,4 +1,4 @@
-"""From the words of a command line to a checked configuration."""
+"""Parses a command line into a checked configuration."""
 
 import argparse
 import difflib
@@ -34,7 +34,7 @@ examples:
       --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
       --config.data.source=lumbar_disks --config.data.dir=DIR
 """
-# Of settings that are None unless given.
+# Types of settings whose default is None.
 _TYPES = {
   'step_size': float,
   'relative_step': float,
@@ -56,13 +56,13 @@ class Command(NamedTuple):
   process_id: int
   distributed: bool
   jobs: int = 1
-  again: tuple[str, ...] = ()  # the words that make the same run, without stage and arms
+  rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
 
 
 def parser() -> argparse.ArgumentParser:
   out = tool.Parser(
     prog='python -m robustmed.main',
-    description='Trains, attacks and judges medical-image networks; one config per experiment.',
+    description='Trains, attacks and evaluates medical-image networks; one config per experiment.',
     epilog=_EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
   several.add_argument(
-    '--coordinator', default='', metavar='HOST:PORT', help='or name them by hand'
+    '--coordinator', default='', metavar='HOST:PORT', help='or the address of process 0'
   )
   several.add_argument('--num_processes', type=int, default=0)
   several.add_argument('--process_id', type=int, default=-1)
@@ -97,13 +97,13 @@ def parse(words: Sequence[str]) -> Command:
   if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
   if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
-    raise errors.UserError('--checkpoint goes with --stage evaluate, report or all (both)')
+    raise errors.UserError('--checkpoint can be used with --stage evaluate, report or all only')
   if (known.jobs is not None) != (known.stage == 'plan'):
-    raise errors.UserError('--stage plan goes with --jobs N, and --jobs with --stage plan')
+    raise errors.UserError('--stage plan needs --jobs N, and no other stage has --jobs')
   arms = tuple(arm.strip() for arm in (known.arms or '').split(',') if arm.strip())
   if known.arms is not None and not arms:
     raise errors.UserError('--arms names no arm; leave it out for all of them')
-  again = ['--config', known.config, *(['--workdir', known.workdir] if known.workdir else [])]
+  rerun_flags = ['--config', known.config, *(['--workdir', known.workdir] if known.workdir else [])]
   return Command(
     config=config,
     workdir=files.path_of(known.workdir) if known.workdir else None,
@@ -115,7 +115,7 @@ def parse(words: Sequence[str]) -> Command:
     process_id=known.process_id,
     distributed=known.distributed,
     jobs=1 if known.jobs is None else known.jobs,
-    again=(*again, *overrides, *(['--distributed'] if known.distributed else [])),
+    rerun_flags=(*rerun_flags, *overrides, *(['--distributed'] if known.distributed else [])),
   )
 
 
@@ -133,7 +133,7 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if spec is None or spec.loader is None:
     raise errors.UserError(f'{path} is not a Python config file')
   module = importlib.util.module_from_spec(spec)
-  sys.path.insert(0, str(file.parent.absolute()))  # what several configs share lies beside them
+  sys.path.insert(0, str(file.parent.absolute()))  # for modules that configs share
   try:
     spec.loader.exec_module(module)
   except SyntaxError as error:
@@ -146,8 +146,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
 
 
 def _check_folder(config) -> None:
-  """Who names a folder of data must not look at made-up ones."""
-  from robustmed import data  # here, so that --help answers at once
+  """Raises a `UserError` if a data folder is named and the source generates its examples."""
+  from robustmed import data  # here, so that --help is fast
 
   fields = config.get('data', {})
   source = data.SOURCES.get(fields.get('source', ''))
@@ -159,12 +159,12 @@ def _check_folder(config) -> None:
 
 
 def list_settings(config: ml_collections.ConfigDict) -> None:
-  """Gives every attack of a configuration all its settings, so that each can be overridden.
+  """Adds all missing settings to every attack of a configuration, so that each can be overridden.
 
-  Attacks are what is called `attack` or lies in `attacks` and has a `name`. A setting that is None
-  by default keeps a type that it can be set to.
+  An attack is a field `attack`, or an entry of a field `attacks`, that has a `name`. A setting
+  whose default is None gets a placeholder of its type.
   """
-  from robustmed import attacks  # here, so that --help answers at once
+  from robustmed import attacks  # here, so that --help is fast
 
   for node in _attack_nodes(config):
     for setting, value in {'levels': None, **attacks.defaults(node.name)}.items():
@@ -186,7 +186,7 @@ def _attack_nodes(config):
 
 
 def _names_of_attacks(overrides):
-  """The overrides that say which attack is meant, hence which settings there are."""
+  """The overrides of attacks' names, on which it depends what settings there are."""
   names = []
   for place, word in enumerate(overrides):
     flag, given, _ = word.partition('=')
@@ -214,7 +214,7 @@ def _apply(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def _check_path(config: ml_collections.ConfigDict, path: str) -> None:
-  """A misspelt field is an error that names the nearest one."""
+  """Raises a `UserError`, which names the nearest field, if there is no field `path`."""
   node, walked = config, []
   for part in path.split('.'):
     if not isinstance(node, ml_collections.ConfigDict):

@@ -1,4 +1,4 @@
-"""What a run will cost, read from shapes alone: nothing is computed, no data is needed."""
+"""The cost of a run, from shapes alone: nothing is computed and no data is needed."""
 
 import inspect
 import itertools
@@ -19,6 +19,7 @@ PyTree = Any
 
 
 def parameter_count(task: types.Task) -> int:
+  """Number of trainable parameters of a task's network."""
   variables = jax.eval_shape(task.init, jax.random.key(0))
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
 
@@ -26,16 +27,18 @@ def parameter_count(task: types.Task) -> int:
 def multiply_adds(task: types.Task) -> int:
   """Multiply-adds of one example's forward pass in convolutions and dense layers, no bias.
 
-  Zeros that strides or transposed convolutions insert, and products with fixed matrices (a norm's
-  sums over groups, interpolation), are not counted.
+  Zeros inserted by strides or transposed convolutions, and products with constant matrices (sums
+  over a norm's groups, interpolation), are not counted.
   """
   return _count(_forward_jaxpr(task), _multiply_adds_of)
 
 
 def activation_bytes(task: types.Task) -> int:
-  """Bytes of all intermediate values of one example's forward pass, an upper bound of what a
-  gradient keeps. Of blocks under `jax.checkpoint` only the results are kept, and all of the largest
-  one while it is computed again."""
+  """Bytes of all intermediate values of one example's forward pass.
+
+  An upper bound of what a gradient stores. Blocks under `jax.checkpoint` count with their results,
+  and the largest one in full, for its recomputation.
+  """
   blocks = [0]
 
   def of(eqn, _):
@@ -64,7 +67,7 @@ def evaluation_cells(
 ) -> dict[tuple[str, float], int]:
   """(attack, eps) -> gradient evaluations, for one network's row of the grid.
 
-  The clean cell is one gradient an example, as the network is judged by it.
+  The clean cell costs one gradient per example, which its diagnostics need.
   """
   attacked = {
     (name, eps): num_examples * probe.attack.num_gradients
@@ -78,8 +81,8 @@ def evaluation_cells(
 def _forward_jaxpr(task: types.Task):
   variables = jax.eval_shape(task.init, jax.random.key(0))
   image = jax.ShapeDtypeStruct((1, *task.image_shape), jnp.float32)
-  # The fast forms of convolutions multiply zeros that the papers do not count. What is under the
-  # jit is traced, through a lambda, so that nothing is read from or left in any cache.
+  # The fast forms of convolutions multiply zeros that the papers do not count. The function under
+  # the jit is traced through a lambda, so that no cache is read or written.
   predict = inspect.unwrap(task.predict)
   with conv.using('native'):
     return jax.make_jaxpr(lambda variables, image: predict(variables, image))(
@@ -94,7 +97,7 @@ def _is_checkpoint(eqn) -> bool:
 def _count(jaxpr, of, fixed=(), whole=lambda eqn: False) -> int:
   """Sum of of(equation, fixed variables); `fixed` are the arguments that are constants.
 
-  Equations with programs inside are replaced by these, but for those that `whole` names.
+  Nested programs count in place of the equation that holds them, unless `whole(equation)`.
   """
   fixed, total = {*fixed, *jaxpr.constvars}, 0
   for eqn in jaxpr.eqns:
@@ -133,7 +136,7 @@ def _multiply_adds_of(eqn, fixed) -> int:
     numbers = eqn.params['dimension_numbers']
     kernel = eqn.invars[1].aval.shape
     per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-    # Zeros that a dilated input brings are no work in the network as its papers count it.
+    # Papers do not count the zeros that dilation inserts into the input.
     dilation = math.prod(eqn.params['lhs_dilation'])
     return math.prod(eqn.outvars[0].aval.shape) * per_output // dilation
   return 0

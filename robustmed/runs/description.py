@@ -1,4 +1,4 @@
-"""What `--stage describe` prints: counts and costs, from shapes alone, without the data."""
+"""What `--stage describe` prints: counts and costs, from shapes alone, without loading data."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def describe(
 
   With `light` only 'gradients', which needs no tracing of networks.
   """
-  order, extra = experiment.in_order(exp.arms, tuple(wanted))
+  order, extra = experiment.training_order(exp.arms, tuple(wanted))
   sizes = dict(exp.data.sizes())
   arms, per_arm = {}, {}
   for name in order:
@@ -33,19 +33,19 @@ def describe(
       'needs': list(arm.needs),
       'gradients': per_arm[name] * config.seeds,
     }
-  judged = {
+  evaluated = {
     name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
     for name in order
     if name not in extra and exp.arms[name].evaluated is not False
   }
-  judge = sum(sum(cells.values()) for cells in judged.values()) * config.seeds
-  beside = sum(sum(exp.study_cells(name, 0, order).values()) for name in judged) * config.seeds
+  evaluate = sum(sum(cells.values()) for cells in evaluated.values()) * config.seeds
+  studies = sum(sum(exp.study_cells(name, 0, order).values()) for name in evaluated) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,
-    'evaluate': judge,
-    'studies': beside,
-    'total': train + judge + beside,
+    'evaluate': evaluate,
+    'studies': studies,
+    'total': train + evaluate + studies,
     'per_arm': per_arm,
   }
   if light:
@@ -83,9 +83,9 @@ def describe(
 def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
   """Estimated peak of the largest train step of these arms on one device.
 
-  Updates in turn hold the activations of one of them at a time.
+  Phases of a step run one after the other, so activations of one phase are held at a time.
   """
-  kinds = {}  # arms of one network with equal batches need the same
+  kinds = {}  # arms with equal networks and batches need the same memory
   for name in arms:
     task, arm = exp.task_of(name), exp.arms[name]
     batch = -(-arm.train['batch_size'] // parallel.device_count())
@@ -98,7 +98,7 @@ def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
 
 
 def _networks(exp, config) -> dict[str, Any]:
-  """The experiment's network and those of arms that have their own, each once, with a name."""
+  """{name: task} of the experiment's network and of those that single arms have."""
   found = {config.model.name: exp.task}
   for arm in exp.arms.values():
     if arm.network.task is not None:

@@ -1,4 +1,4 @@
-"""What an experiment gives to the engine; the engine trains, evaluates and reports it."""
+"""The contract of an experiment; `stages` trains, evaluates and reports whatever fulfils it."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -17,21 +17,21 @@ PyTree = Any
 
 
 class Network(NamedTuple):
-  """An arm's network where it is not the experiment's own."""
+  """The network of an arm that does not use the experiment's."""
 
   task: types.Task | None = None
   fields: Mapping[str, Any] = {}  # of config.model, those that differ
 
 
 class Prepared(NamedTuple):
-  """What is made of finished arms just before a training; functions of `preparation.Finished`."""
+  """What an arm takes from finished arms, each a function of `preparation.Finished`."""
 
-  needs: tuple[str, ...] = ()  # the arms that must have finished, beside `Arm.init_from`
-  passes: float = 0.0  # its cost, in passes over the training examples
+  needs: tuple[str, ...] = ()  # arms that must have finished, besides `Arm.init_from`
+  passes: float = 0.0  # the cost of all this, in passes over the training examples
   defense: Callable[..., types.Defense] | None = None  # replaces `Arm.defense`, at equal cost
-  source: Callable[..., Any] | None = None  # whose training examples and sampling it learns from
-  variables: Callable[..., PyTree] | None = None  # it starts from, or a function of the drawn ones
-  selection: Callable[..., Any] | None = None  # `training.selection.Judge` of the weights to keep
+  source: Callable[..., Any] | None = None  # replaces the `data.Source` of training
+  variables: Callable[..., PyTree] | None = None  # initial variables, or a map of random ones
+  selection: Callable[..., Any] | None = None  # `training.selection.Judge`, None: the last weights
 
 
 class Arm(NamedTuple):
@@ -40,12 +40,10 @@ class Arm(NamedTuple):
   name: str
   defense: types.Defense
   train: Mapping[str, Any]  # steps, batch_size, optimisers, ...
-  init_from: str = ''  # warm start from this arm's final network
+  init_from: str = ''  # the arm whose final weights are the initial ones
   network: Network = Network()
   augment: Callable[[Any], Callable[..., Any] | None] | None = None  # None: the experiment's
-  # True: under every attack of the grid; names: under these; False: not a network that answers, it
-  # is trained, saved and left to the studies.
-  evaluated: bool | tuple[str, ...] = True
+  evaluated: bool | tuple[str, ...] = True  # under all probes, those named, or by studies alone
   prepared: Prepared = Prepared()
 
   @property
@@ -58,56 +56,54 @@ class Arm(NamedTuple):
 class Data(NamedTuple):
   """The examples of an experiment."""
 
-  sizes: Callable[[], Mapping[str, int]]  # split -> examples, known without the data
+  sizes: Callable[[], Mapping[str, int]]  # split -> examples, without loading them
   load: Callable[[], Any]  # -> `data.Source`
-  # source -> on-device augmentation
-  augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None
+  augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None  # source -> on-device
 
 
 class Grid(NamedTuple):
   """Attacks and levels under which every arm is evaluated."""
 
   probes: Mapping[str, grid.Probe]
-  main: str  # the probe whose objective the diagnostics and the worst examples are about
-  checks: Mapping[str, Any]  # keywords of evaluation.checks.run
+  main: str  # the probe of diagnostics, pictures and worst examples
+  checks: Mapping[str, Any]  # keyword arguments of `evaluation.checks.run`
   # rows of the grid -> rows of the results, such as one per volume of slices
   subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
 
 
 class Artifacts(NamedTuple):
-  """How attacked examples are kept; None: they are not."""
+  """How attacked examples are saved; None: they are not."""
 
   write_example: Callable[..., None] | None = None  # (folder, image, example): a data file
-  # (stacked grid.Example) -> {name: [n, ...]} arrays for the report's pictures
-  pictures: Callable[..., Mapping[str, Any]] | None = None
+  pictures: Callable[..., Mapping[str, Any]] | None = None  # stacked Example -> {name: [n, ...]}
 
 
 class Study(NamedTuple):
-  """Something measured beside the grid, after it."""
+  """A measurement besides the grid, run after it."""
 
   name: str
-  run: Callable[..., None]  # (artifacts.Context, models, rows); what is finished is not done again
-  # (arm, seed, the arms there will be) -> {file in results/: input gradients that it costs}
+  run: Callable[..., None]  # (artifacts.Context, models, rows); repeats nothing that is finished
+  # (arm, seed, all arms of the run) -> {file in results/: input gradients that it costs}
   cells: Callable[[str, int, Collection[str]], Mapping[str, int]] = lambda *_: {}
 
 
 class Experiment(NamedTuple):
-  """Everything one configuration stands for; building it touches no data."""
+  """What a configuration describes; building it reads no data."""
 
   task: types.Task
   arms: Mapping[str, Arm]
   data: Data
   grid: Grid
-  report: Callable[[Any], Any]  # workdir -> report spec
+  report: Callable[[Any], Any]  # workdir -> `report.ReportSpec`
   artifacts: Artifacts = Artifacts()
   studies: tuple[Study, ...] = ()
 
   def task_of(self, arm: str) -> types.Task:
-    """The task of an arm; of an unknown one (a saved network from elsewhere) the experiment's."""
+    """The task of an arm; for an unknown arm (of another run's network) the experiment's."""
     return (self.arms[arm].network.task if arm in self.arms else None) or self.task
 
   def probes_of(self, arm: str) -> dict[str, grid.Probe]:
-    """The probes that an arm is evaluated under: not those that take their images from it."""
+    """The probes that an arm is evaluated under, without those that transfer from it."""
     chosen = self.arms[arm].evaluated if arm in self.arms else True
     return {
       name: probe
@@ -121,12 +117,14 @@ class Experiment(NamedTuple):
     return {**config.model.to_dict(), **own}
 
   def study_cells(self, arm: str, seed: int, arms: Collection[str]) -> dict[str, int]:
-    """The files in results/ of all studies of a network, with the input gradients each costs."""
+    """{file in results/: input gradients that it costs} of a network, over all studies."""
     return {k: v for study in self.studies for k, v in study.cells(arm, seed, arms).items()}
 
 
-def in_order(arms: Mapping[str, Arm], wanted: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-  """(arms in an order that meets every need, those among them that nobody asked for)."""
+def training_order(
+  arms: Mapping[str, Arm], wanted: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+  """(the wanted arms and those they need, each after its needs; those that are only needed)."""
   for name in wanted:
     errors.lookup(arms, name, kind='arm')
   order: list[str] = []
@@ -148,7 +146,7 @@ def in_order(arms: Mapping[str, Arm], wanted: tuple[str, ...] = ()) -> tuple[lis
 
 
 def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> dict[str, Any]:
-  """config.train with the arm's own `train` fields on top; a misspelt one is an error."""
+  """config.train with the arm's own `train` fields on top; an unknown one is a `UserError`."""
   options = config.train.to_dict()
   for name, value in dict(arm.get('train', {})).items():
     errors.lookup(options, name, kind='training option of an arm')
@@ -157,13 +155,15 @@ def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> 
     if options.get(name, 1) < 1:
       raise errors.UserError(f'train.{name} must be at least 1, not {options[name]}')
   for rule in options.get('optimisers', {}).values():
-    optimisers.make(rule, num_steps=options['steps'])  # a misspelt one is found before training
+    optimisers.make(rule, num_steps=options['steps'])  # finds a misspelt rule before training
   return options
 
 
 def editable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A copy that may be changed and whose arms stand in the configuration's own order, which is
-  the order of the report; ml_collections sorts what it copies."""
+  """An unlocked copy with the arms in their own order, which is that of the report.
+
+  ml_collections sorts the fields of what it copies.
+  """
   copied = config.copy_and_resolve_references().unlock()
   ordered = {name: copied.arms[name] for name in config.arms}
   copied.arms = ml_collections.ConfigDict(ordered, sort_keys=False)
@@ -195,14 +195,14 @@ def make_arms(
   make_augment: Callable[[Mapping[str, Any]], Any] | None = None,
   clean_view: Callable[[Any], Callable[[types.Batch], types.Batch]] | None = None,
 ) -> dict[str, Arm]:
-  """config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields that differ}.
+  """The arms of config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields}.
 
-  An arm may also have 'model' and 'augment', fields of config.model and config.augment that differ,
-  from which `make_task` and `make_augment` make its own, and 'attacks', the probes it meets.
-  'thresholds_from' names the arm whose clean training values give the defense's thresholds, by
-  'thresholds', fields of `thresholds.estimate`; for `clean_view` see `preparation.clean_values`.
-  'teacher_from' names the arm whose network gives the defense's soft targets; both have the same
-  model fields.
+  An arm may also have 'model' and 'augment', fields that differ from config.model and
+  config.augment, from which `make_task` and `make_augment` build its own, and 'attacks', the probes
+  that it is evaluated under. 'thresholds_from' names the arm from whose losses on clean training
+  examples the defense's thresholds are estimated, with the options 'thresholds' (fields of
+  `thresholds.estimate`); `clean_view` is the `view` of `preparation.clean_values`. 'teacher_from'
+  names the arm whose outputs are the defense's soft targets; both have the same model fields.
   """
   return {
     name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment, clean_view)
@@ -217,10 +217,10 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
       errors.lookup(config[kind].to_dict(), field, kind=f'{kind} field of arm {name!r}')
   own = make_task(model) if model else None
   attacked = options.get('attacks')
-  defense, waits = options['defense'], Prepared()
+  defense, prepared = options['defense'], Prepared()
   if options.get('thresholds_from'):
-    defense = _to_come(name, defense, 'thresholds')
-    waits = Prepared(
+    defense = _with_placeholder(name, defense, 'thresholds')
+    prepared = Prepared(
       needs=(options['thresholds_from'],),
       passes=1.0,
       defense=preparation.with_thresholds(
@@ -233,10 +233,10 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
       ),
     )
   elif options.get('teacher_from'):
-    defense, teacher = _to_come(name, defense, 'teacher'), options['teacher_from']
-    _same_model(name, model, teacher, config)
-    prepared = preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher)
-    waits = Prepared(needs=(teacher,), defense=prepared)
+    defense, teacher = _with_placeholder(name, defense, 'teacher'), options['teacher_from']
+    _check_same_model(name, model, teacher, config)
+    distilled = preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher)
+    prepared = Prepared(needs=(teacher,), defense=distilled)
   return Arm(
     name=name,
     defense=make_defense(own or task, defense),
@@ -245,19 +245,19 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
     network=Network(own, model),
     augment=make_augment(augment) if augment else None,
     evaluated=True if attacked is None else tuple(attacked),
-    prepared=waits,
+    prepared=prepared,
   )
 
 
-def _to_come(name, defense, field):
-  """The defense with `field` empty, which is to be filled when another arm has finished."""
+def _with_placeholder(name, defense, field):
+  """The defense with `field` empty until the arm that it comes from has finished."""
   if defense.get(field) is not None:
     raise errors.UserError(f'arm {name!r} has both {field} and {field}_from; leave one out')
   return {**defense, field: ()}
 
 
-def _same_model(name, model, teacher, config):
-  """A `UserError` unless arm `name`, of these model fields, has the network of arm `teacher`."""
+def _check_same_model(name, model, teacher, config):
+  """Raises a `UserError` unless arm `name`, of these model fields, has the teacher's network."""
   other = errors.lookup(config.arms, teacher, kind=f'arm (teacher of {name!r})')
   theirs, base = other.to_dict().get('model', {}), config.model.to_dict()
   for field in sorted({*model, *theirs}):
@@ -269,11 +269,11 @@ def _same_model(name, model, teacher, config):
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """config.evaluate.attacks, each an attack's plain data with 'objective' and maybe 'levels'
-  and 'source', the arm whose network is attacked for all others to meet the images.
+  """The probes of config.evaluate: its attacks, then its corruptions if there are any.
 
-  config.evaluate.corruptions, where there is such a field, names artefacts of acquisition that come
-  on top, each at the severities of its entry, within the bounds of the first attack.
+  An attack is plain data with 'objective' and optionally 'levels' and 'source', the arm that is
+  attacked; all other arms are evaluated on its images. A corruption is named; it has the severities
+  of its table entry and the bounds of the first attack.
   """
   probes = {}
   for name, options in config.evaluate.attacks.items():
@@ -295,7 +295,7 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
 
 
 def _levels(given) -> tuple[float, ...]:
-  """Attack levels as a sorted tuple without repetition; all must be finite and above 0."""
+  """Attack levels as a sorted tuple without duplicates; all must be finite and above 0."""
   try:
     levels = tuple(sorted({float(eps) for eps in given}))
   except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""How long a run will take: the gradients that are left, by a few seconds of calibration."""
+"""Forecast of a run's duration: remaining gradient evaluations over a measured speed."""
 
 import pathlib
 import time
@@ -12,12 +12,12 @@ from robustmed.evaluation import grid
 from robustmed.process import console, parallel
 from robustmed.runs import costs, experiment
 
-LONG = 60.0  # seconds from which a run is announced
-# Multiply-adds that any machine does in less than that: not worth a calibration.
+LONG = 60.0  # seconds from which a forecast is printed
+# Multiply-adds that any machine does in less time: the speed is not measured.
 TRIVIAL = 2e10
 
 
-def left(
+def remaining_gradients(
   exp: experiment.Experiment,
   *,
   untrained: Iterable[str],
@@ -25,10 +25,10 @@ def left(
   results: pathlib.Path,
   finished: Collection[str] = (),
 ) -> int:
-  """Gradient evaluations of a run's unfinished part.
+  """Gradient evaluations that a run has still to do.
 
-  untrained: arms to be trained, once per seed. models: the networks to be evaluated; what is
-  finished of that lies in `results`. finished: other arms that are trained.
+  untrained: arms to be trained, once per seed. models: networks to be evaluated, without the files
+  that are in `results` already. finished: other arms that are trained.
   """
   arms = [exp.arms[name] for name in untrained]
   there = {*finished, *(arm.name for arm in arms), *(model.arm for model in models)}
@@ -50,12 +50,12 @@ def left(
   return total
 
 
-def say(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, batches) -> None:
-  """One line for what will take longer than a minute here."""
+def announce(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, batches) -> None:
+  """Prints one line if so many gradient evaluations take longer than a minute here."""
   gradients = float(parallel.broadcast_from_writer(np.float32(gradients)))
   if not gradients or 3 * gradients * costs.multiply_adds(task) < TRIVIAL:
     return
-  speed = rate(task, evaluator, batches)
+  speed = gradients_per_second(task, evaluator, batches)
   if gradients / speed > LONG:
     console.say(
       f'forecast: {gradients:,.0f} gradient evaluations at {speed:,.0f}/s here: about '
@@ -63,8 +63,8 @@ def say(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, batches)
     )
 
 
-def rate(task: types.Task, evaluator: grid.Evaluator, batches) -> float:
-  """Gradient evaluations a second on all hosts, measured on a fresh network."""
+def gradients_per_second(task: types.Task, evaluator: grid.Evaluator, batches) -> float:
+  """Gradient evaluations per second over all hosts, measured on a randomly initialised network."""
   variables = task.init(jax.random.key(0))
   batch = grid.device_batch(next(iter(batches())))
   once = lambda: jax.block_until_ready(evaluator.score(variables, batch, batch['image']).columns)

@@ -1,13 +1,13 @@
-"""Who works on what in a workdir: two runs never do the same part of it at the same time.
+"""Locks in a workdir: two runs never train or evaluate the same arm at the same time.
 
 A lock is a small file in the workdir's locks/, one for the training and one for the evaluation of
-every arm (`train.ARM.json`, `evaluate.ARM.json`), so that arms may be jobs of their own. It says
-host, process, start time, and counts the heartbeats of its holder, one every `BEAT` seconds.
+every arm (`train.ARM.json`, `evaluate.ARM.json`), so that arms can be separate jobs. It holds host,
+process and start time, and counts the heartbeats of its holder, one every `BEAT` seconds.
 
-A lock is stale, and is taken over, if its process is gone or started anew (same host and boot), or
-if it has no heartbeat for `WATCH` seconds of being watched (other hosts; no clocks are compared).
-On a local or network disk it is made by a hard link, so exactly one of two runs gets it. Object
-stores have nothing like it: there it is written and read back, best effort.
+A lock is stale, and is taken over, if its process has ended or its number belongs to another one
+(same host and boot), or if it is watched for `WATCH` seconds without a heartbeat (other hosts; no
+clocks are compared). On a local or network disk it is created by a hard link, so exactly one of two
+runs gets it. Object stores have no such operation: there it is written and read back, best effort.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ from robustmed.process import console, files, parallel
 FOLDER = 'locks'
 BEAT = 30.0
 WATCH = 120.0
-_AGAIN = 1.0  # seconds between two looks at a lock
+_POLL = 1.0  # seconds between two reads of a lock
 
 
 @contextlib.contextmanager
-def holding(workdir: files.Path, names: Sequence[str]) -> Iterator[None]:
+def hold(workdir: files.Path, names: Sequence[str]) -> Iterator[None]:
   """Holds the locks `names` ('train.std') during the block; else a `UserError`, on all hosts."""
   held = Held(workdir)
-  parallel.run_on_writer(lambda: held.take(names))
+  parallel.run_on_writer(lambda: held.acquire(names))
   try:
     yield
   finally:
@@ -46,12 +46,12 @@ def holding(workdir: files.Path, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def turn(workdir: files.Path, name: str) -> Iterator[None]:
-  """Waits until no other run is in a block of this name. For seconds of work of one host."""
+def exclusive(workdir: files.Path, name: str) -> Iterator[None]:
+  """Waits until no other run is in a block of this name. For work of seconds on one host."""
   held = Held(workdir)
-  while parallel.is_writer() and held.try_one(name) is not None:
-    time.sleep(_AGAIN / 4)
-  held.keep_beating()
+  while parallel.is_writer() and held.try_acquire(name) is not None:
+    time.sleep(_POLL / 4)
+  held.start_heartbeat()
   try:
     yield
   finally:
@@ -67,36 +67,37 @@ class Held:
     self._over = threading.Event()
     self._guard = threading.Lock()
 
-  def take(self, names: Sequence[str]) -> None:
-    """All of `names` or, as a `UserError` that says who has the first that is not free, none."""
+  def acquire(self, names: Sequence[str]) -> None:
+    """Takes all locks of `names`, or none: a `UserError` names the holder of one that is held."""
     try:
       for name in sorted(names):
-        holder = self.try_one(name)
+        holder = self.try_acquire(name)
         if holder is not None:
           raise errors.UserError(_refusal(self._folder.parent, name, holder))
     except BaseException:
       self.release()
       raise
-    self.keep_beating()
+    self.start_heartbeat()
 
-  def try_one(self, name: str) -> dict[str, Any] | None:
-    """Takes one lock; returns who has it if it is not to be had."""
+  def try_acquire(self, name: str) -> dict[str, Any] | None:
+    """Takes one lock and returns None, or returns the record of its holder."""
     path = self._folder / f'{name}.json'
     record = _record()
     while not _create(path, record):
       holder = _read(path)
       if holder is None:
-        continue  # released meanwhile
+        continue  # released in the meantime
       if not _stale(path, holder):
         if _same(_read(path), holder):
           return holder
-        continue  # released or taken while we looked
-      console.say(f'{path} is of a run that is gone ({_whom(holder)}); taken over')
+        continue  # released or taken in the meantime
+      console.say(f'{path} is of a run that has ended ({_holder_text(holder)}); taken over')
       _remove(path, holder)
     self._held[name] = record
     return None
 
   def release(self) -> None:
+    """Gives back all held locks."""
     self._over.set()
     with self._guard:
       for name, record in self._held.items():
@@ -105,11 +106,12 @@ class Held:
     with contextlib.suppress(OSError, ValueError):
       self._folder.rmdir()
 
-  def keep_beating(self) -> None:
+  def start_heartbeat(self) -> None:
+    """Counts heartbeats in the held locks, in a thread, until `release`."""
     if self._held:
-      threading.Thread(target=self._beat, daemon=True).start()
+      threading.Thread(target=self._heartbeat, daemon=True).start()
 
-  def _beat(self):
+  def _heartbeat(self):
     while not self._over.wait(BEAT):
       with self._guard:
         for name, record in [] if self._over.is_set() else self._held.items():
@@ -127,12 +129,12 @@ def _refusal(workdir, name, holder):
   what, _, arm = name.partition('.')
   doing = {'train': 'training', 'evaluate': 'evaluating'}.get(what, what)
   return (
-    f'another run is {doing} arm {arm!r} in {workdir}: {_whom(holder)}; wait for it or stop it, '
-    'or choose other --arms or another --workdir'
+    f'another run is {doing} arm {arm!r} in {workdir}: {_holder_text(holder)}; wait for it or '
+    'stop it, or choose other --arms or another --workdir'
   )
 
 
-def _whom(record):
+def _holder_text(record):
   return f'host {record.get("host")}, process {record.get("pid")}, since {record.get("started")}'
 
 
@@ -156,7 +158,7 @@ def _boot() -> str:
 
 
 def _born(pid: int) -> str:
-  """When a process started, in ticks since boot; '' where that cannot be known or it is gone."""
+  """When a process started, in ticks since boot; '' if that is unknown or it has ended."""
   with contextlib.suppress(OSError, IndexError):
     text = pathlib.Path(f'/proc/{pid}/stat').read_text()
     return text.rpartition(')')[2].split()[19]
@@ -174,16 +176,16 @@ def _alive(pid: int) -> bool:
 
 
 def _stale(path, holder) -> bool:
-  """True if the holder is gone; watches the heartbeat of one on another host."""
+  """True if the holder has ended; watches the heartbeat of one on another host."""
   if (holder.get('host'), holder.get('boot')) == (socket.gethostname(), _boot()):
     pid = int(holder.get('pid', 0))
     return not _alive(pid) or _born(pid) != holder.get('born')
   console.say(
-    f'{path} is held by {_whom(holder)}; watching for up to {WATCH:g} s if it still works'
+    f'{path} is held by {_holder_text(holder)}; watching its heartbeat for up to {WATCH:g} s'
   )
   end = time.monotonic() + WATCH
   while time.monotonic() < end:
-    time.sleep(min(_AGAIN, WATCH / 4))
+    time.sleep(min(_POLL, WATCH / 4))
     now = _read(path)
     if now != holder:
       return False
@@ -197,7 +199,7 @@ def _read(path) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   except ValueError:
-    found = {}  # cut short
+    found = {}  # truncated
   return found if isinstance(found, dict) else {}
 
 
@@ -206,13 +208,13 @@ def _same(found, record) -> bool:
 
 
 def _create(path, record) -> bool:
-  """Makes the lock's file with its content unless there is one."""
+  """Creates the lock's file with its content; False if there is one already."""
   text = json.dumps(record, indent=2) + '\n'
   if files.is_remote(path):
     if path.exists():
       return False
     files.write_text(path, text)
-    time.sleep(_AGAIN)
+    time.sleep(_POLL)
     return _same(_read(path), record)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{record["token"]}.tmp')
@@ -222,9 +224,9 @@ def _create(path, record) -> bool:
   except FileExistsError:
     return False
   except FileNotFoundError:
-    return False  # the folder was removed by the last one to leave it: again
+    return False  # another run has just removed the folder; the caller tries again
   except OSError:
-    # A file system without hard links.
+    # The file system has no hard links.
     try:
       with path.open('x') as file:
         file.write(text)
@@ -236,7 +238,7 @@ def _create(path, record) -> bool:
 
 
 def _remove(path, record) -> None:
-  """Removes the lock if it still is the one of `record`."""
+  """Removes the lock if it is still that of `record`."""
   with contextlib.suppress(OSError), _changing(path):
     if _same(_read(path), record):
       path.unlink(missing_ok=True)
@@ -244,7 +246,7 @@ def _remove(path, record) -> None:
 
 @contextlib.contextmanager
 def _changing(path) -> Iterator[None]:
-  """Keeps others from changing a lock that is there: between look and deed nobody else acts."""
+  """Holds a mutex file, so that no other run changes a lock between a read and a write of it."""
   if files.is_remote(path):
     yield
     return
@@ -254,7 +256,7 @@ def _changing(path) -> Iterator[None]:
       os.close(os.open(mutex, os.O_CREAT | os.O_EXCL))
       break
     except FileExistsError:
-      if time.monotonic() - began > 10:  # whoever made it was killed within these milliseconds
+      if time.monotonic() - began > 10:  # its process was killed in between
         mutex.unlink(missing_ok=True)
       time.sleep(0.01)
   try:

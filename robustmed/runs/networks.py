@@ -1,4 +1,4 @@
-"""The networks of one run: where they are kept, how they are loaded, what evaluates them."""
+"""The networks of one run: their folders, how they are loaded, their evaluators."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ PyTree = Any
 
 
 class Networks:
-  """Those of `exp` in the workdir `root`; `config` is the run's."""
+  """The networks of experiment `exp`, trained under `config` in the workdir `root`."""
 
   def __init__(
     self, exp: experiment.Experiment, config: ml_collections.ConfigDict, root: pathlib.Path
@@ -29,7 +29,7 @@ class Networks:
     return self._root / 'checkpoints' / arm / f'seed{seed}'
 
   def final(self, arm: str, seed: int) -> pathlib.Path:
-    """Where the trained network is; it is there once the training is finished."""
+    """The folder of the trained variables; it exists once the training has finished."""
     return self.folder(arm, seed) / 'variables'
 
   def untrained(self, arms: Iterable[str]) -> list[tuple[str, int]]:
@@ -42,7 +42,7 @@ class Networks:
     ]
 
   def card(self, arm: str) -> dict[str, Any]:
-    """Which network an arm's is, for those who attack it elsewhere."""
+    """What a saved network's card says of its arm: model fields and image shape."""
     return {
       'model': self._exp.model_of(arm, self._config),
       'image_shape': list(self._exp.task.image_shape),
@@ -57,8 +57,8 @@ class Networks:
     return checkpoints.load_variables(path, self._exp.task_of(arm))
 
   def evaluator(self, arm: str = '') -> grid.Evaluator:
-    """That of the experiment's task or, with `arm`, of the arm's; one for all tasks that differ in
-    nothing but how their networks begin."""
+    """The evaluator of an arm's task (default: the experiment's); tasks that differ in `init` alone
+    share one."""
     task = self._exp.task_of(arm)
     same = tuple(id(field) for field in task._replace(init=None))
     if same not in self._evaluators:
@@ -68,24 +68,22 @@ class Networks:
     return self._evaluators[same]
 
   def model(self, arm: str, seed: int, load=None) -> grid.Model:
-    """For the grid; `load` () -> variables replaces that of the trained network."""
+    """An arm's `grid.Model`; `load` () -> variables replaces loading the trained network."""
     evaluated = self._exp.arms[arm].evaluated if arm in self._exp.arms else True
     attacks = None if evaluated is True else evaluated or ()
     load = load or (lambda: self.load(arm, seed))
     return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
 
   def models(self, arms: Iterable[str]) -> list[grid.Model]:
-    graded = [name for name in arms if self._exp.arms[name].evaluated is not False]
-    return [self.model(name, seed) for seed in range(self._config.seeds) for name in graded]
+    evaluated = [name for name in arms if self._exp.arms[name].evaluated is not False]
+    return [self.model(name, seed) for seed in range(self._config.seeds) for name in evaluated]
 
   def imported(self, folder: pathlib.Path) -> list[grid.Model]:
-    """The saved network in `folder`, of another run, if this configuration describes it."""
+    """[the saved network in `folder`], which must be of a model that this configuration has."""
     card = checkpoints.read_card(folder)
     arm = str(card.get('arm'))
     if arm in self._exp.arms and self._exp.arms[arm].evaluated is False:
-      raise errors.UserError(
-        f'{folder} holds {arm!r}, which is not a network to evaluate by itself'
-      )
+      raise errors.UserError(f'{folder} holds {arm!r}, an arm that is not evaluated under attacks')
     here = self.card(arm)
     there = {name: card.get(name) for name in here}
     changed = workdir.differences(there, json.loads(json.dumps(here)))

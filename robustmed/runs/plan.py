@@ -9,14 +9,14 @@ from robustmed.runs import costs, experiment
 
 
 class Item(NamedTuple):
-  """Arms that one job does one after the other, and what that costs in multiply-adds."""
+  """Arms that one job runs one after the other, and their cost in multiply-adds."""
 
   arms: tuple[str, ...]
   cost: float
 
 
 class Wave(NamedTuple):
-  """Jobs that run side by side; the next wave waits for all of them."""
+  """Jobs that run in parallel; the next wave waits for all of them."""
 
   stage: str
   jobs: tuple[Item, ...]
@@ -33,12 +33,11 @@ def waves(
   evaluate: Mapping[str, float],
   jobs: int,
 ) -> list[Wave]:
-  """Trainings, then evaluations, over at most `jobs` jobs at a time.
+  """Schedules trainings, then evaluations, as waves of at most `jobs` parallel jobs.
 
-  needs: arm -> arms whose networks its training waits for. train, evaluate: arm -> cost of what is
-  still to be done. An arm that is the only one to wait for another, and waits for nothing else,
-  follows it in the same job. Within a wave the costliest item goes first, to the job with the
-  least to do.
+  needs: arm -> arms whose training must finish first. train, evaluate: arm -> remaining cost. An
+  arm with a single need, which no other arm has, follows that arm in the same job. Within a wave
+  the most expensive item is placed first, into the job with the least cost.
   """
   if jobs < 1:
     raise errors.UserError(f'--stage plan needs --jobs of at least 1, not {jobs}')
@@ -92,7 +91,7 @@ def _balanced(items: Iterable[Item], jobs: int) -> tuple[Item, ...]:
   )
 
 
-def of(
+def make(
   exp: experiment.Experiment,
   *,
   order: Sequence[str],
@@ -100,47 +99,49 @@ def of(
   unfinished: Iterable[str],
   jobs: int,
 ) -> list[Wave]:
-  """The waves of a run's arms `order`; those not `unfinished` are trained already."""
+  """The waves of the arms `order`; all but those `unfinished` are trained already."""
   unfinished, size = set(unfinished), exp.data.sizes()
-  weights: dict[int, int] = {}
+  known: dict[int, int] = {}
 
-  def weight(arm):
+  def multiply_adds(arm):
     task = exp.task_of(arm)
-    if id(task) not in weights:
-      weights[id(task)] = costs.multiply_adds(task)
-    return weights[id(task)] * seeds
+    if id(task) not in known:
+      known[id(task)] = costs.multiply_adds(task)
+    return known[id(task)] * seeds
 
-  def training(arm):
+  def training_gradients(arm):
     options = exp.arms[arm].train
     passes = round(exp.arms[arm].prepared.passes * size.get('train', 0))
     return passes + costs.training_gradients(
       exp.arms[arm].defense.cost, steps=options['steps'], batch_size=options['batch_size']
     )
 
-  def judging(arm):
+  def evaluation_gradients(arm):
     cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
     return sum(cells.values()) + sum(exp.study_cells(arm, 0, order).values())
 
   return waves(
     {arm: exp.arms[arm].needs for arm in order},
-    train={arm: weight(arm) * training(arm) for arm in order if arm in unfinished},
+    train={arm: multiply_adds(arm) * training_gradients(arm) for arm in order if arm in unfinished},
     evaluate={
-      arm: weight(arm) * judging(arm) for arm in order if exp.arms[arm].evaluated is not False
+      arm: multiply_adds(arm) * evaluation_gradients(arm)
+      for arm in order
+      if exp.arms[arm].evaluated is not False
     },
     jobs=jobs,
   )
 
 
-def lines(found: Sequence[Wave], *, again: Sequence[str], jobs: int) -> list[str]:
-  """Shell lines: a command each, comments between them. `again` are the run's own flags."""
-  base = ['python', '-m', 'robustmed.main', *again]
+def shell_lines(found: Sequence[Wave], *, flags: Sequence[str], jobs: int) -> list[str]:
+  """The waves as shell commands with comments; `flags` are those of the run."""
+  base = ['python', '-m', 'robustmed.main', *flags]
   total = sum(job.cost for wave in found for job in wave.jobs) or 1
   wall = sum(wave.longest for wave in found)
   out = [
     f'# {sum(len(wave.jobs) for wave in found)} jobs, at most {jobs} at a time, in '
-    f'{len(found)} waves: {total / wall if wall else 1:.1f} times as fast as one, if no job '
-    'waits for a machine',
-    '# a wave begins when every job of the one before has ended; shares are of the whole work',
+    f'{len(found)} waves: {total / wall if wall else 1:.1f} times as fast as one, if there '
+    'is a machine for every job',
+    '# start a wave when every job of the one before has ended; shares are of the total cost',
   ]
   for number, wave in enumerate(found, 1):
     out.append(f'# wave {number}: {wave.stage}, the longest job is {wave.longest / total:.1%}')
@@ -148,7 +149,7 @@ def lines(found: Sequence[Wave], *, again: Sequence[str], jobs: int) -> list[str
       words = [*base, '--stage', wave.stage, '--arms', ','.join(job.arms)]
       out.append(f'{shlex.join(words)}  # {job.cost / total:.1%}')
   out += [
-    '# at the end: what the jobs found is joined, nothing is done again; then the report',
+    '# at the end: join the results of all jobs, nothing is evaluated again; then the report',
     shlex.join([*base, '--stage', 'evaluate']),
     shlex.join([*base, '--stage', 'report']),
   ]

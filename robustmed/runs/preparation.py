@@ -1,4 +1,4 @@
-"""What an arm whose defense waits for finished arms does before its training."""
+"""What is computed from finished arms before the training of an arm: thresholds and teachers."""
 
 import inspect
 import pathlib
@@ -20,14 +20,14 @@ View = Callable[[Any], Callable[[types.Batch], types.Batch]]
 
 
 class Finished(NamedTuple):
-  """What is there when an arm's training begins."""
+  """What the preparation of an arm can use."""
 
   load: Callable[[str], PyTree]  # a finished arm -> its variables, of this seed
   source: Any
   config: ml_collections.ConfigDict
   seed: int
   folder: pathlib.Path  # of the arm's checkpoints, this seed's
-  stopper: console.Stopper | None = None  # for what takes long before the training
+  stopper: console.Stopper | None = None  # to stop a long preparation
 
 
 def with_thresholds(
@@ -39,11 +39,11 @@ def with_thresholds(
   options: Mapping[str, Any],
   view: View | None = None,
 ) -> Callable[[Finished], types.Defense]:
-  """`make(task, defense)` with 'thresholds' estimated from the network of `arm`.
+  """Returns finished -> `make(task, defense)` with 'thresholds' from the network of `arm`.
 
-  The values are those that the defense's own criterion will look at, by its own task's losses.
-  They and xi are kept in thresholds.npz of the arm's folder, for the report and for a run that
-  goes on; `options` are fields of `thresholds.estimate`.
+  Thresholds xi are estimated from the values of the defense's own criterion, computed with the
+  losses of `task`. Both are saved in thresholds.npz of the arm's folder, for the report and for a
+  resumed run. `options` are fields of `thresholds.estimate`.
   """
   known = inspect.signature(thresholds.estimate).parameters
   for name in options:
@@ -85,7 +85,7 @@ def with_teacher(
   make: Callable[..., types.Defense],
   arm: str,
 ) -> Callable[[Finished], types.Defense]:
-  """`make(task, defense)` with the finished network of `arm` as 'teacher'."""
+  """Returns finished -> `make(task, defense)` with the network of `arm` as 'teacher'."""
 
   def prepare(finished: Finished) -> types.Defense:
     console.say(f'soft targets from {arm}')
@@ -103,16 +103,16 @@ def clean_values(
   batch_size: int,
   view: View | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(index [n], values [n, K] float64) of the training examples as they are, in inference mode.
+  """(index [n], values [n, K] float64) of the training examples, not augmented, inference mode.
 
-  `view(source)` maps a batch to what is looked at: it may crop images and targets, and clear the
-  mask of examples that do not count. None takes all, images larger than the network's from their
-  centre (`centre_crop`).
+  `view(source)` is a function of a batch that may crop images and targets, and clear the mask of
+  examples to leave out. None keeps all examples and crops images larger than the network's input
+  at their centre (`centre_crop`).
   """
-  seen = view(source) if view else lambda batch: centre_crop(batch, task.image_shape)
+  preprocess = view(source) if view else lambda batch: centre_crop(batch, task.image_shape)
 
   def one_device(variables, batch):
-    batch = seen(batch)
+    batch = preprocess(batch)
     batch = {**batch, 'clean': batch['image']}
     return values(task.predict(variables, batch['image']), batch), batch['mask']
 
@@ -136,20 +136,20 @@ def clean_values(
 
 
 def centre_crop(batch: types.Batch, image_shape: tuple[int, ...]) -> types.Batch:
-  """The batch with images, and targets on the same grid, cut to the centre of `image_shape`."""
+  """The batch with images, and targets on the same grid, cropped at the centre to `image_shape`."""
   grid_shape, wanted = batch['image'].shape[1:-1], tuple(image_shape[:-1])
   if grid_shape == wanted:
     return batch
   if any(have < want for have, want in zip(grid_shape, wanted)):
-    raise errors.UserError(f'images of {grid_shape} are smaller than the network wants: {wanted}')
+    raise errors.UserError(f"images of {grid_shape} are smaller than the network's input {wanted}")
   starts = [(have - want) // 2 for have, want in zip(grid_shape, wanted)]
   box = (slice(None), *(slice(start, start + want) for start, want in zip(starts, wanted)))
   cut = lambda leaf: leaf[box] if leaf.shape[1 : 1 + len(wanted)] == grid_shape else leaf
   return {**batch, 'image': cut(batch['image']), 'target': jax.tree.map(cut, batch['target'])}
 
 
-def slots(defense: types.Defense, split) -> int:
-  """How many examples the defense's memory must have room for: above every index of the split."""
+def memory_slots(defense: types.Defense, split) -> int:
+  """`num_examples` for `defense.init`: if it keeps memory, more than every index of the split."""
   if not jax.tree.leaves(jax.eval_shape(lambda: defense.init(1))):
     return len(split)
   return 1 + int(np.max(split.stack('index')))
@@ -158,5 +158,5 @@ def slots(defense: types.Defense, split) -> int:
 def _read(path: pathlib.Path) -> np.ndarray:
   stored = files.arrays(path)
   if 'xi' not in stored:
-    raise errors.UserError(f'{path} is damaged (no xi in it); delete it to estimate it anew')
+    raise errors.UserError(f'{path} is damaged (it has no array xi); delete it and run again')
   return stored['xi']

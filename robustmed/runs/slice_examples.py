@@ -1,4 +1,4 @@
-"""Examples of segmented slices: arrays for the report's pictures, NIfTI files."""
+"""Saves examples of segmented slices: arrays for the report's pictures, NIfTI files."""
 
 import pathlib
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def pictures(found: grid.Example) -> dict[str, np.ndarray]:
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """NIfTI files of one preprocessed slice: case_CCC_IIIIII.nii.gz (all modalities) and _label."""
+  """Writes a preprocessed slice as NIfTI: case_CCC_IIIIII.nii.gz (all modalities) and _label."""
   folder = pathlib.Path(folder)
   name = f'case_{int(example["group"]):03d}_{int(example["index"]):06d}'
   between, rows, columns = (float(value) for value in example['target']['spacing'])

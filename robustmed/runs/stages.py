@@ -27,11 +27,11 @@ from robustmed.runs import (
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
-LARGE = 2**22  # elements of a batch from which the memory of a step is said before it starts
+LARGE = 2**22  # elements of a batch from which the memory of a step is printed before training
 
 
 def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
-  """Does what the command line asks for; `module` is that of the experiment, see `papers`."""
+  """Runs the stages of a command; `module` is the experiment's, with `build` (see `papers`)."""
   config = command.config
   _compilation_cache()
   if not hasattr(module, 'build'):
@@ -39,14 +39,15 @@ def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
       print(json.dumps(module.describe(config), indent=2))
       return
     if command.stage != 'all' or command.arms:
-      raise errors.UserError(f'{config.experiment} has neither stages nor arms; leave them out')
+      raise errors.UserError(
+        f'{config.experiment} has no stages and no arms; leave out --stage and --arms'
+      )
     module.run(config, workdir=command.workdir)
     return
   exp = module.build(config)
   if exp.grid.main not in exp.grid.probes:
     raise errors.UserError(
-      f'config.evaluate.attacks has no {exp.grid.main!r}, which {config.experiment} cannot do '
-      'without'
+      f'config.evaluate.attacks has no {exp.grid.main!r}, which {config.experiment} needs'
     )
   if command.stage == 'describe':
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
@@ -58,16 +59,16 @@ def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
 
 
 def _plan(exp, command) -> list[str]:
-  order, _ = experiment.in_order(exp.arms, command.arms)
+  order, _ = experiment.training_order(exp.arms, command.arms)
   unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
-  found = plan.of(
+  found = plan.make(
     exp,
     order=order,
     seeds=command.config.seeds,
     unfinished=[name for name, _ in unfinished],
     jobs=command.jobs,
   )
-  return plan.lines(found, again=command.again, jobs=command.jobs)
+  return plan.shell_lines(found, flags=command.rerun_flags, jobs=command.jobs)
 
 
 class Run:
@@ -78,7 +79,7 @@ class Run:
     self.config: ml_collections.ConfigDict = config
     self.command: commandline.Command = command
     self.folder: files.Path = command.workdir
-    self.order, self.extra = experiment.in_order(exp.arms, command.arms)
+    self.order, self.extra = experiment.training_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
     self.networks = networks.Networks(exp, config, self.folder)
     self._source = None
@@ -93,23 +94,23 @@ class Run:
     }
     new = workdir.claim(self.folder, claimed)
     try:
-      with locks.holding(self.folder, self._parts(stage, imported)):
-        self._do(stage, imported)
+      with locks.hold(self.folder, self._lock_names(stage, imported)):
+        self._run_stages(stage, imported)
     except BaseException:
       if new:
         workdir.release(self.folder)
       raise
     parallel.barrier('end')
 
-  def _parts(self, stage, imported) -> list[str]:
-    """The locks of what this call will do. A report needs none."""
-    judged = {model.arm for model in imported} if imported else self._asked()
-    out = [f'evaluate.{arm}' for arm in judged] if stage in ('all', 'evaluate') else []
+  def _lock_names(self, stage, imported) -> list[str]:
+    """The locks that this call must hold. A report needs none."""
+    evaluated = {model.arm for model in imported} if imported else self._evaluated()
+    out = [f'evaluate.{arm}' for arm in evaluated] if stage in ('all', 'evaluate') else []
     if stage in ('all', 'train') and not imported:
       out += [f'train.{arm}' for arm in {name for name, _ in self.networks.untrained(self.order)}]
     return out
 
-  def _do(self, stage, imported) -> None:
+  def _run_stages(self, stage, imported) -> None:
     facts = parallel.describe()
     flags = f', XLA_FLAGS added: {self._cpu_flags}' if self._cpu_flags else ''
     console.say(
@@ -118,7 +119,7 @@ class Run:
     )
     for name in self.extra:
       console.say(
-        f'arm {name!r} was not asked for but is needed: finished ones are used, else trained'
+        f'arm {name!r} was not asked for but is needed; it is trained unless it has finished'
       )
     with console.stop_on_signal() as stopper:
       if stage != 'report':
@@ -139,7 +140,7 @@ class Run:
         self._train_arm(self.exp.arms[name], seed, stopper)
         parallel.drop_compiled_programs()
     if parallel.is_writer():
-      with locks.turn(self.folder, 'logs'):
+      with locks.exclusive(self.folder, 'logs'):
         self._merge_logs()
 
   def _train_arm(self, arm, seed, stopper) -> None:
@@ -179,7 +180,7 @@ class Run:
       folder=folder / 'state',
       log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
       key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
-      num_examples=preparation.slots(defense, source.train),
+      num_examples=preparation.memory_slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.data.augment)(source),
       initial=initial,
@@ -198,7 +199,7 @@ class Run:
     checkpoints.save_variables(final, train_state.variables(state))
 
   def evaluate(self, stopper, imported=None) -> None:
-    models = imported or self.networks.models(self._asked())
+    models = imported or self.networks.models(self._evaluated())
     evaluator = self.networks.evaluator()
     parts = self.folder / 'results' / 'parts'
     grid.run(
@@ -210,9 +211,9 @@ class Run:
       source=self.networks.model,
     )
     _stop_if_asked(stopper)
-    # What earlier calls evaluated belongs to the results of this one.
-    # Of jobs that end together the last one must have seen what the others found.
-    with locks.turn(self.folder, 'results'):
+    # The results include what earlier calls evaluated. The lock makes the last of several jobs that
+    # end together write the cells of all of them.
+    with locks.exclusive(self.folder, 'results'):
       everyone = imported or grid.finished(
         evaluator, self.networks.models(self.exp.arms), folder=parts
       )
@@ -270,8 +271,8 @@ class Run:
       workdir.claim_data(self.folder, self._source.info)
     return self._source
 
-  def _asked(self) -> list[str]:
-    """Arms to evaluate: those asked for; in place of one that does not answer those it needs."""
+  def _evaluated(self) -> list[str]:
+    """The arms to evaluate: those asked for, and the needs of those that are left to studies."""
     asked = [name for name in self.order if name not in self.extra]
     arms = self.exp.arms
     found = [[name] if arms[name].evaluated is not False else arms[name].needs for name in asked]
@@ -280,7 +281,7 @@ class Run:
     )
 
   def _test_batches(self):
-    return artifacts.in_batches(self.source().test, self.source(), self.config)
+    return artifacts.evaluation_batches(self.source().test, self.source(), self.config)
 
   def _check_batch(self, batch_size) -> None:
     if batch_size % parallel.device_count():
@@ -289,9 +290,9 @@ class Run:
       )
 
   def _forecast(self, stage, imported) -> None:
-    models = imported or self.networks.models(self._asked())
+    models = imported or self.networks.models(self._evaluated())
     untrained = [] if imported else self.networks.untrained(self.order)
-    gradients = forecast.left(
+    gradients = forecast.remaining_gradients(
       self.exp,
       untrained=[name for name, _ in untrained] if stage != 'evaluate' else (),
       models=models if stage != 'train' else (),
@@ -300,7 +301,9 @@ class Run:
     )
     evaluator = self.networks.evaluator()
     with errors.during('measuring the speed for the forecast'):
-      forecast.say(gradients, task=self.exp.task, evaluator=evaluator, batches=self._test_batches)
+      forecast.announce(
+        gradients, task=self.exp.task, evaluator=evaluator, batches=self._test_batches
+      )
 
   def _merge_logs(self) -> None:
     tables = []
@@ -333,12 +336,12 @@ class Run:
 
 def _stop_if_asked(stopper: console.Stopper) -> None:
   if stopper.requested():
-    console.say('stopped; the same command goes on from here')
+    console.say('stopped; run the same command to resume')
     raise console.Stopped
 
 
 def _compilation_cache() -> None:
-  """Programs compiled once are found again by the next run of this user."""
+  """Turns on the persistent compilation cache in the user's home, unless one is set."""
   if jax.config.jax_compilation_cache_dir is None:
     folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
     jax.config.update('jax_compilation_cache_dir', str(folder))

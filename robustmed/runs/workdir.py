@@ -18,15 +18,15 @@ from robustmed.process import files, parallel
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
 ABSENT = '(absent)'
-KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks: of other runs
+KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks are those of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
 
 def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
-  """Makes `folder` this configuration's, or refuses: that of another one is not touched.
+  """Ties `folder` to a configuration; a folder of another one is a `UserError` and stays as it is.
 
-  Configurations that differ in `EDITABLE` alone are the same, of which the newest is kept.
-  Returns whether it was nobody's before.
+  Configurations that differ in `EDITABLE` alone count as the same; the newest is stored. Returns
+  True if the folder had no configuration before.
   """
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
@@ -59,13 +59,13 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
 
 
 def claim_data(folder: files.Path, info: Mapping[str, Any]) -> None:
-  """Ties the run to its data, or refuses data that are not those the run began with."""
+  """Ties the run to its data; data other than those it began with are a `UserError`."""
   if 'fingerprint' not in info:
     return
   path = folder / DATA
   plain = json.loads(json.dumps({k: info[k] for k in ('name', 'fingerprint', 'sizes', 'groups')}))
   old = files.read_json(path) if path.exists() else None
-  # The copies that other hosts read may differ in their files' times.
+  # The files that other hosts read may be copies with other modification times.
   same = old is None or old.get('fingerprint') == plain['fingerprint']
   if not bool(parallel.broadcast_from_writer(np.array(same))):
     changed = [d for d in differences(old or {}, plain) if not d.startswith('fingerprint')]
@@ -79,7 +79,7 @@ def claim_data(folder: files.Path, info: Mapping[str, Any]) -> None:
 
 
 def release(folder: files.Path) -> None:
-  """Gives up a claim that came to nothing, so that the mended command may use the same folder."""
+  """Undoes `claim` for a run that stored nothing: a corrected command can use the folder."""
   if not parallel.is_writer() or any((folder / name).exists() for name in KEPT):
     return
   for name in ('config.json', 'env.json', DATA):
@@ -106,6 +106,7 @@ def _short(value):
 
 
 def environment() -> dict[str, Any]:
+  """Devices, versions and the command line, for env.json."""
   versions = {}
   for name in PACKAGES:
     try:

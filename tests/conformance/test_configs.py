@@ -40,7 +40,7 @@ def test_presets_are_plain_data_and_build(path):
     build = papers.find(config.experiment)
     if hasattr(build, 'build'):
       exp = build.build(config)
-      order, _ = experiment.in_order(exp.arms)
+      order, _ = experiment.training_order(exp.arms)
       assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)
       assert plan['gradients']['total'] > 0

@@ -102,19 +102,19 @@ def test_a_workdir_is_claimed_and_given_back(bucket):
 
 
 def test_locks(bucket, monkeypatch):
-  monkeypatch.setattr(locks, '_AGAIN', 0.01)
+  monkeypatch.setattr(locks, '_POLL', 0.01)
   root = files.path_of(ROOT)
-  with locks.holding(root, ['train.std']):
+  with locks.hold(root, ['train.std']):
     record = json.loads((root / 'locks' / 'train.std.json').read_text())
     assert record['beat'] == 0 and record['pid']
     with (
       pytest.raises(errors.UserError, match="another run is training arm 'std' in gs://bucket"),
-      locks.holding(root, ['train.std']),
+      locks.hold(root, ['train.std']),
     ):
       pass
   assert files.iter_files(root) == []
   files.write_json(root / 'locks' / 'train.std.json', {**record, 'born': '1', 'token': 'other'})
-  with locks.holding(root, ['train.std']):
+  with locks.hold(root, ['train.std']):
     pass
 
 

@@ -45,7 +45,7 @@ def test_generators_meet_the_segmenters_and_others_their_images(folder):
 def test_a_finished_run_has_nothing_left_to_forecast(folder):
   exp = experiment.build(commandline.load_config(CONFIG[1]))
   models = [grid.Model(arm, 0, dict) for arm in ('unet', 'nnunet', 'hardened')]
-  left = lambda results: forecast.left(
+  left = lambda results: forecast.remaining_gradients(
     exp, untrained=(), models=models, results=results, finished=exp.arms
   )
   assert left(folder / 'results') == 0

@@ -48,7 +48,7 @@ def test_arms_keep_the_order_of_the_config():
     (['--stage', 'fly'], 'invalid choice'),
     (['--bogus=1'], 'unknown flag --bogus=1'),
     (['extra'], "unexpected argument 'extra'"),
-    (['--checkpoint', 'x', '--stage', 'train'], 'goes with --stage evaluate, report or all'),
+    (['--checkpoint', 'x', '--stage', 'train'], 'used with --stage evaluate, report or all'),
     (['--arms', ''], 'names no arm'),
     (['--config.data.dir=/x'], "the source 'phantom_lumbar_disks' makes its examples itself"),
   ],

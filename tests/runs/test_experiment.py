@@ -15,18 +15,18 @@ def _arms(**needs):
 
 def test_needed_arms_come_first_and_are_said():
   arms = _arms(adv='std', student='teacher', std='', teacher='')
-  assert experiment.in_order(arms) == (['std', 'adv', 'teacher', 'student'], [])
-  assert experiment.in_order(arms, ('adv',)) == (['std', 'adv'], ['std'])
-  assert experiment.in_order(arms, ('std',)) == (['std'], [])
+  assert experiment.training_order(arms) == (['std', 'adv', 'teacher', 'student'], [])
+  assert experiment.training_order(arms, ('adv',)) == (['std', 'adv'], ['std'])
+  assert experiment.training_order(arms, ('std',)) == (['std'], [])
 
 
 def test_unknown_and_circular_needs_are_user_errors():
   with pytest.raises(errors.UserError, match=r"unknown arm 'avd'; did you mean 'adv'"):
-    experiment.in_order(_arms(adv='', std=''), ('avd',))
+    experiment.training_order(_arms(adv='', std=''), ('avd',))
   with pytest.raises(errors.UserError, match=r"unknown arm \(needed by adv\) 'nobody'"):
-    experiment.in_order(_arms(adv='nobody'))
+    experiment.training_order(_arms(adv='nobody'))
   with pytest.raises(errors.UserError, match='in a circle: a -> b -> a'):
-    experiment.in_order(_arms(a='b', b='a'))
+    experiment.training_order(_arms(a='b', b='a'))
 
 
 def _config(**arm):

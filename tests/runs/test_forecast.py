@@ -33,7 +33,7 @@ def test_the_quickstart_by_hand(tmp_path):
   whole = description.describe(exp, config, light=True)['gradients']
   assert (whole['train'], whole['evaluate']) == (STD + RAND + ADV, 3 * GRID)
   assert whole['total'] == STD + RAND + ADV + 3 * GRID and whole['studies'] == 0
-  left = lambda untrained, *arms: forecast.left(
+  left = lambda untrained, *arms: forecast.remaining_gradients(
     exp, untrained=untrained, models=_models(*arms), results=tmp_path
   )
   assert left(('std', 'rand', 'adv'), 'std', 'rand', 'adv') == whole['total']
@@ -43,7 +43,9 @@ def test_the_quickstart_by_hand(tmp_path):
 
 def test_finished_cells_are_not_counted(tmp_path):
   exp, _ = _quickstart()
-  left = lambda: forecast.left(exp, untrained=(), models=_models('std'), results=tmp_path)
+  left = lambda: forecast.remaining_gradients(
+    exp, untrained=(), models=_models('std'), results=tmp_path
+  )
   parts = tmp_path / 'parts'
   parts.mkdir()
   for attack, eps, more in (('none', 0.0, CLEAN), ('pgd_seg', 0.07, PGD), ('noise', 0.03, 0)):
@@ -64,7 +66,7 @@ def test_attacks_from_outside_are_counted(tmp_path):
   assert whole['studies'] == (4 + 1 + 4 + 4) * 3 * 4
   assert whole['total'] == whole['train'] + whole['evaluate'] + whole['studies']
   model = _models('P10_std_rec')  # meets clean images only in the grid: eight of them
-  left = lambda: forecast.left(exp, untrained=(), models=model, results=tmp_path)
+  left = lambda: forecast.remaining_gradients(exp, untrained=(), models=model, results=tmp_path)
   assert left() == 8 + 4 * 3 * 4
   (tmp_path / 'ood_parts').mkdir()
   (tmp_path / 'ood_parts' / 'P10_std_rec.seed0.rec.20.parquet').write_bytes(b'')
@@ -76,7 +78,7 @@ def test_attacks_from_outside_are_counted(tmp_path):
 def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   config = commandline.load_config('configs/amat_hippocampus.py:smoke')
   exp = experiment.build(config)
-  grid_alone = forecast.left(
+  grid_alone = forecast.remaining_gradients(
     exp._replace(studies=()), untrained=(), models=_models('amat'), results=tmp_path
   )
   monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
@@ -84,7 +86,9 @@ def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   assert exp.study_cells('amat', 0, exp.arms) == {
     'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16
   }
-  left = lambda: forecast.left(exp, untrained=(), models=_models('amat'), results=tmp_path)
+  left = lambda: forecast.remaining_gradients(
+    exp, untrained=(), models=_models('amat'), results=tmp_path
+  )
   assert left() == grid_alone + 64
   (tmp_path / 'volume_parts').mkdir()
   (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
@@ -121,7 +125,7 @@ def test_generators_against_segmenters_are_counted():
 def test_the_forecast_counts_generators_that_are_there(tmp_path):
   exp = synthesis.build(commandline.load_config('configs/synthesis.py:smoke'))
   slices, single, both = 2 * 3, 3, 2
-  left = lambda *untrained, finished=(): forecast.left(
+  left = lambda *untrained, finished=(): forecast.remaining_gradients(
     exp, untrained=untrained, models=_models('unet'), results=tmp_path, finished=finished
   )
   alone = left()
@@ -134,9 +138,9 @@ def test_the_forecast_counts_generators_that_are_there(tmp_path):
 
 def _say(monkeypatch, gradients, *, speed):
   asked = []
-  monkeypatch.setattr(forecast, 'rate', lambda *_: asked.append(1) or speed)
+  monkeypatch.setattr(forecast, 'gradients_per_second', lambda *_: asked.append(1) or speed)
   monkeypatch.setattr(costs, 'multiply_adds', lambda task: 10_000_000)
-  forecast.say(gradients, task=None, evaluator=None, batches=None)
+  forecast.announce(gradients, task=None, evaluator=None, batches=None)
   return len(asked)
 
 
@@ -163,5 +167,5 @@ def test_the_rate_counts_examples():
   evaluator = grid.Evaluator(task, attack, key=jax.random.key(0), main='pgd')
   calls, score = [], evaluator.score
   evaluator.score = lambda *args: calls.append(1) or score(*args)
-  rate = forecast.rate(task, evaluator, lambda: [parallel.pad(toys.batch(3), 4)])
+  rate = forecast.gradients_per_second(task, evaluator, lambda: [parallel.pad(toys.batch(3), 4)])
   assert np.isfinite(rate) and 0 < rate <= 4 * len(calls)  # at least a second went by

@@ -22,7 +22,7 @@ QUICK = str(pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py') + '
 def _fast(monkeypatch):
   monkeypatch.setattr(locks, 'WATCH', 0.6)
   monkeypatch.setattr(locks, 'BEAT', 0.1)
-  monkeypatch.setattr(locks, '_AGAIN', 0.05)
+  monkeypatch.setattr(locks, '_POLL', 0.05)
 
 
 def _files(folder):
@@ -39,26 +39,26 @@ def _left(folder, **fields):
 
 
 def test_the_second_is_refused_with_who_has_it_and_other_arms_are_free(tmp_path):
-  with locks.holding(tmp_path, ['train.std', 'evaluate.std']):
+  with locks.hold(tmp_path, ['train.std', 'evaluate.std']):
     assert _files(tmp_path) == ['evaluate.std.json', 'train.std.json']
     with (
       pytest.raises(errors.UserError) as refused,
-      locks.holding(tmp_path, ['train.adv', 'train.std']),
+      locks.hold(tmp_path, ['train.adv', 'train.std']),
     ):
       pass
     line = str(refused.value)
     assert f"training arm 'std' in {tmp_path}: host {socket.gethostname()}" in line
     assert f'process {os.getpid()}, since 20' in line and 'other --arms or another' in line
     assert _files(tmp_path) == ['evaluate.std.json', 'train.std.json']  # train.adv was given back
-    with locks.holding(tmp_path, ['train.adv']):
+    with locks.hold(tmp_path, ['train.adv']):
       assert len(_files(tmp_path)) == 3
   assert not (tmp_path / 'locks').exists()
 
 
 def test_they_are_released_when_the_run_fails(tmp_path):
-  with pytest.raises(ZeroDivisionError), locks.holding(tmp_path, ['train.std']):
+  with pytest.raises(ZeroDivisionError), locks.hold(tmp_path, ['train.std']):
     raise ZeroDivisionError
-  with locks.holding(tmp_path, ['train.std']):
+  with locks.hold(tmp_path, ['train.std']):
     pass
 
 
@@ -71,7 +71,7 @@ def test_a_process_that_is_gone_holds_nothing(tmp_path, capsys):
   )
   for fields in ({'pid': int(gone.stdout)}, {'born': '1'}):  # gone; its number given anew
     path = _left(tmp_path, **fields)
-    with locks.holding(tmp_path, ['train.std']):
+    with locks.hold(tmp_path, ['train.std']):
       assert json.loads(path.read_text())['token'] != 'other'
     assert 'is of a run that is gone' in capsys.readouterr().err
 
@@ -79,7 +79,7 @@ def test_a_process_that_is_gone_holds_nothing(tmp_path, capsys):
 @pytest.mark.parametrize('other', [{'host': 'elsewhere'}, {'boot': 'before'}])
 def test_another_host_is_watched_until_its_heart_has_stopped(tmp_path, other):
   path = _left(tmp_path, **other)
-  with locks.holding(tmp_path, ['train.std']):
+  with locks.hold(tmp_path, ['train.std']):
     assert json.loads(path.read_text())['token'] != 'other'
 
 
@@ -101,7 +101,7 @@ def test_another_host_that_still_works_is_not_disturbed(tmp_path):
   try:
     held = locks.Held(tmp_path)
     with pytest.raises(errors.UserError, match='host elsewhere'):
-      held.take(['train.std'])
+      held.acquire(['train.std'])
     assert time.monotonic() - began < 30
   finally:
     over.set()
@@ -112,7 +112,7 @@ def test_another_host_that_still_works_is_not_disturbed(tmp_path):
 def test_a_damaged_lock_is_stale(tmp_path):
   path = _left(tmp_path)
   path.write_text('{"host": ')
-  with locks.holding(tmp_path, ['train.std']):
+  with locks.hold(tmp_path, ['train.std']):
     assert json.loads(path.read_text())['pid'] == os.getpid()
 
 
@@ -124,7 +124,7 @@ def test_of_many_that_want_a_stale_lock_one_gets_it(tmp_path):
     def want(start=start, won=won):
       held = locks.Held(tmp_path)
       start.wait()
-      if held.try_one('train.std') is None:
+      if held.try_acquire('train.std') is None:
         won.append(held)
 
     threads = [threading.Thread(target=want) for _ in range(6)]
@@ -141,7 +141,7 @@ def test_the_heart_beats_and_a_stolen_lock_stops_the_run(tmp_path, monkeypatch, 
   sent = threading.Event()
   monkeypatch.setattr(locks.os, 'kill', lambda pid, number: sent.set() if number else None)
   path = tmp_path / 'locks' / 'train.std.json'
-  with locks.holding(tmp_path, ['train.std']):
+  with locks.hold(tmp_path, ['train.std']):
     end = time.monotonic() + 20
     while json.loads(path.read_text())['beat'] < 2:
       assert time.monotonic() < end
@@ -155,10 +155,10 @@ def test_the_heart_beats_and_a_stolen_lock_stops_the_run(tmp_path, monkeypatch, 
 
 def test_turns_wait_for_each_other(tmp_path):
   order = []
-  with locks.turn(tmp_path, 'results'):
+  with locks.exclusive(tmp_path, 'results'):
 
     def second():
-      with locks.turn(tmp_path, 'results'):
+      with locks.exclusive(tmp_path, 'results'):
         order.append('second')
 
     thread = threading.Thread(target=second)
@@ -171,7 +171,7 @@ def test_turns_wait_for_each_other(tmp_path):
 
 def test_the_main_program_refuses_and_reports_need_no_lock(tmp_path, capfd):
   words = ['--config', QUICK, '--workdir', str(tmp_path / 'w')]
-  with locks.holding(tmp_path / 'w', ['train.rand']):
+  with locks.hold(tmp_path / 'w', ['train.rand']):
     for stage in (['--stage', 'train'], ['--stage', 'all', '--arms', 'rand']):
       assert main.main([*words, *stage]) == 2
       (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith('robustmed: ')]

@@ -130,7 +130,7 @@ def test_it_can_be_described_without_data():
   told = description.describe(exp, config, light=True)['gradients']['per_arm']
   assert told == {'std': 2 * 4, 'amat': 2 * 4 * (1 + 2) + 7}
   assert description.describe(exp, config, ('amat',))['arms']['amat']['needs'] == ['std']
-  assert experiment.in_order(exp.arms, ('amat',)) == (['std', 'amat'], ['std'])
+  assert experiment.training_order(exp.arms, ('amat',)) == (['std', 'amat'], ['std'])
 
 
 def _finished(tmp_path, source, load=None):
@@ -182,17 +182,17 @@ def test_targets_on_the_grid_of_the_image_are_cut_with_it():
   np.testing.assert_array_equal(cut['target']['mask'], cut['image'][..., 0])
   np.testing.assert_array_equal(cut['image'][0, :, :, 0], np.arange(30).reshape(6, 5)[1:5, 0:4])
   assert cut['target']['contour'].shape == (2, 7, 2)
-  with pytest.raises(errors.UserError, match=r'smaller than the network wants: \(8, 4\)'):
+  with pytest.raises(errors.UserError, match=r"smaller than the network's input \(8, 4\)"):
     preparation.centre_crop(batch, (8, 4, 1))
 
 
 def test_room_in_the_memory():
   arms = _experiment(_config(), None).arms
-  assert preparation.slots(arms['std'].defense, _source().train) == 7
+  assert preparation.memory_slots(arms['std'].defense, _source().train) == 7
   given = experiment.make_defense(
     toys.task(), {**_config().arms.amat.defense.to_dict(), 'thresholds': (0.5,)}
   )
-  assert preparation.slots(given, _source().train) == 9
+  assert preparation.memory_slots(given, _source().train) == 9
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_room_in_the_memory():
 )
 def test_mistakes_are_found_before_training(arm, message):
   with pytest.raises(errors.UserError, match=message):
-    experiment.in_order(_experiment(_config(**arm), None).arms)
+    experiment.training_order(_experiment(_config(**arm), None).arms)
 
 
 def test_thresholds_are_given_once():

@@ -40,7 +40,9 @@ def evaluate(config, context, models, rows) -> None:
     seeds=seeds,
     task_of=context.exp.task_of,
     load=lambda arm, seed: graded[arm, seed].load(),
-    batches=lambda: artifacts.in_batches(context.source().volumes, context.source(), config),
+    batches=lambda: artifacts.evaluation_batches(
+      context.source().volumes, context.source(), config
+    ),
     folder=context.results / PARTS,
     stopper=context.stopper,
   )

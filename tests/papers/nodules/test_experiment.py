@@ -44,7 +44,7 @@ def change(config, **changes):
 
 def test_the_demo_trains_what_the_others_begin_with_first():
   arms = nodules.build(load('demo')).arms
-  order, _ = experiment.in_order(arms)
+  order, _ = experiment.training_order(arms)
   assert set(order) == {
     'blob', 'blob_glass', 'synthesiser', 'segmentation', 'ce', 'beta_finetune', 'syn_random',
     'syn', 'poisson', 'perturb',

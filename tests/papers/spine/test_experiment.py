@@ -34,7 +34,7 @@ def test_every_preset_has_its_arms(preset, shapes):
       arm = exp.arms[f'P{number:02d}_{kind}']
       assert arm.init_from == ('' if kind == 'std' else f'P{number:02d}_std')
   assert {'P10_std_rec', 'P10_adv_rs_rec', 'P10_rand_only'} < set(exp.arms)
-  order, _ = experiment.in_order(exp.arms)
+  order, _ = experiment.training_order(exp.arms)
   assert order.index('P10_std_rec') < order.index('P10_adv_rs_rec')
   assert exp.arms['P10_std_rec'].evaluated == () and exp.arms['P10_std'].evaluated is True
 

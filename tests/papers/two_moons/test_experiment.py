@@ -35,7 +35,7 @@ def test_arms_need_what_their_points_are_made_with(config):
     'f_searched_uniform': {'b_tail'},
   }
   assert [name for name, arm in arms.items() if arm.evaluated is False] == ['vae']
-  order, _ = experiment.in_order(arms, ('e_searched_codes',))
+  order, _ = experiment.training_order(arms, ('e_searched_codes',))
   assert order == ['vae', 'b_tail', 'e_searched_codes']
 
 
