@@ -6,7 +6,7 @@
 L2 on nnU-Net 2D for the hippocampus, batch 32, 1x56x40; `brats3d` is FGSM on the 3D residual U-Net,
 batch 1, 4 series of `size`^3; `small_grids` is a 3x3 convolution, 1024 to 1024 channels, on the
 1x1, 2x2 and 4x4 grids at the bottom of every U-Net; `scaling` runs attack and training of `spine`
-on 1, 2, 4 and 8 virtual devices and counts what they say to each other (batch: of one device).
+on 1, 2, 4 and 8 virtual devices and counts their collectives (batch: per device).
 Preset `smoke`: the same at a size for tests.
 """
 

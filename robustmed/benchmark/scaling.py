@@ -1,8 +1,8 @@
-"""How a run spreads over devices: equal numbers, no talk inside attacks, bytes per training step.
+"""How a run scales over devices: equal results, no collectives in attacks, bytes per train step.
 
 The workload `scaling` of the benchmark. Every device count is a process of its own with as many
-virtual CPU devices: what is counted is in the compiled programs and does not depend on the
-hardware; times on virtual devices would say nothing and are not reported.
+virtual CPU devices. What is counted is read from the compiled programs and does not depend on the
+hardware; times on virtual devices would mean nothing and are not reported.
 """
 
 import hashlib
@@ -38,17 +38,17 @@ _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _LOOPED = re.compile(r'(?:body|condition)=%?([\w.-]+)')
 
 
-class Talk(NamedTuple):
-  """What a compiled program says to other devices in one call."""
+class Collectives(NamedTuple):
+  """The collective operations of one call of a compiled program."""
 
   collectives: int
-  in_loops: int  # those among them inside loops, of which attacks are made
+  in_loops: int  # those of them that are inside loops; an attack is a loop
   reduced_bytes: int  # results of all-reduce
   gathered_bytes: int  # results of all others
 
 
-def talk(text: str) -> Talk:
-  """Reads the collectives off a compiled program's text."""
+def collectives(text: str) -> Collectives:
+  """Counts the collectives in a compiled program's text."""
   blocks, name = {}, ''
   for line in text.splitlines():
     head = re.match(r'(?:ENTRY )?%?([\w.-]+) .*\{$', line)
@@ -75,7 +75,7 @@ def talk(text: str) -> Talk:
         reduced += size
       else:
         gathered += size
-  return Talk(count, inside, reduced, gathered)
+  return Collectives(count, inside, reduced, gathered)
 
 
 def _nbytes(shapes: str) -> int:
@@ -87,21 +87,21 @@ def _nbytes(shapes: str) -> int:
 
 
 def efficiency(*, seconds: float, reduced_bytes: float, devices: int, link: float) -> float:
-  """Predicted share of perfect scaling at a fixed batch per device.
+  """Predicted weak-scaling efficiency: the share of perfect scaling at a fixed batch per device.
 
-  seconds: one step's computation on one device. link: bytes a second that a device sends. A ring
-  all-reduce sends 2 (n - 1) / n of the bytes; nothing of it is hidden behind the computation.
+  seconds: one step's computation on one device. link: bytes per second that a device sends. A ring
+  all-reduce sends 2 (n - 1) / n of the bytes and does not overlap with the computation.
   """
-  talking = 2 * (devices - 1) / devices * reduced_bytes / link
-  return seconds / (seconds + talking)
+  communication = 2 * (devices - 1) / devices * reduced_bytes / link
+  return seconds / (seconds + communication)
 
 
 def measure(*, name: str, batch: int, steps: int, repeats: int, width: float) -> dict[str, Any]:
   """PGD and adversarial training of the disk-shape network on 1, 2, 4 and 8 virtual devices.
 
-  batch: examples of one device. In the row `devices` has, for every count, `talk` of the attack's
-  and of the training step's program, whether the attacked images are those of one device bit for
-  bit, and the first two losses of a training on the same global batch.
+  batch: examples per device. `devices` of the row has, for every count, the `Collectives` of the
+  attack's and of the train step's program, whether the attacked images equal those of one device
+  bit for bit, and the first two losses of a training on the same global batch.
   """
   del repeats
   begin, rows = time.perf_counter(), {}
@@ -150,7 +150,7 @@ def on_these_devices(
   attacked = hashlib.sha256()
   for start in range(0, len(whole['mask']), here):
     attacked.update(np.asarray(program(variables, part(start), *rest)[0]).tobytes())
-  attack_talk = talk(program.compiled_text(variables, part(0), *rest))
+  attack_collectives = collectives(program.compiled_text(variables, part(0), *rest))
 
   defense = adversarial.make(task, attack=attack, objectives={'train_seg': 0.5}, eps=0.07)
   rules = {'main': optimisers.make({'name': 'adamax', 'lr': 1e-3}, num_steps=2)}
@@ -163,13 +163,13 @@ def on_these_devices(
     average=False,
   )
   run, losses = step.make(defense, optimisers=rules, num_steps=2), []
-  train_talk = talk(run.compiled_text(state, whole, jax.random.key(4)))
+  train_collectives = collectives(run.compiled_text(state, whole, jax.random.key(4)))
   for _ in range(2):
     state, scalars = run(state, whole, jax.random.key(4))
     losses.append(float(np.asarray(scalars['main/loss'])))
   return {
-    'attack': attack_talk._asdict(),
-    'train': train_talk._asdict(),
+    'attack': attack_collectives._asdict(),
+    'train': train_collectives._asdict(),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     'attacked': attacked.hexdigest(),
     'losses': losses,

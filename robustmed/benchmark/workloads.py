@@ -1,4 +1,4 @@
-"""How fast attacks are: timed workloads, each printed as one JSON line."""
+"""Measures the speed of attacks: timed workloads, each printed as one JSON line."""
 
 import contextlib
 import functools
@@ -25,7 +25,10 @@ HIPPO_LEVELS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0)
 
 
 class Problem(NamedTuple):
-  """objective: (variables, image, target) -> [b]; attack: number of steps -> attack."""
+  """A network, a batch and what attacks it.
+
+  objective: (variables, image, target) -> [b]; attack: number of steps -> attack.
+  """
 
   variables: Any
   image: jax.Array
@@ -36,6 +39,8 @@ class Problem(NamedTuple):
 
 
 class Workload(NamedTuple):
+  """A measurement and its default size."""
+
   batch: int
   steps: int
   measure: Callable[..., dict[str, Any]]  # (name, batch, steps, repeats, width) -> row
@@ -43,7 +48,7 @@ class Workload(NamedTuple):
 
 
 class Compilations:
-  """Counts the XLA compilations of functions of a given name while it is entered."""
+  """Counts the XLA compilations of functions of a given name inside its `with` block."""
 
   _active: list['Compilations'] = []  # noqa: RUF012
   _listening = False
@@ -53,8 +58,8 @@ class Compilations:
 
   def __enter__(self):
     if not Compilations._listening:
-      # Listeners cannot be taken away again, so one serves for ever.
-      jax.monitoring.register_event_duration_secs_listener(Compilations._hear)
+      # Listeners cannot be removed, so a single one serves all counters.
+      jax.monitoring.register_event_duration_secs_listener(Compilations._on_event)
       Compilations._listening = True
     Compilations._active.append(self)
     return self
@@ -63,7 +68,7 @@ class Compilations:
     Compilations._active.remove(self)
 
   @staticmethod
-  def _hear(event, duration, **facts):
+  def _on_event(event, duration, **facts):
     for counter in Compilations._active:
       if event.endswith('/backend_compile_duration') and facts.get('fun_name') == counter._name:
         counter.count += 1
@@ -77,10 +82,10 @@ def seconds(run, *args):
 
 
 def measure_attack(make, *, name, batch, steps, repeats, width, **more):
-  """The attack of `make(batch, width, **more)` against the bare input gradients it is made of.
+  """Times the attack of `make(batch, width, **more)` and compares it with bare input gradients.
 
-  loop_overhead: median over repeats of (attack's time) / (time of `steps` bare gradients, each its
-  own jitted call), the two measured in turn. grads_per_s counts examples, by the best attack.
+  loop_overhead: median over repeats of (attack's time) / (time of `steps` gradients, each its own
+  jitted call), measured alternately. grads_per_s: gradients times examples, in the fastest attack.
   compilations: of a sweep over six levels of eps.
   """
   problem = make(batch, width, **more)
@@ -174,9 +179,9 @@ def brats3d(batch, width, size):
 def measure_small_grids(*, name, batch, steps, repeats, width):
   """Forward and input gradient of a 3x3 convolution on grids of 1, 2 and 4 pixels a side.
 
-  `steps` rounds inside one `fori_loop`, as in an attack. Beside the row of every workload:
-  gflop_per_s = {grid: {'ours': ..., 'lax': ...}}, best of `repeats`, counting the taps outside of
-  the grid too; `seconds`, `grads_per_s` and `loop_overhead` are of ours over all three grids.
+  `steps` rounds inside one `fori_loop`, as in an attack. The row also has gflop_per_s = {grid:
+  {'ours': ..., 'lax': ...}}, the best of `repeats`, counting the taps outside of the grid too;
+  `seconds`, `grads_per_s` and `loop_overhead` are those of `ours` over all three grids.
   """
   channels = max(8, round(1024 * width))
   kernel = jax.random.normal(jax.random.key(0), (3, 3, channels, channels)) / channels
@@ -292,7 +297,7 @@ def run(config, workdir=None):
 
 @contextlib.contextmanager
 def _no_cache():
-  """A program found in the persistent cache would make `compile_seconds` a lie."""
+  """Turns off the persistent cache: `compile_seconds` must measure compilation, not a read."""
   before = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:

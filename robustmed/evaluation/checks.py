@@ -1,13 +1,13 @@
-"""Is a robustness result believable? Signs of a broken or a fooled attack, read from the rows.
+"""Checks of a robustness result: signs in the rows of a broken or a fooled attack.
 
-Columns beside the metric, each optional (a check without its columns is `skipped`, never silent):
+Columns besides the metric, each optional (a check without its columns is reported as `skipped`):
 `_value` and `_start` the attack's objective at the result and at the clean point, `_distance` from
 the centre of the ball, `_zero_grad` the share of gradient entries that are exactly zero,
 `_saturated` the share of outputs that are exactly 0 or 1.
 
 A difference counts when its 99 % group bootstrap interval, paired by example, lies wholly on one
-side. It is a failure when it also exceeds 1 % of the range that the quantity covers over the
-levels of that arm, else a warning: a thresholded metric may move a little against its objective.
+side. It is a failure if it also exceeds 1 % of the quantity's range over the levels of that arm,
+else a warning: a thresholded metric may change a little against its objective.
 """
 
 import itertools
@@ -22,12 +22,14 @@ from robustmed.evaluation import statistics
 
 STATUSES = ('pass', 'warn', 'fail', 'skipped')
 LEVEL = 0.99
-TRIFLE = 0.01  # of the range over the levels
+TRIFLE = 0.01  # share of the range over the levels that a failure exceeds
 ZERO_GRADIENT = 0.99  # share of zero entries from which a gradient is useless
 DISTANCE_RTOL, DISTANCE_ATOL = 1e-4, 1e-6  # float32 rounding of x - centre
 
 
 class Check(NamedTuple):
+  """The result of one check of one arm."""
+
   name: str
   arm: str
   status: str  # one of STATUSES
@@ -35,7 +37,7 @@ class Check(NamedTuple):
 
 
 class _Grid(NamedTuple):
-  """The rows of one arm, as the checks look at them."""
+  """The rows of one arm, with the columns that the checks use."""
 
   arm: str
   rows: pd.DataFrame
@@ -92,7 +94,7 @@ def run(
 
 
 def worst(checks: Sequence[Check]) -> str:
-  """The gravest status among the checks; 'skipped' when there is none."""
+  """The most severe status among the checks; 'skipped' without any."""
   order = ('fail', 'warn', 'pass', 'skipped')
   return min((check.status for check in checks), key=order.index, default='skipped')
 
@@ -107,7 +109,7 @@ def _useless_gradients(rows: pd.DataFrame, *, arm: str, attack: str) -> float:
 
 
 def _zero_gradients(grid: _Grid, *, useless: dict[str, float], undefended: str):
-  """A defense that only hides the gradient has examples without one where `undefended` has them."""
+  """A defense that masks gradients has more examples without a gradient than `undefended`."""
   here = useless[grid.arm]
   if math.isnan(here):
     return 'skipped', f'{grid.attack}: no column _zero_grad'
@@ -124,7 +126,7 @@ def _zero_gradients(grid: _Grid, *, useless: dict[str, float], undefended: str):
 
 
 def _monotone(grid: _Grid, *, column: str, label: str):
-  """A larger ball contains the smaller one: the attacker must not lose by it."""
+  """A larger ball contains the smaller one, so the attack must not get weaker."""
   levels = [eps for eps in grid.levels(grid.attack) if eps > 0]
   if not grid.has(column, grid.attack):
     return 'skipped', f'{grid.attack}: no column {column} or no rows'
@@ -137,7 +139,7 @@ def _monotone(grid: _Grid, *, column: str, label: str):
     (f'{a:g} -> {b:g}', _compare(grid, attack, a, attack, b, column=column))
     for a, b in itertools.pairwise(levels)
   ]
-  return _judge(
+  return _status(
     gains,
     scale=_range(grid, column),
     good=f'{grid.attack}: {label} never gets better for the defender over {len(levels)} levels',
@@ -153,7 +155,7 @@ def _stronger(grid: _Grid, *, weaker: str, must_win: bool):
   gains = [
     (f'{eps:g}', _compare(grid, weaker, eps, grid.attack, eps, column=grid.harm)) for eps in common
   ]
-  status, detail = _judge(
+  status, detail = _status(
     gains,
     scale=_range(grid, grid.harm),
     good=f'{grid.attack} harms {grid.metric} at least as much as {weaker} at {len(common)} levels',
@@ -194,12 +196,11 @@ def _inside(grid: _Grid):
 
 
 def _above_start(grid: _Grid, *, noise: str):
-  """An attack that ends below the clean point's objective has climbed in the wrong direction, one
-  that minimises if it ends above."""
+  """An attack must not end at a lower objective than the clean image (higher if it minimises)."""
   if not grid.has('_gain'):
     return 'skipped', 'no column _gain'
   rows = grid.rows[(grid.rows['eps'] > 0) & (grid.rows['attack'] != noise)]
-  if '_distance' in rows.columns:  # artefacts have none, and do not climb
+  if '_distance' in rows.columns:  # corruptions have none, and follow no objective
     rows = rows[np.isfinite(rows['_distance'].astype(float))]
   gain = rows['_gain'].astype(float)
   known = np.isfinite(gain)
@@ -240,8 +241,8 @@ def _range(grid: _Grid, column: str) -> float:
   return float(means.max() - means.min()) if len(means) else 0.0
 
 
-def _judge(gains, *, scale: float, good: str, bad: str) -> tuple[str, str]:
-  """gains: (where, Difference), all of which should be at or above zero."""
+def _status(gains, *, scale: float, good: str, bad: str) -> tuple[str, str]:
+  """(status, detail) of gains [(where, Difference)], which should all be at least zero."""
   against = [(where, gain) for where, gain in gains if _clearly_negative(gain)]
   if not against:
     return 'pass', good
@@ -251,7 +252,7 @@ def _judge(gains, *, scale: float, good: str, bad: str) -> tuple[str, str]:
 
 
 def _clearly_negative(gain: statistics.Difference) -> bool:
-  """One group has no interval; then the mean alone speaks."""
+  """Whether the interval lies below zero; with one group there is none and the mean decides."""
   return gain.high < 0 if math.isfinite(gain.high) else gain.mean < 0
 
 

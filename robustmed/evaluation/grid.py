@@ -1,4 +1,4 @@
-"""Arms x attacks x levels -> one row per example; every finished cell survives a kill."""
+"""Evaluates arms x attacks x levels into one row per example; finished cells are not repeated."""
 
 import functools
 import zlib
@@ -21,9 +21,10 @@ CLEAN = 'none'
 
 
 class Probe(NamedTuple):
-  """One attack of the grid: what it does, what it maximises, how strongly.
+  """One attack of the grid, the objective that it maximises, and its levels.
 
-  With `source` the images attack that arm's network (of the same seed) and all others meet them.
+  With `source` it is a transfer attack: images are made against that arm's network (of the same
+  seed), and all other arms are evaluated on them.
   """
 
   attack: types.Attack
@@ -33,10 +34,10 @@ class Probe(NamedTuple):
 
 
 class Model(NamedTuple):
-  """One trained network: `load` gives its variables when its first cell is due.
+  """One trained network; `load` returns its variables.
 
-  `evaluator` replaces that of the run where the network is not one of the run's own task;
-  `attacks` are the probes it meets, None all of them.
+  `evaluator` replaces the run's for a network of another task; `attacks` are the probes that it is
+  evaluated under, None: all.
   """
 
   arm: str
@@ -47,6 +48,8 @@ class Model(NamedTuple):
 
 
 class Cell(NamedTuple):
+  """One network under one attack at one level; its rows are one file."""
+
   arm: str
   seed: int
   attack: str
@@ -62,7 +65,7 @@ class Cell(NamedTuple):
 
 
 class Scores(NamedTuple):
-  """What is read off a batch of images, attacked or not."""
+  """What a network gives for a batch of images, attacked or not."""
 
   columns: dict[str, Any]  # [b] metrics, and diagnostics whose names begin with '_'
   outputs: PyTree  # of the network
@@ -71,7 +74,7 @@ class Scores(NamedTuple):
 class Evaluator:
   """The compiled programs of one task: one that scores, and one per attack.
 
-  Their number depends on neither arms nor levels.
+  Their number does not depend on arms or levels.
   """
 
   def __init__(self, task: types.Task, probes: Mapping[str, Probe], *, key: jax.Array, main: str):
@@ -83,37 +86,37 @@ class Evaluator:
     self._score = score_program(task, objectives, main=self.main_objective)
 
   def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps: float):
-    """(attacked images, their distance [b]) of a batch of the host; CLEAN leaves them alone."""
+    """(attacked images, their distance [b]) of this host's batch; CLEAN returns its images."""
     if name == CLEAN:
       return batch['image'], np.zeros(len(batch['mask']), np.float32)
     key = jax.random.fold_in(self._key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
     return self._attack[name](variables, batch, jnp.float32(eps), key)
 
   def score(self, variables: PyTree, batch: dict[str, Any], images) -> Scores:
-    """How the network does on `images`, which stand in for batch['image']."""
+    """The scores of a network on `images`, which replace batch['image']."""
     return Scores(*self._score(variables, batch, images))
 
 
 def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
-  """(variables, batch, images) -> (columns, outputs).
+  """Returns a compiled (variables, batch, images) -> (columns, outputs).
 
   Columns: the metrics, the task's diagnostics, every objective as `_value.<name>` and `_zero_grad`,
   the share of the entries of the gradient of `main` that are exactly zero.
   """
 
   def one_device(variables, batch, images):
-    seen = {**batch, 'clean': batch['image']}
+    with_clean = {**batch, 'clean': batch['image']}
 
     def scored(image):
       outputs = task.predict(variables, image)
-      values = {n: task.objectives[n](outputs, {**seen, 'image': image}) for n in objectives}
+      values = {n: task.objectives[n](outputs, {**with_clean, 'image': image}) for n in objectives}
       for name, value in values.items():
         contracts.per_example(value, len(image), what=f'the objective {name!r}')
       return jnp.sum(values[main]), (values, outputs)
 
     gradient, (values, outputs) = jax.grad(scored, has_aux=True)(images)
     zero = jnp.mean((gradient == 0).astype(jnp.float32), axis=tuple(range(1, gradient.ndim)))
-    metrics = task.metrics(outputs, {**seen, 'image': images})
+    metrics = task.metrics(outputs, {**with_clean, 'image': images})
     columns = {
       **contracts.columns(metrics, len(images), what="the task's metrics"),
       **contracts.columns(task.diagnostics(outputs), len(images), what="the task's diagnostics"),
@@ -126,7 +129,10 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
 
 
 def attack_program(task: types.Task, probe: Probe):
-  """(variables, batch, eps, key) -> (attacked images, distances); eps and key are traced."""
+  """Returns a compiled (variables, batch, eps, key) -> (attacked images, distances).
+
+  eps and key are traced.
+  """
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
 
   def one_device(variables, batch, eps, key):
@@ -147,7 +153,7 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
       if model.attacks is not None and name not in model.attacks:
         continue
       if model.arm == probe.source:
-        continue  # its own network: no transfer
+        continue  # the attacked network itself: no transfer
       out += [
         (model, Cell(model.arm, model.seed, name, eps)) for eps in sorted(probe.levels) if eps > 0
       ]
@@ -155,12 +161,12 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
 
 
 class Table(NamedTuple):
-  """A table that is a file of its own."""
+  """A table to compute, with the file that stores it."""
 
   file: str  # .parquet or .csv
   make: Callable[[], pd.DataFrame]  # the same on every host
-  what: str  # 'evaluating ...', said of an error
-  note: str  # beside the progress
+  what: str  # of 'evaluating ...' in error messages
+  note: str  # shown beside the progress bar
 
 
 def cell_table(cell: Cell, make: Callable[[], pd.DataFrame]) -> Table:
@@ -168,25 +174,26 @@ def cell_table(cell: Cell, make: Callable[[], pd.DataFrame]) -> Table:
 
 
 def loader() -> Callable[[Model], PyTree]:
-  """Gives networks, of which the one asked for last is kept."""
+  """Returns model -> its variables, which caches those of the last model."""
   return functools.lru_cache(maxsize=1)(lambda model: model.load())
 
 
-def fill_missing(name: str, pieces: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
-  """Makes, in order, what `folder` has not; every file is written whole or not at all.
+def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
+  """Makes, in order, all tables whose files `folder` lacks.
 
-  A stop that is asked for comes between two pieces, as `console.Stopped`.
+  Every file is written whole or not at all. A requested stop raises `console.Stopped` between two
+  tables.
   """
   found = parallel.broadcast_from_writer(
-    np.array([(folder / one.file).is_file() for one in pieces], bool)
+    np.array([(folder / one.file).is_file() for one in tables], bool)
   )
-  progress = console.Progress(name, len(pieces), done=int(found.sum()))
-  for number, (one, have) in enumerate(zip(pieces, found)):
+  progress = console.Progress(name, len(tables), done=int(found.sum()))
+  for number, (one, have) in enumerate(zip(tables, found)):
     if have:
       continue
     if stopper.requested():
       progress.close()
-      console.say('stopped in evaluation; the same command goes on from there')
+      console.say('stopped in evaluation; run the same command to resume')
       raise console.Stopped
     with errors.during(f'evaluating {one.what}'):
       table = one.make()
@@ -214,44 +221,44 @@ def run(
   stopper: console.Stopper,
   source: Callable[[str, int], Model] | None = None,
 ) -> pd.DataFrame:
-  """Fills the grid and returns all rows, sorted; cells found in `folder` are not done again.
+  """Evaluates all cells and returns their rows, sorted; cells in `folder` are not repeated.
 
-  `source` gives the network of (arm, seed) for probes that attack one arm and meet the others.
-  A cell is one file, written whole or not at all, and depends on nothing but its network, its data
-  and the evaluator's key; so an interrupted run ends with the rows of an undisturbed one.
+  `source` returns the model of (arm, seed) that a transfer attack is made against. A cell is one
+  file, written whole or not at all, and depends only on its network, its data and the evaluator's
+  key; so a resumed run ends with the rows of an uninterrupted one.
   """
   stored = functools.cache(lambda: [dict(batch) for batch in batches()])
   load = loader()
 
   def make(model, cell):
-    own, at = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
+    own, probe = model.evaluator or evaluator, evaluator.probes.get(cell.attack)
     variables = load(model)
     victim = (own, variables)
-    if at is not None and at.source:
-      victim = _victim(source(at.source, model.seed), evaluator)
+    if probe is not None and probe.source:
+      victim = _victim(source(probe.source, model.seed), evaluator)
     return _cell_rows(own, variables, stored(), cell, victim)
 
-  pieces = [
+  tables = [
     cell_table(cell, functools.partial(make, m, cell))
     for m, cell in cells(models, evaluator.probes)
   ]
-  fill_missing('evaluate', pieces, folder=folder, stopper=stopper)
+  fill_missing('evaluate', tables, folder=folder, stopper=stopper)
   return gather(evaluator, models, folder=folder)
 
 
 def finished(evaluator: Evaluator, models: Sequence[Model], *, folder) -> list[Model]:
-  """Those of the networks all of whose cells are in `folder`, the same ones on every host."""
-  whole = [
+  """The models all of whose cells are in `folder`, the same ones on every host."""
+  complete = [
     all((folder / cell.file).is_file() for _, cell in cells([model], evaluator.probes))
     for model in models
   ]
   return [
-    model for model, there in zip(models, parallel.broadcast_from_writer(np.array(whole))) if there
+    model for model, done in zip(models, parallel.broadcast_from_writer(np.array(complete))) if done
   ]
 
 
 def gather(evaluator: Evaluator, models: Sequence[Model], *, folder) -> pd.DataFrame:
-  """The rows of finished networks, sorted, whichever calls filled their cells."""
+  """The rows of finished networks, sorted."""
   wanted = [cell for _, cell in cells(models, evaluator.probes)]
   return collect(folder, wanted, evaluator.probes, main=evaluator.main_objective)
 
@@ -259,9 +266,12 @@ def gather(evaluator: Evaluator, models: Sequence[Model], *, folder) -> pd.DataF
 def collect(
   folder, wanted: Sequence[Cell], probes: Mapping[str, Probe], *, main: str
 ) -> pd.DataFrame:
-  """The rows of all cells, sorted. `_value` is each attack's own objective (that of `main` for
-  clean rows) and `_start` the same objective at the clean image; `_gain` is how far the attack got
-  from there in its own direction, unknown where the images were made for another network."""
+  """The rows of all cells, sorted.
+
+  `_value` is each attack's own objective (that of `main` for clean rows), `_start` the same
+  objective at the clean image, and `_gain` their difference in the attack's direction, nan for
+  images made against another network.
+  """
   tables = [files.parsed(folder / cell.file, pd.read_parquet) for cell in wanted]
   rows = pd.concat(tables, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
@@ -290,7 +300,7 @@ def _victim(model: Model, evaluator: Evaluator) -> tuple[Evaluator, PyTree]:
 
 
 def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
-  """`victim` is the (evaluator, variables) that the attack looks at."""
+  """The rows of one cell; `victim` is the (evaluator, variables) that is attacked."""
   attacker, attacked = victim
   # All batches are dispatched before the first result is read.
   pending = []
@@ -313,13 +323,13 @@ def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
 
 
 def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """The batch padded to a multiple of the devices; names and other host-only fields dropped."""
+  """The batch padded to a multiple of the devices, without names and other host-only fields."""
   wanted = {k: batch[k] for k in ('image', 'target', 'mask', 'index', 'group')}
   return parallel.pad(wanted, parallel.round_up(len(batch['mask'])))
 
 
 class Example(NamedTuple):
-  """One example under attack, with what the network says before and after."""
+  """One example under attack, with the network's outputs before and after."""
 
   example: dict[str, Any]  # of the batch, without its leading axis
   image: np.ndarray  # attacked
@@ -330,9 +340,9 @@ class Example(NamedTuple):
 def attacked_examples(
   evaluator: Evaluator, variables: PyTree, batches: Batches, *, attack: str, eps: float, wanted
 ) -> Iterator[Example]:
-  """The examples whose index is in `wanted`, in data order.
+  """Attacks the examples whose index is in `wanted`, in data order.
 
-  The attack on an example does not depend on its batch, so this repeats what the grid saw.
+  The attack on an example does not depend on its batch, so these are the images of the grid.
   """
   wanted = {int(index) for index in wanted}
   for batch in batches():

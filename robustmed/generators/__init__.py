@@ -1,7 +1,7 @@
-"""Attacks that must be trained first; `load(folder)` gives a trained one, see `types.Attack`.
+"""Attacks that must be trained first; `load(folder)` returns a trained one, see `types.Attack`.
 
-They stand after training, whose phases train them and whose checkpoints hold them, and before
-evaluation, which meets them as attacks.
+The package imports `training`, which trains and checkpoints generators; evaluation uses them like
+any other attack.
 """
 
 from robustmed.generators.attack import Synthesised, load

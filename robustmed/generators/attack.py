@@ -1,4 +1,4 @@
-"""Trained generators in the clothes of an attack: the same call, no steps, no gradient."""
+"""Trained generators as an attack: the call of `types.Attack`, without steps or gradients."""
 
 import dataclasses
 import os
@@ -20,13 +20,13 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Synthesised:
-  """A `types.Attack` made of trained generators, one per wanted strength xi.
+  """A `types.Attack` made of trained generators, one per strength xi.
 
-  `eps` (scalar or [b]) is xi: the generator trained for the nearest level is used, so with one
-  generator eps is not looked at. The image decides what is done to it, the objective only says what
-  came of it: `value` is the objective at x (nan if it is None), `distance` the mean absolute change
-  p of eq. 7 in Chen et al. 2019, in the image's units. The latents are drawn by `key`; None takes
-  their means. There is no ball and no box.
+  `eps` (scalar or [b]) is xi: each example gets the generator trained for the nearest level, so
+  with one generator eps has no effect. The result depends on the image alone, not on the objective:
+  `value` is the objective at x (nan if it is None), `distance` the mean absolute change p of eq. 7
+  in Chen et al. 2019, in the image's units. The latents are drawn with `key`; if it is None they
+  are their means. There is no ball and no box.
   """
 
   model: synthesis.Model
@@ -39,7 +39,7 @@ class Synthesised:
   num_forwards = 1
 
   def __call__(self, objective, x, *, eps, key, monitor=None, start_radius=None):
-    """See `types.Attack`; start_radius has no meaning here."""
+    """See `types.Attack`; start_radius has no effect."""
     del start_radius
     x = jnp.asarray(x)
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -70,10 +70,10 @@ class Synthesised:
 
 
 def load(*folders: str | os.PathLike, parts: str = 'DV') -> Synthesised:
-  """The attack of the generators saved in `folders`, such as runs/X/checkpoints/gen_2/seed0.
+  """Returns the attack of the generators saved in `folders` (runs/X/checkpoints/gen_2/seed0, ...).
 
   All of them must have the same layers. Images to attack need the units and the pixel size of
-  training; their sides are free within what the generator can halve.
+  training; their sides may be any multiples of 2^len(widths).
   """
   if not folders:
     raise errors.UserError('name at least one folder of a saved generator')
@@ -88,7 +88,7 @@ def load(*folders: str | os.PathLike, parts: str = 'DV') -> Synthesised:
       first, shape = layers, tuple(card['image_shape'])
       model = synthesis.make(layers, image_shape=shape)
     elif layers != first:
-      raise errors.UserError(f'{folder} has other layers than {folders[0]}; load them apart')
+      raise errors.UserError(f'{folder} has other layers than {folders[0]}; load them separately')
     found.append(
       (float(options['xi']), checkpoints.load_variables(folder / 'variables', model.task))
     )

@@ -22,23 +22,23 @@ def make(
   follow: bool = True,
   coupled: bool = False,
 ) -> types.Defense:
-  """(1 - share) * L(I_0) + share * L(I_DV), every example under one of the generators, drawn anew.
+  """A defense with loss (1 - share) * L(I_0) + share * L(I_DV), a random generator per example.
 
-  With `follow` the labels of I_DV are those of the image moved with D, nearest neighbour; without
-  it those of the image as they are, which teaches the network to undo D. With `coupled` L couples
-  the examples of a batch, I_0 and I_DV being batches of their own. Memory: {'generators':
-  variables}; `variables=()` are ones to come.
+  With `follow` the labels of I_DV are warped with D (nearest neighbour); otherwise they stay as
+  they are, which teaches the network to undo D. With `coupled` L couples the examples of a batch;
+  I_0 and I_DV are separate batches. Memory: {'generators': variables}. `variables=()` stands for
+  generators that are not trained yet: the cost is known, `init` raises.
   """
   if not 0 <= share <= 1:
     raise errors.UserError(f'hardening: share must lie in [0, 1], not {share:g}')
   losses = weighted.losses_of(task, coupled=coupled)
 
-  def generated(context):
-    batch, every = context.batch, context.memory['generators']
+  def generated_batch(context):
+    batch, generators = context.batch, context.memory['generators']
     image = batch['image']
-    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(every)))(context.keys)
+    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(generators)))(context.keys)
     field, attacked = None, None
-    for place, one in enumerate(every):
+    for place, one in enumerate(generators):
       fields, _ = model.draw(one, image, context.keys, train=False)
       found = fields.displacement, synthesis.compose(image, fields)
       own = (chosen == place).reshape(-1, 1, 1, 1)
@@ -51,14 +51,14 @@ def make(
     return jax.lax.stop_gradient({**batch, 'image': attacked, 'target': target})
 
   def loss(params, context):
-    other = generated(context)
+    generated = generated_batch(context)
     variables = {'params': params, **context.state}
-    images = jnp.concatenate([context.batch['image'], other['image']])
+    images = jnp.concatenate([context.batch['image'], generated['image']])
     outputs, state = task.forward(variables, images, context.key)
     halves = [jax.tree.map(lambda leaf: jnp.split(leaf, 2)[i], outputs) for i in range(2)]  # noqa: B023
     clean, attacked = (
       sum(losses(out, batch).values())
-      for out, batch in zip(halves, (context.batch, other), strict=True)
+      for out, batch in zip(halves, (context.batch, generated), strict=True)
     )
     scalars = {'loss/clean': clean, 'loss/generated': attacked}
     return (1 - share) * clean + share * attacked, {'scalars': scalars, 'state': state}

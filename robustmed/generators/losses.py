@@ -9,17 +9,19 @@ Array = jax.Array
 
 
 class Strength(NamedTuple):
+  """The loss X of eq. 5 and the weight that it is averaged over."""
+
   value: Array  # X [b], nats; 0 where there are no organ pixels
   pixels: Array  # sum of the mask M [b]
 
 
 def strength(clean: Array, attacked: Array) -> Strength:
-  """X: how far the output has moved from the clean one, on its organs (eq. 5).
+  """X: the cross-entropy of the attacked output to the clean one, over its organ pixels (eq. 5).
 
   Logits [b, *spatial, 1 + C]. The map M * sum_c -S_0(c) log S_DV(c) with M = sum_{c >= 1} S_0(c)
   is averaged over M, so X is in nats: at 2 the old label has kept a probability of about e^-2.
-  S_0 = softmax(clean) is soft and constant to differentiation. Equation 4 has the arguments the
-  other way round; this is the reading of equation 5.
+  No gradient flows into S_0 = softmax(clean). Equation 4 swaps the two arguments; this follows
+  equation 5.
   """
   before = jax.lax.stop_gradient(jax.nn.softmax(clean.astype(jnp.float32)))
   after = jax.nn.log_softmax(attacked.astype(jnp.float32))
@@ -30,13 +32,13 @@ def strength(clean: Array, attacked: Array) -> Strength:
   return Strength(total / jnp.maximum(pixels, 1e-6), pixels)
 
 
-def squared(field: Array) -> Array:
+def mean_square(field: Array) -> Array:
   """||field||^2 per pixel, averaged over pixels [b] (eq. 2); a sum would depend on the size."""
   return jnp.mean(jnp.square(field).sum(-1), axis=tuple(range(1, field.ndim - 1)))
 
 
-def variation(field: Array) -> Array:
-  """Mean absolute difference of neighbours along all axes [b]; eq. 2 alone smooths nothing."""
+def total_variation(field: Array) -> Array:
+  """Mean absolute difference of neighbours along all axes [b]; eq. 2 has no smoothness term."""
   total = 0.0
   for axis in range(1, field.ndim - 1):
     steps = jnp.abs(jnp.diff(field, axis=axis)).sum(-1)
@@ -44,8 +46,8 @@ def variation(field: Array) -> Array:
   return total
 
 
-def divergence(latent) -> Array:
-  """KL(N(mean, sigma^2) || N(0, 1)), averaged over the latent's numbers [b]; not in eq. 6."""
+def kl_divergence(latent) -> Array:
+  """KL(N(mean, sigma^2) || N(0, 1)), averaged over the latent's elements [b]; not in eq. 6."""
   mean, log_sigma = latent
   each = 0.5 * (jnp.square(mean) + jnp.exp(2 * log_sigma) - 1) - log_sigma
   return each.reshape(len(each), -1).mean(-1)

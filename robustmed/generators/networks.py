@@ -1,7 +1,7 @@
-"""Generator and critic of Chen et al. 2019 (section 3.1); the layers are ours, the paper has none.
+"""Generator and critic of Chen et al. 2019 (section 3.1); the paper does not give their layers.
 
-All batch normalisation follows `layers.BatchNorm`: statistics of the batch while the two train,
-running ones afterwards.
+Batch normalisation is `layers.BatchNorm`: batch statistics in training, running averages in
+inference.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ class Generator(nn.Module):
 
   One encoder, a Gaussian latent for each field and two decoders of equal layers. The latents keep
   the coarse grid (`spatial`) or are one vector. Fields are bounded by d_max and v_max (tanh), and
-  zero before the first step. `noise(name, shape)` gives the standard normal numbers of a latent;
-  None takes its mean.
+  zero at initialisation. `noise(name, shape)` returns the standard normal noise of a latent; None
+  uses the latent's mean.
   """
 
   widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -44,10 +44,10 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, image, noise: Callable | None = None, *, train: bool = False):
-    whole = 2 ** len(self.widths)
-    if image.shape[-1] != 1 or image.ndim != 4 or any(n % whole for n in image.shape[1:3]):
+    factor = 2 ** len(self.widths)
+    if image.shape[-1] != 1 or image.ndim != 4 or any(n % factor for n in image.shape[1:3]):
       raise errors.UserError(
-        f'the generator reads images [b, h, w, 1] with sides that are multiples of {whole}, got '
+        f'the generator reads images [b, h, w, 1] with sides that are multiples of {factor}, got '
         f'{image.shape}; pad them'
       )
     x = image
@@ -57,7 +57,7 @@ class Generator(nn.Module):
       x = _Step(features, stride=2, name=f'encoder{level}_down')(x, train=train)
     if not self.spatial:
       x = x.mean((1, 2), keepdims=True)
-    coarse = tuple(n // whole for n in image.shape[1:3])
+    coarse = tuple(n // factor for n in image.shape[1:3])
     fields, latents = {}, {}
     for name, features, largest in (('D', 2, self.d_max), ('V', 1, self.v_max)):
       numbers = layers.Conv(2 * self.latent, (1, 1), use_bias=True, name=f'latent_{name}')(x)
@@ -102,8 +102,8 @@ class _Decoder(nn.Module):
 class Critic(nn.Module):
   """image [b, h, w, 1] -> [b], without sigmoid (Arjovsky et al. 2017).
 
-  norm: 'batch' for weight clipping; 'layer' for the gradient penalty, which no statistics of the
-  batch may enter. Batch norm has no scale of its own here: clipped to 0.01 it would mute the rest.
+  norm: 'batch' for weight clipping; 'layer' for the gradient penalty, which must not depend on
+  batch statistics. Batch norm has no learned scale: clipped to 0.01 it would suppress the signal.
   """
 
   widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -134,7 +134,7 @@ class Critic(nn.Module):
 
 
 class Pair(nn.Module):
-  """Both networks as one set of variables: 'generator/...' and 'critic/...'."""
+  """Both networks as one module, with variables 'generator/...' and 'critic/...'."""
 
   generator: Generator
   critic: Critic
@@ -146,5 +146,5 @@ class Pair(nn.Module):
   def draw(self, image, noise, *, train: bool):
     return self.generator(image, noise, train=train)
 
-  def judge(self, image, *, train: bool):
+  def score(self, image, *, train: bool):
     return self.critic(image, train=train)

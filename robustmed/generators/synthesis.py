@@ -20,7 +20,7 @@ CRITIC = {'critic_widths': 'widths', 'critic_norm': 'norm'}
 
 
 class Fields(NamedTuple):
-  """What a generator draws for images [b, h, w, 1]."""
+  """What a generator returns for images [b, h, w, 1]."""
 
   displacement: Array  # D [b, h, w, 2], pixels along rows and columns
   intensity: Array  # V [b, h, w, 1], units of the image
@@ -28,30 +28,37 @@ class Fields(NamedTuple):
 
 
 class Model(NamedTuple):
-  """draw: (variables, image, keys [b] or None, train) -> (Fields, state); None takes the means.
+  """A generator and its critic as pure functions.
 
-  judge: (variables, image, train) -> (scores [b], state). `task` holds init, image_shape and
-  predict (fields at the latents' means); it has no losses or metrics of its own.
+  draw: (variables, image, keys [b], train) -> (Fields, state); keys None: the latents' means.
+  critic: (variables, image, train) -> (scores [b], state). `task` holds init, image_shape and
+  predict (fields at the latents' means); it has no losses or metrics.
   """
 
   draw: Callable[..., tuple[Fields, PyTree]]
-  judge: Callable[..., tuple[Array, PyTree]]
+  critic: Callable[..., tuple[Array, PyTree]]
   task: types.Task
   d_max: float
   v_max: float
 
 
 def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
-  """The networks of plain `options`: fields of `networks.Generator`, and those of the critic as
-  critic_widths and critic_norm. Others are not looked at."""
+  """The model of plain `options`: fields of `networks.Generator`, critic_widths and critic_norm.
+
+  Other options are ignored.
+  """
   listed = lambda value: tuple(value) if isinstance(value, list | tuple) else value
-  own = {name: listed(options[name]) for name in GENERATOR if name in options}
-  rival = {field: listed(options[name]) for name, field in CRITIC.items() if name in options}
+  generator_fields = {name: listed(options[name]) for name in GENERATOR if name in options}
+  critic_fields = {
+    field: listed(options[name]) for name, field in CRITIC.items() if name in options
+  }
   for name in ('d_max', 'v_max'):
-    if not own.get(name, 1.0) >= 0:
-      raise errors.UserError(f'generator field {name} must be at least 0, not {own[name]}')
-  generator = networks.Generator(**own)
-  pair = networks.Pair(generator, networks.Critic(**rival))
+    if not generator_fields.get(name, 1.0) >= 0:
+      raise errors.UserError(
+        f'generator field {name} must be at least 0, not {generator_fields[name]}'
+      )
+  generator = networks.Generator(**generator_fields)
+  pair = networks.Pair(generator, networks.Critic(**critic_fields))
 
   def apply(variables, *args, train, method):
     if not train:
@@ -64,17 +71,17 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
     (fields, latents), state = apply(variables, image, noise, train=train, method='draw')
     return Fields(fields['D'], fields['V'], latents), state
 
-  # One program in a notebook; inside somebody's jit it changes nothing.
+  # Compiled once where the caller has no jit, as in a notebook; inside a jit it has no effect.
   inference = jax.jit(lambda variables, image, keys: drawn(variables, image, keys, False))
 
   def draw(variables, image, keys, *, train=False):
     return drawn(variables, image, keys, True) if train else inference(variables, image, keys)
 
-  def judge(variables, image, *, train=False):
-    return apply(variables, image, train=train, method='judge')
+  def critic(variables, image, *, train=False):
+    return apply(variables, image, train=train, method='score')
 
   task = binding.silent(pair, image_shape=image_shape)
-  return Model(draw, judge, task, generator.d_max, generator.v_max)
+  return Model(draw, critic, task, generator.d_max, generator.v_max)
 
 
 @functools.partial(jax.jit, static_argnames='parts')
@@ -95,7 +102,7 @@ def perceptibility(attacked: Array, image: Array) -> Array:
 
 
 def _noise(keys):
-  """Standard normal numbers by latent; those of an example depend on its key alone."""
+  """Standard normal noise by latent name; an example's noise depends on its key alone."""
 
   def noise(name, shape):
     own = lambda key: jax.random.normal(

@@ -17,8 +17,8 @@ from robustmed.process import parallel
 
 PyTree = Any
 GENERATOR, CRITIC = 'generator', 'critic'
-SATURATED = 0.9  # mean |field| over its bound from which it has run away
-PATIENCE = 3  # looks in a row
+SATURATED = 0.9  # mean |field| over its bound from which training has collapsed
+PATIENCE = 3  # consecutive validations
 
 
 class Weights(NamedTuple):
@@ -43,12 +43,12 @@ def make(
   segmenter: PyTree,
   weights: Weights = Weights(),  # noqa: B008 a tuple
 ) -> types.Defense:
-  """A generator that changes images until `task`'s network, frozen, has moved by `xi` nats.
+  """A defense that trains `model` to move the output of `task`'s frozen network by `xi` nats.
 
-  The networks are those of `model`, the optimisers are called 'generator' and 'critic'. Memory:
-  {'segmenter': variables, 'xi'}. `segmenter=()` is one to come: costs are known, training is not
-  possible. Logged means: generator/X (of slices that count; divide by generator/counted), D, V, p,
-  sigma, critic/gap = f(I_0) - f(I_DV).
+  The optimisers are called 'generator' and 'critic'. Memory: {'segmenter': variables, 'xi'}.
+  `segmenter=()` stands for a network that is not trained yet: the cost is known, `init` raises.
+  Logged means: generator/X (of slices that count; divide by generator/counted), D, V, p, sigma,
+  critic/gap = f(I_0) - f(I_DV).
   """
   if xi < 0:
     raise errors.UserError(f'xi must be at least 0, not {xi:g}')
@@ -57,11 +57,11 @@ def make(
     image, variables = context.batch['image'], {'params': params, **context.state}
     fields, _ = model.draw(jax.lax.stop_gradient(variables), image, context.keys, train=True)
     fake = jax.lax.stop_gradient(synthesis.compose(image, fields))
-    real_score, state = model.judge(variables, image, train=True)
-    fake_score, state = model.judge({**variables, **state}, fake, train=True)
+    real_score, state = model.critic(variables, image, train=True)
+    fake_score, state = model.critic({**variables, **state}, fake, train=True)
     values = fake_score - real_score
     if weights.penalty:
-      score = lambda images: model.judge(variables, images, train=True)[0]
+      score = lambda images: model.critic(variables, images, train=True)[0]
       values += weights.penalty * losses.gradient_penalty(score, image, fake, context.keys)
     return values, {'scalars': {'gap': real_score - fake_score}, 'state': state}
 
@@ -70,20 +70,21 @@ def make(
     variables = {'params': {**frozen, GENERATOR: params[GENERATOR]}, **context.state}
     fields, state = model.draw(variables, image, context.keys, train=True)
     fake = synthesis.compose(image, fields)
-    score, _ = model.judge(variables, fake, train=True)
+    score, _ = model.critic(variables, fake, train=True)
     logits = lambda image: task.predict(context.memory['segmenter'], image)['head0']
     found = losses.strength(logits(image), logits(fake))
     total = (
       -weights.adversarial * score
       + weights.strength * jnp.square(context.memory['xi'] - found.value)
-      + weights.displacement * losses.squared(fields.displacement)
-      + weights.intensity * losses.squared(fields.intensity)
+      + weights.displacement * losses.mean_square(fields.displacement)
+      + weights.intensity * losses.mean_square(fields.intensity)
     )
     if weights.divergence:
-      total += weights.divergence * sum(map(losses.divergence, fields.latents.values()))
+      total += weights.divergence * sum(map(losses.kl_divergence, fields.latents.values()))
     if weights.variation:
-      rough = losses.variation(fields.displacement) + losses.variation(fields.intensity)
-      total += weights.variation * rough
+      variation = losses.total_variation(fields.displacement)
+      variation += losses.total_variation(fields.intensity)
+      total += weights.variation * variation
     counts = found.pixels >= weights.min_pixels
     scalars = {
       'X': jnp.where(counts, found.value, 0.0),
@@ -119,15 +120,15 @@ def sizes(image, attacked, fields: synthesis.Fields) -> dict[str, jax.Array]:
   }
 
 
-class Look(NamedTuple):
-  """What `training.selection` wants to know of a network."""
+class Validation(NamedTuple):
+  """A `training.selection.Verdict` on the weights of a checkpoint."""
 
   score: float
   stop: str
   row: Mapping[str, float]
 
 
-def judge(
+def make_validation(
   model: synthesis.Model,
   task: types.Task,
   *,
@@ -137,13 +138,13 @@ def judge(
   key: jax.Array,
   min_pixels: float,
   tolerance: float = 0.0,
-) -> Callable[[PyTree, list[Mapping[str, float]]], Look]:
-  """(variables, rows of earlier looks) -> Look at validation images, everything in inference mode.
+) -> Callable[[PyTree, list[Mapping[str, float]]], Validation]:
+  """Returns (variables, rows of earlier validations) -> `Validation`, all in inference mode.
 
-  The score is |mean X - xi|; looks within `tolerance` * xi are equally near, and of them the least
-  perceptible one scores best (mean p / 1000 is added to every score). `stop` says what collapsed: a
-  value is not finite, a field has run to its bound, or X has been further from xi than both 1 and
-  three times the best, `PATIENCE` looks in a row.
+  The score, smaller is better, is |mean X - xi|, at least `tolerance` * xi, plus mean p / 1000: of
+  all checkpoints within the tolerance the least perceptible one is best. `stop` says what has
+  collapsed: a value is not finite, a field has run to its bound, or X has been further from xi than
+  both 1 and three times the best in `PATIENCE` consecutive validations.
   """
 
   @functools.cache
@@ -159,7 +160,7 @@ def judge(
 
     return parallel.each_device(one_device, split=(2,), gathered=True)
 
-  def look(variables, rows):
+  def validate(variables, rows):
     columns = []
     for batch in batches():
       count = parallel.round_up(len(batch['mask']))
@@ -178,19 +179,21 @@ def judge(
     row = {name: float(table[name][kept].mean()) for name in ('X', 'D', 'V', 'p')}
     return _verdict(row, rows, xi=xi, model=model, tolerance=tolerance)
 
-  return look
+  return validate
 
 
-def _verdict(row, rows, *, xi, model, tolerance=0.0) -> Look:
+def _verdict(row, rows, *, xi, model, tolerance=0.0) -> Validation:
   miss = abs(row['X'] - xi)
   score = max(miss, tolerance * xi) + row['p'] / 1000
   if not all(np.isfinite(list(row.values()))):
-    return Look(float('inf'), 'a value is not finite', row)
+    return Validation(float('inf'), 'a value is not finite', row)
   for name, bound in (('D', model.d_max), ('V', model.v_max)):
     if bound and row[name] > SATURATED * bound:
-      return Look(score, f'|{name}| has run to its bound: mean {row[name]:.3g} of {bound:g}', row)
+      return Validation(
+        score, f'|{name}| has run to its bound: mean {row[name]:.3g} of {bound:g}', row
+      )
   misses = [abs(one['X'] - xi) for one in rows] + [miss]
   limit = max(1.0, 3 * min(misses))
   if len(misses) > PATIENCE and all(miss > limit for miss in misses[-PATIENCE:]):
-    return Look(score, f'X is {row["X"]:.3g}, was at best {min(misses):.3g} from {xi:g}', row)
-  return Look(score, '', row)
+    return Validation(score, f'X is {row["X"]:.3g}, was at best {min(misses):.3g} from {xi:g}', row)
+  return Validation(score, '', row)

@@ -1,4 +1,4 @@
-"""Three ways of training one small network on synthetic disks, attacked at every level."""
+"""Quickstart: one small network on synthetic disks, trained three ways, attacked at every level."""
 
 import ml_collections
 
@@ -34,13 +34,13 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
         'undefended': 'std',
       },
     ),
-    report=lambda source: report_spec(task, config),
+    report=lambda workdir: report_spec(task, config),
     artifacts=experiment.Artifacts(disks.write_example, disks.pictures),
   )
 
 
 def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
-  """Panels, claims and words of the quickstart's report."""
+  """Panels, claims and text of the quickstart's report."""
   eps = config.report.picture_eps
   at = {'metric': 'DICE_seg', 'attack': 'pgd_seg', 'eps': eps}
   clean = {'metric': 'DICE_seg', 'attack': 'none', 'eps': 0.0}
@@ -49,7 +49,7 @@ def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
     description=(
       'One small network finds a lumbar disk in an MR-like image: its mask and its 176-point '
       'contour. It was trained three ways: std on clean images, rand with random noise added, adv '
-      'on images attacked during training. Every network then meets the same attacks.',
+      'on images attacked during training. All networks are then evaluated under the same attacks.',
       f'Data: {config.data.source} at {config.data.side}x{config.data.side}.',
     ),
     panels=(

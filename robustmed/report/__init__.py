@@ -1,4 +1,4 @@
-"""A finished run on paper: Markdown, one HTML page, CSV tables and PNG figures, all without JAX."""
+"""Writes the report of a finished run: Markdown, HTML, CSV tables and PNG figures, without JAX."""
 
 import pathlib
 import re
@@ -18,7 +18,7 @@ MAX_EXAMPLE_FIGURES = 6
 
 
 class Report(NamedTuple):
-  """Where the pages lie, and what a terminal may print."""
+  """Paths of the pages, and text for a terminal."""
 
   markdown: pathlib.Path
   html: pathlib.Path
@@ -28,7 +28,7 @@ class Report(NamedTuple):
 
 
 class _Build(NamedTuple):
-  """What every part of the page looks at."""
+  """The inputs of every part of the page."""
 
   folder: pathlib.Path
   spec: ReportSpec
@@ -87,9 +87,9 @@ def _results(build: _Build) -> list:
   spec, held = build.spec, build.held
   _csv(build, 'summary', held.summary)
   blocks = [pages.Heading(2, 'Results')]
-  failed, told = content.failed_arms(held.checks), content.check_notes(held.checks, status='fail')
+  failed, notes = content.failed_arms(held.checks), content.check_notes(held.checks, status='fail')
   if failed:
-    blocks.append(pages.Callout('bad', f'**Failed checks: read these first.**\n\n{told}'))
+    blocks.append(pages.Callout('bad', f'**Failed checks: read these first.**\n\n{notes}'))
   drawn, printed = [], []
   for panel in spec.panels:
     name = f'{panel.metric}_{panel.attack}'

@@ -1,4 +1,4 @@
-"""The words of the report: a verdict anybody can read, then how to read the rest."""
+"""The text of the report: a verdict in plain words, and how to read the rest of the page."""
 
 import functools
 from collections import Counter
@@ -38,7 +38,7 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
     f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
     f'- Every number is a mean over the test examples: {count} in {groups} groups (patients, '
     f'volumes or scans), {trained}. An example run under several seeds counts once.',
-    '- Brackets and shaded bands are 95 % intervals from drawing whole groups anew. They say how '
+    '- Brackets and shaded bands are 95 % intervals from resampling whole groups. They say how '
     'much another set of patients could change the mean, not how much another training could.',
     '- A **claim** holds when its number lies where the paper says and the test, corrected for '
     f'all claims (Holm), gives p below {claims.ALPHA:g}; it fails when the opposite is that '
@@ -72,7 +72,7 @@ def failed_arms(found: Sequence[checks.Check]) -> set[str]:
 def headline(
   summary: pd.DataFrame, *, panel: spec_lib.Panel, arms: Sequence[spec_lib.Arm], wanted
 ) -> float | None:
-  """The level to speak of: the wanted one, else where the arms' means lie furthest apart."""
+  """The level of the verdict: the wanted one, else the one at which the arms' means differ most."""
   levels = [eps for eps in tables.levels(summary, attack=panel.attack) if eps > 0]
   if wanted is not None and statistics.level(wanted) in levels:
     return statistics.level(wanted)
@@ -112,15 +112,15 @@ def _finding(held, *, spec, arms) -> list[str]:
 
 
 def _best(known, *, panel, failed) -> str:
-  """Who withstands the attack best; no arm with a failed check is called that."""
+  """Names the arm that withstands the attack best, but none with a failed check."""
   pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
   best, sound = pick(known)[0], [line for line in known if line[0].name not in failed]
   alike = [line[0].shown for line in known if line[2] == pick(known)[2]]
   if len(alike) == len(known):
-    return 'There no arm withstands the attack better than another.'
+    return 'At this level no arm withstands the attack better than another.'
   if best.name not in failed:
-    return f'There {best.shown} withstands the attack best.'
-  text = f'The best figure there is that of {best.shown}, one of whose checks failed'
+    return f'At this level {best.shown} withstands the attack best.'
+  text = f'The best figure at this level is that of {best.shown}, one of whose checks failed'
   if len(sound) > 1:
     text += (
       f'; of the arms without a failed check {pick(sound)[0].shown} withstands the attack best'
@@ -167,7 +167,7 @@ def _checks(found: Sequence[checks.Check]) -> str:
     text += f' {count["skipped"]} could not be run.'
   failed = sorted(failed_arms(found))
   if failed:
-    text += f' Do not trust the figures of {_list(failed)} before the failed checks are understood.'
+    text += f' Do not trust the figures of {_list(failed)} until the failed checks are explained.'
   return text
 
 

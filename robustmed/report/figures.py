@@ -1,4 +1,4 @@
-"""The pictures of the report, as PNG bytes: no global state, no display, same input same picture.
+"""The figures of the report as PNG bytes: deterministic, without display or global state.
 
 Colours are those of Okabe and Ito, which differ for every kind of colour vision; lines also differ
 by marker.
@@ -104,7 +104,7 @@ def bars(
 
 
 def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None:
-  """Loss against step, one colour per arm and one line per seed; None if there is nothing."""
+  """Loss against step, one colour per arm and one line per seed; None without losses."""
   if not {'arm', 'step', 'loss'} <= set(log.columns):
     return None
   log = log[np.isfinite(pd.to_numeric(log['loss'], errors='coerce'))]
@@ -212,7 +212,7 @@ def example_index(stored, *, attack: str, eps: float, arms) -> dict[str, int]:
 
 
 def _pick(stored, *, here, arms):
-  """[(arm, position in the stored arrays)]."""
+  """The examples to draw: [(arm, position in the stored arrays)]."""
   by_arm = {}
   for arm in arms:
     positions = np.flatnonzero(here & (stored['arm'] == arm.name))
@@ -229,7 +229,7 @@ def _pick(stored, *, here, arms):
 
 
 def _outlines(axes, stored, position: int, *, suffix: str):
-  """Contours are (x, y) in pixels, x to the right; a region is drawn where it is above 0.5."""
+  """Draws truth and output: contours (x, y) in pixels, regions where they are above 0.5."""
   region = stored.get(f'seg_{suffix}')
   if region is not None:
     shown = np.squeeze(region[position])
@@ -280,7 +280,7 @@ def look(position: int) -> tuple[str, str, str]:
 
 
 def blank(width: float, height: float, *, dpi: int = DPI):
-  """An empty figure of inches."""
+  """An empty figure, `width` x `height` in inches."""
   figure = figure_lib.Figure(figsize=(width, height), dpi=dpi, layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   return figure
@@ -296,7 +296,7 @@ def _axes(*, width: float, height: float):
 
 
 def _level_ticks(axes, levels: Sequence[float]):
-  """Every level has a tick; labels that would touch their neighbour are left away."""
+  """Gives every level a tick; labels that would overlap are left out."""
   if not levels:
     return
   span = (max(levels) - min(levels)) or 1.0
@@ -312,8 +312,10 @@ def _level_ticks(axes, levels: Sequence[float]):
 
 
 def legend(figure, handles=None, *, columns: int = 4, **style) -> None:
-  """A legend below `figure`, by default of the labels in its axes, each once; it has as many
-  `columns` as fit."""
+  """Draws a legend below `figure`, by default of the labels in its axes, each once.
+
+  It has as many `columns` as fit.
+  """
   if handles is None:
     pairs = [zip(*axes.get_legend_handles_labels()) for axes in figure.axes]
     handles = list({name: one for pair in pairs for one, name in pair}.values())
@@ -327,13 +329,14 @@ def legend(figure, handles=None, *, columns: int = 4, **style) -> None:
 
 
 def png(figure) -> bytes:
+  """A figure as PNG bytes, the same for the same figure."""
   held = io.BytesIO()
   figure.savefig(held, format='png', facecolor='white', metadata={'Software': None})
   return held.getvalue()
 
 
 def save(folder: pathlib.Path, name: str, picture: bytes | None) -> list[pathlib.Path]:
-  """Writes a picture into the report of the workdir `folder`; its path there, none if not drawn."""
+  """Writes a picture into the report of the workdir `folder`; returns [its path], or []."""
   if picture is None:
     return []
   path = pathlib.Path('report') / 'figures' / f'{name}.png'

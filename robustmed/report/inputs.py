@@ -1,4 +1,4 @@
-"""Reads what training and evaluation left in a workdir. Nothing here is ever unpickled."""
+"""Reads the results of training and evaluation from a workdir. Nothing is ever unpickled."""
 
 import json
 import pathlib
@@ -16,6 +16,8 @@ EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
 
 
 class Inputs(NamedTuple):
+  """What a report is made of; None: not in the workdir."""
+
   rows: pd.DataFrame
   metrics: tuple[str, ...]
   summary: pd.DataFrame
@@ -29,7 +31,7 @@ class Inputs(NamedTuple):
 def read(workdir: pathlib.Path) -> Inputs:
   """Returns everything that the report is made of.
 
-  Only `results/rows.parquet` must be there. `results/summary.csv` is used when it covers every
+  Only `results/rows.parquet` must exist. `results/summary.csv` is used when it covers every
   metric of the rows, else it is computed again.
 
   Raises:
@@ -105,8 +107,8 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:
   """Seconds per step of every interval of the training log; the first, with compilation, left out.
 
-  Columns arm, seed, step and per_step. Time runs from 0 again where a run was interrupted; such an
-  interval is left out too.
+  Columns arm, seed, step and per_step. Time starts from 0 again where a run was resumed;
+  such an interval is left out too.
   """
   columns = ['arm', 'seed', 'step', 'per_step']
   if training is None:

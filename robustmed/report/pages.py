@@ -1,4 +1,4 @@
-"""One document, written twice: Markdown for a repository, one self-contained HTML page for people.
+"""Renders a document as Markdown and as one self-contained HTML page.
 
 A document is a list of blocks. Running text is simple Markdown (`code`, **bold**, blank lines,
 `- ` items, `### ` headings); everything that comes from data is escaped in both outputs.
@@ -40,7 +40,7 @@ class Callout(NamedTuple):
 
 class Table(NamedTuple):
   caption: str
-  frame: pd.DataFrame  # of what is to be printed
+  frame: pd.DataFrame  # cells are printed with str()
 
 
 class Figure(NamedTuple):
@@ -49,13 +49,13 @@ class Figure(NamedTuple):
 
 
 class Row(NamedTuple):
-  """Figures that stand side by side where there is room."""
+  """Figures side by side where there is room."""
 
   figures: Sequence[Figure]
 
 
 class Folded(NamedTuple):
-  """Blocks that the reader opens; printed in full."""
+  """Blocks below a title that opens them; a printed page shows them in full."""
 
   title: str
   blocks: Sequence
@@ -95,7 +95,7 @@ def _markdown(block, folder: pathlib.Path) -> str:
 
 
 def _plain(text: str) -> str:
-  """Data inside Markdown: nothing in it is markup."""
+  """Escapes data for Markdown, so that nothing in it is markup."""
   text = ' '.join(str(text).split())
   text = text.replace('&', '&amp;').replace('<', '&lt;')
   text = re.sub(r'([|*`\[\]\\])', r'\\\1', text)

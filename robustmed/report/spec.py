@@ -1,4 +1,4 @@
-"""What an experiment tells the report about itself: plain data."""
+"""What the report needs to know about an experiment: plain data."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ PAPER = ('arm', 'attack', 'eps', 'metric', 'mean')
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """How one arm is named and drawn; a colour of None is taken from the colour-blind-safe list."""
+  """How one arm is named and drawn; colour None takes the next one of `figures.COLOURS`."""
 
   name: str
   label: str = ''
@@ -43,7 +43,7 @@ class Panel:
 
 
 class Section(NamedTuple):
-  """More of the experiment's own: simple Markdown, picture files, (caption, frame) tables."""
+  """A section of this experiment alone: simple Markdown, picture files, (caption, frame) tables."""
 
   heading: str
   markdown: str = ''
@@ -55,9 +55,9 @@ class Section(NamedTuple):
 class ReportSpec:
   """Everything about the page that is not in the workdir.
 
-  `arms` gives order and style; arms of the rows that it does not name follow, arms without rows
-  are left out. `paper` holds published means with the columns of `PAPER`. `headline_eps` is the
-  level that the opening paragraph speaks of (None: where the arms differ most).
+  `arms` gives order and style; other arms of the rows follow, arms without rows are left out.
+  `paper` holds published means with the columns of `PAPER`. `headline_eps` is the level of the
+  verdict in the opening paragraph (None: where the arms differ most).
   """
 
   title: str

@@ -1,4 +1,4 @@
-"""Frames of the report: as numbers for the CSV files, as short strings for the page."""
+"""Tables of the report: numbers for the CSV files, short strings for the page."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +9,7 @@ from robustmed.evaluation import checks, statistics
 from robustmed.report import spec as spec_lib
 
 PAPER_MARK, FAILED_MARK = ' (paper)', ' (check failed)'
-_GRAVITY = ('fail', 'warn', 'skipped', 'pass')
+_SEVERITY = ('fail', 'warn', 'skipped', 'pass')
 
 
 def number(value: float) -> str:
@@ -20,6 +20,7 @@ def number(value: float) -> str:
 
 
 def probability(p: float) -> str:
+  """A p value with three decimals; unknown is a dash."""
   if not math.isfinite(p):
     return '–'
   return '< 0.001' if p < 0.001 else f'{p:.3f}'
@@ -92,8 +93,8 @@ def averages(summary: pd.DataFrame, *, metric: str, attack: str) -> pd.DataFrame
 
 
 def check_frame(found: Sequence[checks.Check]) -> pd.DataFrame:
-  """The gravest first; nothing is left out."""
-  ordered = sorted(found, key=lambda check: _GRAVITY.index(check.status))
+  """All checks, the most severe first."""
+  ordered = sorted(found, key=lambda check: _SEVERITY.index(check.status))
   return pd.DataFrame(ordered, columns=[*checks.Check._fields])
 
 

@@ -35,17 +35,17 @@ ENTRY %main.17 (x.18: f32[8]) -> f32[8] {
 
 
 def test_collectives_and_their_bytes_by_hand():
-  found = scaling.talk(PROGRAM)
-  assert found == scaling.Talk(
+  found = scaling.collectives(PROGRAM)
+  assert found == scaling.Collectives(
     collectives=3, in_loops=1, reduced_bytes=4 * 8 + 4 * 10 + 2 * 3, gathered_bytes=16
   )
   quiet = PROGRAM.replace('all-reduce(%p.6), channel_id=1, to_apply=%add.1', 'add(%p.6, %p.6)')
-  assert scaling.talk(quiet).in_loops == 0 and scaling.talk(quiet).collectives == 2
-  assert scaling.talk('') == scaling.Talk(0, 0, 0, 0)
+  assert scaling.collectives(quiet).in_loops == 0 and scaling.collectives(quiet).collectives == 2
+  assert scaling.collectives('') == scaling.Collectives(0, 0, 0, 0)
 
 
 def test_the_prediction_by_hand():
-  # 2 * 7 / 8 of 100 bytes at 1000 bytes a second: 0.175 s of talk after 0.525 s of work
+  # 2 * 7 / 8 of 100 bytes at 1000 bytes a second: 0.175 s of communication after 0.525 s of work
   assert scaling.efficiency(
     seconds=0.525, reduced_bytes=100, devices=8, link=1000
   ) == pytest.approx(0.75)

@@ -48,9 +48,9 @@ def test_no_organ_is_no_strength():
 
 def test_regularisers_by_hand():
   field = jnp.asarray([[[[3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # [1, 2, 2, 2]
-  np.testing.assert_allclose(losses.squared(field), [25 / 4])
-  np.testing.assert_allclose(losses.variation(field), [7 / 2 + 7 / 2])
-  np.testing.assert_allclose(losses.variation(jnp.ones((2, 4, 4, 1))), [0, 0])
+  np.testing.assert_allclose(losses.mean_square(field), [25 / 4])
+  np.testing.assert_allclose(losses.total_variation(field), [7 / 2 + 7 / 2])
+  np.testing.assert_allclose(losses.total_variation(jnp.ones((2, 4, 4, 1))), [0, 0])
 
 
 def test_divergence_is_that_of_two_normal_distributions():
@@ -61,7 +61,7 @@ def test_divergence_is_that_of_two_normal_distributions():
   log_p = -((x - mean) ** 2) / (2 * sigma**2) - np.log(sigma * np.sqrt(2 * np.pi))
   want = np.sum(p * (log_p - log_q)) * (x[1] - x[0])
   latent = networks.Latent(jnp.full((2, 1, 1, 3), mean), jnp.full((2, 1, 1, 3), np.log(sigma)))
-  np.testing.assert_allclose(losses.divergence(latent), [want, want], rtol=1e-4)
+  np.testing.assert_allclose(losses.kl_divergence(latent), [want, want], rtol=1e-4)
 
 
 def test_penalty_of_a_linear_critic():

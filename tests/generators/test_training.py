@@ -82,7 +82,7 @@ def fitted(tmp_path_factory):
   folder = tmp_path_factory.mktemp('gen')
   model, task = synths.model(), synths.task()
   segmenter = task.init(jax.random.key(0))
-  judge = training.judge(
+  judge = training.make_validation(
     model,
     task,
     xi=XI,

@@ -65,14 +65,14 @@ def test_a_failed_check_marks_our_rows_and_not_the_papers(summary, spec):
 @pytest.mark.parametrize(
   ('failed', 'said'),
   [
-    ((), 'There adv withstands the attack best.'),
-    (('std',), 'There adv withstands the attack best.'),
+    ((), 'At this level adv withstands the attack best.'),
+    (('std',), 'At this level adv withstands the attack best.'),
     (
       ('adv',),
-      'The best figure there is that of adv, one of whose checks failed; of the arms without a '
+      'The best figure at this level is that of adv, one of whose checks failed; of the arms without a '
       'failed check half withstands the attack best.',
     ),
-    (('adv', 'half'), 'The best figure there is that of adv, one of whose checks failed.'),
+    (('adv', 'half'), 'The best figure at this level is that of adv, one of whose checks failed.'),
   ],
 )
 def test_no_arm_with_a_failed_check_is_called_the_best(workdir, failed, said):
@@ -103,7 +103,7 @@ def test_no_arm_is_the_best_where_all_are_alike(workdir):
     'decided': pd.DataFrame(),
   }
   text = content.verdict(held._replace(summary=summary), **words)
-  assert 'There no arm withstands the attack better than another.' in text
+  assert 'At this level no arm withstands the attack better than another.' in text
 
 
 def test_arms_follow_the_spec_then_the_rows():

@@ -129,7 +129,7 @@ def _judge(config, model, victim, finished, *, xi, target):
     crop=source.crop,
   )
   key = jax.random.fold_in(jax.random.key(config.seed), 0x10D6E)
-  return training.judge(
+  return training.make_validation(
     model,
     victim,
     xi=xi,
