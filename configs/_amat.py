@@ -1,4 +1,4 @@
-"""What the AMAT configurations have in common; each of them brings the numbers of its data set."""
+"""Shared by the AMAT configurations, each of which adds the numbers of its data set."""
 
 import math
 
@@ -26,12 +26,11 @@ def segmentation(
 ) -> ml_collections.ConfigDict:
   """The configuration of one of the three segmentation data sets.
 
-  `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset that
-  shrinks the images to another patch scales them by the root of the share of elements that is
-  left, so that the root mean square per element stays. `demo` holds the fields of config.data of
-  the demo, under 'patch', 'sat', 'epoch_steps' and 'batch_size' what else it makes smaller, and
-  under 'real' the fields of config.data of the real preset, which has the demo's arms, width and
-  epochs too.
+  `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset with a
+  smaller patch scales them by the root of the share of elements that is left, so that the root mean
+  square per element is the same. `demo` has under 'data' the fields of config.data of the demo,
+  'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo, and under 'real' the fields of
+  config.data of the real preset, which otherwise has the demo's arms, width and epochs.
   """
   errors.lookup(dict.fromkeys(PRESETS), preset, kind='preset')
   preset = preset or 'demo'
@@ -60,7 +59,7 @@ def segmentation(
   config.model = ml_collections.ConfigDict(
     {'name': 'nnunet', 'width': 0.25 if small else 1.0, 'dtype': 'float32'}
   )
-  # Seeing every slice also mirrored and turned round, a network takes long to tell front from back.
+  # With mirrored and fully rotated slices a network takes long to tell anterior from posterior.
   upright = preset == 'real'
   config.augment = ml_collections.ConfigDict(
     {
@@ -84,8 +83,8 @@ def segmentation(
   config.reading = ml_collections.ConfigDict(
     {
       'criterion': 'loss',  # 'dice': the authors' threshold on the hard Dice of a slice
-      'test': 'final',  # 'any': a sample grows only if no iterate of the attack broke it
-      'when': 'epoch_end',  # 'immediate': Algorithm 1; the buffer is the authors'
+      'test': 'final',  # 'any': a margin grows only if no iterate of the attack failed the test
+      'when': 'epoch_end',  # authors, who buffer the changes; 'immediate': Algorithm 1
       'refine': True,
       'cap': True,  # authors; the text has none
       'estimator': 'mean',  # of the thresholds: mean, huber, max
@@ -174,7 +173,11 @@ def attacks(at: float) -> dict:
       **strong,
     },
     'apgd': {'name': 'apgd', 'norm': 'l2', 'num_steps': 100, 'objective': 'loss', **strong},
-    'transfer': {**last, 'source': 'std', **strong},  # attacks the std arm, meets the others
+    'transfer': {
+      **last,
+      'source': 'std',
+      **strong,
+    },  # made against the std arm, evaluated on the others
     'one_step': {**last, 'num_steps': 1, 'relative_step': 1.0, 'random_start': False},
     'noise': {'name': 'noise', 'norm': 'l2', 'objective': 'loss'},
   }
@@ -201,8 +204,11 @@ def scaled(level: float, scale: float) -> float:
 
 
 def _sgd(epoch_steps: int, *, short: bool) -> dict:
-  """The authors' rule; a run of some hundred steps forgets ten times faster, with steps as large
-  in the long run (0.99 remembers a hundred steps, and a short run ends before it has turned)."""
+  """The authors' optimiser; a short run has momentum 0.9 in place of 0.99 at ten times the rate.
+
+  The step size in the limit is the same; momentum 0.99 averages over a hundred steps, too many for
+  a run of some hundred.
+  """
   return {
     'name': 'sgd',
     'lr': 0.1 if short else 0.01,

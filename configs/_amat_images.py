@@ -1,4 +1,4 @@
-"""What the AMAT configurations of landmarks and of objects have in common."""
+"""Shared by the AMAT configurations of landmarks and of objects."""
 
 import importlib
 
@@ -8,7 +8,7 @@ from robustmed import errors
 
 amat = importlib.import_module('_amat')
 
-# The optimiser of the small presets, which needs few steps from scratch.
+# The optimiser of the small presets: it needs few steps from random weights.
 QUICK = {
   'name': 'adam',
   'lr': 2e-3,
@@ -19,14 +19,15 @@ QUICK = {
 
 
 def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDict:
-  """The configuration of landmarks or of objects, whose images have a box of values.
+  """The configuration of landmarks or of objects, whose images have bounded values.
 
   `paper` has the experiment's 'part', 'task', 'source' and 'model', the published 'size' of the
   images, 'levels', margins ('step', 'cap', 'floor'), arms ('sat', 'more_arms' after std) and
   training, and 'pictured', the level of the pictures. As for `_amat.segmentation`, levels are those
-  of images of that size and shrink with it. `small` has, for the presets demo, smoke and real, what
-  differs, and beside it 'width', 'num_steps' (of training attacks), 'eval_steps', fields of 'train'
-  and 'data' and 'warm', the fields of train of the attacked arms where they go on from std.
+  of images of that size and are scaled with it. `small` has, for the presets demo, smoke and real,
+  the fields that differ, and besides them 'width', 'num_steps' (of training attacks), 'eval_steps',
+  fields of 'train' and 'data', and 'warm': with it SAT and AMAT start from the weights of std, with
+  these fields of train.
   """
   errors.lookup(dict.fromkeys(amat.PRESETS), preset, kind='preset')
   preset = preset or 'demo'
@@ -75,14 +76,14 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
   config.reading = ml_collections.ConfigDict(
     {
       'criterion': 'loss',
-      'test': 'final',  # 'any': a sample grows only if no iterate of the attack broke it
-      'when': 'epoch_end',  # 'immediate': Algorithm 1; the buffer is the authors'
+      'test': 'final',  # 'any': a margin grows only if no iterate of the attack failed the test
+      'when': 'epoch_end',  # authors, who buffer the changes; 'immediate': Algorithm 1
       'refine': True,  # the authors' landmark code does not
       'cap': True,  # authors; the text has none
       'estimator': 'mean',  # of the thresholds: mean, huber, max
       'deviations': 2.0,  # standard deviations added to it
-      # Batch statistics of training attacks; the authors' code has 'update': an attack looks at
-      # its batch and leaves its statistics. 'batch' looks and forgets. Both couple neighbours.
+      # Batch statistics of training attacks: 'running' averages; 'batch' uses those of the attacked
+      # batch, 'update' (the authors' code) also stores them. Both couple the examples of a batch.
       'attack_bn': 'running',
     }
   )
@@ -116,7 +117,7 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
 
 
 def _shorter(config, steps: int) -> None:
-  """Fewer steps of the attacks of the evaluation, at equal reach."""
+  """Gives the evaluation's attacks fewer steps with the same total length."""
   attacks = config.evaluate.attacks
   if not steps:
     return

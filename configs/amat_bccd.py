@@ -1,9 +1,9 @@
 """AMAT on blood cells (BCCD) with YOLOv5s: Ma & Liang 2022, Figures 6 and 7, Table 2.
 
 Presets: none or `demo` (synthetic smears of 96x128 pixels, a quarter of the width, PGD-5 in
-training, SAT and AMAT go on from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
-with BCCD/Annotations and BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT go
-on from STD) and `paper` (mosaics of 320x320 and letterboxed test images of 256x352 at full width,
+training, SAT and AMAT start from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
+with BCCD/Annotations and BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT start
+from STD) and `paper` (mosaics of 320x320 and letterboxed test images of 256x352 at full width,
 batch 32, 300 epochs of 10 steps, PGD-20; Table 2 gives 6, 30 and 35 seconds per epoch of STD, SAT
 and AMAT on one V100; from COCO weights: `--config.model.init=yolov5s.safetensors`). The published
 loss is the mean over images times the batch of 32; here the learning rate is multiplied and the
@@ -115,8 +115,8 @@ def get_config(preset: str = ''):
   config.reading.update(
     {
       'batch_loss': True,  # STD and SAT: means over the positives of the batch, as published
-      'loss_size': 320,  # the side of training images that the weight of the objectness is for
-      'matching': 'coco',  # of mAP; 'yolo': the most confident detection keeps a label
+      'loss_size': 320,  # side of the training images for which the objectness weight is set
+      'matching': 'coco',  # of mAP; 'yolo': a detection matches only the label it overlaps most
     }
   )
   config.evaluate.max_detections = {'paper': 300, 'smoke': 12}.get(preset, 60)

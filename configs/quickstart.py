@@ -1,4 +1,4 @@
-"""Synthetic disks, one small network trained three ways, attacked: about two minutes on 2 cores.
+"""One small network on synthetic disks, trained three ways and attacked: two minutes on 2 cores.
 
 Presets: `smoke` (seconds, for tests), none (the demo), `paper` (the network of Chen et al. 2021
 whole, at 128x128 on the lumbar_disks source, 10,000 steps an arm: hours on one GPU).

@@ -90,13 +90,13 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
 
 
 def _synthesis() -> dict:
-  """One generator per strength; the rest is what is done with them."""
+  """The fields of config.synthesis: generators, their training, hardening, evaluation."""
   return {
     'target': 'unet',  # the arm that they attack
     'levels': (0.0, 0.5, 2.0),  # xi, nats; 0 is a control
-    'second': 'nnunet',  # another segmenter, attacked and met by the others' images
+    'second': 'nnunet',  # another segmenter, attacked and tested on images made for the first
     'second_levels': (2.0,),
-    'hardened_at': (2.0,),  # generators whose images retrain the target; (): none
+    'hardened_at': (2.0,),  # generators whose images the hardened target trains on; (): none
     'fresh_levels': (2.0,),  # generators trained against the hardened one
     'network': {
       'widths': (8, 16, 32, 64),
@@ -122,16 +122,16 @@ def _synthesis() -> dict:
       'steps': 400,
       'batch_size': 8,
       'optimisers': {
-        # the demo's rate is ten times the paper's, for few steps
+        # the demo has few steps and ten times the paper's learning rate
         'generator': {'name': 'rmsprop', 'lr': 1e-3, 'decay': 0.9, 'eps': 1e-10},
         'critic': {
           'name': 'rmsprop', 'lr': 1e-3, 'decay': 0.9, 'eps': 1e-10, 'clip_weights': 0.01,
         },
       },
-      'checkpoint_every': 25,  # so often that one look falls near xi
+      'checkpoint_every': 25,  # often enough that one validation is near xi
     },
-    'tolerance': 0.05,  # of xi: weights that near are equally good, the least perceptible are kept
-    'judged': 32,  # validation slices looked at every checkpoint_every steps
+    'tolerance': 0.05,  # of xi: of all weights that near the least perceptible are kept
+    'judged': 32,  # validation slices evaluated every checkpoint_every steps
     'hardening': {
       'share': 0.5,
       'follow': True,  # labels move with D

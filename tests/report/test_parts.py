@@ -69,8 +69,8 @@ def test_a_failed_check_marks_our_rows_and_not_the_papers(summary, spec):
     (('std',), 'At this level adv withstands the attack best.'),
     (
       ('adv',),
-      'The best figure at this level is that of adv, one of whose checks failed; of the arms without a '
-      'failed check half withstands the attack best.',
+      'The best figure at this level is that of adv, one of whose checks failed; of the arms '
+      'without a failed check half withstands the attack best.',
     ),
     (('adv', 'half'), 'The best figure at this level is that of adv, one of whose checks failed.'),
   ],

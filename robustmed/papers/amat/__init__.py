@@ -2,8 +2,8 @@
 Medical Image Segmentation and Detection". Configurations: configs/amat_*.py.
 
   experiment.py  build(config); the readings are applied to the arms in `read`
-  parts.py       what the three kinds of tasks share
-  segmentation.py, landmarks.py, objects.py   network, data, pictures, studies of a kind of task
+  parts.py       shared by the three kinds of tasks
+  segmentation.py, landmarks.py, objects.py   network, data, pictures, studies of each kind
   claims.py      the paper's statements as tests
   figures.py, pictures.py, report.py   the page
   published/     the printed Tables 1 to 3

@@ -12,7 +12,7 @@ from robustmed.models import weights
 from robustmed.papers.amat import landmarks, objects, report, segmentation
 from robustmed.runs import experiment
 
-# What differs between kinds of tasks: networks, data, pictures, files, what else is measured.
+# What differs between kinds of tasks: networks, data, pictures, files, studies.
 PARTS = {
   'landmarks': landmarks,
   'objects': objects,
@@ -55,23 +55,23 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
 
 
 def _initialised(arm: experiment.Arm, pretrained) -> experiment.Arm:
-  """The arm, which begins with pretrained weights if there are any and it has no warm start."""
+  """The arm with pretrained initial weights, if there are any and it has no warm start."""
   if pretrained is None or arm.init_from:
     return arm
   return arm._replace(prepared=arm.prepared._replace(variables=lambda finished: pretrained))
 
 
 def _pretrained(config):
-  """What puts the weights of the file config.model.init into a drawn network; None: scratch."""
+  """Returns random variables -> those with the weights of config.model.init; None: scratch."""
   path = config.model.get('init', SCRATCH)
   if path in ('', SCRATCH):
     return None
-  weights.check(pathlib.Path(path).expanduser())  # else told after STD has begun
+  weights.check(pathlib.Path(path).expanduser())  # else a bad file is an error in training
   return functools.partial(weights.load, path, model=config.model.name)
 
 
 def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
-  """The configuration with its arms as config.reading wants them."""
+  """Returns the configuration with config.reading applied to its arms."""
   reading = config.reading
   errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
   errors.lookup(thresholds.ESTIMATORS, reading.estimator, kind='estimator of thresholds')

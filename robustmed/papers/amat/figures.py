@@ -48,12 +48,12 @@ def margins(table: pd.DataFrame) -> bytes | None:
   steps = table['step'].to_numpy(float)
   smallest = table['min'][table['min'] > 0].min()  # nan: none is above 0
   borders = np.concatenate([steps, [steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]])
-  # Most margins are multiples of the bins' width: what a bin holds lies at its lower edge.
+  # Most margins are multiples of the bins' width, so they lie at the lower edge of their bin.
   sides = np.concatenate([edges[first:last], [edges[last - 1] + width]]) - width / 2
   sides[0] = max(sides[0], 0.0)
   if table['max'].max() > DECADES * smallest:
     axes.set_yscale('log')
-    if sides[0] <= 0:  # has no place there
+    if sides[0] <= 0:  # a logarithmic axis has no 0
       sides[0] = min(smallest, sides[1] / 2)
   mesh = axes.pcolormesh(borders, sides, counts[:, first:last].T, cmap='Blues', vmin=0, vmax=1)
   axes.plot(steps, table['mean'], color=ORANGE, lw=1.8, label='mean margin')

@@ -1,4 +1,4 @@
-"""The landmark part of AMAT: the Multi-Task U-Net on cephalograms."""
+"""AMAT for landmarks: the Multi-Task U-Net on cephalograms."""
 
 import functools
 import pathlib
@@ -49,7 +49,7 @@ def load(config: ml_collections.ConfigDict) -> data.Source:
 
 
 def make_augment(config: ml_collections.ConfigDict):
-  """Neither paper augments cephalograms."""
+  """source -> None: neither paper augments cephalograms."""
   errors.lookup({'none': None}, config.augment.name, kind='augmentation of cephalograms')
   return lambda source: None
 
@@ -67,7 +67,7 @@ def pictures(found: grid.Example) -> dict[str, np.ndarray]:
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """NNNNNN.png, 8 bits, and NNNNNN.txt, the true landmarks x,y in the original frame."""
+  """Writes NNNNNN.png, 8 bits, and NNNNNN.txt, the true landmarks x,y in the original frame."""
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
   grey = np.round((np.clip(image[..., 0], -1, 1) + 1) * 127.5).astype(np.uint8)
   with files.replacing(folder / f'{name}.png') as temporary:
@@ -78,19 +78,19 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 
 
 def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
-  """results/worst.npz: the worst test images of every arm under the main attack."""
+  """The study that saves results/worst.npz: every arm's worst test image under the main attack."""
   del attack
   save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
   return (experiment.Study('the worst test images', save),)
 
 
 def clean_view(config: ml_collections.ConfigDict) -> None:
-  """Thresholds are estimated from all training images."""
+  """None: thresholds are estimated from all training images."""
   del config
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """What the report says of the losses and of the test examples."""
+  """Notes of the report on losses and test examples."""
   return (
     'Every network is attacked with half of 1 - Dice of the heat maps plus both offset errors, '
     'also STD(BCE), which is trained on twice the cross-entropy in place of the Dice.',
@@ -123,8 +123,8 @@ def sections(page) -> tuple[spec.Section, ...]:
       spec.Section(
         'Worst cases',
         'The worst attacked test image of every arm. Lines run from a true landmark (yellow) to '
-        'where the network sees it (orange).',
-        page.draw('worst', amat_pictures.landmarks(page.in_words(stored))),
+        'the predicted one (orange).',
+        page.draw('worst', amat_pictures.landmarks(page.with_paper_names(stored))),
       )
     )
   return tuple(found)

@@ -1,4 +1,4 @@
-"""The detector part of AMAT: YOLOv5s on blood cells."""
+"""AMAT for objects: YOLOv5s on blood cells."""
 
 import functools
 import pathlib
@@ -44,7 +44,7 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 
 def load(config: ml_collections.ConfigDict) -> data.Source:
-  """The source; with mosaics every training image comes with its partners."""
+  """The source; with mosaics a training example is an image and its partners."""
   source = data.load(data.chosen(config.data.to_dict()))
   if config.augment.name != 'mosaic':
     return source
@@ -78,7 +78,7 @@ def pictures(found: grid.Example) -> dict[str, np.ndarray]:
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """NNNNNN.png, 8 bits, and NNNNNN.xml, its true boxes as the Pascal VOC file of a BCCD image."""
+  """Writes NNNNNN.png, 8 bits, and NNNNNN.xml, its true boxes in Pascal VOC as in BCCD."""
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
   with files.replacing(folder / f'{name}.png') as temporary:
     Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(temporary)
@@ -94,19 +94,19 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 
 
 def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
-  """results/worst.npz: the worst test images of every arm under the main attack."""
+  """The study that saves results/worst.npz: every arm's worst test image under the main attack."""
   del attack
   save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
   return (experiment.Study('the worst test images', save),)
 
 
 def clean_view(config: ml_collections.ConfigDict) -> None:
-  """Thresholds are estimated from all training images."""
+  """None: thresholds are estimated from all training images."""
   del config
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """What the report says of the losses and of the test examples."""
+  """Notes of the report on losses and test examples."""
   batch = config.reading.batch_loss
   return (
     'Training loss of STD and SAT: means over the positives of '
@@ -146,7 +146,7 @@ def precisions(rows: pd.DataFrame, *, interpolation: str = 'coco') -> pd.DataFra
 
 
 def overlaps(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-  """The mean of `metric` over all labels of all images, as published: an arm's row by level.
+  """The mean of `metric` over all labels of all images, as published: arms by levels.
 
   Images whose value is nan are left out; the last column is the plain mean over the levels.
   """
@@ -163,7 +163,7 @@ def overlaps(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def sections(page) -> tuple[spec.Section, ...]:
-  """Figure 7, both readings of the average IOU, the worst cases."""
+  """Sections with Figure 7, both readings of the average IOU, and the worst cases."""
   rows = page.held.rows
   kept = rows[rows['attack'].isin(['pgd', statistics.CLEAN])]
   table = precisions(kept, interpolation=page.config.reading.matching)
@@ -179,7 +179,9 @@ def sections(page) -> tuple[spec.Section, ...]:
     spec.Section(
       'Mean average precision (Figure 7)',
       'Over the whole test set; the columns of the classes are means over the thresholds.',
-      page.draw('precision', amat_pictures.curves(page.in_words(table), value='mAP@0.5:0.95')),
+      page.draw(
+        'precision', amat_pictures.curves(page.with_paper_names(table), value='mAP@0.5:0.95')
+      ),
       [('mAP under PGD', table.drop(columns='attack'))],
     ),
     spec.Section(
@@ -197,7 +199,9 @@ def sections(page) -> tuple[spec.Section, ...]:
         'Worst cases',
         'The worst attacked test image of every arm: true boxes are thin and white, found ones '
         f'(confidence {SHOWN:g} and more) are coloured by class.',
-        page.draw('worst', amat_pictures.boxes(page.in_words(stored), classes=bccd.CLASSES)),
+        page.draw(
+          'worst', amat_pictures.boxes(page.with_paper_names(stored), classes=bccd.CLASSES)
+        ),
       )
     )
   return tuple(found)

@@ -1,4 +1,4 @@
-"""What the parts of AMAT have in common: networks from plain data, sources, worst cases."""
+"""Shared by the kinds of tasks of AMAT: networks from plain data, worst cases."""
 
 import flax.linen as nn
 import jax
@@ -25,8 +25,10 @@ def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
 
 
 def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: bool) -> None:
-  """results/worst.npz: of every arm's first seed the example with the worst metric under the main
-  attack at report.picture_eps, with what `pictures` of the experiment says of it."""
+  """Saves results/worst.npz: every arm's worst example under the main attack, with its pictures.
+
+  Of the first seed, by `metric`, at report.picture_eps.
+  """
   eps = config.report.picture_eps
   name = context.exp.grid.main
   cell = rows[(rows['attack'] == name) & np.isclose(rows['eps'], eps)]
@@ -35,7 +37,7 @@ def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: 
     here = cell[(cell['arm'] == model.arm) & (cell['seed'] == model.seed)]
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(1)
     found = list(context.attacked(model, eps=eps, wanted=worst['index']))
-    if not found:  # another level is pictured than was run
+    if not found:  # report.picture_eps is not a level of the grid
       return {}
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
     return {
@@ -48,5 +50,5 @@ def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: 
       **context.exp.artifacts.pictures(stacked),
     }
 
-  models_ = filter(context.meets_main, artifacts.first_seed(networks))
-  artifacts.add_pictures(context.results / FILE, models_, make)
+  attacked = filter(context.meets_main, artifacts.first_seed(networks))
+  artifacts.add_pictures(context.results / FILE, attacked, make)

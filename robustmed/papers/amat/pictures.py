@@ -1,4 +1,4 @@
-"""Pictures of landmarks and of boxes, and curves of a whole data set's numbers, as PNG bytes."""
+"""Pictures of landmarks and boxes, and curves of a metric of the whole test set, as PNG bytes."""
 
 from collections.abc import Mapping, Sequence
 

@@ -22,7 +22,7 @@ _READINGS = {
 
 
 class Page:
-  """Everything of the page that is not in every experiment's report."""
+  """The parts of the page that only this paper's report has."""
 
   def __init__(self, config, part, folder: pathlib.Path, held: inputs.Inputs):
     self.config, self.part, self.folder, self.held = config, part, folder, held
@@ -55,22 +55,22 @@ class Page:
       *self.part.sections(self),
       self._stronger(),
     )
-    return tuple(self._in_words(section) for section in made if section is not None)
+    return tuple(self._renamed(section) for section in made if section is not None)
 
   @staticmethod
-  def in_words(held):
-    """A frame or a set of arrays whose 'arm', if it has one, is the paper's name of it."""
+  def with_paper_names(held):
+    """The frame or arrays with the paper's names in 'arm', if there is such a column."""
     if 'arm' not in held:
       return held
-    told = [label(str(name)) for name in held['arm']]
-    return held.assign(arm=told) if isinstance(held, pd.DataFrame) else {**held, 'arm': told}
+    names = [label(str(name)) for name in held['arm']]
+    return held.assign(arm=names) if isinstance(held, pd.DataFrame) else {**held, 'arm': names}
 
-  def _in_words(self, section):
-    said = [(caption, self.in_words(frame)) for caption, frame in section.tables]
-    return section._replace(tables=said)
+  def _renamed(self, section):
+    renamed = [(caption, self.with_paper_names(frame)) for caption, frame in section.tables]
+    return section._replace(tables=renamed)
 
   def draw(self, name: str, png: bytes | None) -> list[pathlib.Path]:
-    """The picture in report/figures, for a section; nothing where there is none."""
+    """Writes a picture into report/figures; returns [its path] for a section, or []."""
     return figures.save(self.folder, name, png)
 
   def _margins(self):
@@ -171,12 +171,14 @@ class Page:
     frame = kept.pivot_table(index='arm', columns='attack', values='mean', sort=False)
     names = [name for name in shown if name in frame.columns]
     frame = frame[names].rename(columns=shown).reset_index()
-    png = figures.bars(self.in_words(kept), attacks=shown, metric=self.part.METRIC, level=level)
+    png = figures.bars(
+      self.with_paper_names(kept), attacks=shown, metric=self.part.METRIC, level=level
+    )
     return spec.Section(
-      'A stronger look',
+      'Stronger attacks',
       'The paper reports the last iterate of PGD-100. An arm that falls much further under the '
-      'other attacks was flattered; one that falls further under images made for STD hides its '
-      'gradients.',
+      'other attacks looked better than it is; one that falls further under images made for STD '
+      'masks its gradients.',
       self.draw('stronger', png),
       [(f'{self.part.METRIC} at level {level:g}', frame)],
     )
@@ -190,8 +192,8 @@ def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
     title=f'Adaptive-margin adversarial training: {config.data.task}',
     description=(
       'STD is trained on clean images, SAT on images attacked within one L2 level for all, AMAT on '
-      'images attacked within a margin of their own that grows while the network copes. All then '
-      'meet the same attacks.',
+      'images attacked within a margin of their own that grows while the network still succeeds. '
+      'All are then evaluated under the same attacks.',
       f'Data: {config.data.source}; network {config.model.name} on {_shape(task)}.',
     ),
     panels=part.PANELS,
@@ -206,16 +208,16 @@ def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
 
 
 def _attacks_of(config) -> dict[str, str]:
-  """The attacks that are compared, with what they are called."""
+  """{attack: its label} of the attacks that are compared."""
   attacks = config.evaluate.attacks
-  told = {
+  labels = {
     'pgd': 'PGD-{num_steps}, last iterate',
     'pgd_best': 'best iterate of {restarts} restarts of PGD-{num_steps}',
     'apgd': 'APGD-{num_steps} (no step size)',
     'transfer': 'transfer from STD',
   }
   return {
-    name: text.format(**attacks[name].to_dict()) for name, text in told.items() if name in attacks
+    name: text.format(**attacks[name].to_dict()) for name, text in labels.items() if name in attacks
   }
 
 
@@ -231,7 +233,7 @@ def label(name: str) -> str:
 
 
 def notes(config, part) -> tuple[str, ...]:
-  """What the page says of how this run was made."""
+  """Notes of the page on how this run was made."""
   reading, noise = config.reading, config.noise
   found = [
     'Margins: '
@@ -245,8 +247,8 @@ def notes(config, part) -> tuple[str, ...]:
   warm = [name for name, arm in config.arms.items() if arm.get('init_from', '')]
   if warm:
     found.append(
-      f'{", ".join(map(label, warm))} go on from the finished weights of '
-      f'{label(config.arms[warm[0]].init_from)}; in the paper every arm begins afresh.'
+      f'{", ".join(map(label, warm))} start from the finished weights of '
+      f'{label(config.arms[warm[0]].init_from)}; in the paper every arm is trained from scratch.'
     )
   if reading.get('attack_bn', 'running') != 'running':
     found.append(

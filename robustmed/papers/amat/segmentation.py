@@ -1,4 +1,4 @@
-"""The segmentation part of AMAT: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
+"""AMAT for segmentation: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
 
 import functools
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from robustmed.report import spec
 from robustmed.runs import experiment, preparation, slice_examples
 
 METRIC, HIGHER_IS_BETTER = 'DICE', True
-# What an AMAT margin is decided by, per criterion.
+# The terms that decide about an AMAT margin, per criterion.
 TERMS = {'loss': ('total',), 'dice': ('_DICE_max',)}  # the authors' Dice is the best class's
 VOLUMES, PARTS = 'volumes.csv', 'volume_parts'
 CLASSES = {
@@ -35,7 +35,7 @@ PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0
 
 
 def make_task(config: ml_collections.ConfigDict) -> types.Task:
-  """nnU-Net on images of config.data.patch, its poolings those that the planner would choose."""
+  """nnU-Net on images of config.data.patch, with the poolings of nnU-Net's planner."""
   known = errors.lookup(msd.TASKS, config.data.task, kind='task')
   patch = tuple(config.data.patch)
   strides = nnunet_planner.poolings(patch)
@@ -49,8 +49,11 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 
 def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
-  """Which training slices thresholds are estimated from: all by the loss, those that show every
-  class by the Dice (authors), which is 0 on the empty ones whatever the network says."""
+  """The view of `preparation.clean_values`: which training slices thresholds are estimated from.
+
+  All by the loss; by the Dice (authors) those that show every class, as it is 0 on empty slices
+  whatever the network predicts.
+  """
   if config.reading.criterion != 'dice':
     return None
   patch = (*config.data.patch, 0)
@@ -92,7 +95,7 @@ def make_augment(config: ml_collections.ConfigDict):
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """What the report says of the losses and of the test examples."""
+  """Notes of the report on losses and test examples."""
   return (
     'Training loss of STD: Dice '
     + (
@@ -117,21 +120,21 @@ def published(config: ml_collections.ConfigDict) -> None:
 
 
 def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
-  """Dice, HD95 and NSD of whole test volumes; `attack` is the one they are evaluated under."""
+  """The study of whole test volumes: Dice, HD95 and NSD, clean and under `attack`."""
   run = functools.partial(evaluate, config)
   return (experiment.Study('whole volumes', run, functools.partial(volume_cells, config, attack)),)
 
 
 def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.DataFrame) -> None:
-  """results/volumes.csv: Dice, HD95 and NSD of whole test volumes, clean and under attack.
+  """Writes results/volumes.csv: Dice, HD95 and NSD of whole test volumes, clean and under attack.
 
-  All slices of a volume count, empty ones included; predictions are those on the network's patch
-  at the middle of the slice, background elsewhere. Clean are all test volumes, attacked the first
-  evaluate.volumes at evaluate.volume_eps.
+  All slices of a volume count, empty ones included; predictions are those on the centred patch of
+  a slice, background elsewhere. All test volumes are evaluated clean, the first evaluate.volumes
+  under attack at evaluate.volume_eps.
   """
   del rows
   folder = context.results / PARTS
-  pieces = [
+  tables = [
     grid.Table(
       part_file(model.arm, model.seed),
       functools.partial(_volumes_of, config, context, model),
@@ -140,11 +143,11 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
     )
     for model in networks
   ]
-  grid.fill_missing('volumes', pieces, folder=folder, stopper=context.stopper)
+  grid.fill_missing('volumes', tables, folder=folder, stopper=context.stopper)
   if parallel.is_writer():
-    tables = [pd.read_csv(files.opened(path)) for path in sorted(folder.glob('*.csv'))]
+    stored = [pd.read_csv(files.opened(path)) for path in sorted(folder.glob('*.csv'))]
     with files.replacing(context.results / VOLUMES) as temporary:
-      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+      pd.concat(stored, ignore_index=True).to_csv(temporary, index=False)
 
 
 def part_file(arm: str, seed: int) -> str:
@@ -154,16 +157,16 @@ def part_file(arm: str, seed: int) -> str:
 def volume_cells(
   config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished: Collection[str]
 ) -> dict[str, int]:
-  """Input gradients of a network's whole volumes, by file in results/; one `attack` per image.
+  """{file in results/: input gradients} of a network's whole volumes.
 
-  A clean image counts as one, as in the grid.
+  A clean image counts as one gradient, as in the grid, an attacked one as those of `attack`.
   """
   del finished
   size = config.evaluate.batch_size
-  # Volumes are predicted one by one, in batches that are filled up.
-  filled = [-(-depth // size) * size for depth in data.depths(data.chosen(config.data.to_dict()))]
-  attacked = sum(filled[: config.evaluate.volumes]) * attack.num_gradients
-  return {f'{PARTS}/{part_file(arm, seed)}': sum(filled) + attacked}
+  # Volumes are predicted one by one, in padded batches.
+  padded = [-(-depth // size) * size for depth in data.depths(data.chosen(config.data.to_dict()))]
+  attacked = sum(padded[: config.evaluate.volumes]) * attack.num_gradients
+  return {f'{PARTS}/{part_file(arm, seed)}': sum(padded) + attacked}
 
 
 def _volumes_of(config, context, model) -> pd.DataFrame:
@@ -206,7 +209,7 @@ def _predict(config, source, chosen, evaluator, variables, *, attack, eps) -> np
 
 
 def _paste(cut: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """The centred patch back on its slice; what it did not see is background."""
+  """The centred patch pasted into its slice; the rest is background."""
   whole, into, out_of = np.zeros(shape, cut.dtype), [], []
   for size, patch in zip(shape, cut.shape, strict=True):
     first = (size - patch) // 2

@@ -3,8 +3,8 @@ learning". Configuration: configs/synthesis.py.
 
   experiment.py  build(config)
   arms.py        generators and the hardened segmenter as arms
-  evaluation.py  trained generators against the segmenters, beside the grid
-  slices.py      what is measured slice by slice, and how subjects are put together
+  evaluation.py  the study of trained generators against the segmenters
+  slices.py      what is measured slice by slice, and how slices make up subjects
   claims.py      the paper's statements as tests
   figures.py, report.py   the page
   published/     the printed Table 1

@@ -46,20 +46,20 @@ def generator_cases(config: ml_collections.ConfigDict) -> dict[str, tuple[float,
 
 
 def make(config, task, arms) -> dict[str, experiment.Arm]:
-  """The generators and, after those that it learns from, the hardened segmenter."""
+  """The generators and the hardened segmenter, which trains on their images."""
   options, model, weights = config.synthesis, make_model(config), make_weights(config)
   rules = dict(config.synthesis.to_dict()['train'])
-  # A hardened network is the target's, trained on.
+  # The hardened network has the model of the target, from whose weights it starts.
   own_task = lambda arm: arms[options.target if arm == HARDENED else arm].network.task or task
   for arm in (options.target, *([options.second] if options.second else [])):
     errors.lookup(arms, arm, kind='arm that a generator attacks')
   made = {}
   for name, (xi, target) in generator_cases(config).items():
     victim = own_task(target)
-    fresh = functools.partial(training.make, model, victim, xi=xi, weights=weights)
+    defense_of = functools.partial(training.make, model, victim, xi=xi, weights=weights)
     made[name] = experiment.Arm(
       name=name,
-      defense=fresh(segmenter=()),
+      defense=defense_of(segmenter=()),
       train=experiment.train_options(config, {'train': rules}),
       network=experiment.Network(
         model.task, {'generator': {**options.network.to_dict(), 'xi': xi}}
@@ -68,9 +68,11 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
       evaluated=False,
       prepared=experiment.Prepared(
         needs=(target,),
-        defense=lambda finished, fresh=fresh, target=target: fresh(segmenter=finished.load(target)),
+        defense=lambda finished, defense_of=defense_of, target=target: defense_of(
+          segmenter=finished.load(target)
+        ),
         source=_whole_slices,
-        selection=functools.partial(_judge, config, model, victim, xi=xi, target=target),
+        selection=functools.partial(_selection, config, model, victim, xi=xi, target=target),
       ),
     )
   if options.hardened_at:
@@ -80,26 +82,26 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
 
 def _hardened(config, model, target, task, generators) -> experiment.Arm:
   options = config.synthesis
-  teachers = tuple(generator_name(xi, options.target, options.target) for xi in options.hardened_at)
-  for name in teachers:
+  names = tuple(generator_name(xi, options.target, options.target) for xi in options.hardened_at)
+  for name in names:
     errors.lookup(generators, name, kind='generator to harden against')
   fields = options.hardening.to_dict()
   rules = fields.pop('train')
   known = dict.fromkeys(('share', 'follow'))
   for name in fields:
     errors.lookup(known, name, kind='field of synthesis.hardening')
-  fresh = functools.partial(
+  defense_of = functools.partial(
     hardening.make, model, target.network.task or task, coupled=target.defense.coupled, **fields
   )
   return experiment.Arm(
     name=HARDENED,
-    defense=fresh(variables=()),
+    defense=defense_of(variables=()),
     train=experiment.train_options(config, {'train': rules}),
     init_from=options.target,
     network=target.network,
     prepared=experiment.Prepared(
-      needs=teachers,
-      defense=lambda finished: fresh(variables=tuple(map(finished.load, teachers))),
+      needs=names,
+      defense=lambda finished: defense_of(variables=tuple(map(finished.load, names))),
       source=_whole_slices,
     ),
   )
@@ -111,10 +113,11 @@ def _whole_slices(finished):
   return source._replace(sampling=ct_slices.whole_slices(source))
 
 
-def _judge(config, model, victim, finished, *, xi, target):
-  """Looks at config.synthesis.judged slices with organs, evenly spaced over the validation split.
+def _selection(config, model, victim, finished, *, xi, target):
+  """The `training.selection.Judge` of a generator's weights.
 
-  Where there is no validation split they are training slices.
+  It validates on config.synthesis.judged slices with organs, evenly spaced over the validation
+  split, or over the training split if there is none.
   """
   source, count = finished.source, config.synthesis.judged
   split = 'validation' if source.validation is not None else 'train'

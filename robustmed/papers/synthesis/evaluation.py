@@ -1,4 +1,4 @@
-"""After the grid: every finished generator against the segmenters, and what the figures need."""
+"""The study of every finished generator against the segmenters, and arrays for the figures."""
 
 import functools
 from collections.abc import Collection
@@ -20,14 +20,14 @@ PICTURES, LOOKS = 'generators.npz', 'looks.csv'
 
 
 def evaluate(config, context, models, rows) -> None:
-  """results/generators.parquet (slices), subjects.parquet, looks.csv and generators.npz."""
+  """Writes results/generators.parquet (slices), subjects.parquet, looks.csv and generators.npz."""
   del models, rows
   seeds = sorted({model.seed for model in context.everyone})
   model = arms.make_model(config)
   root = context.results.parent / 'checkpoints'
   folder = lambda arm, seed: root / arm / f'seed{seed}'
-  graded = {(one.arm, one.seed): one for one in context.everyone}
-  cases = _cases(config, model, folder, seeds, graded)
+  segmenters = {(one.arm, one.seed): one for one in context.everyone}
+  cases = _cases(config, model, folder, seeds, segmenters)
   programs = evaluation.Programs(
     model,
     key=jax.random.key(config.seed),
@@ -39,7 +39,7 @@ def evaluate(config, context, models, rows) -> None:
     programs,
     seeds=seeds,
     task_of=context.exp.task_of,
-    load=lambda arm, seed: graded[arm, seed].load(),
+    load=lambda arm, seed: segmenters[arm, seed].load(),
     batches=lambda: artifacts.evaluation_batches(
       context.source().volumes, context.source(), config
     ),
@@ -48,13 +48,13 @@ def evaluate(config, context, models, rows) -> None:
   )
   if parallel.is_writer():
     _save(config, context, found, cases, folder, seeds)
-  _save_pictures(config, context, model, cases, graded, seeds)
+  _save_pictures(config, context, model, cases, segmenters, seeds)
 
 
 def study_cells(config, slices, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
-  """Input gradients of the generators trained against `arm`, by file in results/.
+  """{file in results/: input gradients} of the generators trained against `arm`.
 
-  slices: () -> slices of all test subjects. `finished`: the arms there will be.
+  slices: () -> number of slices of all test subjects. finished: all arms of the run.
   """
   options = config.synthesis
   cost = functools.partial(evaluation.gradients, pgd_steps=options.pgd_steps, draws=options.draws)
@@ -68,27 +68,27 @@ def _planned(config, loader) -> list[evaluation.Case]:
   """The cases of a whole run; `loader` gives an arm's (seed) -> variables."""
   options = config.synthesis
   hardened = arms.HARDENED if options.hardened_at else ''
-  segmenters = [arm for arm in (options.target, options.second, hardened) if arm]
+  attacked = [arm for arm in (options.target, options.second, hardened) if arm]
   cases = []
   for name, (xi, target) in arms.generator_cases(config).items():
-    others = [] if target == hardened else [arm for arm in segmenters if arm != target]
+    others = [] if target == hardened else [arm for arm in attacked if arm != target]
     controls = xi in options.controls_at
     cases.append(evaluation.Case(name, xi, loader(name), target, (target, *others), controls))
   return cases
 
 
 def _among(cases, finished: Collection[str]) -> list[evaluation.Case]:
-  """Those whose generator and target are finished, each with the segmenters that are."""
+  """The cases whose generator and target are finished, each with its finished segmenters."""
   return [
-    case._replace(judged=tuple(arm for arm in case.judged if arm in finished))
+    case._replace(segmenters=tuple(arm for arm in case.segmenters if arm in finished))
     for case in cases
     if case.name in finished and case.target in finished
   ]
 
 
-def _cases(config, model, folder, seeds, graded) -> list[evaluation.Case]:
-  """The generators that are finished in every seed, as are the segmenters that they meet."""
-  finished = {arm for arm, _ in graded if all((arm, seed) in graded for seed in seeds)}
+def _cases(config, model, folder, seeds, segmenters) -> list[evaluation.Case]:
+  """The cases whose generator and segmenters are finished in every seed."""
+  finished = {arm for arm, _ in segmenters if all((arm, seed) in segmenters for seed in seeds)}
   loader = lambda name: (
     lambda seed: checkpoints.load_variables(folder(name, seed) / 'variables', model.task)
   )
@@ -120,8 +120,8 @@ def _save(config, context, found, cases, folder, seeds):
   console.say(f'generators against segmenters: {context.results / SUBJECTS}')
 
 
-def _save_pictures(config, context, model, cases, graded, seeds) -> None:
-  """Slices with all organs under the generator of `pictured`: two draws, fields, outputs."""
+def _save_pictures(config, context, model, cases, segmenters, seeds) -> None:
+  """Writes slices with all organs under the generator of `pictured`: two draws, fields, outputs."""
   wanted = config.synthesis.pictured
   target = config.synthesis.target
   chosen = [case for case in cases if case.target == target and case.xi == wanted]
@@ -133,7 +133,7 @@ def _save_pictures(config, context, model, cases, graded, seeds) -> None:
   places = best[:: max(1, len(best) // config.report.pictures)][: config.report.pictures]
   examples = [source.crop(source.volumes[int(place)]) for place in places]
   image = np.stack([example['image'] for example in examples])
-  task, variables = context.exp.task_of(target), graded[target, seed].load()
+  task, variables = context.exp.task_of(target), segmenters[target, seed].load()
   segment = jax.jit(lambda image: task.predict(variables, image)['head0'].argmax(-1))
   generator = case.generator(seed)
 

@@ -60,7 +60,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
 
 
 def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The configuration with its arms as config.reading wants them."""
+  """Returns the configuration with config.reading applied to its arms."""
   config = experiment.editable(config)
   for arm in config.arms.values():
     network = arm.get('model', {}).get('name', config.model.name)
@@ -73,8 +73,8 @@ def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> t
   """A segmenter of four organs: the standard U-Net or nnU-Net's, on images of config.data.side.
 
   The U-Net trains on cross-entropy alone if config.reading.loss is 'ce', on cross-entropy and Dice
-  of the batch if it is 'ce_dice'; nnU-Net on cross-entropy and Dice of each slice. Dice of an organ
-  that is neither there nor found is nan.
+  of the batch if it is 'ce_dice'; nnU-Net on cross-entropy and Dice of each slice. The Dice of an
+  organ that is absent from truth and prediction is nan.
   """
   options = {**config.model.to_dict(), **fields}
   make = errors.lookup(models.MODELS, options['name'], kind='model')
@@ -108,7 +108,7 @@ def _metrics(inner):
       found[f'DICE_{organ}'] = jnp.where(known[place], scores[place], jnp.nan)
     count = known.sum(0)
     mean = jnp.where(known, scores, 0).sum(0) / jnp.maximum(count, 1)
-    # No organ, none found: nothing is wrong.
+    # No organ in truth or prediction: a perfect score.
     return {**found, 'DICE': jnp.where(count > 0, mean, 1.0)}
 
   return metrics

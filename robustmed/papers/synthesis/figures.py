@@ -51,7 +51,7 @@ def cases(stored: Mapping[str, np.ndarray]) -> bytes:
 
 
 def deformation(stored: Mapping[str, np.ndarray]) -> bytes:
-  """D of every case: the grid that it bends over the image, and as arrows where it reads."""
+  """D of every case, as a warped grid over the image and as arrows to where pixels come from."""
   count = len(stored['image'])
   figure = figures.blank(2.6 * count, 5.4)
   grid = figure.subplots(2, count, squeeze=False)

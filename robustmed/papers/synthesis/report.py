@@ -19,7 +19,7 @@ _NAMES = {'dv': 'I_DV', 'd': 'I_D', 'v': 'I_V', 'smooth': 'random smooth', 'pgd'
 
 
 class Page:
-  """Everything of the page that is not in every experiment's report."""
+  """The parts of the page that only this paper's report has."""
 
   def __init__(self, config, folder: pathlib.Path):
     self.config, self.folder, self.held = config, folder, inputs.read(folder)
@@ -141,8 +141,8 @@ class Page:
     table = kept.pivot_table(index=['attack', 'eps'], columns='arm', values='DICE').reset_index()
     return spec.Section(
       'Other segmenters and transfer',
-      'dv: made against the network of the column; dv_from_X: made against X, met by the network '
-      'of the column.',
+      'dv: made against the network of the column; dv_from_X: made against X, evaluated on the '
+      'network of the column.',
       (),
       [('Mean Dice over organs', table.rename(columns={'eps': 'xi'}))],
     )
@@ -156,8 +156,8 @@ class Page:
     table = kept.groupby(['arm', 'attack', 'eps'], as_index=False)[columns].mean()
     return spec.Section(
       'Hardening with generated examples',
-      'The paper leaves this to the future. dv of the hardened network is under a generator that '
-      'was trained afresh against it.',
+      'The paper leaves this to future work. dv of the hardened network is under a generator that '
+      'was newly trained against it.',
       (),
       [('Dice', table.rename(columns={'eps': 'xi'}))],
     )
@@ -197,8 +197,9 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     title='Synthesised attacks on abdominal organ segmentation',
     description=(
       'A generator changes a CT slice by a deformation D and a smooth change of brightness V, '
-      'until a fixed segmenter of pancreas, kidneys, liver and spleen has moved by a wanted amount '
-      'xi. A critic sees to it that the image stays likely. Every segmenter (arm) also meets PGD.',
+      'until the output of a fixed segmenter of pancreas, kidneys, liver and spleen has changed by '
+      'a wanted amount xi. A critic keeps the image realistic. Every segmenter (arm) is also '
+      'evaluated under PGD.',
       f'Data: {config.data.source}, {config.data.side}x{config.data.side}; subjects: {sizes}.',
     ),
     panels=(spec.Panel('DICE', 'pgd', True, 'Mean Dice of slices under PGD', (0.0, 1.0)),),
@@ -219,13 +220,13 @@ def _notes(config) -> tuple[str, ...]:
   return (
     f'U-Nets were trained on {loss[config.reading.loss]}, a hardened network on the loss of its '
     'target.',
-    'X is the mean over organ pixels; as the paper prints it, the sum or mean over a slice is '
-    'left open, and a mean over the whole slice could never reach 2.',
-    'X is a cross-entropy towards the clean output, so it holds the entropy of that output: of an '
-    'unchanged image it is not 0 but what the table calls X of I_0, and xi = 0 is out of reach.',
+    'X is the mean over organ pixels; the paper does not say whether it is a sum or a mean over a '
+    'slice, and a mean over the whole slice could never reach 2.',
+    'X is a cross-entropy towards the clean output, so it includes the entropy of that output: for '
+    'an unchanged image it is not 0 but X of I_0 in the table, and xi = 0 cannot be reached.',
     '|D|^2 and |V|^2 are means over pixels. The paper has no weight for KL; here it is '
     f'{weights.divergence:g}.',
-    'How the critic is kept in bounds the paper does not say; here '
+    'The paper does not say how the critic is kept Lipschitz; here '
     f'{" and ".join(rules) or "nothing does"}. Its batch norm has no scale of its own.',
     'Layers, latent size and the bounds of D and V are ours; the paper gives none.',
     f'Slices with fewer than {tables.number(weights.min_pixels)} organ pixels in the clean output '

@@ -1,8 +1,8 @@
-"""Trained generators against segmenters, slice by slice; subjects are put together afterwards.
+"""Evaluates trained generators against segmenters, slice by slice, and joins slices to subjects.
 
-One `Case` is a generator, the segmenter that it was trained against and all segmenters that meet
-its images. Its rows have the segmenter that is judged as 'arm', the kind of image as 'attack' (see
-`KINDS`; made against another segmenter: 'dv_from_<arm>') and xi as 'eps'.
+One `Case` is a generator, the segmenter that it was trained against and all segmenters that are
+evaluated on its images. Its rows have the evaluated segmenter as 'arm', the kind of image as
+'attack' (see `KINDS`; made against another segmenter: 'dv_from_<arm>') and xi as 'eps'.
 """
 
 import functools
@@ -26,32 +26,35 @@ from robustmed.tasks import segmentation
 PyTree = Any
 # both fields, one alone, a random field of the same spectrum and p, PGD at the same p
 KINDS = ('dv', 'd', 'v', 'smooth', 'pgd')
-_ROUNDS = 4  # corrections of a control's size
-_SIZINGS = 2  # runs of PGD, the second of corrected size
+_ROUNDS = 4  # iterations that fit the size of a random field
+_SIZINGS = 2  # runs of PGD, the second with a corrected eps
 _SALT = zlib.crc32(b'synthesis') & 0x7FFFFFFF
 
 
 class Case(NamedTuple):
-  """`generator` and every entry of `load` are (seed) -> variables."""
+  """A generator and the segmenters that are evaluated on its images."""
 
   name: str  # of the generator's arm
   xi: float
-  generator: Callable[[int], PyTree]
+  generator: Callable[[int], PyTree]  # seed -> variables
   target: str  # arm that it was trained against
-  judged: tuple[str, ...]  # arms that meet its images, the target first
-  controls: bool  # whether the controls at equal p and the single fields are made too
+  segmenters: tuple[str, ...]  # arms that are evaluated on its images, the target first
+  controls: bool  # also evaluate the controls at equal p and the single fields
 
   def file(self, seed: int) -> str:
-    return f'{self.name}.on_{"+".join(self.judged)}.seed{seed}.parquet'
+    return f'{self.name}.on_{"+".join(self.segmenters)}.seed{seed}.parquet'
 
 
 def gradients(case: Case, *, pgd_steps: int, draws: int) -> int:
-  """What one image costs in gradients; each that is judged counts as one, as in the grid, and
-  three draws of the generator, which are forward passes, as another."""
+  """The cost of one image in input gradients.
+
+  Every scored image counts as one, as in the grid, and three draws of the generator, which are
+  forward passes, as another.
+  """
   shown = len(KINDS) if case.controls else 1
-  judged = 1 + shown + 2 * (len(case.judged) - 1)  # the clean one is judged too
+  scored = 1 + shown + 2 * (len(case.segmenters) - 1)  # with the clean image
   drawn = -(-(1 + case.controls * draws) // 3)
-  return judged + drawn + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
+  return scored + drawn + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
 
 
 def _attack(num_steps):
@@ -59,7 +62,7 @@ def _attack(num_steps):
 
 
 class Programs:
-  """The compiled parts for one layout of generators and any number of segmenters."""
+  """The compiled programs for generators of one architecture and any segmenters."""
 
   def __init__(self, model: synthesis.Model, *, key: jax.Array, draws: int, pgd_steps: int):
     self._model, self._draws, self._steps = model, draws, pgd_steps
@@ -71,7 +74,7 @@ class Programs:
     self._score: dict[int, Callable] = {}
 
   def images(self, task, victim: PyTree, variables: PyTree, batch, *, controls: bool):
-    """({kind: image}, fields, {column: [b]}) of a batch of the host."""
+    """({kind: image}, displacement fields, {column: [b]}) of this host's batch."""
     drawn = self._draw(variables, batch)
     images = {'dv': drawn['dv']}
     columns = {name: drawn[name] for name in ('folds', 'D', 'V')}
@@ -126,11 +129,11 @@ class Programs:
   def _smooth_one(self, drawn, batch):
     keys = self._keys(batch, 1001)
     fields = synthesis.Fields(
-      scrambled(drawn['field'], keys), scrambled(drawn['intensity'], keys), {}
+      scramble_phases(drawn['field'], keys), scramble_phases(drawn['intensity'], keys), {}
     )
     image = batch['image']
     wanted = synthesis.perceptibility(drawn['dv'], image)
-    return sized(image, fields, wanted)
+    return scale_to_perceptibility(image, fields, wanted)
 
   def _pgd_one(self, task):
     attack = _attack(self._steps)
@@ -143,13 +146,15 @@ class Programs:
       run = lambda eps: attack(objective, image, eps=eps, key=keys).x
       found = run(wanted)
       realised = synthesis.perceptibility(found, image)
-      # The L-infinity ball is filled but for a part that hardly depends on its size.
+      # The share of the L-infinity ball that PGD fills hardly depends on its size.
       return run(wanted * wanted / jnp.maximum(realised, 1e-6))
 
     return one_device
 
 
 def score_one(task: types.Task):
+  """Returns `Programs.score` of one device for the network of `task`."""
+
   def one_device(variables, batch, image, field):
     labels = batch['target']['labels']
     before = task.predict(variables, batch['image'])['head0']
@@ -165,8 +170,8 @@ def score_one(task: types.Task):
   return one_device
 
 
-def scrambled(field, keys):
-  """Random fields [b, h, w, c] with the amplitudes of `field` at every frequency, phases drawn."""
+def scramble_phases(field, keys):
+  """Random fields [b, h, w, c] with the amplitude spectrum of `field` and random phases."""
 
   def one(values, key):
     noise = jax.random.normal(key, values.shape)
@@ -178,21 +183,21 @@ def scrambled(field, keys):
   return jax.vmap(one)(field, keys)
 
 
-def sized(image, fields: synthesis.Fields, wanted):
-  """I_0 changed by both fields times a number per example, such that p comes to `wanted` [b]."""
+def scale_to_perceptibility(image, fields: synthesis.Fields, wanted):
+  """I_0 changed by both fields, scaled per example so that p is about `wanted` [b]."""
   scale = jnp.ones(image.shape[:1])
   column = lambda values: values.reshape(-1, 1, 1, 1)
 
-  def made(scale):
+  def attacked(scale):
     scaled = fields._replace(
       displacement=column(scale) * fields.displacement, intensity=column(scale) * fields.intensity
     )
     return synthesis.compose(image, scaled)
 
   for _ in range(_ROUNDS):
-    realised = synthesis.perceptibility(made(scale), image)
+    realised = synthesis.perceptibility(attacked(scale), image)
     scale = jnp.clip(scale * wanted / jnp.maximum(realised, 1e-6), 0.0, 20.0)
-  return made(scale)
+  return attacked(scale)
 
 
 def run(
@@ -206,7 +211,7 @@ def run(
   folder,
   stopper: console.Stopper,
 ) -> pd.DataFrame:
-  """All rows; a case that is in `folder` is not done again, each is written whole or not at all."""
+  """The rows of all cases; each is one file in `folder`, which is not made again if it exists."""
   todo = [(case, seed) for seed in seeds for case in cases]
   make = functools.partial(_rows, programs=programs, task_of=task_of, load=load, batches=batches)
   pieces = [
@@ -224,13 +229,13 @@ def run(
   tables = [files.parsed(folder / piece.file, pd.read_parquet) for piece in pieces]
   rows = pd.concat(tables, ignore_index=True)
   keys = ['arm', 'seed', 'attack', 'eps', 'index']
-  # The clean images of a segmenter are the same whichever generator asked for them.
+  # The rows of a segmenter's clean images are repeated for every generator.
   return rows.drop_duplicates(keys).sort_values(keys, kind='stable', ignore_index=True)
 
 
 def _rows(case, seed, *, programs, task_of, load, batches) -> pd.DataFrame:
   generator = case.generator(seed)
-  segmenters = {arm: (task_of(arm), load(arm, seed)) for arm in case.judged}
+  segmenters = {arm: (task_of(arm), load(arm, seed)) for arm in case.segmenters}
   task, victim = segmenters[case.target]
   tables = []
   for batch in map(grid.device_batch, batches()):
@@ -256,11 +261,11 @@ def _rows(case, seed, *, programs, task_of, load, batches) -> pd.DataFrame:
 
 
 def subjects(rows: pd.DataFrame, organs: Sequence[str], *, min_pixels: float) -> pd.DataFrame:
-  """One line per cell and subject: Dice of whole volumes per organ, and what belongs to the images.
+  """One row per cell and subject: Dice of whole volumes per organ, and means over slices.
 
-  Columns: DICE_<organ> (nan where neither truth nor output has it), their mean DICE, the same
-  against the truth moved with D as MOVED_<organ>, and over slices whose clean organs have
-  `min_pixels` the means of X, p, folds, D, V and spread. `line_<organ>` is Dice minus 0.7 times the
+  Columns: DICE_<organ> (nan if neither truth nor output has it), their mean DICE, the same against
+  the truth moved with D as MOVED_<organ>, and the means of X, p, folds, D, V and spread over slices
+  with `min_pixels` organ pixels in the clean output. `line_<organ>` is Dice minus 0.7 times the
   mean clean Dice of that segmenter: at or below 0 the attack succeeds.
   """
   keys = ['arm', 'seed', 'attack', 'eps', 'group']
@@ -292,7 +297,7 @@ SUCCESS = 0.7  # of the clean Dice: a fall of 30 % is a success (Chen et al. 201
 
 
 def table(found: pd.DataFrame, organs: Sequence[str], cells: Mapping[str, tuple]) -> pd.DataFrame:
-  """Table 1: name -> (arm, attack, xi) as a line of Dice per organ in per cent and p."""
+  """Table 1: a row of Dice per organ in per cent, p and X for each name -> (arm, attack, xi)."""
   lines = []
   for name, (arm, attack, xi) in cells.items():
     at = (found['arm'] == arm) & (found['attack'] == attack) & np.isclose(found['eps'], xi)

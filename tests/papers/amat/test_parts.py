@@ -54,7 +54,7 @@ def test_real_presets_go_on_from_std_and_keep_the_noise_per_element(name, part):
   assert exp.arms['amat'].init_from == exp.arms['amat'].needs[0] == 'std'
   assert exp.arms['std'].init_from == '' and exp.arms['std'].prepared.variables is None
   assert exp.arms['amat'].train['steps'] < exp.arms['std'].train['steps']
-  said = [note for note in report.notes(real, part) if 'go on from' in note]
+  said = [note for note in report.notes(real, part) if 'start from' in note]
   assert len(said) == 1 and said[0].startswith('SAT') and 'AMAT' in said[0]
 
 
@@ -250,9 +250,9 @@ def test_bad_files_end_the_program_with_one_line_that_names_them(tmp_path, capsy
 
 def test_tables_and_pictures_call_arms_as_the_paper_does():
   frame = pd.DataFrame({'arm': ['std_bce', 'sat_5', 'amat'], 'mean': [1.0, 2.0, 3.0]})
-  said = report.Page.in_words(frame)
+  said = report.Page.with_paper_names(frame)
   assert said['arm'].tolist() == ['STD(BCE)', 'SAT5', 'AMAT'] and frame['arm'][0] == 'std_bce'
   stored = {'arm': np.array(['std']), 'eps': np.zeros(1)}
-  assert report.Page.in_words(stored)['arm'] == ['STD']
+  assert report.Page.with_paper_names(stored)['arm'] == ['STD']
   other = pd.DataFrame({'step': [1]})
-  assert report.Page.in_words(other) is other
+  assert report.Page.with_paper_names(other) is other

@@ -17,7 +17,7 @@ def test_a_scrambled_field_keeps_its_spectrum_and_nothing_else():
   rows, columns = np.mgrid[:16, :16] / 16
   field = jnp.asarray(np.stack([np.sin(2 * np.pi * rows), 0.3 + np.cos(2 * np.pi * columns)], -1))
   field = jnp.stack([field, 2 * field]).astype(jnp.float32)
-  found = evaluation.scrambled(field, jax.random.split(KEY, 2))
+  found = evaluation.scramble_phases(field, jax.random.split(KEY, 2))
   assert found.dtype == jnp.float32 and found.shape == field.shape
   spectrum = lambda values: np.abs(np.fft.fft2(values, axes=(1, 2)))
   np.testing.assert_allclose(spectrum(found), spectrum(field), atol=1e-2)
@@ -30,7 +30,7 @@ def test_controls_come_to_the_wanted_size(wanted):
   rng = np.random.default_rng(0)
   draw = lambda c: jnp.asarray(rng.normal(size=(3, 16, 16, c)), jnp.float32)
   fields = synthesis.Fields(draw(2), draw(1), {})
-  made = evaluation.sized(image, fields, jnp.full((3,), wanted))
+  made = evaluation.scale_to_perceptibility(image, fields, jnp.full((3,), wanted))
   np.testing.assert_allclose(synthesis.perceptibility(made, image), wanted, rtol=0.05)
 
 
