@@ -30,26 +30,26 @@ make_environment() {
   esac
   stamp=$({ printf '%s\n' "$accelerator"; cat "${files[@]}"; } | cksum)
   if [ -e "$venv/.making" ]; then
-    say "$venv was left half made; making it anew"
+    say "$venv is incomplete; creating it again"
     rm -rf "$venv"
   fi
   if [ -e "$venv/.installing" ]; then
-    say "an installation into $venv was cut short; doing it again"
+    say "an installation into $venv was interrupted; installing again"
     rm -f "$venv"/.stamp-*
   elif [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.stamp-$#" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
   if [ ! -x "$venv/bin/python" ]; then
-    python=$(find_python) || fail 'needs Python 3.11, 3.12 or 3.13 on PATH (or set ROBUSTMED_PYTHON)'
-    say "making $venv with $("$python" --version)"
+    python=$(find_python) || fail 'no Python 3.11, 3.12 or 3.13 on PATH; install one or set ROBUSTMED_PYTHON'
+    say "creating $venv with $("$python" --version)"
     # A folder of somebody else's files is not ours to remove afterwards.
     if [ ! -e "$venv" ]; then
-      mkdir -p "$venv" || fail "cannot make the folder $venv; set ROBUSTMED_VENV to another one"
+      mkdir -p "$venv" || fail "cannot create the folder $venv; set ROBUSTMED_VENV to another one"
       touch "$venv/.making"
     fi
     "$python" -m venv "$venv" || {
       give_up
-      fail "$python could not make the virtual environment $venv, see above (Debian and Ubuntu: apt install python3-venv)"
+      fail "$python could not create the virtual environment $venv, see above (Debian and Ubuntu: apt install python3-venv)"
     }
   fi
   local command=("$venv/bin/python" -m pip install --disable-pip-version-check --quiet)

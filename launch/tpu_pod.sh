@@ -11,14 +11,14 @@
 #   --type TYPE               create: accelerator type, e.g. v5litepod-16, v5p-8, v6e-16 (TYPE)
 #   --version VERSION         create: runtime version, guessed from the type if left out (VERSION)
 #   --spot                    create: cheaper, may be taken away at any time (SPOT=yes)
-#   --ref REF                 setup, run: the commit to send (default HEAD; what is not committed stays here)
+#   --ref REF                 setup, run: the commit to send (default HEAD; uncommitted changes are not sent)
 #   --worker N|all            logs, status: which workers (default: 0 for logs, all for status)
-#   --follow                  logs: go on until Ctrl-C
+#   --follow                  logs: follow until Ctrl-C
 #   --yes                     delete: do not ask
 #   --env FILE                lines KEY=VALUE with the words in brackets above (default: launch/tpu_pod.env,
 #                             if there); flags win
 #   --dry-run                 print every command, run none
-# `run` hands every flag that it does not know, and all after --, to the main program unchanged and adds
+# `run` passes every flag that it does not know, and all after --, to the main program and adds
 # --distributed. It starts the same command on every worker under launch/worker.sh, which starts it
 # again after a failure and does not need this machine: close the laptop, `logs` later.
 set -euo pipefail
@@ -142,7 +142,7 @@ guess_version() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
-    *) fail "no runtime version is known for the type '$type'; name one with --version" ;;
+    *) fail "the runtime version for the type '$type' is unknown; give it with --version" ;;
   esac
 }
 
@@ -153,7 +153,7 @@ create() {
 }
 
 sent() {
-  git -C "$root" rev-parse --verify --quiet "$ref^{commit}" || fail "git knows no commit '$ref'"
+  git -C "$root" rev-parse --verify --quiet "$ref^{commit}" || fail "there is no commit '$ref' in this repository"
 }
 
 # The committed tree replaces ~/robustmed on every worker; runs never write into it.
@@ -161,7 +161,7 @@ send() {
   local commit archive
   commit=$(sent)
   if [ "$ref" = HEAD ] && [ -n "$(git -C "$root" status --porcelain --untracked-files=no)" ]; then
-    say 'changes that are not committed are not sent'
+    say 'uncommitted changes are not sent'
   fi
   archive=${TMPDIR:-/tmp}/robustmed-$commit.tar.gz
   run git -C "$root" archive --format=tar.gz "--output=$archive" "$commit"
@@ -180,7 +180,7 @@ setup() {
 
 # Before anything is replaced under its feet.
 refuse_if_running() {
-  on all 'if [ -e robustmed/launch/worker.sh ] && bash robustmed/launch/worker.sh status 2>/dev/null; then echo "robustmed: error: a run is going on here; stop it first" >&2; exit 2; fi'
+  on all 'if [ -e robustmed/launch/worker.sh ] && bash robustmed/launch/worker.sh status 2>/dev/null; then echo "robustmed: error: a run is in progress here; stop it first" >&2; exit 2; fi'
 }
 
 start() {
@@ -205,7 +205,7 @@ start() {
     *)
       commit=$(sent)
       git -C "$root" cat-file -e "$commit:$config" 2>/dev/null ||
-        fail "there is no $config in the commit '$ref', which is what is sent"
+        fail "the commit '$ref', which would be sent, has no file $config"
       ;;
   esac
   [ -n "$distributed" ] || main_flags+=(--distributed)
@@ -216,7 +216,7 @@ start() {
   words=$(joined "${main_flags[@]}")
   setup
   on all "bash robustmed/launch/worker.sh start $words"
-  [ -n "$dry" ] || say "started; see: launch/tpu_pod.sh logs --name $name --zone $zone --follow"
+  [ -n "$dry" ] || say "started; to follow it: launch/tpu_pod.sh logs --name $name --zone $zone --follow"
 }
 
 remove() {
@@ -227,8 +227,8 @@ what=${1:-}
 case $what in
   create | setup | run | logs | status | stop | delete) shift ;;
   -h | --help | help) usage; exit 0 ;;
-  '') usage >&2; fail 'say what to do: create, setup, run, logs, status, stop or delete' ;;
-  *) fail "unknown command '$what'; there are create, setup, run, logs, status, stop and delete" ;;
+  '') usage >&2; fail 'the command is missing: create, setup, run, logs, status, stop or delete' ;;
+  *) fail "unknown command '$what'; known are create, setup, run, logs, status, stop and delete" ;;
 esac
 parse "$@"
 if [ -z "$env_file" ] && [ -e "$here/tpu_pod.env" ]; then env_file=$here/tpu_pod.env; fi
@@ -242,7 +242,7 @@ for flag in ${own[@]+"${own[@]}"}; do
   case $what$flag in
     create--type | create--version | create--spot | setup--ref | run--ref) ;;
     logs--worker | logs--follow | status--worker | delete--yes) ;;
-    *) fail "$what does not take $flag; see --help (what main is to get comes after --)" ;;
+    *) fail "$what does not take $flag; see --help (flags for the main program come after --)" ;;
   esac
 done
 [ -n "$dry" ] || command -v gcloud >/dev/null || fail 'gcloud is not on PATH; install the Google Cloud CLI, then: gcloud auth login'

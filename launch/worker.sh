@@ -38,7 +38,7 @@ setup() {
     fi
   done
   if [ -z "$found" ]; then
-    say 'no Python 3.11 or newer with venv here; installing python3.11'
+    say 'no Python 3.11 or newer with venv found; installing python3.11'
     sudo apt-get update -qq && sudo apt-get install -y -qq python3.11 python3.11-venv
   fi
   . "$here/environment.sh"
@@ -47,7 +47,7 @@ setup() {
 
 start() {
   mkdir -p "$run_dir"
-  if running; then fail "a run is going on here (process $(cat "$run_dir/pid")); stop it first"; fi
+  if running; then fail "a run is in progress here (process $(cat "$run_dir/pid")); stop it first"; fi
   rm -f "$run_dir/exit_code"
   # A session of its own, and no terminal: the end of the ssh does not reach it.
   setsid bash "$here/worker.sh" loop "$@" >>"$run_dir/log" 2>&1 </dev/null &
@@ -80,7 +80,7 @@ loop() {
     if [ -n "$stopping" ]; then return "$code"; fi
     if [ $((SECONDS - began)) -lt "$quick" ] || [ "$code" = 1 ]; then short=$((short + 1)); else short=0; fi
     if [ "$short" -ge 5 ]; then
-      log 'gave up: five starts in a row ended at once or with a traceback'
+      log 'stopped: five starts in a row ended at once or with a traceback'
       return "$code"
     fi
     sleep "$pause" &
@@ -102,7 +102,7 @@ stop() {
     sleep 1
     left=$((left - 1))
   done
-  if running; then fail "process $pid is still saving; look at $run_dir/log, then kill it by hand"; fi
+  if running; then fail "process $pid is still saving; look at $run_dir/log; if it hangs, kill it by hand"; fi
   say 'stopped'
 }
 
@@ -113,7 +113,7 @@ status() {
     printf 'ended with exit code %s: %s\n' "$(cat "$run_dir/exit_code")" "$(tail -n 1 "$run_dir/log")"
     return 1
   else
-    printf 'never started, or cut short (see logs)\n'
+    printf 'never started, or interrupted (see logs)\n'
     return 1
   fi
 }

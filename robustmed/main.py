@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> int:
     code = int(stopped.code or 0)
     raise
   finally:
-    lost_peers.leave(code)
+    lost_peers.exit_without_peers(code)
   return code
 
 
@@ -35,7 +35,7 @@ def _run(words: Sequence[str]) -> int:
   from robustmed.process import hosts, parallel
 
   flags = parallel.tune_cpu()
-  hosts.start(
+  hosts.initialize(
     coordinator=command.coordinator,
     num_processes=command.num_processes,
     process_id=command.process_id,
@@ -50,7 +50,7 @@ def _run(words: Sequence[str]) -> int:
   if command.stage not in ('describe', 'plan'):
     from robustmed.process import console
 
-    console.say(f'done in {console.clock(time.monotonic() - started)}')
+    console.say(f'done in {console.format_exact_duration(time.monotonic() - started)}')
   return 0
 
 

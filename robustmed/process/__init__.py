@@ -1,1 +1,1 @@
-"""Devices, hosts, files, console and exit codes: what a process of ours shares with any other."""
+"""Devices and hosts, files, console output, exit codes: what every command of the package uses."""

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: log lines, progress with time left, a polite stop."""
+"""Log lines, progress with the time left, and an orderly stop after a signal."""
 
 import contextlib
 import signal
@@ -7,23 +7,24 @@ import time
 
 from robustmed.process import parallel
 
-INTERVAL = 10.0  # seconds between progress lines when nobody watches a terminal
+INTERVAL = 10.0  # seconds between progress lines where stderr is not a terminal
 
 
 class Stopped(SystemExit):
-  """A SIGTERM arrived and everything was saved: exit code 143."""
+  """Ends the process with exit code 143 after a SIGTERM, once everything is saved."""
 
   def __init__(self):
     super().__init__(143)
 
 
 def say(text: str) -> None:
-  """One line on stderr, from one host only; stdout is for results."""
+  """Prints one line to stderr, on the writer host only; stdout is for results."""
   if parallel.is_writer():
     print(f'[robustmed] {text}', file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+  """Returns a time in its largest fitting unit: '51 s', '2.9 min', '1.6 h'."""
   seconds = round(seconds)
   if seconds < 90:
     return f'{seconds} s'
@@ -32,8 +33,8 @@ def duration(seconds: float) -> str:
   return f'{seconds / 3600:.1f} h'
 
 
-def clock(seconds: float) -> str:
-  """To the second, for what is over: '51 s', '2 min 51 s', '1 h 2 min 3 s'."""
+def format_exact_duration(seconds: float) -> str:
+  """Returns a time to the second: '51 s', '2 min 51 s', '1 h 2 min 3 s'."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   parts = ((hours, 'h'), (minutes, 'min'), (seconds, 's'))
@@ -42,14 +43,14 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-  """A bar on a terminal, else one line per interval; silent for what ends within seconds.
+  """Shows a bar on a terminal, else one line per interval; nothing for what ends within seconds.
 
-  The time left is judged from the first update on, which has seen the compilation.
+  The time left is estimated from the first update on, which comes after the compilation.
   """
 
   def __init__(self, name: str, total: int, *, done: int = 0):
     self._name, self._total, self._done = name, max(1, total), done
-    self._since = None  # time and count of the first update that got anywhere
+    self._since = None  # time and count of the first update with progress
     self._shown = time.monotonic()
     self._terminal = sys.stderr.isatty()
     self._drawn = False
@@ -65,7 +66,7 @@ class Progress:
     eta = ''
     if self._since is not None and done > self._since[1]:
       each = (now - self._since[0]) / (done - self._since[1])
-      eta = f', {duration(each * (self._total - done))} left'
+      eta = f', {format_duration(each * (self._total - done))} left'
     text = f'{self._name} {done}/{self._total}{eta}{"  " + note if note else ""}'
     if self._terminal:
       bar = ('#' * int(24 * fraction)).ljust(24, '.')
@@ -80,26 +81,26 @@ class Progress:
 
 
 class Stopper:
-  """Remembers that SIGTERM or SIGINT asked for a stop; loops ask `requested` between steps."""
+  """Records that a signal requested a stop; loops check `requested` between steps."""
 
   def __init__(self):
     self._flag = False
 
   def requested(self) -> bool:
-    """True on every host as soon as one host was asked (a collective: call it on all)."""
+    """Returns True on every host once one got the signal (a collective: call it on all)."""
     return parallel.any_host(self._flag)
 
-  def ask(self, *_):
+  def request(self, *_):
     self._flag = True
 
 
 @contextlib.contextmanager
 def stop_on_signal():
-  """Yields a `Stopper`; a second signal of the same kind acts at once, as usual."""
+  """Yields a `Stopper` that SIGTERM triggers; a second SIGTERM ends the process at once."""
   stopper = Stopper()
 
   def handle(number, frame):
-    stopper.ask()
+    stopper.request()
     signal.signal(number, signal.SIG_DFL)
 
   previous = signal.signal(signal.SIGTERM, handle)

@@ -1,7 +1,7 @@
-"""Whole files or none, on disks and in object stores.
+"""Reads and writes files on disks and in object stores; a file is written whole or not at all.
 
 On a disk everything is written under a temporary name and then renamed. In an object store, where
-a rename is a copy, it is written here and sent as one object, which is there whole or not at all.
+a rename is a copy, a file is written to the local disk and uploaded as one object.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from robustmed import errors
 
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
 Path = pathlib.Path | epath.Path
-# What bytes that are no archive of arrays, or a broken one, make the readers stumble over.
+# What the readers raise for a damaged archive of arrays and for a file of another kind.
 _DAMAGED = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def path_of(name: str | os.PathLike) -> Path:
-  """The absolute path of what a user wrote: of a disk, or gs://BUCKET/... or s3://BUCKET/..."""
+  """Returns the absolute path that a user named: on a disk, or gs://BUCKET/..., s3://BUCKET/..."""
   scheme, _, rest = os.fspath(name).partition('://')
   if not rest:
     return pathlib.Path(name).absolute()
@@ -41,28 +41,28 @@ def path_of(name: str | os.PathLike) -> Path:
 
 
 def is_remote(path: Path) -> bool:
-  """True for what is in an object store."""
+  """Returns whether a path lies in an object store."""
   return not isinstance(path, pathlib.Path)
 
 
 def opened(path: Path) -> Any:
-  """What numpy and pandas read `path` from: itself, or the content of an object."""
+  """Returns what numpy and pandas can read `path` from: the path, or the content of an object."""
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
 
 
 def read_bytes(path: Path) -> bytes:
-  """All of a file; one that its store does not hand out is a `UserError`."""
+  """Returns the content of a file; one that cannot be read is a `UserError`."""
   try:
     return path.read_bytes()
   except Exception as error:  # drivers raise their own kinds
     raise errors.UserError(
-      f'cannot read {path}: {_said(error)}; check that it is there, that you may read it and that '
-      'its store answers'
+      f'cannot read {path}: {_reason(error)}; check that it is there, that you may read it and '
+      'that its store answers'
     ) from error
 
 
-def arrays(path: Path) -> dict[str, np.ndarray]:
-  """Everything in an .npz file; a damaged one is a `UserError`."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz file by name; a damaged file is a `UserError`."""
   stored = io.BytesIO(read_bytes(path))
   try:
     with zipfile.ZipFile(stored):  # numpy takes other files than archives for single arrays
@@ -70,12 +70,12 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
       return {name: found[name] for name in found.files}
   except _DAMAGED as error:
     raise errors.UserError(
-      f'{path} is damaged ({_said(error)}); delete it and run that stage again'
+      f'{path} is damaged ({_reason(error)}); delete it and run that stage again'
     ) from error
 
 
-def parsed(path: Path, reader: Callable[[Any], Any]) -> Any:
-  """`reader` of the file, e.g. pd.read_parquet; what it cannot read is a `UserError`."""
+def read_with(path: Path, reader: Callable[[Any], Any]) -> Any:
+  """Returns what `reader`, e.g. pd.read_parquet, makes of a file; a failure is a `UserError`."""
   stored = io.BytesIO(read_bytes(path))
   try:
     return reader(stored)
@@ -85,21 +85,21 @@ def parsed(path: Path, reader: Callable[[Any], Any]) -> Any:
     ) from error
 
 
-def _said(error: Exception) -> str:
-  """What an exception says, of the system's the words alone; its kind if it says nothing."""
+def _reason(error: Exception) -> str:
+  """Returns the message of an exception, of a system error without its number; else its type."""
   return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
 def iter_files(folder: Path) -> list[Path]:
-  """All files of a folder and its folders, sorted."""
+  """Returns all files of a folder and of the folders in it, sorted."""
   if not folder.is_dir():
     return []
   inside = sorted(folder.iterdir())
   return [file for path in inside for file in (iter_files(path) if path.is_dir() else [path])]
 
 
-def remove(folder: Path) -> None:
-  """Takes a folder away with all that is in it, if it is there."""
+def remove_folder(folder: Path) -> None:
+  """Removes a folder with all that is in it, if it exists."""
   if not folder.exists():
     return
   if is_remote(folder):
@@ -110,7 +110,7 @@ def remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a temporary path; it takes the place of `path` when the block succeeds."""
+  """Yields a temporary path to write to; its file replaces `path` when the block succeeds."""
   path = path if isinstance(path, pathlib.PurePath) else path_of(path)
   if is_remote(path):
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.replace(temporary, path)
   except OSError as error:
     raise errors.UserError(
-      f'cannot write {path}: {_said(error)}; check the free space and the permissions'
+      f'cannot write {path}: {_reason(error)}; check the free space and the permissions'
     ) from error
   finally:
     with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def building_folder(folder: Path) -> Iterator[pathlib.Path]:
-  """Yields a folder of this disk to write into: `folder`, or one that is sent there afterwards."""
+  """Yields a local folder to write into: `folder`, or one that is uploaded there afterwards."""
   if not is_remote(folder):
     yield folder
     return
@@ -145,7 +145,7 @@ def building_folder(folder: Path) -> Iterator[pathlib.Path]:
 
 
 def upload(file: pathlib.Path, path: Path) -> None:
-  """Copies a file of this disk to an object."""
+  """Copies a local file to an object."""
   try:
     path.write_bytes(file.read_bytes())
   except Exception as error:  # drivers raise their own kinds
@@ -155,7 +155,7 @@ def upload(file: pathlib.Path, path: Path) -> None:
 
 
 def os_error(error: BaseException | None) -> int | None:
-  """The errno of an exception or of what caused it; libraries wrap it, some of them as text."""
+  """Returns the errno of an exception or of what caused it, which some libraries give as text."""
   while error is not None:
     if isinstance(error, OSError) and error.errno:
       return error.errno

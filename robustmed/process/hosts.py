@@ -1,4 +1,4 @@
-"""How the processes of a run on several hosts find each other, through `jax.distributed`."""
+"""Joins the processes of a run on several hosts through `jax.distributed`."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ import jax
 from robustmed import errors
 from robustmed.process import lost_peers, parallel
 
-LATER = 75  # exit code: a cluster's hosts come when they come, the same command may do better then
-_GRACE = 60  # seconds that jaxlib waits longer than we do
+EX_TEMPFAIL = 75  # exit code: a cluster may start its hosts late, the same command may succeed then
+_GRACE = 60  # seconds that the timeout of jaxlib is longer than ours
 
 
-def start(
+def initialize(
   *,
   coordinator: str = '',
   num_processes: int = 0,
@@ -26,9 +26,9 @@ def start(
   """Joins the hosts of a run; does nothing for a single process.
 
   With `automatic` JAX reads the cluster's environment (SLURM, TPU pod, Kubernetes); on the CPU the
-  collectives go through gloo. After `patience` seconds without the others the process says so in
-  one line and ends, with exit code 2 if they were named by hand, else `LATER`. Once they have met,
-  the death of one ends all others (`lost_peers`).
+  collectives use gloo. If the hosts have not joined after `patience` seconds, the process prints
+  one line and ends, with exit code 2 if they were named by hand, else `EX_TEMPFAIL`. Once they have
+  joined, the loss of one process ends all others (`lost_peers`).
   """
   if not coordinator and not automatic:
     if num_processes or process_id >= 0:
@@ -37,9 +37,9 @@ def start(
   if jax.config.jax_platforms == 'cpu':
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if automatic:
-    whom, named = 'the hosts that the cluster names', {}
+    target, named = 'the hosts that the cluster names', {}
   elif num_processes >= 1 and 0 <= process_id < num_processes:
-    whom = f'coordinator {coordinator} (process {process_id} of {num_processes})'
+    target = f'coordinator {coordinator} (process {process_id} of {num_processes})'
     named = {'num_processes': num_processes, 'process_id': process_id}
     named['coordinator_address'] = coordinator
   else:
@@ -48,8 +48,8 @@ def start(
       f'got {num_processes} and {process_id}'
     )
   if hasattr(jax.config, 'jax_enable_preemption_service'):
-    jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us
-  with _waiting(whom, patience, code=LATER if automatic else 2):
+    jax.config.update('jax_enable_preemption_service', False)  # it would handle SIGTERM itself
+  with _time_limit(target, patience, code=EX_TEMPFAIL if automatic else 2):
     jax.distributed.initialize(
       initialization_timeout=patience + _GRACE,
       heartbeat_timeout_seconds=lost_peers.HEARTBEAT,
@@ -65,15 +65,16 @@ def start(
 
 
 @contextlib.contextmanager
-def _waiting(whom: str, patience: int, *, code: int):
-  """Ends the process with one line where hosts do not meet.
+def _time_limit(target: str, patience: int, *, code: int):
+  """Ends the process with one line if the hosts have not joined after `patience` seconds.
 
-  jaxlib aborts with a stack trace when its own time is up, which nothing can catch; so a thread
-  ends the process shortly before.
+  jaxlib aborts with a stack trace after its own timeout, which cannot be caught; so a thread ends
+  the process shortly before.
   """
   line = (
-    f'cannot join {whom}: %s; check that HOST:PORT is one of process 0, free there and reachable '
-    'from here, that every --process_id from 0 on is used once, and start all processes together'
+    f'cannot join {target}: %s; check that HOST:PORT is an address of process 0 with a free port, '
+    'reachable from here, that every --process_id from 0 on is used once, and start all processes '
+    'together'
   )
 
   def give_up():

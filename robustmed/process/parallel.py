@@ -1,8 +1,8 @@
-"""The only file that knows devices and hosts.
+"""The only module that names devices, mapped axes and hosts (processes of `jax.distributed`).
 
-A function that runs on every device is made by `each_device`; inside it `total` and `gather` talk
-across devices. Outside, the host sees ordinary arrays: replicated values have no device axis, and
-batches keep the leading axis of the host's own examples.
+`each_device` maps a function over the devices; inside it `psum`, `pmean` and `all_gather` are the
+collectives. Outside, a host has ordinary arrays: replicated values have no device axis, and batches
+keep the leading axis of the host's own examples.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ from robustmed import errors
 
 AXIS = 'devices'
 PyTree = Any
-_FEW = 0.25  # share of the memory mappings that a process may have
-_alone = contextvars.ContextVar('alone', default=False)
-_TUNED_JAXLIB = ('0.10.',)  # where the flags below are known; an unknown one aborts the process
+_MAPPINGS_SHARE = 0.25  # of the memory mappings that a process may have
+_local_statistics = contextvars.ContextVar('local_statistics', default=False)
+_TUNED_JAXLIB = ('0.10.',)  # versions with the flags below; an unknown flag aborts the process
 _CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
 
 
 def tune_cpu() -> str:
   """Sets XLA flags that make the CPU backend faster; returns what was added ('' if nothing).
 
-  Must run before the first JAX computation. Flags of the user survive and win; GPU and TPU do not
-  look at these flags; unknown jaxlib versions are left alone.
+  Must run before the first JAX computation. Flags that the user set take precedence; GPU and TPU
+  ignore these flags; jaxlib versions that were not tuned get none.
   """
   import jaxlib
 
@@ -51,10 +51,10 @@ def tune_cpu() -> str:
 
 
 def _widen_thread_pool() -> None:
-  """Gives virtual CPU devices threads enough.
+  """Enlarges the thread pool of XLA (NPROC) where there are several virtual CPU devices.
 
-  All of them run on one pool of as many threads as there are cores. A device that waits in a
-  collective, or in several at once, holds their threads, so the last one may wait for ever.
+  They share one pool of a thread per core. A device occupies a thread for each collective that it
+  waits in, so with fewer threads the last device may wait for ever.
   """
   found = re.search(r'xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
   if found and int(found[1]) > 1:
@@ -69,21 +69,21 @@ def _has_avx512() -> bool:
     return False
 
 
-def host_index() -> int:
+def process_index() -> int:
   return jax.process_index()
 
 
-def host_count() -> int:
+def process_count() -> int:
   return jax.process_count()
 
 
 def is_writer() -> bool:
-  """True on the one host that writes reports, tables and logs."""
+  """Returns True on the one host that writes reports, tables and logs."""
   return jax.process_index() == 0
 
 
 def device_count() -> int:
-  """Devices of all hosts together."""
+  """Returns the number of devices of all hosts together."""
   return jax.device_count()
 
 
@@ -92,7 +92,7 @@ def local_device_count() -> int:
 
 
 def describe() -> dict[str, Any]:
-  """Plain facts about devices and hosts, for logs and env.json."""
+  """Returns plain data about devices and hosts, for logs and env.json."""
   device = jax.local_devices()[0]
   return {
     'platform': device.platform,
@@ -104,23 +104,23 @@ def describe() -> dict[str, Any]:
 
 
 def to_host(tree: PyTree) -> PyTree:
-  """Replicated values as numpy arrays, which any number of hosts and devices can take up."""
+  """Returns replicated values as numpy arrays, which do not depend on the number of devices."""
   return jax.tree.map(np.asarray, tree)
 
 
 def replicate(tree: PyTree) -> PyTree:
-  """The same values on every device of this host, as replicated outputs of `each_device` come.
+  """Returns the tree on every device of this host, sharded as replicated outputs of `each_device`.
 
-  What is handed back to a function again and again must begin like this: to JAX, values that lie
-  elsewhere are another type, for which it traces and compiles once more.
+  A state that a mapped function takes and returns must start like this: JAX traces and compiles
+  once more for arrays with another sharding.
   """
   mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
   return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def warm_up_collectives() -> None:
-  """All devices talk once, while all hosts have just come: gloo waits half a minute for those that
-  are late at the first talk, for instance by compiling, and as long as it takes at later ones."""
+  """Runs one collective on all devices, to be called right after the hosts have joined: gloo waits
+  half a minute for late hosts (some may be compiling) in the first one, later without limit."""
   each_device(psum, split=(0,), gathered=False)(np.ones(local_device_count(), np.float32))
 
 
@@ -135,12 +135,12 @@ def barrier(name: str) -> None:
 def each_device(
   function: Callable[..., Any], *, split: tuple[int, ...], gathered: bool | tuple[bool, ...] = True
 ) -> Callable[..., Any]:
-  """Maps `function` over this host's devices with `jax.pmap`, compiled once per shape.
+  """Returns `function` mapped over this host's devices with `jax.pmap`, compiled once per shape.
 
-  Arguments named in `split` are batches: their leading axis (a multiple of the local device count,
-  see `pad`) is cut over the devices. All other arguments are the same on every device. Of the
-  outputs, `gathered` ones (True/False per output) are per-example and come back joined on their
-  leading axis; the others must be equal on every device and come once. `.compiled_text(...)`: HLO.
+  Arguments with their position in `split` are batches, split over the devices along the leading
+  axis (a multiple of the local device count, see `pad`); all others are replicated. Outputs that
+  are `gathered` (True/False per output) are per-example and concatenated along their leading axis;
+  the others must be equal on all devices and are returned once. `.compiled_text(...)`: HLO.
   """
   axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
 
@@ -172,8 +172,8 @@ def each_device(
 
 @functools.cache
 def _shares_threads() -> bool:
-  """Several CPU devices share one thread pool: programs with collectives that are in flight at
-  once can hold each other's threads for ever, so there the next one waits."""
+  """Returns whether several CPU devices share one thread pool, where two programs with collectives
+  that run at once can block each other for ever, so that each must end before the next starts."""
   return jax.default_backend() == 'cpu' and jax.device_count() > 1
 
 
@@ -193,7 +193,7 @@ def _join(tree: PyTree) -> PyTree:
 def pad(batch: PyTree, size: int) -> PyTree:
   """Pads every leaf's leading axis to `size` by repeating the last example.
 
-  A repeated example keeps its finite values (no 0/0 in padding); its 'mask' entry becomes False.
+  The copies have finite values (no 0/0 in padding); their 'mask' entries are False.
   """
   num = len(jax.tree.leaves(batch)[0])
   extra = size - num
@@ -206,29 +206,29 @@ def pad(batch: PyTree, size: int) -> PyTree:
 
 
 def round_up(size: int) -> int:
-  """The smallest multiple of this host's device count that holds `size` examples."""
+  """Returns the smallest multiple of this host's device count that is at least `size`."""
   count = jax.local_device_count()
   return -(-size // count) * count
 
 
 def gather_rows(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Joins the per-example columns of all hosts, host 0 first; every host gets all rows."""
+  """Returns the per-example columns of all hosts concatenated, host 0 first, on every host."""
   if jax.process_count() == 1:
     return {name: np.asarray(column) for name, column in table.items()}
   joined = multihost_utils.process_allgather({k: np.asarray(v) for k, v in table.items()})
-  # In the order of the columns here, which trees do not keep.
+  # Trees are sorted by name; the result keeps the order of `table`.
   return {name: np.asarray(joined[name]).reshape(-1, *joined[name].shape[2:]) for name in table}
 
 
 def any_host(flag: bool) -> bool:
-  """True on every host as soon as it is true on one."""
+  """Returns True on every host if `flag` is True on at least one."""
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def broadcast_from_writer(array: np.ndarray) -> np.ndarray:
-  """The writer host's value of `array` on every host, so that all take the same decisions."""
+  """Returns the writer host's `array` on every host, so that all take the same decisions."""
   if jax.process_count() == 1:
     return np.asarray(array)
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(array)))
@@ -247,68 +247,68 @@ def _text_from_writer(text: str) -> str:
 
 
 def all_gather_text(text: str) -> list[str]:
-  """The `text` of every host (at most 256 bytes), by its index."""
+  """Returns the `text` of every host (at most 256 bytes each), by its index."""
   rows = gather_rows({'text': _padded(text, 256)[None]})['text']
   return [_unpadded(row) for row in rows]
 
 
 def run_on_writer(function: Callable[[], None]) -> None:
-  """Calls `function` on the writer host; its `UserError` there is one on every host."""
-  said = ''
+  """Calls `function` on the writer host; a `UserError` there is raised on every host."""
+  message = ''
   if is_writer():
     try:
       function()
     except errors.UserError as error:
-      said = str(error)
-  if said := _text_from_writer(said):
-    raise errors.UserError(said)
+      message = str(error)
+  if message := _text_from_writer(message):
+    raise errors.UserError(message)
 
 
 # Inside a mapped function -------------------------------------------------------------------
 
 
 def psum(tree: PyTree) -> PyTree:
-  """Sum over all devices of all hosts."""
+  """Returns the sum over all devices of all hosts."""
   if not _shares_threads():
     return jax.lax.psum(tree, AXIS)
-  # One collective instead of one per leaf: each that is under way holds threads.
+  # One collective instead of one per leaf: each occupies threads while it runs.
   flat, restore = jax.flatten_util.ravel_pytree(tree)
   return restore(jax.lax.psum(flat, AXIS))
 
 
 def pmean(tree: PyTree) -> PyTree:
-  """Mean over all devices of all hosts."""
+  """Returns the mean over all devices of all hosts."""
   return jax.lax.pmean(tree, AXIS)
 
 
 def batch_mean(tree: PyTree) -> PyTree:
-  """Mean of batch statistics over the devices; nothing outside of `each_device`, within `alone`."""
+  """Returns the mean of batch statistics over `batch_devices` devices; over one, `tree` itself."""
   return tree if batch_devices() == 1 else pmean(tree)
 
 
 def batch_devices() -> int:
-  """Over how many devices `batch_mean` runs."""
+  """Returns how many devices share batch statistics: 1 within `local_statistics`, else all."""
   try:
-    return 1 if _alone.get() else jax.lax.axis_size(AXIS)
-  except NameError:  # no such axis
+    return 1 if _local_statistics.get() else jax.lax.axis_size(AXIS)
+  except NameError:  # outside of `each_device`
     return 1
 
 
 @contextlib.contextmanager
 def local_statistics():
-  """What is traced within keeps batch statistics to its device: loops hold no collectives."""
-  token = _alone.set(True)
+  """Computes the batch statistics of what is traced within per device, without collectives."""
+  token = _local_statistics.set(True)
   yield
-  _alone.reset(token)
+  _local_statistics.reset(token)
 
 
 def all_gather(tree: PyTree) -> PyTree:
-  """Joins [b, ...] leaves of all devices into [devices * b, ...], the same on every device."""
+  """Returns [b, ...] leaves of all devices as [devices * b, ...], the same on every device."""
   return jax.lax.all_gather(tree, AXIS, tiled=True)
 
 
 def coupled(function: Callable[[PyTree], Any], statistics: PyTree, mask: jax.Array) -> jax.Array:
-  """Per-example values [b] of a loss that couples the examples of all devices; for training only.
+  """Returns values [b] of a training loss that couples the examples of all devices.
 
   function(sums) -> scalar takes the sums of `statistics` (leaves [b, ...]) over the valid examples
   of all devices. Every value is that scalar, and the gradient of their masked mean over all devices
@@ -325,26 +325,26 @@ def coupled(function: Callable[[PyTree], Any], statistics: PyTree, mask: jax.Arr
 
 
 def device_key(key: jax.Array) -> jax.Array:
-  """A key of this device's own."""
+  """Returns a key that differs from device to device."""
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
 def drop_compiled_programs() -> None:
-  """Lets go of every compiled program; one that is called again comes from the cache on disk.
+  """Drops all compiled programs; one that is called again is loaded from the cache on disk.
 
   On the CPU each holds thousands of memory mappings, and Linux aborts a process with more than some
-  65,530. Far from that nothing is let go of: small programs, not on disk, would be made again.
+  65,530. Far below that none is dropped: small programs, not on disk, would be compiled again.
   """
-  if _mappings() > _FEW * _most_mappings():
+  if _count_mappings() > _MAPPINGS_SHARE * _max_mappings():
     jax.clear_caches()
     gc.collect()
 
 
-def _most_mappings() -> int:
+def _max_mappings() -> int:
   path = pathlib.Path('/proc/sys/vm/max_map_count')  # Linux has it
   return min(65_530, int(path.read_text(encoding='ascii'))) if path.is_file() else 65_530
 
 
-def _mappings() -> int:
+def _count_mappings() -> int:
   path = pathlib.Path('/proc/self/maps')
   return path.read_bytes().count(b'\n') if path.is_file() else 0

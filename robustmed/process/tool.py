@@ -1,4 +1,4 @@
-"""How a command of ours ends: mistakes of the user are one line on stderr and an exit code."""
+"""Runs a command so that a user error is one line on stderr and an exit code."""
 
 import argparse
 import errno
@@ -10,7 +10,7 @@ from robustmed.process import files
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser whose complaints are `UserError`s."""
+  """An argument parser that raises a `UserError` for wrong arguments."""
 
   def error(self, message):
     raise errors.UserError(f'{message}; see --help')
@@ -23,10 +23,10 @@ def run(
   interrupted: str = 'interrupted',
   memory: str = '',
 ) -> int:
-  """Returns the exit code of `command(words)`: 2 for what a user can mend, 130 for Ctrl-C.
+  """Runs `command(words)` and returns its exit code: 2 after a user error, 130 after Ctrl-C.
 
-  `memory` says what to do about too little of it. Everything else is a bug of ours and keeps its
-  traceback.
+  `interrupted` is the line after Ctrl-C, `memory` the advice where memory ran out. Any other
+  exception is a bug of the package and keeps its traceback.
   """
   try:
     return command(words)
@@ -34,7 +34,7 @@ def run(
     print(f'robustmed: error: {error}', file=sys.stderr)
     return error.exit_code
   except Exception as error:
-    line = _exhausted(error, memory)
+    line = _describe_exhaustion(error, memory)
     if line is None:
       raise
     print(f'robustmed: error: {line}', file=sys.stderr)
@@ -44,16 +44,16 @@ def run(
     return 130
 
 
-def _exhausted(error: Exception, memory: str) -> str | None:
-  """One line if the machine ran out of something: of what, while doing what, what to do."""
-  # JAX leaves notes of its own.
+def _describe_exhaustion(error: Exception, memory: str) -> str | None:
+  """Returns one line if disk or memory ran out: which, while doing what, what to do; else None."""
+  # JAX adds other notes to its errors.
   notes = [note for note in getattr(error, '__notes__', []) if note.startswith('while ')]
   during = f' {notes[0]}' if notes else ''
-  # The disk first: libraries call that a resource, too.
+  # The disk first: libraries call a full disk an exhausted resource, too.
   if files.os_error(error) in (errno.ENOSPC, errno.EDQUOT):
     where = getattr(error, 'filename', None)
     at = f' for {where}' if where else ''
-    return f'no space left on the device{at}{during}; free some and give the same command again'
+    return f'no space left on the device{at}{during}; free some and run the same command again'
   if isinstance(error, MemoryError) or (
     isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
   ):

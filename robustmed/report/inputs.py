@@ -42,7 +42,7 @@ def read(workdir: pathlib.Path) -> Inputs:
   path = results / 'rows.parquet'
   if not path.is_file():
     raise errors.UserError(f'no results at {path}: run --stage evaluate with this workdir first')
-  rows = statistics.prepare(files.parsed(path, pd.read_parquet))
+  rows = statistics.prepare(files.read_with(path, pd.read_parquet))
   if rows.empty:
     raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
   skip = {*statistics.KEYS, 'group'}
@@ -65,11 +65,11 @@ def read(workdir: pathlib.Path) -> Inputs:
 
 
 def _optional(path: pathlib.Path, reader):
-  return files.parsed(path, reader) if path.is_file() else None
+  return files.read_with(path, reader) if path.is_file() else None
 
 
 def _json(path: pathlib.Path, *, default):
-  return files.parsed(path, json.load) if path.is_file() else default
+  return files.read_with(path, json.load) if path.is_file() else default
 
 
 def _check(line, path: pathlib.Path) -> checks.Check:
@@ -101,7 +101,7 @@ def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Everything in an .npz file, None where there is none; a damaged one is a `UserError`."""
-  return files.arrays(path) if path.is_file() else None
+  return files.read_arrays(path) if path.is_file() else None
 
 
 def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:

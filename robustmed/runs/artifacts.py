@@ -23,7 +23,7 @@ def evaluation_batches(examples, source, config: ml_collections.ConfigDict):
   return pipeline.eval_batches(
     examples,
     batch_size=max(1, size),
-    shard_index=parallel.host_index(),
+    shard_index=parallel.process_index(),
     shard_count=hosts,
     crop=source.crop,
   )

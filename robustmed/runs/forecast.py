@@ -59,7 +59,7 @@ def announce(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, bat
   if gradients / speed > LONG:
     console.say(
       f'forecast: {gradients:,.0f} gradient evaluations at {speed:,.0f}/s here: about '
-      f'{console.duration(gradients / speed)}, compilation not counted'
+      f'{console.format_duration(gradients / speed)}, compilation not counted'
     )
 
 
@@ -73,4 +73,4 @@ def gradients_per_second(task: types.Task, evaluator: grid.Evaluator, batches) -
   while time.monotonic() - started < 1.0 or count < 2:
     once()
     count += 1
-  return count * len(batch['mask']) * parallel.host_count() / (time.monotonic() - started)
+  return count * len(batch['mask']) * parallel.process_count() / (time.monotonic() - started)

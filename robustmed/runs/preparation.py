@@ -119,9 +119,9 @@ def clean_values(
   program = parallel.each_device(one_device, split=(1,), gathered=(True, True))
   batches = pipeline.eval_batches(
     source.train,
-    batch_size=max(1, batch_size // parallel.host_count()),
-    shard_index=parallel.host_index(),
-    shard_count=parallel.host_count(),
+    batch_size=max(1, batch_size // parallel.process_count()),
+    shard_index=parallel.process_index(),
+    shard_count=parallel.process_count(),
     crop=source.crop,
   )
   parts = []
@@ -156,7 +156,7 @@ def memory_slots(defense: types.Defense, split) -> int:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-  stored = files.arrays(path)
+  stored = files.read_arrays(path)
   if 'xi' not in stored:
     raise errors.UserError(f'{path} is damaged (it has no array xi); delete it and run again')
   return stored['xi']

@@ -159,10 +159,10 @@ class Run:
     def batches(start):
       return pipeline.train_batches(
         source.train,
-        batch_size=batch_size // parallel.host_count(),
+        batch_size=batch_size // parallel.process_count(),
         seed=self.config.seed + 1000 * seed,
-        shard_index=parallel.host_index(),
-        shard_count=parallel.host_count(),
+        shard_index=parallel.process_index(),
+        shard_count=parallel.process_count(),
         start_step=start,
         sampling=source.sampling,
       )
@@ -309,7 +309,7 @@ class Run:
     tables = []
     for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
       arm, seed = path.stem.rsplit('.seed', 1)
-      table = files.parsed(path, pd.read_csv)
+      table = files.read_with(path, pd.read_csv)
       table.insert(0, 'arm', arm)
       table.insert(1, 'seed', int(seed))
       tables.append(table.rename(columns={'main/loss': 'loss'}))

@@ -126,7 +126,7 @@ def _warm(state, initial):
 
 def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, keeper=None):
   num_steps, every = config['steps'], config.get('checkpoint_every', 200)
-  check = 1 if parallel.host_count() == 1 else 10
+  check = 1 if parallel.process_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
   pending = None
   state = parallel.replicate(state)

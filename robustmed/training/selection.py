@@ -67,7 +67,7 @@ class Keeper:
       for old in list(self._folder.iterdir()):
         if old.name.startswith(_WEIGHTS) and old.name != kept:
           with contextlib.suppress(OSError):
-            files.remove(old)
+            files.remove_folder(old)
     parallel.barrier('look')
     return verdict.stop
 
@@ -75,7 +75,7 @@ class Keeper:
     path = self._place(step)
     if parallel.is_writer():
       self._folder.mkdir(parents=True, exist_ok=True)
-      files.remove(path)  # of a look that was interrupted
+      files.remove_folder(path)  # of a look that was interrupted
     parallel.barrier('keep')
     checkpoints.save_variables(path, variables)
 

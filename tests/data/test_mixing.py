@@ -54,7 +54,7 @@ def indices(batches):
 
 
 def test_joined_splits_keep_order_groups_and_ends():
-  joined = mixing.Joined([split(2), split(0), split(3, first=10)])
+  joined = mixing.Concatenated([split(2), split(0), split(3, first=10)])
   assert [example['index'] for example in joined] == [0, 1, 10, 11, 12] == list(joined.groups)
   with pytest.raises(IndexError):
     joined[5]

@@ -87,7 +87,7 @@ def test_what_a_kill_left_half_made_is_made_anew(launch):
   (launch.venv / 'bin' / 'python').write_text('#!/bin/sh\nexit 1\n')
   (launch.venv / 'bin' / 'python').chmod(0o755)
   calls, said = launch()
-  assert calls == ['venv', 'pip'] and 'half made' in said
+  assert calls == ['venv', 'pip'] and 'is incomplete' in said
   assert not (launch.venv / '.making').exists()
 
 
@@ -97,7 +97,7 @@ def test_a_failed_change_of_a_whole_environment_is_done_again(launch):
   assert (launch.venv / 'bin' / 'python').exists()  # it was whole before
   # Its first stamp would fit, but what is installed may be half of something else.
   calls, said = launch()
-  assert calls == ['pip'] and 'cut short' in said
+  assert calls == ['pip'] and 'was interrupted' in said
   assert launch()[0] == []
 
 

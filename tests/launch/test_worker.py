@@ -75,7 +75,7 @@ def test_a_mistake_is_not_repeated(worker):
 
 def test_what_ends_at_once_five_times_is_given_up(worker):
   worker('start', codes=(1,) * 9)
-  worker.until('gave up')
+  worker.until('stopped: five starts')
   assert len(worker.calls()) == 5
 
 
@@ -86,7 +86,7 @@ def test_stop_lets_the_run_save_and_a_second_start_is_refused(worker):
     time.sleep(0.02)
   time.sleep(0.2)
   assert worker('status').stdout.startswith('running as process')
-  assert 'a run is going on here' in worker('start', code=2).stderr
+  assert 'a run is in progress here' in worker('start', code=2).stderr
   worker('stop')
   assert worker.calls()[1:] == ['saved'] and 'code 143' in worker('status', code=1).stdout
   assert 'nothing is running' in worker('stop').stderr

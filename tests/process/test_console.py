@@ -7,7 +7,7 @@ from robustmed.process import console
 
 
 def test_duration_reads_well():
-  assert [console.duration(s) for s in (3.4, 120, 7200)] == ['3 s', '2.0 min', '2.0 h']
+  assert [console.format_duration(s) for s in (3.4, 120, 7200)] == ['3 s', '2.0 min', '2.0 h']
 
 
 def test_sigterm_sets_a_flag_and_the_old_handler_returns():
@@ -48,4 +48,4 @@ def test_progress_does_not_count_the_compilation(capsys, monkeypatch):
 
 def test_what_is_over_is_said_to_the_second():
   said = {0.4: '0 s', 51: '51 s', 171.3: '2 min 51 s', 3600: '1 h 0 min 0 s', 3723: '1 h 2 min 3 s'}
-  assert {seconds: console.clock(seconds) for seconds in said} == said
+  assert {seconds: console.format_exact_duration(seconds) for seconds in said} == said

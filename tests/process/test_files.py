@@ -43,7 +43,7 @@ def _archive(**arrays) -> bytes:
 
 def test_arrays_come_back(tmp_path):
   (tmp_path / 'a.npz').write_bytes(_archive(arm=np.array(['std']), x=np.arange(3)))
-  found = files.arrays(tmp_path / 'a.npz')
+  found = files.read_arrays(tmp_path / 'a.npz')
   assert set(found) == {'arm', 'x'} and found['x'].tolist() == [0, 1, 2]
 
 
@@ -67,7 +67,7 @@ def test_what_is_no_whole_archive_is_called_damaged(tmp_path, kind):
   path = tmp_path / 'bad.npz'
   path.write_bytes(made[kind])
   with pytest.raises(errors.UserError, match=r'bad\.npz is damaged \(.+\); delete it and run'):
-    files.arrays(path)
+    files.read_arrays(path)
 
 
 class Silent:
@@ -85,10 +85,10 @@ class Silent:
 def test_a_table_that_cannot_be_read_is_told_of_in_one_line(tmp_path, kept):
   path = tmp_path / 'rows.parquet'
   pd.DataFrame({'a': [1.0, 2.0]}).to_parquet(path)
-  assert files.parsed(path, pd.read_parquet)['a'].tolist() == [1.0, 2.0]
+  assert files.read_with(path, pd.read_parquet)['a'].tolist() == [1.0, 2.0]
   path.write_bytes(path.read_bytes()[:kept])
   with pytest.raises(errors.UserError, match=r'cannot read .*rows\.parquet: .*; delete it and run'):
-    files.parsed(path, pd.read_parquet)
+    files.read_with(path, pd.read_parquet)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_table_that_cannot_be_read_is_told_of_in_one_line(tmp_path, kept):
 )
 def test_a_store_that_does_not_answer_has_damaged_nothing(error, said):
   with pytest.raises(errors.UserError) as caught:
-    files.arrays(Silent(error))
+    files.read_arrays(Silent(error))
   line = str(caught.value)
   assert line.startswith(f'cannot read gs://b/a.npz: {said}; check that it is there')
   assert 'damaged' not in line and 'delete' not in line

@@ -12,15 +12,15 @@ from support import runs
 
 
 def test_alone_there_is_nobody_to_wait_for():
-  hosts.start()
-  assert parallel.is_writer() and parallel.host_count() == 1
+  hosts.initialize()
+  assert parallel.is_writer() and parallel.process_count() == 1
 
 
 def test_hosts_named_by_hand_are_checked():
   with pytest.raises(errors.UserError, match='num_processes'):
-    hosts.start(coordinator='127.0.0.1:1', num_processes=0, process_id=0)
+    hosts.initialize(coordinator='127.0.0.1:1', num_processes=0, process_id=0)
   with pytest.raises(errors.UserError, match='process_id'):
-    hosts.start(coordinator='127.0.0.1:1', num_processes=2, process_id=2)
+    hosts.initialize(coordinator='127.0.0.1:1', num_processes=2, process_id=2)
 
 
 _NAMED = "coordinator='127.0.0.1:{}', num_processes=2, process_id={}"
@@ -39,7 +39,7 @@ _SLURM = {
   [
     (_NAMED.format(1, 1), 2, 'coordinator 127.0.0.1:1 (process 1 of 2)'),
     (_NAMED.format(0, 0), 2, 'coordinator 127.0.0.1:0 (process 0 of 2)'),
-    ('automatic=True', hosts.LATER, 'the hosts that the cluster names'),
+    ('automatic=True', hosts.EX_TEMPFAIL, 'the hosts that the cluster names'),
   ],
 )
 def test_hosts_that_do_not_meet_end_with_one_line(given, code, whom):
@@ -67,4 +67,4 @@ def test_a_refusal_of_jax_is_a_user_error(monkeypatch):
 
   monkeypatch.setattr(jax.distributed, 'initialize', refuse)
   with pytest.raises(errors.UserError, match=r'join the hosts that .*: port is taken; check'):
-    hosts.start(automatic=True)
+    hosts.initialize(automatic=True)

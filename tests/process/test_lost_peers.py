@@ -59,7 +59,7 @@ def test_a_death_is_one_line_that_names_who(said, who):
   first, line = text.splitlines()
   assert first == 'step 3' and line.startswith('robustmed: error: process ')
   assert [name for name in NAMES if f'{NAMES.index(name)} of 3 ({name})' in line] == who
-  assert ' died, ' in line and 'goes on from the last checkpoint' in line
+  assert ' died, ' in line and 'continues from the last checkpoint' in line
 
 
 def test_everything_else_is_passed_on():
@@ -105,4 +105,4 @@ def test_a_process_keeps_its_words_and_its_exit_code(deed, code, said):
 
 
 def test_alone_nothing_happens():
-  lost_peers.leave(2)
+  lost_peers.exit_without_peers(2)

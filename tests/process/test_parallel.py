@@ -69,7 +69,7 @@ def test_device_keys_differ_and_batch_norm_style_means_are_global():
 
 
 def test_alone_everything_is_local():
-  assert parallel.is_writer() and parallel.host_count() == 1
+  assert parallel.is_writer() and parallel.process_count() == 1
   np.testing.assert_array_equal(parallel.gather_rows({'a': np.ones(2)})['a'], np.ones(2))
   assert parallel.any_host(True) and not parallel.any_host(False)
   np.testing.assert_array_equal(parallel.broadcast_from_writer(np.arange(3)), np.arange(3))
@@ -97,11 +97,11 @@ def test_cpu_flags_are_added_but_the_users_survive():
   assert value == '3.0'
 
 
-def test_programs_are_forgotten_where_they_hold_many_mappings_only(monkeypatch):
+def test_programs_are_dropped_where_they_hold_many_mappings_only(monkeypatch):
   traced = []
   double = jax.jit(lambda x: traced.append(1) or 2 * x)
-  for few, expected in ((0.25, 1), (0.0, 2)):
-    monkeypatch.setattr(parallel, '_FEW', few)
+  for share, expected in ((0.25, 1), (0.0, 2)):
+    monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', share)
     double(1.0)
     parallel.drop_compiled_programs()
     double(2.0)

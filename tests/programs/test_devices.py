@@ -23,7 +23,7 @@ parallel.tune_cpu()
 import jax
 jax.config.update('jax_platforms', 'cpu')
 if spec['processes'] > 1:
-  hosts.start(
+  hosts.initialize(
     coordinator=spec['coordinator'], num_processes=spec['processes'], process_id=spec['process']
   )
 assert parallel.local_device_count() == count

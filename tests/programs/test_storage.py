@@ -83,8 +83,8 @@ def test_a_folder_goes_with_all_that_is_in_it(bucket, tmp_path):
   for root in (files.path_of(ROOT), tmp_path / 'x'):
     files.write_text(root / 'old' / 'deep' / 'a', 'a')
     files.write_text(root / 'older', 'b')
-    files.remove(root / 'old')
-    files.remove(root / 'never')
+    files.remove_folder(root / 'old')
+    files.remove_folder(root / 'never')
     assert [path.name for path in files.iter_files(root)] == ['older']
 
 

@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line_however_it_is_wrapped(monkeypatch, capsys):
   for fail, where in ((wrapped, ''), (alone, ' for /x/y'), (spoken, ' while writing')):
     monkeypatch.setattr(main, '_run', fail)
     assert main.main([]) == 2
-    line = f'no space left on the device{where}; free some and give the same command again'
+    line = f'no space left on the device{where}; free some and run the same command again'
     assert capsys.readouterr().err == f'robustmed: error: {line}\n'
 
 

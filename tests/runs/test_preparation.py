@@ -82,7 +82,7 @@ def _experiment(config, source, **more):
 
 
 def test_an_arm_waits_for_the_network_that_gives_its_thresholds(tmp_path, monkeypatch):
-  monkeypatch.setattr(parallel, '_FEW', 0.0)  # of the mappings that a process may have
+  monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', 0.0)  # of the mappings that a process may have
   config, source = _config(), _source()
   exp = _experiment(config, source)
   command = commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)

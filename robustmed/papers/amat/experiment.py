@@ -32,7 +32,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     task=task,
     arms={name: _initialised(arm, pretrained) for name, arm in arms.items()},
     data=experiment.Data(
-      sizes=lambda: data.sizes(data.chosen(config.data.to_dict())),
+      sizes=lambda: data.sizes(data.source_config(config.data.to_dict())),
       load=lambda: part.load(config),
       augment=part.make_augment(config),
     ),

@@ -45,7 +45,7 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 
 def load(config: ml_collections.ConfigDict) -> data.Source:
-  return data.load(data.chosen(config.data.to_dict()))
+  return data.load(data.source_config(config.data.to_dict()))
 
 
 def make_augment(config: ml_collections.ConfigDict):

@@ -77,7 +77,7 @@ class Page:
     path = self.folder / 'logs' / 'amat.seed0.margins.csv'
     if not path.is_file():
       return None
-    table = files.parsed(path, pd.read_csv)
+    table = files.read_with(path, pd.read_csv)
     last = table.iloc[[-1]][['step', 'drawn', 'min', 'mean', 'max']]
     defense = self.config.arms.amat.defense
     cap = f'{defense.max_margin:g}' if self.config.reading.cap else 'none'
@@ -145,7 +145,7 @@ class Page:
     path = self.results / 'volumes.csv'
     if not path.is_file():
       return None
-    table = files.parsed(path, functools.partial(pd.read_csv, keep_default_na=False))
+    table = files.read_with(path, functools.partial(pd.read_csv, keep_default_na=False))
     keys = ['arm', 'attack', 'eps', 'class']
     found = table.groupby(keys, sort=False)[['Dice', 'HD95_mm', 'NSD']].mean()
     found['volumes'] = table.groupby(keys, sort=False)['group'].nunique()

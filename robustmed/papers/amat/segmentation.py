@@ -66,7 +66,7 @@ def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
 
 
 def load(config: ml_collections.ConfigDict) -> data.Source:
-  return data.load(data.chosen(config.data.to_dict()))
+  return data.load(data.source_config(config.data.to_dict()))
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -190,9 +190,9 @@ def _predict(config, source, chosen, evaluator, variables, *, attack, eps) -> np
   """Labels [slices, h, w] on the grid of the slices of one volume."""
   batches = pipeline.eval_batches(
     chosen,
-    batch_size=max(1, config.evaluate.batch_size // parallel.host_count()),
-    shard_index=parallel.host_index(),
-    shard_count=parallel.host_count(),
+    batch_size=max(1, config.evaluate.batch_size // parallel.process_count()),
+    shard_index=parallel.process_index(),
+    shard_count=parallel.process_count(),
     crop=source.crop,
   )
   found = []

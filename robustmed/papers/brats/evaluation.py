@@ -78,7 +78,7 @@ def save_curves(config, context: artifacts.Context, models) -> None:
   if parts and parallel.is_writer():
     with files.replacing(context.results / ITERATIONS) as temporary:
       pd.concat(
-        [files.parsed(path, pd.read_parquet) for path in parts], ignore_index=True
+        [files.read_with(path, pd.read_parquet) for path in parts], ignore_index=True
       ).to_parquet(temporary, index=False)
 
 
@@ -265,4 +265,4 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 def curves(results: pathlib.Path) -> pd.DataFrame | None:
   """The rows of `save_curves`, one per subject, attack and level; None without any."""
   path = results / ITERATIONS
-  return files.parsed(path, pd.read_parquet) if path.is_file() else None
+  return files.read_with(path, pd.read_parquet) if path.is_file() else None

@@ -104,7 +104,7 @@ def _channels(config) -> int:
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  return {'planes': PLANES[config.dimension], **data.chosen(config.data.to_dict())}
+  return {'planes': PLANES[config.dimension], **data.source_config(config.data.to_dict())}
 
 
 def make_augment(

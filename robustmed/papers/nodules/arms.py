@@ -87,7 +87,7 @@ def _passes(config, names):
 
 def source_config(config: ml_collections.ConfigDict, **more: Any) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows, with `more` on top."""
-  return {**data.chosen(config.data.to_dict()), **more}
+  return {**data.source_config(config.data.to_dict()), **more}
 
 
 def tiles(config: ml_collections.ConfigDict) -> data.Source:

@@ -72,7 +72,7 @@ class Page:
     if not self.scored:
       return
     config = self.config
-    nodules = files.parsed(self.froc / nodules_froc.KINDS, pd.read_csv)
+    nodules = files.read_with(self.froc / nodules_froc.KINDS, pd.read_csv)
     scans = len(next(iter(self.scored.values())).nodules)
     yield spec.Section(
       'Test scans (Table 1)',
@@ -217,7 +217,7 @@ def labels(arms) -> dict[str, str]:
 
 
 def _frame(path: pathlib.Path) -> pd.DataFrame:
-  return files.parsed(path, pd.read_parquet) if path.is_file() else pd.DataFrame()
+  return files.read_with(path, pd.read_parquet) if path.is_file() else pd.DataFrame()
 
 
 def spec_of(config, task, arms, folder: pathlib.Path) -> spec.ReportSpec:

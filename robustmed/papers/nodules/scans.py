@@ -63,7 +63,7 @@ def run(config, context: artifacts.Context, trained: pools.Trained, models) -> N
   if parallel.is_writer():
     for name in wanted:
       found = [folder / PARTS / name / f'{uid}.parquet' for uid in uids]
-      parts = [files.parsed(path, pd.read_parquet) for path in found]
+      parts = [files.read_with(path, pd.read_parquet) for path in found]
       whole = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
       with files.replacing(folder / f'{name}.csv') as temporary:
         whole.to_csv(temporary, index=False)

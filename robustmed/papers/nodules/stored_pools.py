@@ -103,7 +103,7 @@ def generate(
     kept, tried = kept + len(part), tried + size
     progress.update(min(kept, count), f'{kept} of {tried} candidates kept')
   progress.close()
-  joined = mixing.Joined(parts)
+  joined = mixing.Concatenated(parts)
   return store.Part(joined, range(count))
 
 
@@ -136,7 +136,7 @@ def _program(recipe):
 def _rows(program, recipe, name, numbers, source, image_shape, seed, first, batch_size):
   """All candidates of a shard as examples; hosts make equal shares of every batch."""
   rows, key = [], jax.random.key(seed)
-  hosts, host = parallel.host_count(), parallel.host_index()
+  hosts, host = parallel.process_count(), parallel.process_index()
   share = parallel.round_up(-(-batch_size // hosts))
   for begin in range(0, len(numbers), share * hosts):
     chunk = numbers[begin : begin + share * hosts]

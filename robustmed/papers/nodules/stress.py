@@ -134,7 +134,7 @@ def run(context: artifacts.Context, trained: nodules_pools.Trained, models) -> N
   save_pictures(context, trained, source, begin)
   parts = sorted((context.results / PARTS).glob('*.seed*.parquet'))
   if parts and parallel.is_writer():
-    rows = pd.concat([files.parsed(path, pd.read_parquet) for path in parts], ignore_index=True)
+    rows = pd.concat([files.read_with(path, pd.read_parquet) for path in parts], ignore_index=True)
     with files.replacing(context.results / ROWS) as temporary:
       rows.to_parquet(temporary, index=False)
 
@@ -212,11 +212,11 @@ def _rows(context, source, kind, load, made, model) -> pd.DataFrame:
 
 
 def _batches(config, examples) -> Iterator[dict[str, Any]]:
-  hosts = parallel.host_count()
+  hosts = parallel.process_count()
   batches = pipeline.eval_batches(
     examples,
     batch_size=max(1, config.evaluate.batch_size // hosts),  # one shape for all columns
-    shard_index=parallel.host_index(),
+    shard_index=parallel.process_index(),
     shard_count=hosts,
   )
   return map(grid.device_batch, batches)
@@ -247,7 +247,9 @@ def _save_made(context, trained, source, begin) -> None:
       pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     parts = sorted(path.parent.glob('made.*.parquet'))
     with files.replacing(context.results / MADE) as temporary:
-      whole = pd.concat([files.parsed(part, pd.read_parquet) for part in parts], ignore_index=True)
+      whole = pd.concat(
+        [files.read_with(part, pd.read_parquet) for part in parts], ignore_index=True
+      )
       whole.to_parquet(temporary, index=False)
 
 

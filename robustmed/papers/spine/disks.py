@@ -35,7 +35,7 @@ def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  return data.chosen(config.data.to_dict())
+  return data.source_config(config.data.to_dict())
 
 
 def make_augment(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}):

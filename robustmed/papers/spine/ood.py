@@ -160,7 +160,7 @@ def finished(models: Sequence[Model], *, folder) -> list[Model]:
 def gather(models: Sequence[Model], *, folder) -> pd.DataFrame:
   """The rows of finished networks, sorted."""
   rows = pd.concat(
-    [files.parsed(folder / cell.file, pd.read_parquet) for _, cell, _ in cells(models)]
+    [files.read_with(folder / cell.file, pd.read_parquet) for _, cell, _ in cells(models)]
   )
   return rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], ignore_index=True)
 
@@ -206,7 +206,7 @@ def chosen(batches: grid.Batches, wanted: Iterable[int], *, size: int) -> grid.B
     for batch in batches():
       yield {**batch, 'mask': np.asarray(batch['mask']) & np.isin(batch['index'], wanted)}
 
-  return one_host if parallel.host_count() == 1 else several_hosts
+  return one_host if parallel.process_count() == 1 else several_hosts
 
 
 def detectors(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

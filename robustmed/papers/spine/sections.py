@@ -23,7 +23,7 @@ class Page:
     path = self.results / evaluation.ROWS
     self.ood = pd.DataFrame()
     if path.is_file():
-      self.ood = statistics.prepare(files.parsed(path, pd.read_parquet))
+      self.ood = statistics.prepare(files.read_with(path, pd.read_parquet))
     facts = self.results / evaluation.FACTS
     self.facts = files.read_json(facts) if facts.is_file() else {}
 
@@ -239,7 +239,7 @@ class Page:
     path = self.results / evaluation.DETECTORS
     if self.ood.empty or not path.is_file():
       return None
-    frame = files.parsed(path, pd.read_csv)
+    frame = files.read_with(path, pd.read_csv)
     arms = list(dict.fromkeys(frame['arm']))
     if not arms:
       return None

@@ -116,4 +116,4 @@ def _metrics(inner):
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  return data.chosen(config.data.to_dict())
+  return data.source_config(config.data.to_dict())

@@ -186,7 +186,7 @@ class Page:
 
 
 def _frame(path: pathlib.Path, reader) -> pd.DataFrame:
-  return files.parsed(path, reader) if path.is_file() else pd.DataFrame()
+  return files.read_with(path, reader) if path.is_file() else pd.DataFrame()
 
 
 def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:

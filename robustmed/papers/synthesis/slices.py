@@ -226,7 +226,7 @@ def run(
   grid.fill_missing('generators', pieces, folder=folder, stopper=stopper)
   if not todo:
     return pd.DataFrame()
-  tables = [files.parsed(folder / piece.file, pd.read_parquet) for piece in pieces]
+  tables = [files.read_with(folder / piece.file, pd.read_parquet) for piece in pieces]
   rows = pd.concat(tables, ignore_index=True)
   keys = ['arm', 'seed', 'attack', 'eps', 'index']
   # The rows of a segmenter's clean images are repeated for every generator.
