@@ -1,10 +1,10 @@
-"""Data sources by name, each a pair of splits with random access.
+"""Data sources by name; each has a train and a test split with random access.
 
-Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, without
-the data being there), `fingerprint(fields)` (all that the content depends on; checks the fields)
-and `Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
-`Source` with what follows from the fields alone: views, sampling, crops; and, where examples are
-slices, `depths(fields)`, the slices of every test volume.
+Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, also
+without the data), `fingerprint(fields)` (all that the content depends on; checks the fields) and
+`Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
+`Source` with all that depends on the fields but is not stored: its views, sampling and crop; and,
+where examples are slices, `depths(fields)`, the number of slices of every test volume.
 """
 
 import pathlib
@@ -52,7 +52,7 @@ _COMMON = {'name': None, 'cache_dir': ''}
 
 
 class Source(NamedTuple):
-  """Splits: `len(split)`, `split[i]` -> dict of numpy arrays, `split.stack(feature)`.
+  """The splits of a source: `len(split)`, `split[i]` -> dict of arrays, `split.stack(feature)`.
 
   Where examples differ in size, `sampling` (training) and `crop` (evaluation) give them one shape.
   """
@@ -67,7 +67,7 @@ class Source(NamedTuple):
 
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the source's fields: its defaults with those of `config` on top.
+  """Returns the fields of a source: its defaults, replaced by those in `config`.
 
   An unknown field, or a value of another type than the default's, is a `UserError`.
   """
@@ -86,9 +86,9 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
   return {**known, **config}
 
 
-def chosen(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what `load` wants from the `data` of a configuration: its 'source' as 'name', and those
-  of its fields that this source knows."""
+def source_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the `config` of `load` for the `data` of a configuration: its 'source' as 'name', and
+  the fields that this source has."""
   fields = dict(fields)
   name = fields.pop('source')
   known = (*errors.lookup(SOURCES, name, kind='data source').DEFAULTS, 'cache_dir')
@@ -96,15 +96,16 @@ def chosen(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
-  """Number of examples per split; needs no data where the source can do without."""
+  """Returns the number of examples per split, for most sources a nominal one without the data."""
   fields = fields_of(config)
   return SOURCES[fields['name']].sizes(fields)
 
 
 def depths(config: Mapping[str, Any]) -> tuple[int, ...]:
-  """Slices of every test volume in the order of the groups, those not in the test split too.
+  """Returns the number of slices of every test volume in the order of the groups.
 
-  () where examples are no slices of volumes. Needs no data where the source can do without.
+  Slices that are not in the test split count, too. () where examples are not slices of volumes; for
+  most sources nominal numbers without the data.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
@@ -112,16 +113,15 @@ def depths(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def load(config: Mapping[str, Any]) -> Source:
-  """Returns the source that `config` (plain data with a 'name') describes, prepared once.
+  """Returns the source that `config` (plain data with a 'name') describes; prepares it if needed.
 
-  info: 'name', 'sizes' per split, 'groups' (number of patients, volumes, ...) per split,
-  'folder', where the prepared data lie, 'fingerprint', equal if and only if the content was made
-  of the same files and fields, 'counts', what the source left out or mended, and what the source
-  itself tells.
+  info: 'name'; 'sizes' per split; 'groups' (number of patients, volumes, ...) per split; 'folder'
+  of the prepared data; 'fingerprint', equal if and only if the content was made of the same files
+  and fields; 'counts' of what the source left out or repaired; and entries of the source itself.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
-  with store.reading(fields['name']):
+  with store.report_read_errors(fields['name']):
     fingerprint = source.fingerprint(fields)
   splits, folder = store.prepare(
     source.Builder,

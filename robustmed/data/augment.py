@@ -1,4 +1,4 @@
-"""New samples made on the device: nothing is stored and nothing waits for the host."""
+"""Augmentation on the device: new samples are neither stored nor loaded from the host."""
 
 from collections.abc import Callable
 
@@ -22,16 +22,16 @@ def virtual_disk(
 ) -> Callable[[jax.Array, types.Batch], dict]:
   """Returns (keys [b], batch) -> batch of virtual disks (Chen et al. 2021, section 3.1).
 
-  Each image of the batch gives its texture to a shape drawn from the model under the example's own
-  key: the thin-plate spline (kernel r) that maps the new contour onto the donor's, and 16 points of
-  the border onto themselves, says where every pixel of the new image is read (zero outside). The
-  targets 'contour' [b, 176, 2] and 'mask' [b, side, side, 1] are those of the new shape; all other
-  fields stay.
+  Each image of the batch is the texture of a new shape, drawn from the model with the example's own
+  key: every pixel of the new image is sampled (zero outside) where the thin-plate spline (kernel r)
+  maps it that takes the new contour to the image's own, and 16 points of the border to themselves.
+  The targets 'contour' [b, 176, 2] and 'mask' [b, side, side, 1] are those of the new shape; all
+  other fields stay.
 
   `landmark_stride` keeps every n-th contour point for the spline; with `grid_stride` n the spline
-  is evaluated at every n-th pixel and interpolated between. Both 1 is the paper's warp. One frame
-  of coordinates serves contour, mask and warp, so a shape equal to the donor's leaves the image as
-  it is; the authors' code has a half-pixel slip there.
+  is evaluated at every n-th pixel and interpolated between. With both 1 it is the paper's warp.
+  Contour, mask and warp have the same coordinates, so a shape equal to the image's own leaves the
+  image as it is; the authors' code shifts it by half a pixel.
   """
 
   def apply(keys, batch):
@@ -78,7 +78,7 @@ def warp_to(
 
 
 def _border(side):
-  """The 16 fixed points [16, 2] on the border, corners included."""
+  """Returns the 16 fixed points [16, 2] on the border, corners included."""
   ticks = np.array([0, side // 4 - 1, side // 2 - 1, 3 * side // 4 - 1, side - 1], np.float32)
   x, y = np.meshgrid(ticks, ticks)
   points = np.stack([x, y], axis=-1)
@@ -87,6 +87,6 @@ def _border(side):
 
 
 def _interpolation(side, knots):
-  """Matrix [side, len(knots)] that interpolates linearly between equidistant knots."""
+  """Returns the matrix [side, len(knots)] of linear interpolation between equidistant knots."""
   at = np.arange(side, dtype=np.float32)[:, None]
   return np.maximum(0, 1 - np.abs(at - knots) / (knots[1] - knots[0]))

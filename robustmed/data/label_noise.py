@@ -1,7 +1,7 @@
-"""Wrong training labels, made on the device: examples eroded, dilated, or with classes swapped.
+"""Label noise, made on the device: training labels eroded, dilated, or with two classes swapped.
 
-The mistake of an example follows from the seed and its index alone, so it is the same in every
-epoch, as a careless reader's would be.
+The noise of an example depends on the seed and its index alone, so it is the same in every epoch,
+like an error in stored labels.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,28 @@ from robustmed import errors, types
 
 
 def _neighbourhood(labels, radius, reduce, start):
-  """The largest or smallest label of the cube of that radius about each voxel [*spatial]."""
+  """Returns the largest or smallest label in the cube of `radius` about each voxel [*spatial]."""
   window = (2 * radius + 1,) * labels.ndim
   return lax.reduce_window(labels, start, reduce, window, (1,) * labels.ndim, 'SAME')
 
 
 def erode(labels: jax.Array, radius: int) -> jax.Array:
-  """Foreground within `radius` voxels of background becomes background; the border is no such."""
+  """Returns the labels with foreground within `radius` voxels of background set to background.
+
+  The border of the array does not count as background.
+  """
   nearest = _neighbourhood(labels, radius, lax.min, jnp.iinfo(labels.dtype).max)
   return jnp.where(nearest == 0, 0, labels)
 
 
 def dilate(labels: jax.Array, radius: int) -> jax.Array:
-  """Background within `radius` voxels of foreground takes the largest label there."""
+  """Returns the labels with background within `radius` voxels of foreground set to the largest
+  label there."""
   return jnp.where(labels == 0, _neighbourhood(labels, radius, lax.max, 0), labels)
 
 
 def swap(labels: jax.Array, first: int, second: int) -> jax.Array:
-  """The two labels change places."""
+  """Returns the labels with `first` and `second` exchanged."""
   return jnp.where(labels == first, second, jnp.where(labels == second, first, labels))
 
 

@@ -1,4 +1,4 @@
-"""Training on examples of several kinds at fixed shares: real, synthetic, attacked ones."""
+"""Mixes training examples of several kinds at fixed shares: real, synthetic, attacked ones."""
 
 import bisect
 import fractions
@@ -13,11 +13,11 @@ import numpy as np
 from robustmed import errors
 from robustmed.data import pipeline, store
 
-LONGEST = 10_000  # draws in which the shares come out exactly
+LONGEST = 10_000  # draws of the longest period, in which the shares hold exactly
 _STREAM = 0x3135
 
 
-class Joined(store.Split):
+class Concatenated(store.Split):
   """Splits one after the other; `starts` has the position of the first example of each."""
 
   def __init__(self, parts: Sequence[store.Split]):
@@ -38,10 +38,10 @@ class Joined(store.Split):
 def resolve(
   shares: Mapping[str, Mapping[str, float]], available: Mapping[str, Any]
 ) -> dict[str, float]:
-  """'class/kind' -> share of all draws; classes are drawn equally often.
+  """Returns 'class/kind' -> share of all draws; classes are drawn equally often.
 
   shares: class -> kind -> share within the class, which must add up to 1. The share of a kind that
-  `available` has not goes to the first of its class.
+  is not in `available` is added to that of the first kind of its class.
   """
   result = {}
   for name, kinds in shares.items():
@@ -53,8 +53,8 @@ def resolve(
         f'training needs examples of the kind {first}, of which there are none'
       )
     for kind, share in kinds.items():
-      given = f'{name}/{kind}' if f'{name}/{kind}' in available else first
-      result[given] = result.get(given, 0.0) + share / len(shares)
+      drawn = f'{name}/{kind}' if f'{name}/{kind}' in available else first
+      result[drawn] = result.get(drawn, 0.0) + share / len(shares)
   return {name: share for name, share in result.items() if share > 0}
 
 
@@ -64,26 +64,26 @@ def mix(
   *,
   samplings: Mapping[str, pipeline.Sampling] = {},
 ) -> tuple[store.Split, pipeline.Sampling]:
-  """(all parts of a positive share as one split, how to draw from it).
+  """Returns all parts with a positive share as one split, and how to sample from it.
 
-  The shares, in proportion to each other, come out exactly in every period of draws, the shortest
-  that allows it; within a period the order is random. Within a part its own draws, numbered from 0,
-  are chosen and cropped by `samplings`, by default every pass a new permutation. All of it follows
-  from the seed and the number of the draw, and examples keep the index that they have in their
-  part, so the indices of different parts must differ.
+  The shares, relative to their sum, hold exactly in every period of draws, which is the shortest
+  one that allows it; within a period the order is random. The draws of a part, numbered from 0, are
+  chosen and cropped by its entry of `samplings`, by default every pass a new permutation. All of it
+  depends on the seed and the number of the draw alone. Examples keep the index that they have in
+  their part, so the indices of different parts must differ.
   """
   for name in shares:
     if not len(errors.lookup(parts, name, kind='part of a mixture')):
       raise errors.UserError(f'there are no examples of the kind {name} to train on')
   names = [name for name, share in shares.items() if share > 0]
   counts = _counts([shares[name] for name in names])
-  joined = Joined([parts[name] for name in names])
+  joined = Concatenated([parts[name] for name in names])
   kinds = np.repeat(np.arange(len(names)), counts)
   inner = [samplings.get(name, pipeline.Sampling()) for name in names]
 
   @functools.lru_cache(maxsize=8)
   def period(seed, number):
-    """Kinds of the draws of a period, and how many of the same kind come before each."""
+    """Returns the kind of every draw of a period and how many of that kind come before it."""
     order = kinds
     if len(names) > 1:
       order = np.random.default_rng([seed % 2**32, number, _STREAM]).permutation(kinds)
@@ -99,25 +99,28 @@ def mix(
     kind = int(order[place])
     own = number * counts[kind] + int(earlier[place])
     length = len(parts[names[kind]])
-    # Parts of one length must not go through their permutations in step.
-    position, wish = inner[kind].choose(
+    # Parts of equal length must not have the same permutations.
+    position, params = inner[kind].choose(
       own, seed=seed + 7919 * kind, batch_size=batch_size, size=length
     )
-    return joined.starts[kind] + position, (kind, wish)
+    return joined.starts[kind] + position, (kind, params)
 
-  def crop(example, wish):
-    kind, own = wish
+  def crop(example, params):
+    kind, own = params
     return inner[kind].crop(example, own)
 
   return joined, pipeline.Sampling(choose, crop)
 
 
 def _counts(shares: Sequence[float]) -> list[int]:
-  """The smallest whole numbers in the ratio of the shares."""
+  """Returns the smallest whole numbers in the ratio of the shares."""
   exact = [fractions.Fraction(share).limit_denominator(1000) for share in shares]
   scale = math.lcm(*(share.denominator for share in exact))
   whole = [int(share * scale) for share in exact]
   whole = [count // math.gcd(*whole) for count in whole]
   if min(whole) < 1 or sum(whole) > LONGEST:
-    raise errors.UserError(f'shares of training examples are too uneven or too fine: {shares}')
+    raise errors.UserError(
+      f'shares of training examples {shares} need more than {LONGEST} draws to hold exactly; round '
+      'them'
+    )
   return whole

@@ -1,4 +1,4 @@
-"""Volumes painted from soft-edged shapes in coordinates that a smooth random warp has bent.
+"""Paints volumes from soft-edged shapes in coordinates that are bent by a smooth random warp.
 
 Lengths are fractions of the volume's sides, positions relative to its middle, in the order z, y, x.
 """
@@ -14,7 +14,7 @@ _CELLS = 5  # knots per axis of a smooth field
 def smooth_field(
   rng: np.random.Generator, shape: Sequence[int], *, cells: int = _CELLS
 ) -> np.ndarray:
-  """A random field of about unit variance, smooth over 1 / cells of every side."""
+  """Returns a random field of about unit variance, smooth over 1 / cells of every side."""
   knots = rng.standard_normal((cells,) * len(shape))
   for axis, size in enumerate(shape):
     places = np.linspace(0, cells - 1, size)[:, None]
@@ -25,17 +25,17 @@ def smooth_field(
 
 
 def texture(rng: np.random.Generator, shape: Sequence[int], *, width: float) -> np.ndarray:
-  """Noise of unit variance that is blurred over `width` voxels in the plane."""
+  """Returns noise of unit variance, blurred over `width` voxels in the plane."""
   noise = rng.standard_normal(shape, np.float32)
   noise = scipy.ndimage.gaussian_filter(noise, (0, width, width))
   return noise / noise.std()
 
 
 class Canvas:
-  """One volume being painted, whose voxels lie where a smooth warp has moved them.
+  """The warped coordinates of one volume, in which shapes are defined and painted.
 
-  A shape is an array of about signed distances in sides of the plane, negative inside; far from the
-  shape it is `FAR`.
+  A shape is an array of approximate signed distances, in units of the plane's side, negative
+  inside; far from the shape it is `FAR`.
   """
 
   FAR = np.float32(1)
@@ -51,7 +51,7 @@ class Canvas:
     self._edge = 1.0 / min(shape[1:])
 
   def ellipsoid(self, centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
-    """An ellipsoid; a radius may be infinite."""
+    """Returns the shape of an ellipsoid; a radius may be infinite."""
     part = self._part(np.subtract(centre, radii), np.add(centre, radii))
     squares = [
       ((place[part] - np.float32(c)) / np.float32(r)) ** 2
@@ -63,7 +63,7 @@ class Canvas:
     return result
 
   def tube(self, points: np.ndarray, radii: Sequence[float]) -> np.ndarray:
-    """Balls along the points [n, 3], one radius each, round in voxels of equal size."""
+    """Returns the union of balls at points [n, 3], round where all sides have equal voxels."""
     stretch = [size / self.shape[2] for size in self.shape]
     result = np.full(self.shape, self.FAR)
     for point, radius in zip(points, radii):
@@ -85,7 +85,7 @@ class Canvas:
     image[near] += (value - image[near]) * weight
 
   def _part(self, low, high):
-    """Where a shape within these bounds can be, or near it, warp and edge counted in."""
+    """Returns slices that hold a shape within these bounds, with its soft edge, after the warp."""
     ends = [
       np.searchsorted(line, (a - self._reach, b + self._reach))
       for line, a, b in zip(self._lines, low, high)

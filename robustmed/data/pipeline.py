@@ -1,4 +1,4 @@
-"""Batches of numpy arrays in an order that depends on the seed and the step alone (grain)."""
+"""Makes batches of numpy arrays in an order that depends on the seed and the step alone (grain)."""
 
 import functools
 import os
@@ -13,27 +13,27 @@ from robustmed import errors
 from robustmed.data import store
 
 _NOT_TARGET = ('image', 'index', 'group', 'name')
-_DRAW_LIMIT = 2**31  # draws are int32; two billion samples before they repeat
+_DRAW_LIMIT = 2**31  # draws are int32; their numbers repeat after two billion samples
 
 
 Crop = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # example -> example of a common shape
 
 
 def shuffled(draw: int, *, seed: int, batch_size: int, size: int) -> tuple[int, None]:
-  """The position of a draw where every pass over the source is a new permutation."""
+  """Returns the position of a draw where every pass over the source is a new permutation."""
   epoch, place = divmod(draw, size)
   return int(_permutation(seed, epoch, size)[place]), None
 
 
 class Sampling(NamedTuple):
-  """How training draws its samples; functions of the seed and the number of the draw alone.
+  """How training samples are drawn; functions of the seed and the number of the draw alone.
 
-  choose: (draw, *, seed, batch_size, size) -> (position in the source, wish), `batch_size` that of
-  all hosts together. crop: (example, wish) -> example of the shape that all of a batch share.
+  choose: (draw, *, seed, batch_size, size) -> (position in the source, params of its crop), with
+  the `batch_size` of all hosts together. crop: (example, params) -> example of the batch's shape.
   """
 
   choose: Callable[..., tuple[int, Any]] = shuffled
-  crop: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] = lambda example, wish: example
+  crop: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] = lambda example, params: example
 
 
 class TrainBatches(Iterator[dict[str, Any]]):
@@ -67,10 +67,10 @@ def train_batches(
   start_step: int = 0,
   sampling: Sampling = Sampling(),  # noqa: B008 a tuple
 ) -> TrainBatches:
-  """Returns host `shard_index`'s batches, without end, from global step `start_step` on.
+  """Returns an endless iterator of the batches of host `shard_index` from step `start_step` on.
 
-  `batch_size` is that of one host. The hosts' batches of a step, one after the other, are the
-  global batch, which is the same for every `shard_count` at equal batch_size * shard_count: each
+  `batch_size` is that of one host. The batches of all hosts at a step, one after the other, are the
+  global batch, which is the same for every `shard_count` at equal batch_size * shard_count. Each
   pass over the source is a new permutation, unless `sampling` says otherwise. Fields: image,
   target, mask (all True), index, group and draw, the int32 number of the sample in the whole run
   (step * global batch + position).
@@ -81,10 +81,10 @@ def train_batches(
     draws = number * batch_size + np.arange(batch_size)
     examples = []
     for draw in draws.tolist():
-      position, wish = sampling.choose(
+      position, params = sampling.choose(
         draw, seed=seed, batch_size=batch_size * shard_count, size=len(source)
       )
-      examples.append(sampling.crop(source[position], wish))
+      examples.append(sampling.crop(source[position], params))
     return _collate(examples, draws % _DRAW_LIMIT, np.ones(batch_size, bool))
 
   batches = grain.MapDataset.range(sys.maxsize).map(batch)
@@ -104,10 +104,10 @@ def eval_batches(
   shard_count: int,
   crop: Crop = lambda example: example,
 ) -> grain.MapDataset:
-  """Returns host `shard_index`'s batches in the order of the source: len, iteration, [i].
+  """Returns the batches of host `shard_index` in the order of the source: len, iteration, [i].
 
-  Every host has the same number of batches; what is missing in the last ones is filled with
-  copies of the last example under mask False. 'draw' is the position in the source.
+  Every host has the same number of batches; the last ones are padded with copies of the last
+  example, with mask False. 'draw' is the position in the source.
   """
   _check(source, batch_size, shard_index, shard_count)
   whole = batch_size * shard_count
@@ -131,7 +131,7 @@ def _check(source, batch_size, shard_index, shard_count):
 
 
 def _collate(examples, draws, mask):
-  """Source examples as one `types.Batch`."""
+  """Returns examples of a source as one `types.Batch`."""
 
   def stack(key):
     return np.stack([example[key] for example in examples])

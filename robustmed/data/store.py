@@ -1,4 +1,4 @@
-"""Builds a source once into ArrayRecord files and reads it back at random, without TensorFlow."""
+"""Builds a source once as ArrayRecord files and gives random access to them, without TensorFlow."""
 
 import abc
 import collections
@@ -18,14 +18,14 @@ import tensorflow_datasets as tfds
 
 from robustmed import errors
 
-KEEP_BYTES = 512 * 2**20  # a split below this size stays decoded in memory once read
+KEEP_BYTES = 512 * 2**20  # splits up to this size are kept in memory, decoded, once read
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Base of every source: examples in the order that `splits` gives them, floats finite.
+  """Base class of every source: stores examples in the order of `splits`, floats checked as finite.
 
-  A subclass says its `features` and its `splits`; `fields` are its settings, plain data. Every
-  example has 'image' [*spatial, c], 'index' (unique over all splits), 'group' and 'name'; all other
+  A subclass defines `features` and `splits`; `fields` are its settings, plain data. Every example
+  has 'image' [*spatial, c], 'index' (unique over all splits), 'group' and 'name'; all other
   features become the target of a batch.
   """
 
@@ -33,23 +33,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def __init__(self, *, fields: Mapping[str, Any], data_dir: str):
     self.fields = dict(fields)
-    self.counts = collections.Counter()  # what a source left out or mended, told to the user
-    self.facts = {}  # plain data about the whole, for what is made of it later
+    self.counts = collections.Counter()  # of what a source left out or repaired, for the user
+    self.facts = {}  # plain data about the whole set, stored with it
     super().__init__(data_dir=data_dir, file_format='array_record')
 
   @abc.abstractmethod
   def features(self) -> tfds.features.FeaturesDict:
-    """The features for these fields."""
+    """Returns the features for these fields."""
 
   @abc.abstractmethod
   def splits(self) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    """Examples of each split; malformed input is a `UserError` that names the file."""
+    """Returns the examples of each split; malformed input is a `UserError` that names the file."""
 
   def _info(self):
     return tfds.core.DatasetInfo(builder=self, features=self.features(), disable_shuffling=True)
 
   def _split_generators(self, dl_manager):
-    with reading(self.name):
+    with report_read_errors(self.name):
       rows = self.splits()
     self.groups = {name: [] for name in rows}  # filled as the examples are written
     return {name: self._generate_examples(name, rows[name]) for name in rows}
@@ -64,22 +64,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 @contextlib.contextmanager
-def reading(source: str):
-  """Tells a source's files that cannot be read from a cache that cannot be written."""
+def report_read_errors(source: str):
+  """Raises a `UserError` for an `OSError` of reading files; `prepare` does so for writing."""
   try:
     yield
   except OSError as error:
     where = error.filename or 'its files'
     raise errors.UserError(
       f'data source {source} cannot read {where}: {error.strerror or error}; check that it is '
-      'there, that you may read it and that its disk is well'
+      'there, that you may read it and that its disk works'
     ) from error
 
 
 def _read_through(rows, source):
   rows = iter(rows)
   while True:
-    with reading(source):
+    with report_read_errors(source):
       try:
         row = next(rows)
       except StopIteration:
@@ -132,7 +132,7 @@ class Split:
         raise
       raise errors.UserError(
         f'the prepared data in {self._folder} are damaged ({str(error).splitlines()[0][:100]}); '
-        'remove that folder, the next run makes it anew'
+        'remove that folder; the next run builds it again'
       ) from error
 
   def stack(self, feature: str) -> np.ndarray:
@@ -141,7 +141,7 @@ class Split:
 
 
 class Part(Split):
-  """Some examples of a split, those at `positions`, in that order."""
+  """The subset of a split at `positions`, in that order."""
 
   def __init__(self, whole: Split, positions: Sequence[int]):
     self.groups = tuple(whole.groups[position] for position in positions)
@@ -157,13 +157,13 @@ class Part(Split):
 
 
 def cache_root(cache_dir: str | None) -> pathlib.Path:
-  """The folder of prepared data: the field, $ROBUSTMED_CACHE, else ~/.cache/robustmed."""
+  """Returns the folder of prepared data: `cache_dir`, $ROBUSTMED_CACHE, else ~/.cache/robustmed."""
   chosen = cache_dir or os.environ.get('ROBUSTMED_CACHE') or '~/.cache/robustmed'
   return pathlib.Path(chosen).expanduser()
 
 
 def location(builder_class: type[Builder], *, root: pathlib.Path, fingerprint: Any) -> pathlib.Path:
-  """Where `prepare` puts what it builds."""
+  """Returns the folder in which `prepare` puts what it builds."""
   text = json.dumps([builder_class.name, str(builder_class.VERSION), fingerprint], sort_keys=True)
   return root / builder_class.name / hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -179,10 +179,10 @@ def prepare(
   root: pathlib.Path,
   fingerprint: Any,
 ) -> tuple[dict[str, Split], pathlib.Path]:
-  """Returns the splits and the folder that holds them; builds them if nobody has.
+  """Returns the splits and the folder that holds them; builds them if the folder is not there.
 
   `fingerprint` (plain data) is all that the content depends on. The folder appears complete or not
-  at all, and processes that prepare it at once all end with the one that came first.
+  at all; of several processes that prepare it at once, all use the folder of the first.
   """
   folder = location(builder_class, root=root, fingerprint=fingerprint)
   if not is_prepared(folder):
@@ -204,13 +204,13 @@ def prepare(
 
 
 def counts(folder: pathlib.Path) -> dict[str, int]:
-  """What the source counted while a folder of prepared data was built; {} if nothing."""
+  """Returns the `Builder.counts` of a folder of prepared data; {} if there are none."""
   path = folder / 'counts.json'
   return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
 
 
 def facts(folder: pathlib.Path) -> dict[str, Any]:
-  """What the source noted about prepared data as a whole; {} if nothing."""
+  """Returns the `Builder.facts` of a folder of prepared data; {} if there are none."""
   path = folder / 'facts.json'
   return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
 
@@ -231,7 +231,7 @@ def _build(builder_class, fields, *, temporary, folder):
 
 @contextlib.contextmanager
 def _quiet():
-  """TFDS prints to stdout, which belongs to results, and draws bars."""
+  """Hides the output of TFDS on stdout, which is for results, and its progress bars."""
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):

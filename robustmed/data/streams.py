@@ -1,4 +1,4 @@
-"""Phantoms of three splits, every image drawn from a random stream of its own."""
+"""Splits of phantoms whose images each have a random stream of their own."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,11 +11,12 @@ SPLITS = ('train', 'validation', 'test')
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of images per split, known without drawing any."""
+  """Returns the number of images per split, without drawing any."""
   return {name: fields[f'{name}_images'] for name in SPLITS}
 
 
 def check(fields: Mapping[str, Any]) -> None:
+  """Raises a `UserError` for a split without images or a noise outside of [0, 1]."""
   for name, count in sizes(fields).items():
     if count < 1:
       raise errors.UserError(f'data field {name}_images must be at least 1')
@@ -26,7 +27,7 @@ def check(fields: Mapping[str, Any]) -> None:
 def splits(
   fields: Mapping[str, Any], draw: Callable[..., dict[str, Any]]
 ) -> dict[str, Iterator[dict[str, Any]]]:
-  """The examples `draw(rng, index=..., name=...)` of each split.
+  """Returns the examples `draw(rng, index=..., name=...)` of each split.
 
   Image i of a split is the same whatever the number of images; `index` counts through all splits.
   """

@@ -51,7 +51,7 @@ def watch(names: Sequence[str]) -> None:
 
 
 def exit_without_peers(code: int) -> None:
-  """Ends this process without waiting for its peers, as the exit of jaxlib does.
+  """Ends this process at once, while a normal exit would wait for its peers (jaxlib does).
 
   Returns where all processes end together. A traceback (code 1) is printed only after the time in
   which jaxlib notices a lost peer, since that makes collectives fail, too.

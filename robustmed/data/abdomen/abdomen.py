@@ -1,8 +1,8 @@
 """Labelled abdominal CT as distributed: nnU-Net naming (FLARE, AbdomenCT-1K), AMOS, BTCV, MSD.
 
 `layout` says how images and labels are named and what the labels mean; `images` and `labels` are
-globs below `dir` that replace the layout's, `organs` a label map that replaces its own, such as
-'pancreas=10 kidneys=2,3 liver=6 spleen=1'. An organ that the map leaves out is never shown.
+globs below `dir` that replace those of the layout, `organs` a label map that replaces its own, such
+as 'pancreas=10 kidneys=2,3 liver=6 spleen=1'. An organ that is not in the map is never labelled.
 """
 
 import functools
@@ -31,18 +31,18 @@ _HELP = (
   'put the images and label maps of one data set there as they were distributed (*.nii.gz) and '
   'name it in the data field layout'
 )
-_DEPTH = 100  # slices of a subject, about, where there is no folder
+_DEPTH = 100  # slices of a subject, approximately, without the folder
 _AFFINE_ATOL = 0.05  # millimetres
 
 
 class Layout(NamedTuple):
-  """images and labels: globs; strip: what tells an image's name from its label's."""
+  """images, labels: globs; strip: the part in which names of an image and its labels differ."""
 
   images: tuple[str, ...]
   labels: tuple[str, ...]
   organs: Mapping[str, tuple[int, ...]]
   strip: str = '_0000$'
-  skip: str = ''  # images that are not CT or not meant
+  skip: str = ''  # names of images to leave out, as those that are not CT
 
 
 _BTCV = {'pancreas': (11,), 'kidneys': (2, 3), 'liver': (6,), 'spleen': (1,)}
@@ -75,9 +75,9 @@ LAYOUTS = {
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Slices per split; about the paper's where there is no folder."""
+  """Returns the slices per split; without the folder, about those of the paper."""
   ct_slices.check_fields(fields)
-  if not _there(fields):
+  if not _folder_exists(fields):
     return {
       n: _DEPTH * count for n, count in zip(ct_slices.SPLITS, fields['subjects'], strict=True)
     }
@@ -85,26 +85,26 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def depths(fields: Mapping[str, Any]) -> list[int]:
-  """Slices of every test subject; about the paper's where there is no folder."""
+  """Returns the slices of every test subject; without the folder, about those of the paper."""
   ct_slices.check_fields(fields)
-  if not _there(fields):
+  if not _folder_exists(fields):
     return [_DEPTH] * fields['subjects'][2]
   return ct_slices.depths(find(fields), fields)
 
 
-def _there(fields):
+def _folder_exists(fields):
   return bool(fields['dir']) and pathlib.Path(fields['dir']).expanduser().is_dir()
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, the label map, the fields."""
+  """Returns the files with their sizes and times, the label map and the fields."""
   ct_slices.check_fields(fields)
   stamps = [exams.stamp(pair) for pair in pairs(fields).values()]
   return json.dumps([stamps, sorted(organ_map(fields).items()), *ct_slices.key(fields)])
 
 
 class Abdomen(ct_slices.CtBuilder):
-  """The folder of the module's docstring."""
+  """Builds the subjects of the folder that the module's docstring describes."""
 
   def cases(self):
     return find(self.fields)
@@ -115,8 +115,8 @@ class Abdomen(ct_slices.CtBuilder):
     if missing:
       raise errors.UserError(
         f'{self.fields["dir"]}: no subject has label {" or ".join(map(str, known[missing[0]]))} '
-        f'({missing[0]}); set the data field organs to the label map of this data set, leaving out '
-        'what it has not, e.g. "spleen=1"'
+        f'({missing[0]}); set the data field organs to the label map of this data set, without the '
+        'organs that it does not have, e.g. "spleen=1"'
       )
 
 
@@ -124,7 +124,7 @@ arrange = ct_slices.arrange
 
 
 def organ_map(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """Label numbers by organ: the field's, else the layout's."""
+  """Returns the label numbers of each organ: those of the field, else of the layout."""
   layout = errors.lookup(LAYOUTS, fields['layout'], kind='layout')
   if not fields['organs']:
     return dict(layout.organs)
@@ -141,7 +141,7 @@ def organ_map(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def pairs(fields: Mapping[str, Any]) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-  """(image, label map) by subject, sorted by name; images without a label map are left out."""
+  """Returns subject -> (image, label map), sorted by name, for images that have a label map."""
   layout = errors.lookup(LAYOUTS, fields['layout'], kind='layout')
   root = exams.root_of(fields['dir'], help_text=_HELP)
   images = _matching(root, (fields['images'],) if fields['images'] else layout.images)
@@ -168,7 +168,7 @@ def pairs(fields: Mapping[str, Any]) -> dict[str, tuple[pathlib.Path, pathlib.Pa
   if not found:
     raise errors.UserError(
       f'{root}: no label map has the name of an image ({images[0].name if images else "no CT"} '
-      f'wants {name(images[0]) if images else "one"}); check the data fields layout and labels'
+      f'needs {name(images[0]) if images else "one"}); check the data fields layout and labels'
     )
   return dict(sorted(found.items()))
 
@@ -187,7 +187,7 @@ def find(fields: Mapping[str, Any]) -> list[ct_slices.Case]:
 
 
 def _depth(path):
-  """Slices that the header tells."""
+  """Returns the number of slices in a file's header."""
   header = nifti.header(path)
   return header.shape[nifti.order(header.affine)[0]]
 
@@ -195,7 +195,7 @@ def _depth(path):
 def read(
   image: pathlib.Path, label: pathlib.Path, organs: Mapping[str, tuple[int, ...]]
 ) -> preprocess.Volume:
-  """One subject [z, y, x, 1] with labels in the order of `ct_slices.ORGANS`, others background."""
+  """Returns a subject [z, y, x, 1] with labels in the order of `ct_slices.ORGANS`, the rest 0."""
   values, numbers = nifti.read(image), nifti.labels(label)
   if values.array.shape != numbers.array.shape:
     raise errors.UserError(

@@ -1,8 +1,8 @@
-"""Abdominal CT with four organs as 2D slices; a real source and its phantom share all of this.
+"""Abdominal CT with four organs as 2D slices: what a real source and its phantom share.
 
 Per subject: axial slices, HU clipped to a window, resampled in the plane, z-scored, then cut or
-padded about the middle to one square. Chen et al. 2019 say only 'zero mean and unit standard
-deviation'; without the window, metal and air would set the scale.
+padded about the middle to a square. Chen et al. 2019 say only 'zero mean and unit standard
+deviation'; without the window, metal and air would determine the deviation.
 
 An example has 'image' [side, side, 1] (float32), 'labels' [side, side] (0 background, then
 `ORGANS`), 'spacing' [3] (between slices, rows, columns, millimetres), 'slice', 'present' [4] (which
@@ -31,34 +31,34 @@ FIELDS = {
   'side': 256,  # pixels of a slice
   'spacing': 1.5,  # millimetres in the plane
   'window': (-250.0, 400.0),  # HU
-  'subjects': (60, 15, 75),  # train, validation, test; shares where there are fewer
-  'split': '',  # a JSON file of three lists of names instead
+  'subjects': (60, 15, 75),  # train, validation, test; with fewer subjects, shares
+  'split': '',  # a JSON file with three lists of names, in place of `subjects`
   'split_seed': 0,
   'slices': 'foreground',  # of the test split: those with an organ, 'complete' ones, or 'all'
-  'slices_per_case': 0,  # of the test split at most so many of a subject, spread evenly, 0: all
+  'slices_per_case': 0,  # of the test split: at most so many of a subject, evenly spaced; 0: all
   'patch': 0,  # side of the training patches; 0: whole slices
 }
 _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
 
 
 class Case(NamedTuple):
-  """One subject. `read` gives HU [z, y, x, 1] and labels [z, y, x] in the order of `ORGANS`."""
+  """One subject. `read` returns HU [z, y, x, 1] and labels [z, y, x] in the order of `ORGANS`."""
 
   name: str
   depth: int  # slices
   read: Callable[[], preprocess.Volume]
-  where: str  # the file or thing to name in a message
+  where: str  # the file to name in a message
 
 
 class CtBuilder(store.Builder):
-  """The splits of `SPLITS` that have subjects, all their slices."""
+  """Builds those of `SPLITS` that have subjects, with all slices."""
 
   @abc.abstractmethod
   def cases(self) -> list[Case]:
-    """All subjects, sorted by name."""
+    """Returns all subjects, sorted by name."""
 
   def check(self, shown: Mapping[str, int]) -> None:
-    """Complains where the number of subjects that show an organ cannot be right."""
+    """Raises a `UserError` if the number of subjects that show an organ cannot be right."""
 
   def features(self):
     side, feature = self.fields['side'], tfds.features
@@ -78,7 +78,7 @@ class CtBuilder(store.Builder):
   def splits(self):
     cases = {case.name: case for case in self.cases()}
     numbers = {name: number for number, name in enumerate(cases)}
-    found = assign(list(cases), self.fields)
+    found = assign_splits(list(cases), self.fields)
     self.facts = {'cases': found, 'present': {name: [] for name in found}}
     self._shown = dict.fromkeys(ORGANS, 0)
     self._left = sum(map(len, found.values()))
@@ -94,7 +94,7 @@ class CtBuilder(store.Builder):
     index, shown = itertools.count(first), self.facts['present'][split]
     for number, case in chosen:
       volume = prepare(case, self.fields)
-      bits = volumes.present(volume.labels, len(ORGANS) + 1)
+      bits = volumes.class_bits(volume.labels, len(ORGANS) + 1)  # bit i: ORGANS[i]
       for place, organ in enumerate(ORGANS):
         has = any(bit >> place & 1 for bit in bits)
         self._shown[organ] += has
@@ -116,10 +116,11 @@ class CtBuilder(store.Builder):
         self.check(self._shown)
 
 
-def assign(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, list[str]]:
-  """Names of every split that has any, sorted: those of the file, else drawn by `split_seed`.
+def assign_splits(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, list[str]]:
+  """Returns the sorted names of every split: those of the file `split`, else by `split_seed`.
 
-  With fewer subjects than `subjects` asks for, its numbers are shares; each split keeps one.
+  With fewer names than `subjects` adds up to, its numbers are shares, and each split has at least
+  one. Splits without subjects are absent.
   """
   if fields['split']:
     return _listed(pathlib.Path(fields['split']).expanduser(), names)
@@ -163,10 +164,10 @@ def _listed(path, names):
 
 
 def prepare(case: Case, fields: Mapping[str, Any]) -> preprocess.Volume:
-  """One subject as [z, side, side, 1] z-scores and labels [z, side, side]."""
+  """Returns a subject as z-scores [z, side, side, 1] and labels [z, side, side]."""
   volume = case.read()
   if len(volume.labels) != case.depth:
-    raise ValueError(f'{case.where}: {len(volume.labels)} slices, {case.depth} were announced')
+    raise ValueError(f'{case.where}: {len(volume.labels)} slices, but its depth is {case.depth}')
   low, high = fields['window']
   image = np.clip(volume.image, low, high)
   volume = preprocess.resample(volume._replace(image=image), (fields['spacing'],) * 2)
@@ -182,14 +183,14 @@ def prepare(case: Case, fields: Mapping[str, Any]) -> preprocess.Volume:
 
 
 def _square(array, side, fill):
-  """The middle of [z, y, x, ...] as [z, side, side, ...]."""
+  """Returns [z, y, x, ...] cut or padded with `fill` about its middle to [z, side, side, ...]."""
   result = np.full((len(array), side, side, *array.shape[3:]), fill, array.dtype)
-  source, there = [], []
+  source, target = [], []
   for size in array.shape[1:3]:
     first, used = max(0, (size - side) // 2), min(size, side)
     source.append(slice(first, first + used))
-    there.append(slice((side - used) // 2, (side - used) // 2 + used))
-  result[:, there[0], there[1]] = array[:, source[0], source[1]]
+    target.append(slice((side - used) // 2, (side - used) // 2 + used))
+  result[:, target[0], target[1]] = array[:, source[0], source[1]]
   return result
 
 
@@ -217,7 +218,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def key(fields: Mapping[str, Any]) -> list:
-  """All that the content depends on beside the subjects themselves."""
+  """Returns all that the content depends on beside the subjects themselves."""
   names = ('side', 'spacing', 'window', 'subjects', 'split_seed')
   own = json.loads(json.dumps([fields[name] for name in names]))
   split = pathlib.Path(fields['split']).expanduser() if fields['split'] else None
@@ -225,33 +226,33 @@ def key(fields: Mapping[str, Any]) -> list:
 
 
 def sizes(cases: Sequence[Case], fields: Mapping[str, Any]) -> dict[str, int]:
-  """Slices per split, the test split restricted as `slices` says, for which it is read."""
+  """Returns the slices per split; reads the test subjects if `slices` depends on their labels."""
   by_name = {case.name: case for case in cases}
-  found = assign(list(by_name), fields)
+  found = assign_splits(list(by_name), fields)
   whole = {split: sum(by_name[name].depth for name in names) for split, names in found.items()}
   labels = lambda name: prepare(by_name[name], fields).labels
-  shown = lambda: [volumes.present(labels(name), len(ORGANS) + 1) for name in found['test']]
-  return volumes.restricted({'train': 0, **whole}, fields, shown)
+  shown = lambda: [volumes.class_bits(labels(name), len(ORGANS) + 1) for name in found['test']]
+  return volumes.count_selected({'train': 0, **whole}, fields, shown)
 
 
 def depths(cases: Sequence[Case], fields: Mapping[str, Any]) -> list[int]:
-  """Slices of every test subject."""
+  """Returns the slices of every test subject."""
   by_name = {case.name: case for case in cases}
-  return [by_name[name].depth for name in assign(list(by_name), fields)['test']]
+  return [by_name[name].depth for name in assign_splits(list(by_name), fields)['test']]
 
 
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
-  """The `data.Source` with its test slices chosen and the sampling that trains a segmenter."""
+  """Returns the `data.Source` with its test slices chosen and the sampling for a segmenter."""
   patch = (fields['patch'] or fields['side'],) * 2
-  found = volumes.viewed(
+  found = volumes.with_sampling(
     source, fields, facts, patch=patch, loader=patch, seen=(fields['side'],) * 2, forced=FORCED
   )
   info = {'classes': ['background', *ORGANS], 'cases': facts['cases'], 'patch': list(patch)}
   return found._replace(info=info)
 
 
-def with_organs(source, split: str) -> np.ndarray:
-  """Positions of the slices of a split that show an organ."""
+def slices_with_organs(source, split: str) -> np.ndarray:
+  """Returns the positions of the slices of a split that show an organ."""
   folder = pathlib.Path(source.info['folder'])
   shown = np.flatnonzero(store.facts(folder)['present'].get(split, ()))
   if not len(shown):
@@ -259,15 +260,15 @@ def with_organs(source, split: str) -> np.ndarray:
   return shown
 
 
-def whole_slices(source) -> pipeline.Sampling:
-  """Training draws of whole slices that show an organ; each pass is a new permutation of them."""
-  shown = with_organs(source, 'train')
+def whole_slice_sampling(source) -> pipeline.Sampling:
+  """Returns the sampling of whole slices that show an organ; each pass is a new permutation."""
+  shown = slices_with_organs(source, 'train')
   side = source.train[0]['labels'].shape
 
   def choose(draw, *, seed, batch_size, size):
     del size
-    place, wish = pipeline.shuffled(draw, seed=seed, batch_size=batch_size, size=len(shown))
-    return int(shown[place]), wish
+    place, params = pipeline.shuffled(draw, seed=seed, batch_size=batch_size, size=len(shown))
+    return int(shown[place]), params
 
   cut = patches.centred(side)
-  return pipeline.Sampling(choose, lambda example, wish: cut(example))
+  return pipeline.Sampling(choose, lambda example, params: cut(example))

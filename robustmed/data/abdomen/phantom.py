@@ -1,7 +1,7 @@
-"""Synthetic twin of `sources.abdomen`: abdomens in HU with pancreas, kidneys, liver and spleen.
+"""Synthetic twin of the source `abdomen`: CT in HU with pancreas, kidneys, liver and spleen.
 
-Pose, shape, contrast and texture belong to the subject. Spine, muscle, fat, vessels, stomach and
-bowel lie between, some as bright as an organ, so that brightness alone does not tell them apart.
+Pose, shape, contrast and texture vary by subject. Spine, muscle, fat, vessels, stomach and bowel
+lie between, some as bright as an organ, so that brightness alone does not identify an organ.
 Lengths are fractions of the volume's sides, axes z (feet to head), y (front to back), x (right to
 left).
 """
@@ -16,7 +16,7 @@ from robustmed.data import painting
 from robustmed.data.abdomen import ct_slices
 from robustmed.data.decathlon import preprocess
 
-VERSION = '1'  # counts up whenever other voxels come out of the same fields
+VERSION = '1'  # to be raised when the same fields give other voxels
 _WIDTH = 384.0  # millimetres of a slice
 _GAP = 8.0  # millimetres between slices
 DEFAULTS = {
@@ -65,7 +65,7 @@ def cases(fields) -> list[ct_slices.Case]:
 
 
 def draw(number: int, fields) -> preprocess.Volume:
-  """Subject `number`, in at least 64 pixels a side and in as many as its spacing asks for."""
+  """Draws subject `number` with at least 64 pixels a side, more for a spacing below 6 mm."""
   rng = np.random.default_rng([fields['seed'] % 2**32, number, 0xABD])
   pixels = max(_DRAWN, round(_WIDTH / fields['spacing']))
   shape = (fields['depth'], pixels, pixels)
@@ -149,7 +149,7 @@ def _pancreas(canvas, rng, lean):
 
 
 def shape_ratio(shape) -> float:
-  """Fractions of the depth that one fraction of the width takes, in millimetres."""
+  """Returns the width of the volume over its depth, both in millimetres."""
   return _WIDTH / (_GAP * shape[0])
 
 

@@ -1,6 +1,6 @@
-"""Turned, mirrored and transposed brains, made on the device, for cubes and axial slices.
+"""Rotates, flips and transposes brains on the device, as cubes or axial slices.
 
-The three of Liu et al. 2021: rotation in the axial plane, flips, transposes of the cube's axes.
+The augmentations of Liu et al. 2021: rotation in the axial plane, flips, transposes of the axes.
 """
 
 import itertools
@@ -18,12 +18,12 @@ Array = jax.Array
 def make(
   *, rotation: float = 15.0, flips: str = 'all', transposes: bool = True
 ) -> Callable[[Array, types.Batch], dict]:
-  """Returns (keys [b], batch) -> batch, images [b, *spatial, c] of equal sides, 'labels' with them.
+  """Returns (keys [b], batch) -> batch with images [b, *spatial, c] and 'labels' augmented alike.
 
-  rotation: the largest angle in degrees, about the middle of the last two axes; intensities are
-  interpolated, labels those of the nearest pixel, outside is 0. flips: of 'all' axes, of the 'last'
-  one (left and right), or 'none', each with probability one half. transposes: a random order of the
-  spatial axes. What is off costs nothing.
+  All sides must be equal. rotation: the largest angle in degrees, about the middle of the last two
+  axes; intensities are interpolated, labels taken from the nearest pixel, 0 outside. flips: of
+  'all' axes, of the 'last' one (left and right), or 'none', each with probability one half.
+  transposes: a random order of the spatial axes. What is switched off is not computed.
   """
   errors.lookup(dict.fromkeys(('all', 'last', 'none')), flips, kind='field flips of augment')
   if not 0 <= rotation <= 180:
@@ -55,8 +55,10 @@ def make(
 
 
 def rotate(both: Array, angle: Array) -> Array:
-  """[*spatial, c + 1] turned by `angle` in the plane of its last two axes; the last channel holds
-  labels."""
+  """Returns [*spatial, c + 1] rotated by `angle` in the plane of its last two spatial axes.
+
+  The last channel holds labels.
+  """
   height, width = both.shape[-3:-1]
   middle = jnp.asarray([[[(height - 1) / 2, (width - 1) / 2]]], both.dtype)
   at = warp.identity((height, width), both.dtype) - middle
@@ -65,7 +67,7 @@ def rotate(both: Array, angle: Array) -> Array:
     [cosine * at[..., 0] + sine * at[..., 1], cosine * at[..., 1] - sine * at[..., 0]], axis=-1
   )
   where = (back + middle)[None]
-  # All slices turn alike, so they are read together, as channels.
+  # All slices are rotated alike, so they are sampled together, as channels.
   flat = jnp.moveaxis(both.reshape(-1, height, width, both.shape[-1]), 0, -2)
   read = lambda part, where: warp.sample(part.reshape(1, height, width, -1), where)[0].reshape(
     part.shape

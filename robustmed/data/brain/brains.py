@@ -1,10 +1,10 @@
-"""What every source of brain tumours gives: four MR series in [0, 1], three nested tumour labels.
+"""What all sources of brain tumours share: four MR series in [0, 1], three nested tumour labels.
 
 Labels: 0 background, 1 necrosis and tumour that does not enhance, 2 oedema, 3 enhancing tumour (4
 in the files of the challenge). The field `planes` chooses between whole cubes ('volume') and their
-slices ('axial'), one example each, whose 'position' counts from the feet; a slice's group is its
-cube's, so that predictions can be stacked again (`restack`). Of every `slice_step` slices one,
-the middle one, is kept.
+slices ('axial'), one example each, whose 'position' counts from the feet; slices of a cube are one
+group, so that predictions can be stacked again (`restack`). Of every `slice_step` slices the middle
+one is kept.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ HALVINGS = 16  # the networks halve the sides four times
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
-  """A `UserError` for a side or planes that no network here can take."""
+  """Raises a `UserError` for fields that the networks of this package do not accept."""
   if fields['side'] < HALVINGS or fields['side'] % HALVINGS:
     raise errors.UserError(
       f'data field side must be a multiple of {HALVINGS}, which the networks halve four times, '
@@ -39,7 +39,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 def features(
   fields: Mapping[str, Any], *, channels: int = len(SERIES)
 ) -> tfds.features.FeaturesDict:
-  """image float32 [d, h, w, c] or [h, w, c], labels int32; the geometry of `nifti.Geometry`."""
+  """Returns features of images [d, h, w, c] or [h, w, c] with labels and their `nifti.Geometry`."""
   side = fields['side']
   spatial = (side,) * (3 if fields['planes'] == 'volume' else 2)
   tensor = tfds.features.Tensor
@@ -60,7 +60,7 @@ def features(
 
 
 def per_case(fields: Mapping[str, Any]) -> int:
-  """Examples that one case gives."""
+  """Returns the number of examples of one case."""
   return 1 if fields['planes'] == 'volume' else fields['side'] // fields['slice_step']
 
 
@@ -73,7 +73,7 @@ def examples(
   case: int,
   name: str,
 ) -> Iterator[dict[str, Any]]:
-  """The example, or the examples, of one cube [d, h, w, c] with labels [d, h, w]."""
+  """Yields the examples of one cube [d, h, w, c] with labels [d, h, w]: itself or its slices."""
   common = {
     'group': case,
     'affine': geometry.affine.astype(np.float32),
@@ -99,7 +99,7 @@ def examples(
 def restack(
   slices: np.ndarray, *, groups: np.ndarray, positions: np.ndarray
 ) -> dict[int, np.ndarray]:
-  """Slices [n, h, w, ...] in any order -> the stack [d, h, w, ...] of each group.
+  """Returns the stack [d, h, w, ...] of each group from slices [n, h, w, ...] in any order.
 
   Every group needs each of its positions 0 ... d - 1 once; `ValueError` otherwise.
   """

@@ -1,18 +1,19 @@
 """Brain tumours in MR (BraTS 2017, MSD Task01 and relatives), ready for the networks.
 
-`dir` holds one of the layouts of `brats_files`; `layout` '' finds out which. Of each case:
+`dir` holds one of the layouts of `brats_files`; `layout` '' detects which. Of each case:
 
 1. N4 bias correction of the series (`n4`: 'all', 'but_flair', 'none'), fitted on every
    `n4_shrink`-th voxel with at most `n4_iterations` iterations on each of four levels; the fields
-   are kept under `cache_dir`, and cases are done side by side on `workers` threads (0: all cores);
-2. z-score over the brain, clipped at 5, stretched to [0, 1] per case and series; background is 0;
-3. crop to the brain, resize to a cube of `side` voxels: images with `order` (1 linear, 3 cubic) and
-   smoothed before they shrink, labels by the nearest voxel.
+   are cached under `cache_dir`, and cases are prepared in parallel on `workers` threads (0: all
+   cores);
+2. z-score over the brain, clipped at 5, scaled to [0, 1] per case and series; background is 0;
+3. crop to the brain, resize to a cube of `side` voxels: images with `order` (1 linear, 3 cubic),
+   smoothed if they shrink, labels by the nearest voxel.
 
 The brain is where any series is not 0, or the layout's own mask. `test_share` of the cases is the
 test set, drawn with `split_seed` among the high-grade and the low-grade ones separately (all 285
-cases of 2017: 42 + 15, as many as the published P values of Liu et al. 2021 tell); 1 makes all of
-them test cases. A case without any tumour is a case as any other and counted.
+cases of 2017: 42 + 15, which agrees with the published P values of Liu et al. 2021); 1 makes all of
+them test cases. Cases without any tumour are kept and counted.
 """
 
 import pathlib
@@ -49,7 +50,7 @@ N4 = ('all', 'but_flair', 'none')
 
 
 class Prepared(NamedTuple):
-  """One case as the networks see it."""
+  """One preprocessed case."""
 
   image: np.ndarray  # [side, side, side, c] float32 in [0, 1]
   labels: np.ndarray  # [side, side, side] 0 ... 3
@@ -57,7 +58,7 @@ class Prepared(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Examples per split; those of BraTS 2017 where the folder is not there."""
+  """Returns the examples per split; without the folder, those of BraTS 2017."""
   count = brains.per_case(fields)
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return {name: number * count for name, number in NOMINAL.items()}
@@ -65,7 +66,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and all fields but `workers`."""
+  """Returns the files with their sizes and times, and all fields but `workers`."""
   check_fields(fields)
   files = {
     name: [[case.name, exams.stamp(case.paths())] for case in cases]
@@ -76,7 +77,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class Brats(store.Builder):
-  """The folder of the module's docstring as 'train' and 'test'."""
+  """Builds 'train' and 'test' from the folder that the module's docstring describes."""
 
   def features(self):
     return brains.features(self.fields, channels=brats_files.channels(self.fields))
@@ -124,7 +125,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def split(fields: Mapping[str, Any]) -> dict[str, tuple[brats_files.Case, ...]]:
-  """Returns the cases of 'train' and 'test', each sorted by name; no grade changes its share."""
+  """Returns the cases of 'train' and 'test', each sorted by name, stratified by grade."""
   cases, share = brats_files.find(fields).cases, fields['test_share']
   if len(cases) < 2 and share < 1:
     raise errors.UserError(
@@ -152,19 +153,19 @@ def split(fields: Mapping[str, Any]) -> dict[str, tuple[brats_files.Case, ...]]:
 def prepare(
   case: brats_files.Case, layout: brats_files.Layout, fields: Mapping[str, Any]
 ) -> Prepared:
-  """Reads one case and does the three steps of the module's docstring."""
+  """Reads one case and applies the three steps of the module's docstring."""
   affine, grid, series, labels, brain = _read(case, layout)
   folder = store.cache_root(fields['cache_dir']) / 'n4'
   side = (fields['side'],) * 3
   box = cubes.foreground_box(brain)
-  near = cubes.crop(brain, box)
-  inside = cubes.resize(near, side, order=0)
+  cropped = cubes.crop(brain, box)
+  inside = cubes.resize(cropped, side, order=0)
   channels = []
   for name, path, channel, volume in zip(
     layout.series, case.series, case.channels or [0] * len(series), series
   ):
     flair = 'flair' in name.lower()
-    mask = near if layout.corrected else near & (cubes.crop(volume, box) != 0)
+    mask = cropped if layout.corrected else cropped & (cubes.crop(volume, box) != 0)
     if not mask.any():
       raise errors.UserError(f'{path}: series {name} is 0 everywhere; exclude the case')
     if not layout.corrected and (
@@ -181,7 +182,7 @@ def prepare(
 
 
 def _read(case, layout):
-  """(affine, grid, series [d, h, w] each, labels, brain) of one case, all checked."""
+  """Returns (affine, grid, series [d, h, w] each, labels, brain) of one case, all checked."""
   affine = grid = first = None
   volumes = {}
   for path in case.paths():
@@ -202,7 +203,7 @@ def _read(case, layout):
     stack = volumes[case.series[0]]
     if stack.shape[-1] <= max(case.channels):
       raise errors.UserError(
-        f'{case.series[0]}: has {stack.shape[-1]} series, dataset.json tells of more'
+        f'{case.series[0]}: has {stack.shape[-1]} series, dataset.json lists more'
       )
     series = [stack[..., channel] for channel in case.channels]
   else:
@@ -218,7 +219,7 @@ def _read(case, layout):
 def _remapped(labels, classes, path):
   table = np.full(int(labels.max()) + 1, -1, np.int32)
   for label, ours in classes.items():
-    table[label : label + 1] = ours  # nothing where the case lacks the highest labels
+    table[label : label + 1] = ours  # empty for labels above the highest of the case
   ours = table[labels]
   if ours.min() < 0:
     raise errors.UserError(

@@ -1,14 +1,14 @@
-"""Which files are a case of a brain tumour set, in the layouts it is distributed in.
+"""Finds the files of each case of a brain tumour data set in the layouts of its distributions.
 
 - 'brats2017': `HGG/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz` and `LGG/...`;
 - 'folders': the same without the grades; 'flat': without the cases' folders either;
 - 'msd': Task01 of the Medical Segmentation Decathlon, `dataset.json` with `imagesTr` (one file of
-  four series a case) and `labelsTr`; names and numbers are read from dataset.json;
+  four series a case) and `labelsTr`; names and label numbers are read from dataset.json;
 - 'deepmedic': `<case>/{T1c_subtrMeanDivStd,Flair_subtrMeanDivStd,brainmask,OTMultiClass}.nii.gz`,
-  two series, standardised already, labels of 2015.
+  two series, already standardised, labels of 2015.
 
-A `pattern` such as '{case}/{case}-{series}.nii.gz' replaces that of a layout. Labels of every
-layout become those of `brains`.
+A `pattern` such as '{case}/{case}-{series}.nii.gz' replaces that of a layout. The labels of every
+layout are mapped to those of `brains`.
 """
 
 import pathlib
@@ -29,13 +29,13 @@ HELP = (
 
 
 class Layout(NamedTuple):
-  """What the files of a case are called and what their numbers mean."""
+  """The names of the files of a case and the meaning of their labels."""
 
   pattern: str
   series: tuple[str, ...] = brains.SERIES  # in the order of the channels
   truth: str = 'seg'
   classes: Mapping[int, int] = _BRATS  # a file's label -> ours
-  brain: str = ''  # a file with the brain's mask
+  brain: str = ''  # the file of the brain mask
   corrected: bool = False  # series have negative values: no N4, no zero background
 
   def names(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
 
 class Case(NamedTuple):
-  """One patient; series by channel, all of one file where `channels` says which of its volumes."""
+  """One patient; a file per series, or one file for all, with its `channels` in that order."""
 
   name: str
   grade: str  # 'HGG', 'LGG' or ''
@@ -90,7 +90,7 @@ _LABELS = {
 
 
 def find(fields: Mapping[str, Any]) -> Found:
-  """Returns the cases of the folder `dir`, all files there; a `UserError` says what is missing."""
+  """Returns the cases of the folder `dir`; a `UserError` says which file is missing."""
   root = exams.root_of(fields['dir'], help_text=HELP)
   name = fields['layout'] or _guess(root, fields)
   layout = errors.lookup(LAYOUTS, name, kind='layout of brain tumour files')
@@ -102,13 +102,13 @@ def find(fields: Mapping[str, Any]) -> Found:
       series=tuple(fields['series']) or layout.series,
       truth=fields['truth'] or layout.truth,
     )
-    found = Found(layout, _matching(root, layout))
+    found = Found(layout, _cases(root, layout))
   names = [case.name for case in found.cases]
   for one in fields['exclude']:
     errors.lookup(dict.fromkeys(names), one, kind='case to exclude')
   kept = tuple(case for case in found.cases if case.name not in fields['exclude'])
   if not kept:
-    raise errors.UserError(f'{root}: no case of layout {name} there; {HELP}')
+    raise errors.UserError(f'{root}: has no case of layout {name}; {HELP}')
   return found._replace(cases=kept)
 
 
@@ -124,11 +124,11 @@ def _guess(root, fields):
   for name in ('brats2017', 'folders', 'flat', 'deepmedic'):
     if any(True for _ in _matches(root, LAYOUTS[name])):
       return name
-  raise errors.UserError(f'{root}: no cases of brain tumours there; {HELP}')
+  raise errors.UserError(f'{root}: has no cases of brain tumours; {HELP}')
 
 
 def _matches(root, layout):
-  """(case, grade, series, path) of every file that is named as the layout wants."""
+  """Yields (case, grade, series, path) of every file whose name matches the layout."""
   for part in ('{case}', '{series}'):
     if part not in layout.pattern:
       raise errors.UserError(f'data field pattern must contain {part}, not be {layout.pattern!r}')
@@ -149,7 +149,7 @@ def _matches(root, layout):
       yield match['case'], match.groupdict().get('grade') or '', match['series'], path
 
 
-def _matching(root, layout):
+def _cases(root, layout):
   cases = {}
   for case, grade, series, path in _matches(root, layout):
     known_grade, found = cases.setdefault(case, (grade, {}))
@@ -187,7 +187,7 @@ def _decathlon(root, layout):
     pairs = [(str(row['image']), str(row['label'])) for row in content['training']]
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise errors.UserError(
-      f'{path}: is not that of MSD Task01 (modality, labels, training; stumbled over {error})'
+      f'{path}: is not that of MSD Task01 (modality, labels or training: unexpected {error})'
     ) from error
   made = []
   for image, label in pairs:

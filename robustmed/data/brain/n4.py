@@ -1,4 +1,4 @@
-"""N4 bias field correction (Tustison et al. 2010) by SimpleITK, its fields kept on disk."""
+"""N4 bias field correction (Tustison et al. 2010) by SimpleITK, with a cache of fields on disk."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from robustmed import errors
 from robustmed.ops import resize
 from robustmed.process import files
 
-LEVELS = 4  # of the fit, each with twice as many control points along an axis
-KNOTS = 33  # points per axis at which a field is kept, four for each of its finest control points
+LEVELS = 4  # of the fit, each with twice as many control points along an axis as the one before
+KNOTS = 33  # points per axis at which a field is stored, four per control point of the last level
 
 
 class Settings(NamedTuple):
-  shrink: int = 4  # the fit sees every n-th voxel per axis, as far as 4 are left
+  shrink: int = 4  # the fit uses every n-th voxel per axis, but at least 4 of them
   iterations: int = 50  # at most, on each level
 
 
@@ -28,19 +28,19 @@ def check(settings: Settings) -> None:
 
 
 def correct(volume: np.ndarray, knots: np.ndarray) -> np.ndarray:
-  """The volume [d, h, w] divided by the field that `log_field` found, float32."""
+  """Returns the volume [d, h, w] divided by the field whose logarithm is `knots`, float32."""
   field = np.asarray(knots, np.float64)
-  for size in volume.shape:  # each turn takes the first axis and puts its result last
+  for size in volume.shape:  # tensordot contracts the first axis and appends the new one
     weights = resize.matrix(field.shape[0], size, align_corners=True)
     field = np.tensordot(field, weights, ((0,), (1,)))
   return (volume / np.exp(field)).astype(np.float32)
 
 
 def log_field(volume: np.ndarray, settings: Settings) -> np.ndarray:
-  """The logarithm of the bias field of `volume` [d, h, w] at up to 33 points per axis, float32.
+  """Returns the log bias field of `volume` [d, h, w] at up to 33 points per axis, float32.
 
-  Fitted to the voxels above 0, on one thread, so it is the same every time. Without any such voxel
-  the field is flat.
+  It is fitted to the voxels above 0, on one thread, so that it is reproducible. Without any such
+  voxel the field is flat.
   """
   count = [max(2, min(n, KNOTS)) for n in volume.shape]
   if not (volume > 0).any():
@@ -64,12 +64,12 @@ def log_field(volume: np.ndarray, settings: Settings) -> np.ndarray:
 def cached_log_field(
   volume: np.ndarray, settings: Settings, *, folder: pathlib.Path, key: Mapping[str, Any] | list
 ) -> np.ndarray:
-  """`log_field`, computed once per `key` (plain data that says which volume this is)."""
+  """Returns `log_field`, computed once per `key` (plain data that identifies the volume)."""
   text = json.dumps([key, settings, LEVELS, KNOTS])
   path = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy'
   try:
     return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError):  # not there yet, or not whole
+  except (OSError, ValueError, EOFError):  # missing or damaged
     knots = log_field(volume, settings)
     with files.replacing(path) as temporary:
       np.save(temporary, knots, allow_pickle=False)

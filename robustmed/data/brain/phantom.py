@@ -1,11 +1,11 @@
-"""Synthetic twin of `sources.brats`: skull-stripped heads of four MR series with a glioma.
+"""Synthetic twin of the source `brats`: skull-stripped heads of four MR series with a glioma.
 
 A brain of grey and white matter, ventricles and sulci; in it an oedema around a core, and in the
-core a rim that takes up contrast around necrosis. One case in eight or so has no enhancing tumour,
-as low-grade gliomas have. No series shows a region by its brightness alone: fluid is as bright as
-oedema in T2, grey matter and the ventricles' lining come near it in FLAIR, vessels are as bright as
-the rim in T1ce. Case i of a seed is the same whatever the number of cases; its anatomy is the same
-at every side.
+core an enhancing rim around necrosis. About one case in eight has no enhancing tumour, like a
+low-grade glioma. No series shows a region by its brightness alone: fluid is as bright as oedema in
+T2, grey matter and the ventricles' lining are nearly so in FLAIR, vessels are as bright as the rim
+in T1ce. Case i of a seed is the same whatever the number of cases; its anatomy is the same at every
+side.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,13 +49,13 @@ class Case(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of examples per split, known without drawing any."""
+  """Returns the number of examples per split, without drawing any."""
   count = brains.per_case(fields)
   return {name: fields[f'{name}_cases'] * count for name in ('train', 'test')}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """All that the drawn data depend on; a value out of range is a `UserError`."""
+  """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   brains.check_fields(fields)
   for name in ('train_cases', 'test_cases'):
     if fields[name] < 1:
@@ -67,7 +67,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class PhantomBrats(store.Builder):
-  """40 train and 16 test cases unless the fields say otherwise."""
+  """Draws 'train' and 'test', by default 40 and 16 cases."""
 
   def features(self):
     return brains.features(self.fields)
@@ -99,13 +99,13 @@ class PhantomBrats(store.Builder):
 
 
 def standardise(case: Case) -> np.ndarray:
-  """The series in [0, 1], as those of real cases."""
+  """Returns the series scaled to [0, 1], as for real cases."""
   channels = [cubes.standardise(one, case.brain) for one in np.moveaxis(case.series, -1, 0)]
   return np.stack(channels, axis=-1)
 
 
 def draw(rng: np.random.Generator, fields: Mapping[str, Any]) -> Case:
-  """One head, which fills its cube as a cropped one does."""
+  """Draws one head, which fills its cube as a cropped one does."""
   side = fields['side']
   ticks = (np.arange(side, dtype=np.float32) + 0.5) * 2 / side - 1
   d, h, w = np.meshgrid(ticks, ticks, ticks, indexing='ij')
@@ -123,7 +123,7 @@ def draw(rng: np.random.Generator, fields: Mapping[str, Any]) -> Case:
 
 
 def _anatomy(rng, depth, axes):
-  """A tissue's number at every voxel."""
+  """Returns the index in `_TISSUES` of every voxel."""
   d, h, w = axes
   side = len(d)
   folds = _smooth(rng, 12, side)
@@ -144,7 +144,7 @@ def _anatomy(rng, depth, axes):
 
 
 def _tumour(rng, axes, brain, *, enhances):
-  """Labels of oedema, in it a core, and in that the enhancing rim around necrosis."""
+  """Returns the labels of an oedema, in it a core, and in that an enhancing rim around necrosis."""
   side = len(brain)
   direction = rng.normal(size=3)
   centre = direction / np.linalg.norm(direction) * rng.uniform(0.25, 0.55)
@@ -171,7 +171,7 @@ def _tumour(rng, axes, brain, *, enhances):
 
 
 def _series(rng, tissue, brain, name, fields):
-  """Brightness of one series: contrast of this head, blur between tissues, bias field, noise."""
+  """Returns the brightness of one series: random contrast, blur, bias field, noise."""
   side = len(tissue)
   contrast = np.array(_CONTRAST[name]) * rng.uniform(0.9, 1.1, len(_TISSUES))
   clean = contrast[tissue] * (1 + 0.05 * _smooth(rng, 14, side)) * brain
@@ -183,18 +183,18 @@ def _series(rng, tissue, brain, name, fields):
 
 
 def _smooth(rng, cells, side):
-  """A random smooth field of about `cells` bumps along a side, standard deviation about 1."""
+  """Returns a smooth random field of about `cells` bumps along a side, of deviation about 1."""
   coarse = rng.normal(size=(cells + 3,) * 3).astype(np.float32)
   at = (np.arange(side) + 0.5) / side * cells + 0.5
   weights = _hat(at[:, None] - np.arange(cells + 3)[None])
   weights = weights / np.sqrt((weights**2).sum(axis=1, keepdims=True))
-  for _ in range(3):  # each turn takes the first axis and puts its result last
+  for _ in range(3):  # tensordot contracts the first axis and appends the new one
     coarse = np.tensordot(coarse, weights.astype(np.float32), ((0,), (1,)))
   return coarse
 
 
 def _hat(x):
-  """The cubic B-spline, smooth and zero beyond 2."""
+  """Returns the cubic B-spline at `x`, which is 0 beyond 2."""
   x = np.abs(x)
   return np.where(x < 1, 2 / 3 - x**2 + x**3 / 2, np.maximum(2 - x, 0) ** 3 / 6)
 

@@ -4,9 +4,9 @@
 The classes are Platelets, RBC and WBC, in that order. Boxes without area are dropped and boxes that
 leave the image are clipped to it; both are counted.
 
-The split is ours, by image: numpy's RandomState(13) shuffles the names in alphabetical order; the
-first tenth (rounded up) is the test set, the next tenth of the rest (rounded up) the validation
-set. The whole set of 364 gives 294, 33 and 37 images; a part of it is split by the same rule.
+The split is our own, by image: numpy's RandomState(13) shuffles the names from alphabetical order;
+the first tenth (rounded up) is the test set, the next tenth of the rest (rounded up) the validation
+set. The whole set of 364 gives 294, 33 and 37 images; a subset is split by the same rule.
 """
 
 import math
@@ -45,14 +45,14 @@ class Annotation(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of images per split; that of the whole set where the folder is not there."""
+  """Returns the number of images per split; without the folder, that of the whole set."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
   return {name: len(listed) for name, listed in find(fields['dir']).items()}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and the sizes of the stored images."""
+  """Returns the files with their sizes and times, and the sizes of the stored images."""
   boxed.check(fields)
   found = {
     name: exams.stamp(path for file in listed for path in file)
@@ -62,7 +62,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class Bccd(store.Builder):
-  """The folder of the module's docstring as 'train', 'validation' and 'test'."""
+  """Builds 'train', 'validation' and 'test' from the folder of the module's docstring."""
 
   def features(self):
     return boxed.features(self.fields)
@@ -120,7 +120,7 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
 
 
 def split(files: list[File]) -> dict[str, list[File]]:
-  """The rule of the module's docstring, for files in alphabetical order."""
+  """Returns files, given in alphabetical order, split by the rule of the module's docstring."""
   order = np.random.RandomState(_SEED).permutation(len(files))
   test = math.ceil(len(files) / 10)
   validation = math.ceil((len(files) - test) / 10)
@@ -143,14 +143,14 @@ def read(file: File) -> tuple[np.ndarray, Annotation]:
   height, width = picture.shape[:2]
   if annotation.size not in (None, (width, height)):
     raise errors.UserError(
-      f'{file.annotation}: is of an image of {annotation.size[0]} x {annotation.size[1]} pixels, '
+      f'{file.annotation}: is for an image of {annotation.size[0]} x {annotation.size[1]} pixels, '
       f'but {file.image.name} has {width} x {height}'
     )
   return picture[..., :3].astype(np.float32) / 255, annotation
 
 
 def parse(path: pathlib.Path) -> Annotation:
-  """Reads one Pascal VOC file; document types and entities are refused."""
+  """Returns the annotation of a Pascal VOC file; document types and entities are a `UserError`."""
   try:
     with path.open('rb') as file:
       root = ElementTree.parse(file, forbid_dtd=True).getroot()

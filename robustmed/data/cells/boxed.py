@@ -1,4 +1,4 @@
-"""What every source of images with boxes stores: one frame of coordinates, one set of features.
+"""What all sources of images with boxes share: coordinates, features, the letterbox.
 
 Boxes are (x1, y1, x2, y2) in pixels of the stored image, measured from its upper left corner, so a
 box around the whole of a w x h image is (0, 0, w, h).
@@ -18,7 +18,7 @@ SIZE_FIELDS = {
   'height': 256,  # of the stored image
   'width': 352,
   'long_side': 320,  # of the picture inside it
-  'max_boxes': 32,  # of one image; the rest of the rows is padding
+  'max_boxes': 32,  # of one image; unused rows are padding
 }
 
 
@@ -29,7 +29,7 @@ class Letterbox(NamedTuple):
 
 
 def check(fields: Mapping[str, Any]) -> None:
-  """A size that makes no sense is a `UserError`."""
+  """Raises a `UserError` for a size that is out of range."""
   for name in SIZE_FIELDS:
     low = 1 if name == 'max_boxes' else 16
     if fields[name] < low:
@@ -42,7 +42,7 @@ def check(fields: Mapping[str, Any]) -> None:
 
 
 def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
-  """Features of a colour image with at most `max_boxes` boxes; mask False = padding."""
+  """Returns the features of a colour image with at most `max_boxes` boxes; mask False = padding."""
   most = fields['max_boxes']
   shape = (fields['height'], fields['width'], 3)
   return tfds.features.FeaturesDict(
@@ -62,7 +62,7 @@ def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
 def letterbox(
   picture: np.ndarray, boxes: np.ndarray, *, height: int, width: int, long_side: int
 ) -> Letterbox:
-  """Resizes a picture [h, w, 3] in [0, 1], keeping its shape, and centres it on a grey border.
+  """Resizes a picture [h, w, 3] in [0, 1] at its aspect ratio and centres it on a grey image.
 
   Its longer side becomes `long_side`, or what fits. Shrinking averages (PIL's bilinear filter).
   """
@@ -89,7 +89,7 @@ def letterbox(
 def example(
   boxed: Letterbox, classes: np.ndarray, *, max_boxes: int, index: int, name: str
 ) -> dict[str, Any]:
-  """One example; every image is a group of its own. Too many boxes are a `UserError`."""
+  """Returns one example; every image is its own group. Too many boxes are a `UserError`."""
   count = len(boxed.boxes)
   if count > max_boxes:
     raise errors.UserError(

@@ -1,7 +1,7 @@
-"""Mosaics of four images with boxes, made on the device as YOLOv5 (version 6.1) makes them.
+"""Mosaics of four images with boxes, made on the device as in YOLOv5 (version 6.1).
 
-The partners of an image come with it from the host, chosen by the number of its draw, so a mosaic
-depends on neither batch size nor device count, and is the sample of its first image.
+The three other images of a mosaic are loaded with the first, chosen by the number of its draw, so a
+mosaic depends on neither batch size nor device count; it has the index of its first image.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,19 @@ from robustmed.ops import warp
 Array = jax.Array
 PARTNERS = 3
 _FIELDS = ('image', 'boxes', 'classes', 'mask', 'content')
-_SALT = 0x305A1C
+_STREAM = 0x305A1C  # keeps these random numbers apart from those of permutations
 
 
 def sampling(split: store.Split) -> pipeline.Sampling:
-  """Every example with three others of the split, as 'more_<field>' [3, ...]."""
+  """Returns the sampling of examples, each with three others of the split in 'more_<field>'."""
 
   def choose(draw, *, seed, batch_size, size):
     position, _ = pipeline.shuffled(draw, seed=seed, batch_size=batch_size, size=size)
-    rng = np.random.default_rng([seed % 2**32, draw, _SALT])
+    rng = np.random.default_rng([seed % 2**32, draw, _STREAM])
     return position, rng.integers(0, size, PARTNERS).tolist()
 
-  def crop(example, wish):
-    others = [split[position] for position in wish]
+  def crop(example, positions):
+    others = [split[position] for position in positions]
     more = {f'more_{name}': np.stack([other[name] for other in others]) for name in _FIELDS}
     return {**example, **more}
 
@@ -47,16 +47,16 @@ def make(
 ) -> Callable[[Array, types.Batch], dict]:
   """Returns (keys [b], batch) -> batch of mosaics [b, side, side, 3].
 
-  Four pictures meet at a random point of the middle of a grey canvas of twice the side, which is
-  scaled by 1 +- `scale` about its middle, moved by +- `translate` of the side and cut to the side.
-  Then hue, saturation and value are multiplied by 1 +- `hsv` and half of all images mirrored.
-  A box stays where more than 2 pixels a side and a tenth of its area stay; the boxes of all four
-  pictures keep their places, 'mask' says which are left.
+  Four pictures are placed around a random point near the middle of a grey canvas of twice the side.
+  The canvas is scaled by 1 +- `scale` about its middle, moved by +- `translate` of the side and cut
+  to the side. Then hue, saturation and value are multiplied by 1 +- `hsv`, and a share `flip` of
+  the images is mirrored. A box is kept if more than 2 pixels a side and a tenth of its area remain;
+  the boxes of all four pictures keep their rows, and 'mask' says which are kept.
   """
 
   def apply(keys, batch):
     target = batch['target']
-    several = {name: _with_more(batch, name) for name in _FIELDS}
+    several = {name: _all_four(batch, name) for name in _FIELDS}
     draws = jax.vmap(lambda key: jax.random.uniform(key, (9,)))(keys)
     between = lambda i, low, high: (low + (high - low) * draws[:, i])[:, None]
     centre = jnp.concatenate([between(0, 0.5, 1.5), between(1, 0.5, 1.5)], axis=-1) * side
@@ -80,21 +80,21 @@ def make(
   return apply
 
 
-def _with_more(batch, name):
-  """[b, 4, ...]"""
+def _all_four(batch, name):
+  """Returns a field of the four images of every mosaic, [b, 4, ...]."""
   own = batch['image'] if name == 'image' else batch['target'][name]
   return jnp.concatenate([own[:, None], batch['target'][f'more_{name}']], axis=1)
 
 
 def _corners(content, centre):
-  """Where the upper left corners of the four pictures lie on the canvas, [b, 4, 2]."""
+  """Returns the upper left corners of the four pictures on the canvas, [b, 4, 2]."""
   size = content[..., 2:] - content[..., :2]
   before = jnp.array([[1, 1], [0, 1], [1, 0], [0, 0]], jnp.float32)[None]  # left, above
   return centre[:, None] - before * size
 
 
 def _picture(several, centre, zoom, middle, side):
-  """Every pixel of the result is read at one place of one of the four pictures, or grey."""
+  """Returns the mosaics; every pixel is sampled from one of the four pictures, or grey."""
   image, content = several['image'], several['content'].astype(jnp.float32)
   number, _, height, width, _ = image.shape
   ticks = jnp.arange(side, dtype=jnp.float32) + 0.5
@@ -120,7 +120,7 @@ def _picture(several, centre, zoom, middle, side):
 
 
 def _boxes(several, centre, zoom, middle, side):
-  """Boxes [b, 4 m, 4] on the result and which of them are still there."""
+  """Returns the boxes [b, 4 m, 4] on the mosaics and which of them are kept."""
   content, boxes = several['content'].astype(jnp.float32), several['boxes']
   shift = _corners(content, centre) - content[..., :2]
   on_canvas = boxes + jnp.concatenate([shift, shift], axis=-1)[:, :, None]
@@ -136,7 +136,7 @@ def _boxes(several, centre, zoom, middle, side):
 
 
 def recolour(image: Array, gains: Array) -> Array:
-  """Hue, saturation and value of images in [0, 1], [b, h, w, 3], times gains [b, 3]; hue wraps."""
+  """Multiplies hue (modulo 1), saturation and value of images [b, h, w, 3] by gains [b, 3]."""
   high, low = image.max(-1), image.min(-1)
   range_ = high - low
   safe = jnp.where(range_ > 0, range_, 1)

@@ -1,8 +1,8 @@
-"""Synthetic twin of `sources.bccd`: a stained blood smear with overlapping cells.
+"""Synthetic twin of the source `bccd`: a stained blood smear with overlapping cells.
 
 Red cells are pale rose discs, lighter in the middle, that may overlap by half; white cells are
 large and pale with a violet nucleus of several lobes; platelets are small and violet. Sizes follow
-the medians of BCCD (52, 95 and 20 of 320 pixels). Image i of a split looks the same whatever the
+the medians of BCCD (52, 95 and 20 of 320 pixels). Image i of a split is the same whatever the
 number of images.
 """
 
@@ -46,14 +46,14 @@ sizes = streams.sizes
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """All that the drawn data depend on; a value out of range is a `UserError`."""
+  """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   boxed.check(fields)
   streams.check(fields)
   return {name: fields[name] for name in DEFAULTS}
 
 
 class PhantomBccd(store.Builder):
-  """96, 8 and 24 images unless the fields say otherwise."""
+  """Draws 'train', 'validation' and 'test', by default 96, 8 and 24 images."""
 
   def features(self):
     return boxed.features(self.fields)
@@ -80,9 +80,9 @@ class PhantomBccd(store.Builder):
 
 
 def scatter(rng: np.random.Generator, shape: tuple[int, int], *, most: int) -> list[Cell]:
-  """Cells with their centres inside [h, w]: at least one, at most `most`.
+  """Draws cells with their centres inside [h, w]: at least one, at most `most`.
 
-  Red cells may cover each other up to half of a diameter, other kinds keep clear of each other.
+  Red cells may overlap by up to half a diameter, other kinds hardly.
   """
   wanted = [_WHITE] * int(rng.choice([0, 1, 2], p=[0.15, 0.7, 0.15]))
   wanted += [_PLATELET] * int(rng.integers(0, 4)) + [_RED] * int(rng.integers(5, 15))
@@ -110,7 +110,7 @@ def _apart(one, other):
 
 
 def box_of(cell: Cell, shape: tuple[int, int]) -> np.ndarray:
-  """The tightest box around the part of the cell's outline that lies in [h, w]."""
+  """Returns the bounding box of the part of a cell that lies in [h, w]."""
   c, s = np.cos(cell.angle), np.sin(cell.angle)
   half = np.hypot(np.multiply([c, s], cell.radii[0]), np.multiply([s, c], cell.radii[1]))
   box = [cell.x - half[0], cell.y - half[1], cell.x + half[0], cell.y + half[1]]
@@ -120,7 +120,7 @@ def box_of(cell: Cell, shape: tuple[int, int]) -> np.ndarray:
 def draw(
   rng: np.random.Generator, cells: list[Cell], shape: tuple[int, int], *, noise: float
 ) -> np.ndarray:
-  """Returns the picture [h, w, 3] float32 in [0, 1]."""
+  """Draws the picture [h, w, 3] of cells, float32 in [0, 1]."""
   y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
   picture = np.broadcast_to(_BACKGROUND, (*shape, 3)) + rng.normal(0, 0.02, 3)
   picture = picture + (0.04 * (x / shape[1] - 0.5) * rng.normal())[..., None]
@@ -142,14 +142,14 @@ def draw(
 
 
 def _distance(cell, x, y):
-  """1 on the cell's outline, 0 at its centre."""
+  """Returns the distance from the cell's centre, 1 on its outline."""
   c, s = np.cos(cell.angle), np.sin(cell.angle)
   across, down = x - cell.x, y - cell.y
   return np.hypot((c * across + s * down) / cell.radii[0], (c * down - s * across) / cell.radii[1])
 
 
 def _inside(rho, cell):
-  """1 inside, 0 outside, a ramp of about a pixel on the outline."""
+  """Returns 1 inside, 0 outside, with a ramp of about a pixel on the outline."""
   return np.clip((1 - rho) * min(cell.radii) + 0.5, 0, 1)
 
 

@@ -1,13 +1,13 @@
 """ISBI 2015 cephalograms (Wang et al. 2016), in two layouts, with landmarks of two readers.
 
-The challenge's: `RawImage/*/NNN.bmp` (or .jpg, .png) and `400_senior/NNN.txt`, `400_junior/NNN.txt`
-beside it or under `AnnotationsByMD`; the first 19 lines of a file are `x,y`, what follows is not
-read. The Kaggle copy's: `cepha400/NNN.jpg` with `train_senior.csv`, `test1_senior.csv` and
-`test2_senior.csv` (image_path, 1_x, 1_y, ..., 19_x, 19_y).
+That of the challenge: `RawImage/*/NNN.bmp` (or .jpg, .png) and `400_senior/NNN.txt`,
+`400_junior/NNN.txt` beside it or under `AnnotationsByMD`; the first 19 lines of a file are `x,y`,
+the rest is not read. That of the Kaggle copy: `cepha400/NNN.jpg` with `train_senior.csv`,
+`test1_senior.csv` and `test2_senior.csv` (image_path, 1_x, 1_y, ..., 19_x, 19_y).
 
 Coordinates are pixels of the original 1935 x 2400 frame, whatever the size of the images. `reader`
-is 'mean' (of both readers, cut to whole pixels; the one there is where only one is), 'senior' or
-'junior'. By number, 1 to 150 are the training set, 151 to 200 validation, and the test set is
+is 'mean' (of both readers, truncated to whole pixels; where only one annotated, that one), 'senior'
+or 'junior'. By number, 1 to 150 are the training set, 151 to 200 validation, and the test set is
 201 to 300 (`test` 'test1') or 301 to 400 ('test2'). 038 and 283, and 144 and 173, are the same
 radiographs: `drop_duplicates` leaves 038 and 144 out of the training set.
 """
@@ -45,12 +45,12 @@ _HELP = (
 class File(NamedTuple):
   number: int
   image: pathlib.Path
-  # per reader: the text file, or a table and the row in it as an editor shows it
+  # per reader: (text file, None), or (table, its row, counted from 1 as in an editor)
   readings: Mapping[str, tuple[pathlib.Path, int | None]]
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of images per split; that of the whole set where the folder is not there."""
+  """Returns the number of images per split; without the folder, that of the whole set."""
   if fields['dir'] and pathlib.Path(fields['dir']).expanduser().is_dir():
     return {name: len(listed) for name, listed in find(fields).items()}
   dropped = len(DUPLICATES) if fields['drop_duplicates'] else 0
@@ -58,7 +58,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and all fields but the folder."""
+  """Returns the files with their sizes and times, and all fields but the folder."""
   cephalograms.check(fields)
   found = {
     name: exams.stamp(
@@ -72,7 +72,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class Ceph(store.Builder):
-  """The folder of the module's docstring as 'train', 'validation' and 'test'."""
+  """Builds 'train', 'validation' and 'test' from the folder of the module's docstring."""
 
   def features(self):
     return cephalograms.features(self.fields)
@@ -140,7 +140,7 @@ def _numbered(folders):
   images = {}
   for path in (path for folder in folders for path in exams.listing(folder, pictures.PHOTOS)):
     if not path.stem.isdecimal():
-      raise errors.UserError(f'{path}: images are called by their numbers, like 001{path.suffix}')
+      raise errors.UserError(f'{path}: images must be named by number, like 001{path.suffix}')
     if int(path.stem) in images:
       raise errors.UserError(f'{path}: has the number of {images[int(path.stem)]} too; keep one')
     images[int(path.stem)] = path
@@ -195,7 +195,7 @@ def read_points(path: pathlib.Path, row: int | None = None) -> np.ndarray:
     try:
       x, y = (float(cell) for cell in line)
     except ValueError:
-      break  # what follows the landmarks in a file that has too few of them
+      break  # the lines after the landmarks, in a file with too few of them
     points.append((x, y))
   if len(points) < _COUNT:
     raise errors.UserError(f'{where}: has {len(points)} landmarks (x,y), must begin with {_COUNT}')

@@ -1,9 +1,8 @@
-"""Synthetic twin of `sources.ceph`: a skull from the left with 19 landmarks, one per patient.
+"""Synthetic twin of the source `ceph`: lateral skulls with 19 landmarks, one image per patient.
 
-The skull is drawn around its landmarks, so each of them is a corner, an end or the middle of
-something to be seen. A patient has a size, a tilt and a place of the head, a length and an advance
-of the jaw, and small variations of every landmark; image i of a split looks the same whatever the
-number of images.
+The skull is drawn around its landmarks, so each of them is a corner, an end or the middle of a
+visible structure. Size, tilt and position of the head, length and advance of the jaw vary by
+patient, and every landmark a little; image i of a split is the same whatever the number of images.
 """
 
 from collections.abc import Mapping
@@ -50,24 +49,24 @@ _MEAN = np.array(
   ],
   float,
 )
-_LOWER_JAW = [5, 6, 7, 8, 10, 13, 15]  # what moves with the chin
+_LOWER_JAW = [5, 6, 7, 8, 10, 13, 15]  # indices of landmarks that move with the chin
 _FINE = 4  # painted pixels per pixel
 _JITTER = 9.0  # pixels of the frame
-_CHIN, _UPPER_FACE = 2050.0, 1450.0  # heights between which the jaw stretches
+_CHIN, _UPPER_FACE = 2050.0, 1450.0  # heights between which the jaw is stretched
 
 
 sizes = streams.sizes
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """All that the drawn data depend on; a value out of range is a `UserError`."""
+  """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   cephalograms.check(fields)
   streams.check(fields)
   return {name: fields[name] for name in DEFAULTS}
 
 
 class PhantomCeph(store.Builder):
-  """48, 8 and 16 patients of one image unless the fields say otherwise."""
+  """Draws 'train', 'validation' and 'test', by default 48, 8 and 16 patients of one image."""
 
   def features(self):
     return cephalograms.features(self.fields)
@@ -83,7 +82,7 @@ class PhantomCeph(store.Builder):
 
 
 def draw_points(rng: np.random.Generator) -> np.ndarray:
-  """Landmarks [19, 2] of a patient in the frame of 1935 x 2400, at least 60 pixels inside it."""
+  """Draws landmarks [19, 2] of a patient, at least 60 pixels inside the frame of 1935 x 2400."""
   points = _MEAN + _JITTER * rng.standard_normal(_MEAN.shape)
   longer, advance = rng.normal(0, 0.08), rng.normal(0, 35)
   below = np.clip((_MEAN[:, 1] - _UPPER_FACE) / (_CHIN - _UPPER_FACE), 0, None)
@@ -99,7 +98,7 @@ def draw_points(rng: np.random.Generator) -> np.ndarray:
 def render(
   rng: np.random.Generator, points: np.ndarray, shape: tuple[int, int], *, noise: float
 ) -> np.ndarray:
-  """Returns the radiograph [h, w] float32 in [0, 1] of a head with these landmarks."""
+  """Draws the radiograph [h, w], float32 in [0, 1], of a head with these landmarks."""
   canvas = _Canvas(points, shape)
   _soft_tissue(canvas)
   _skull(canvas)
@@ -114,10 +113,10 @@ def render(
 
 
 class _Canvas:
-  """Adds shapes to a picture; points are numbers of landmarks (from 1) with an offset, or (x, y).
+  """Adds shapes to a picture, at points (x, y) of the frame, most of them offsets from a landmark.
 
-  Offsets and lengths are in the face's own frame: it turns and grows with the line from porion to
-  nasion, so that what has no landmark stays with what has.
+  Offsets and lengths are in the face's own frame, which is rotated and scaled by the line from
+  porion to nasion, so that structures without a landmark move with those that have one.
   """
 
   def __init__(self, points, shape):
@@ -130,14 +129,14 @@ class _Canvas:
     self._turn = np.array([[ratio.real, ratio.imag], [-ratio.imag, ratio.real]])
 
   def at(self, landmark, across=0.0, down=0.0):
-    """A landmark (numbered from 1) moved in the face's frame, in pixels of the frame."""
+    """Returns a landmark (numbered from 1) moved by an offset of the face's frame, (x, y)."""
     return self.points[landmark - 1] + np.array([across, down]) @ self._turn
 
   def area(self, corners, brightness):
     self._add(brightness, lambda draw, corners: draw.polygon(corners, fill=255), corners)
 
   def line(self, corners, thickness, brightness):
-    """A line through the corners, at least a pixel wide, nowhere added twice."""
+    """Adds a line through the corners, at least a pixel wide; overlaps with itself count once."""
     width = max(_FINE, round(thickness * self.size * float(self._zoom.mean())))
     self._add(
       brightness,
@@ -153,7 +152,7 @@ class _Canvas:
     self.picture += brightness / 255 * np.asarray(fine.reduce(_FINE), np.float32)
 
   def arc(self, centre, radii, angles, thickness, brightness):
-    """Part of an ellipse between two angles in degrees, 0 to the front and 90 downwards."""
+    """Adds part of an ellipse between two angles in degrees, 0 to the front and 90 downwards."""
     self.line(self.ellipse(centre, radii, angles), thickness, brightness)
 
   def ellipse(self, centre, radii, angles=(0, 360)):

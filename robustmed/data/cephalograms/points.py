@@ -1,4 +1,4 @@
-"""What every source of cephalograms stores: one frame of coordinates, one set of features."""
+"""What all sources of cephalograms share: coordinates, landmarks and features."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,14 +36,14 @@ LANDMARKS = (
 
 
 def check(fields: Mapping[str, Any]) -> None:
-  """A size that makes no sense is a `UserError`."""
+  """Raises a `UserError` for a size that is out of range."""
   for name in SIZE_FIELDS:
     if fields[name] < 32:
       raise errors.UserError(f'data field {name} must be at least 32, not {fields[name]}')
 
 
 def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
-  """Features of a radiograph in three equal channels of [-1, 1] with its 19 landmarks."""
+  """Returns the features of a radiograph, three equal channels in [-1, 1], with 19 landmarks."""
   shape = (fields['height'], fields['width'], 3)
   return tfds.features.FeaturesDict(
     {
@@ -58,17 +58,18 @@ def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
 
 
 def zoom(fields: Mapping[str, Any]) -> np.ndarray:
-  """Stored pixels per pixel of the original frame, (x, y)."""
+  """Returns the stored pixels per pixel of the original frame, (x, y)."""
   return np.array([fields['width'], fields['height']]) / FRAME
 
 
 def example(
   grey: np.ndarray, points: np.ndarray, fields: Mapping[str, Any], *, index: int, name: str
 ) -> dict[str, Any]:
-  """One example from a picture [h, w] in [0, 1] of any size and points [19, 2] in `FRAME`.
+  """Returns one example of a picture [h, w] in [0, 1] of any size and points [19, 2] in `FRAME`.
 
   The picture is resized with PIL's bilinear filter, which averages where it shrinks. landmarks: in
-  pixels of the stored image; scale: millimetres per such pixel, (x, y). Every image is a group.
+  pixels of the stored image; scale: millimetres per such pixel, (x, y). Every image is its own
+  group.
   """
   size = (fields['width'], fields['height'])
   if grey.shape != size[::-1]:

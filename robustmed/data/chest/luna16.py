@@ -1,9 +1,9 @@
 """LUNA16 (Setio et al. 2017): chest CT with lung nodules, cut into patches.
 
 `dir` is the folder that `luna16_files` describes. Scans are split by their subset, which is a fold
-of the challenge: 0-7 train, 8 validation, 9 test by default; subsets that are not there are left
-out. All annotated nodules become patches, whatever their diameter. `exclude` names scans to leave
-out. The patches are those of `nodule_patches`; whole scans come from `scans`.
+of the challenge: 0-7 train, 8 validation, 9 test by default; missing subsets are skipped. All
+annotated nodules become patches, whatever their diameter. `exclude` names scans to leave out. The
+patches are those of `nodule_patches`; `scans` reads whole scans.
 """
 
 import functools
@@ -27,7 +27,7 @@ _SCANS, _NODULES = 888, 1186  # of all ten subsets
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Patches per split; about those of LUNA16 where the folder is not there."""
+  """Returns the patches per split; without the folder, about those of LUNA16."""
   check_fields(fields)
   if fields['dir'] and pathlib.Path(fields['dir']).expanduser().is_dir():
     return nodule_patches.sizes(scans(fields), fields)
@@ -37,7 +37,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and the fields that change the patches."""
+  """Returns the files with their sizes and times, and the fields that change the patches."""
   check_fields(fields)
   found = _find(fields)
   tables = [path for path in (*found.tables.values(), found.kinds()) if path is not None]
@@ -49,7 +49,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 def scans(fields: Mapping[str, Any]) -> nodule_scans.Scans:
-  """The scans by split, from the folder."""
+  """Returns the scans of the folder by split."""
   found = _find(fields)
   known = luna16_files.annotations(found)
   for uid in fields['exclude']:
@@ -62,8 +62,8 @@ def scans(fields: Mapping[str, Any]) -> nodule_scans.Scans:
   }
   if not splits['test']:
     raise errors.UserError(
-      f'{found.root}: has no scan in the test subsets {fields["test_subsets"]}; unpack them there '
-      'or set data field test_subsets'
+      f'{found.root}: has no scan in the test subsets {fields["test_subsets"]}; unpack one of them '
+      'there or set data field test_subsets'
     )
   number = {uid: place for place, uid in enumerate(known.scans)}
   listed = {name: uids for name, uids in splits.items() if uids}
@@ -100,7 +100,7 @@ arrange = nodule_patches.arrange
 
 
 class Luna16(nodule_patches.PatchBuilder):
-  """The folder of the module's docstring."""
+  """Builds the patches of the folder that the module's docstring describes."""
 
   def scans(self):
     return scans(self.fields)

@@ -1,7 +1,7 @@
-"""Synthetic twin of `sources.luna16`: small chests with nodules, their masks and tables.
+"""Synthetic twin of the source `luna16`: small chests with nodules, their masks and tables.
 
-Scan i of a seed is the same whatever the number of scans. The chests of a split are drawn whenever
-they are read. The first scans are the training split, then come validation and test.
+Scan i of a seed is the same whatever the number of scans. A chest is drawn each time it is read.
+The first scans are the training split, the next ones validation, the last ones test.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.chest import nodule_patches, nodule_scans, phantom_chest, phantom_nodules
 
-VERSION = '1'  # counts up whenever other voxels come out of the same fields
+VERSION = '1'  # to be raised when the same fields give other voxels
 DEFAULTS = {
   **nodule_patches.FIELDS,
   'side': 24,
@@ -22,9 +22,9 @@ DEFAULTS = {
   'negatives': 5,
   'backgrounds': 5,
   'scans': (36, 8, 16),  # train, validation, test
-  'voxel': 1.5,  # millimetres between the scans' voxels
-  'nodules': (2, 5),  # of one scan, the least and the most
-  'diameters': (4.0, 16.0),  # millimetres, the least and the most
+  'voxel': 1.5,  # millimetres between voxels of a scan
+  'nodules': (2, 5),  # of one scan, minimum and maximum
+  'diameters': (4.0, 16.0),  # millimetres, minimum and maximum
   'noise': 25.0,  # HU
   'seed': 0,
 }
@@ -33,19 +33,19 @@ _ANATOMY, _COUNT, _TABLE = range(3)  # random streams of a scan
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Patches per split, known without drawing a scan."""
+  """Returns the patches per split, without drawing a scan."""
   check_fields(fields)
   return nodule_patches.sizes(scans(fields), fields)
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """All that the drawn data depend on; a value out of range is a `UserError`."""
+  """Returns all fields that the drawn data depend on; a value out of range is a `UserError`."""
   check_fields(fields)
   return json.dumps([VERSION, {n: fields[n] for n in DEFAULTS if n != 'workers'}])
 
 
 def scans(fields: Mapping[str, Any]) -> nodule_scans.Scans:
-  """The scans by split, drawn when they are read."""
+  """Returns the scans by split, which are drawn when they are read."""
   uids = [uid_of(number) for number in range(sum(fields['scans']))]
   ends = np.cumsum([0, *fields['scans']])
   splits = {
@@ -91,7 +91,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def shape_of(fields: Mapping[str, Any]) -> tuple[int, int, int]:
-  """Voxels of a scan, (48, 64, 80) at 1.5 millimetres."""
+  """Returns the voxels of a scan, (48, 64, 80) at 1.5 millimetres."""
   return tuple(round(side / fields['voxel']) for side in phantom_chest.SIDES)
 
 
@@ -105,7 +105,7 @@ def _rng(fields, number, stream):
 
 
 def draw(number: int, fields: Mapping[str, Any]) -> nodule_scans.NoduleScan:
-  """Scan `number`: anatomy, nodules and irrelevant findings, then blur and noise."""
+  """Draws scan `number`: anatomy, nodules and irrelevant findings, then blur and noise."""
   rng = _rng(fields, number, _ANATOMY)
   shape = shape_of(fields)
   scene = phantom_chest.draw(rng, shape)
@@ -147,7 +147,7 @@ def _table(uid, origin, spots, kind=None):
 
 
 def _candidates(rng, uid, origin, scene, painted, shape, voxel):
-  """What a simple detector says: the nodules about right, irrelevant findings, vessels, forks."""
+  """Returns candidates as of a simple detector: nodules (jittered), other findings, vessels."""
   true = [spot.centre + rng.uniform(-0.2, 0.2, 3) * spot.diameter for spot in painted.nodules]
   likely = np.where(scene.forks, 5.0, 1.0)
   order = rng.choice(len(scene.vessels), size=4 * _CANDIDATES, p=likely / likely.sum())
@@ -167,7 +167,7 @@ arrange = nodule_patches.arrange
 
 
 class PhantomNodules(nodule_patches.PatchBuilder):
-  """36 train, 8 validation and 16 test scans unless the fields say otherwise."""
+  """Draws 'train', 'validation' and 'test', by default of 36, 8 and 16 scans."""
 
   def scans(self):
     return scans(self.fields)

@@ -1,9 +1,9 @@
 """Small chests in HU: lungs with vessels and airways, ribs, spine, heart, fat and muscle.
 
-A chest about a third as large as a real one, with vessels and nodules of real size, so that few
-voxels show what a detector has to tell apart: round things, and tubes cut across. Lengths are
-fractions of the sides as in `painting`, axes z (feet to head), y (front to back), x (right to
-left); sides and voxels are as in a box of 72 x 96 x 120 millimetres.
+A chest is about a third as large as a real one, with vessels and nodules of real size, so that few
+voxels suffice for what a detector has to distinguish: round objects, and tubes cut across. Lengths
+are fractions of the sides as in `painting`, axes z (feet to head), y (front to back), x (right to
+left); the box is 72 x 96 x 120 millimetres.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from robustmed.data import painting
 
 SIDES = (72.0, 96.0, 120.0)  # millimetres
 _AIR, _LUNG, _FAT, _MUSCLE, _BONE, _MARROW, _DISC = -1000, -860, -95, 50, 520, 210, 90
-_RIBS = 4.0  # in the height of the box
-_CAGE = ((-0.12, 0.0, 0.0), (0.92, 0.355, 0.405))  # middle and radii of the chest's inner wall
+_RIBS = 4.0  # per height of the box
+_CAGE = ((-0.12, 0.0, 0.0), (0.92, 0.355, 0.405))  # centre and radii of the chest's inner wall
 
 
 class Chest(NamedTuple):
   image: np.ndarray  # [z, y, x] float32, HU, without noise
   lung: np.ndarray  # [z, y, x] bool, vessels included, airways not
-  depth: np.ndarray  # [z, y, x] float32, about the millimetres to the lung's border, inside > 0
+  depth: np.ndarray  # [z, y, x] float32, millimetres (about) to the lung's border, inside > 0
   vessels: np.ndarray  # [n, 3] points on the vessels within the lungs
   forks: np.ndarray  # [n] bool, where a vessel branches
 
@@ -34,7 +34,7 @@ class _Tree(NamedTuple):
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, int, int]) -> Chest:
-  """One chest of `shape` voxels; the anatomy is the same at every shape."""
+  """Draws one chest of `shape` voxels; the anatomy is the same at every shape."""
   canvas = painting.Canvas(rng, shape, warp=0.012)
   image = np.full(shape, _AIR, np.float32)
   body = canvas.ellipsoid((0, 0.01, 0), (np.inf, rng.uniform(0.45, 0.47), rng.uniform(0.475, 0.49)))
@@ -62,7 +62,7 @@ def draw(rng: np.random.Generator, shape: tuple[int, int, int]) -> Chest:
 
 
 def blur(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:
-  """What a scanner makes of HU: a blur of half a voxel and grainy noise of `noise` HU."""
+  """Returns HU as a scanner records them: blurred by half a voxel, with noise of `noise` HU."""
   image = scipy.ndimage.gaussian_filter(image, 0.45)
   if noise:
     image += np.float32(noise) * painting.texture(rng, image.shape, width=0.5)
@@ -70,7 +70,7 @@ def blur(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarra
 
 
 def _lungs(canvas, rng, cage):
-  """About signed distances in widths to the lungs and to the heart."""
+  """Returns approximate signed distances to the lungs and to the heart, in widths of the box."""
   z, y, x = canvas.places
   heart = canvas.ellipsoid(
     (-0.25 + rng.normal(0, 0.02), -0.09, 0.06), (0.38, rng.uniform(0.19, 0.22), 0.15)
@@ -84,7 +84,7 @@ def _lungs(canvas, rng, cage):
 
 
 def _bones(canvas, rng, image, cage):
-  """Ribs that slope down to the front, the spine with its canal, the breastbone."""
+  """Paints ribs that slope down to the front, the spine with its canal and the breastbone."""
   z, y, x = canvas.places
   phase = (z - 0.75 * y + rng.uniform(0, 1)) * np.float32(_RIBS)
   along = (phase - np.round(phase)) * np.float32(SIDES[0] / SIDES[2] / _RIBS)
@@ -106,7 +106,7 @@ def _bones(canvas, rng, image, cage):
 
 
 def _tree(rng, side):
-  """Vessels of one lung from the hilum outwards, thinner at every fork."""
+  """Returns the vessels of one lung from the hilum outwards, thinner at every fork."""
   stretch = SIDES[2] / np.array(SIDES)
   points, radii, forks = [], [], []
   root = np.array([rng.normal(0, 0.02), 0.03, side * 0.085])
@@ -137,7 +137,7 @@ def _tree(rng, side):
 
 
 def _airways(canvas, rng, image):
-  """Paints windpipe and bronchi with their walls; returns where they are."""
+  """Paints windpipe and bronchi with their walls; returns the mask of their lumen."""
   split = np.array([0.14, 0.0, 0.0]) + rng.normal(0, 0.01, 3)
   lines, radii = [_line((0.56, -0.08, 0), split, 40)], [np.full(40, 0.034)]
   for side in (-1, 1):
@@ -155,9 +155,9 @@ def _airways(canvas, rng, image):
 
 
 def _tubes(shape, points, radii):
-  """About signed distances in widths to balls along points; far away it is `Canvas.FAR`.
+  """Returns approximate signed distances to balls at points, in widths; far away `Canvas.FAR`.
 
-  As `Canvas.tube`, for thousands of small balls and without the warp, which they need not.
+  Like `Canvas.tube`, but for thousands of small balls and without the warp.
   """
   steps = (np.array(SIDES) / SIDES[2] / shape).astype(np.float32)
   reach = np.ceil(radii / steps.min() + 1.2).astype(int)
@@ -177,7 +177,7 @@ def _tubes(shape, points, radii):
 
 
 def _outer_sum(parts):
-  """[n, 3, k] to [n, k, k, k]."""
+  """Returns the outer sum [n, k, k, k] of the three rows of [n, 3, k]."""
   z, y, x = np.moveaxis(parts, 1, 0)
   return z[:, :, None, None] + y[:, None, :, None] + x[:, None, None, :]
 
@@ -188,7 +188,7 @@ def _line(start, end, count):
 
 
 def _within(tree, lung):
-  """The points of a tree that lie in the lungs, where the volume shows them, and their forks."""
+  """Returns the points of a tree inside the volume and the lungs, and whether each is a fork."""
   shape = np.array(lung.shape)
   voxels = np.floor((tree.points + 0.5) * shape).astype(int)
   kept = ((voxels >= 0) & (voxels < shape)).all(axis=1)

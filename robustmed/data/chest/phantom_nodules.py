@@ -1,8 +1,8 @@
-"""Nodules of four kinds and findings that are none, drawn into the lungs of a phantom.
+"""Draws nodules of four kinds and other, irrelevant findings into the lungs of a phantom.
 
-How often a kind is drawn is what two benchmarks of Liu et al. (2020, Table 1) have together: 197
-solid, 26 calcified, 16 part-solid, 42 ground glass. Diameters are long-tailed as those of LUNA16,
-of which 58 % are 6 millimetres or more and 24 % 10 or more, between the phantom's limits.
+The frequencies of the kinds are those of two benchmarks of Liu et al. (2020, Table 1) together: 197
+solid, 26 calcified, 16 part-solid, 42 ground glass. Diameters are long-tailed like those of LUNA16,
+of which 58 % are 6 millimetres or more and 24 % 10 or more, within the phantom's limits.
 """
 
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ import scipy.ndimage
 from robustmed.data.chest import phantom_chest
 
 MIX = {'solid': 197, 'calcified': 26, 'part_solid': 16, 'ground_glass': 42}
-_MEDIAN, _SPREAD = 6.6, 0.59  # millimetres and the logarithm's deviation; fits LUNA16
-_GAP = 3.0  # millimetres between two findings, at least
+_MEDIAN, _SPREAD = 6.6, 0.59  # median in millimetres, deviation of the logarithm; fits LUNA16
+_GAP = 3.0  # millimetres between two findings, if there is room
 _TRIES = 400
 _KNOWN = 0.133  # share of irrelevant findings with a diameter, as in LUNA16
-_SHAPES = {  # irrelevant findings: diameter in mm, what it is stretched by, depth in the lung
+_SHAPES = {  # irrelevant findings: range of diameters in mm, stretch per axis, depth in the lung
   'grain': ((2.0, 3.5), (1, 1, 1), (2.0, np.inf)),
   'plaque': ((5.0, 9.0), (0.4, 1.2, 1.2), (0.0, 1.5)),
   'scar': ((6.0, 12.0), (0.3, 0.5, 2.0), (2.0, np.inf)),
@@ -37,7 +37,7 @@ class Painted(NamedTuple):
 
 
 def diameter(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-  """A log-normal diameter within the limits, drawn again until it is."""
+  """Draws a log-normal diameter within the limits, by rejection."""
   while True:
     value = float(_MEDIAN * np.exp(_SPREAD * rng.standard_normal()))
     if limits[0] <= value <= limits[1]:
@@ -58,10 +58,10 @@ def paint(
   spacing: float,
   limits: tuple[float, float],
 ) -> Painted:
-  """Draws `count` nodules and some irrelevant findings into `image` (HU) where the lungs are.
+  """Draws `count` nodules and some irrelevant findings into the lungs of `image` (HU), in place.
 
-  No two of them touch. The mask of a nodule is every voxel of the lungs whose middle lies inside
-  its surface.
+  No two of them touch if there is room. The mask of a nodule holds every voxel of the lungs whose
+  centre lies inside its surface.
   """
   masks = np.zeros(image.shape, np.int16)
   voxels = np.argwhere(scene.lung)
@@ -96,15 +96,15 @@ def paint(
 
 class _Blob(NamedTuple):
   box: tuple[slice, ...]
-  distance: np.ndarray  # about the millimetres to the surface, inside < 0
-  away: np.ndarray  # distance from the middle, in units of the radius in that direction
+  distance: np.ndarray  # to the surface, in millimetres (approximate), inside < 0
+  away: np.ndarray  # distance from the centre, in units of the radius in that direction
 
 
 def _place(rng, voxels, depth, taken, size, reach, spacing):
-  """A point of the lungs at a depth within `reach`, apart from what is taken if that can be."""
+  """Returns a point of the lungs at a depth within `reach`, if possible apart from `taken`."""
   fit = np.flatnonzero((depth >= reach[0]) & (depth <= reach[1]))
   if not len(fit):
-    fit = np.argsort(-depth)[:50]  # too large for these lungs: as deep as there is
+    fit = np.argsort(-depth)[:50]  # too large for these lungs: one of the deepest points
   points = voxels[fit[rng.integers(len(fit), size=_TRIES)]] + rng.uniform(-0.5, 0.5, (_TRIES, 3))
   points = points * spacing
   room = np.full(_TRIES, np.inf)
@@ -115,7 +115,7 @@ def _place(rng, voxels, depth, taken, size, reach, spacing):
 
 
 def _blob(rng, shape, spot, spacing, *, stretch):
-  """A lobed, stretched ball that is turned at random and has the volume of a ball."""
+  """Returns a lobed, stretched, randomly rotated ball; of a nodule with the volume of the ball."""
   radius = spot.diameter / 2
   reach = radius * max(1.0, float(stretch.max())) * 1.35 + 2 * spacing
   low = np.maximum(0, np.floor((spot.centre - reach) / spacing)).astype(int)
@@ -140,7 +140,7 @@ def _blob(rng, shape, spot, spacing, *, stretch):
 
 
 def _mix(image, grown, value, spacing, *, inner=0.0, soft=1.2, add=False):
-  """Mixes a value in where the distance is below `-inner`; `add` only where that is brighter."""
+  """Mixes a value in where the distance is below `-inner`; `add`: only where it is brighter."""
   weight = np.clip(0.5 - (grown.distance + inner) / (soft * spacing), 0, 1).astype(np.float32)
   part = image[grown.box]
   change = weight * (np.float32(value) - part)
@@ -148,7 +148,7 @@ def _mix(image, grown, value, spacing, *, inner=0.0, soft=1.2, add=False):
 
 
 def _fill(rng, image, scene, grown, spot: Any, spacing):
-  """Paints the inside of a nodule by its kind; outside the lungs the wall stays as it is."""
+  """Paints the inside of a nodule by its kind; the wall outside the lungs does not change."""
   before = image[grown.box].copy()
   if spot.kind in ('solid', 'calcified'):
     _mix(image, grown, rng.normal(30, 15), spacing)

@@ -2,8 +2,8 @@
 
 `dir` is the folder of one task, e.g. `Task04_Hippocampus`, with `dataset.json`, `imagesTr` and
 `labelsTr` (Antonelli et al. 2022). Cases, classes and modalities are those that dataset.json lists;
-files whose names start with a dot are left out. Splits and preprocessing are nnU-Net v1's, fold 0
-that of the published study, see `volumes` and `preprocess`.
+files whose names start with a dot are left out. Splits and preprocessing are those of nnU-Net v1,
+see `volumes` and `preprocess`; fold 0 is that of the published study.
 """
 
 import functools
@@ -27,12 +27,12 @@ _HELP = (
 
 
 class Task(NamedTuple):
-  """What is known of a task without its files."""
+  """What is known about a task without its files."""
 
   patch: tuple[int, int]  # of the published network
   modalities: int
-  sizes: Mapping[str, int]  # about: slices of the published splits
-  depths: tuple[int, ...]  # about: slices of the test volumes
+  sizes: Mapping[str, int]  # slices of the published splits, approximately
+  depths: tuple[int, ...]  # slices of the test volumes, approximately
   names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
 
 
@@ -58,35 +58,35 @@ TASKS = {
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Slices per split, read from the volumes; about the published ones where there is no folder."""
-  if not _there(fields):
-    return dict(_named(fields).sizes)
+  """Returns the slices per split, read from the volumes; without the folder, approximate ones."""
+  if not _folder_exists(fields):
+    return dict(_nominal_task(fields).sizes)
   return volumes.sizes(find(fields), fields)
 
 
 def depths(fields: Mapping[str, Any]) -> list[int]:
-  """Slices of every test volume; about the published ones where there is no folder."""
-  if not _there(fields):
-    return list(_named(fields).depths)
+  """Returns the slices of every test volume; without the folder, approximate ones."""
+  if not _folder_exists(fields):
+    return list(_nominal_task(fields).depths)
   return volumes.depths(find(fields))
 
 
-def _there(fields):
+def _folder_exists(fields):
   return bool(fields['dir']) and pathlib.Path(fields['dir']).expanduser().is_dir()
 
 
-def _named(fields):
+def _nominal_task(fields):
   return errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and the fold."""
+  """Returns the files with their sizes and times, and the fold."""
   volumes.check_fields(fields)
   return find(fields).key
 
 
 class Msd(volumes.VolumeBuilder):
-  """The folder of the module's docstring."""
+  """Builds the cases of the folder that the module's docstring describes."""
 
   def study(self):
     return find(self.fields)
@@ -102,7 +102,7 @@ def root_of(fields: Mapping[str, Any]) -> pathlib.Path:
 
 
 def description(root: pathlib.Path) -> dict[str, Any]:
-  """Returns dataset.json, its fields checked."""
+  """Returns the content of dataset.json with its fields checked."""
   path = root / 'dataset.json'
   if not path.is_file():
     raise errors.UserError(f'{root}: has no dataset.json; {_HELP}')
@@ -125,7 +125,7 @@ def description(root: pathlib.Path) -> dict[str, Any]:
 
 
 def task_of(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-  """The task of the field, else by the name in dataset.json, else by that of the folder."""
+  """Returns the task that the field names, else that of dataset.json, else that of the folder."""
   if fields['task']:
     errors.lookup(TASKS, fields['task'], kind='task')
     return fields['task']
@@ -141,7 +141,7 @@ def task_of(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def find(fields: Mapping[str, Any]) -> volumes.Study:
-  """Returns the cases that dataset.json lists, sorted by name, all of their files being there."""
+  """Returns the cases that dataset.json lists, sorted by name; all files must exist."""
   root = root_of(fields)
   found = description(root)
   task = TASKS[task_of(fields, found)]
@@ -185,14 +185,14 @@ def _listed(root, entry, kind):
     raise errors.UserError(f"{root / 'dataset.json'}: an entry of 'training' has no {kind!r}")
   path = pathlib.PurePosixPath(entry[kind])
   if path.is_absolute() or '..' in path.parts:
-    raise errors.UserError(f'{root / "dataset.json"}: {entry[kind]} leaves the folder')
+    raise errors.UserError(f'{root / "dataset.json"}: {entry[kind]} lies outside the folder')
   return root / path
 
 
 def read(
   image: pathlib.Path, label: pathlib.Path, *, modalities: int, classes: int
 ) -> preprocess.Volume:
-  """Reads one case [z, y, x]; labels below -1 (one voxel of the distribution) become 0."""
+  """Reads one case [z, y, x]; labels below -1 (one voxel of the data set has one) become 0."""
   values, spacing = _load(image)
   numbers, _ = _load(label)
   if values.ndim == 3:
@@ -222,12 +222,12 @@ def read(
 
 
 def _load(path):
-  """The array [x, y, z, ...] and the spacing of its first three axes."""
+  """Returns the array [x, y, z, ...] of a file and the spacing of its first three axes."""
   try:
     file = nib.load(path)
     values = np.asanyarray(file.dataobj)
     spacing = tuple(float(value) for value in file.header.get_zooms()[:3])
-  except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+  except Exception as error:  # for a damaged file the reader raises exceptions of any kind
     raise errors.UserError(
       f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a NIfTI file, '
       'copy it again'

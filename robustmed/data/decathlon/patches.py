@@ -1,4 +1,4 @@
-"""Which slices and which part of them training and evaluation see, as in nnU-Net v1's 2D loader."""
+"""Samples slices and patches for training and evaluation as the 2D loader of nnU-Net v1 does."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,23 +7,23 @@ import numpy as np
 
 from robustmed.data import pipeline
 
-FORCED = 0.33  # share of a batch whose slice and patch are chosen around the foreground
-_SMALLEST_ZOOM = 0.85  # the loader's patch is this much larger than the network's
+FORCED = 0.33  # share of a batch whose slice and patch are chosen to show foreground
+_SMALLEST_ZOOM = 0.85  # the network's patch is at most this share of the loader's
 _ROTATION, _LONG_ROTATION, _LONG = 180.0, 15.0, 1.5  # degrees; for patches longer than _LONG
 _STREAM = 0x9A7C  # keeps these random numbers apart from those of permutations
 
 
-class Wish(NamedTuple):
-  """What the choice of a slice leaves to its crop."""
+class CropParams(NamedTuple):
+  """How the patch of a chosen slice is drawn."""
 
   rng: np.random.Generator
-  label: int  # the class the patch must show, 0: any place
+  label: int  # the class that the patch must show; 0: any place
 
 
 def loader_patch(patch: Sequence[int]) -> tuple[int, int]:
-  """The patch to load so that rotating and scaling has context, given the network's patch.
+  """Returns the size of the patch to load so that the network's `patch` can be rotated and scaled.
 
-  It holds the network's patch turned by the largest angle (at most 90 degrees), over 0.85.
+  It holds the network's patch rotated by the largest angle (at most 90 degrees), divided by 0.85.
   """
   height, width = patch
   long = max(patch) / min(patch) > _LONG
@@ -36,7 +36,7 @@ def loader_patch(patch: Sequence[int]) -> tuple[int, int]:
 
 
 def is_forced(draw: int, *, batch_size: int, share: float = FORCED) -> bool:
-  """Whether a draw is among the last 33 % (or another share) of its global batch."""
+  """Returns whether a draw is in the last `share` of its global batch, which shows foreground."""
   return draw % batch_size >= round(batch_size * (1 - share))
 
 
@@ -48,12 +48,12 @@ def sampling(
   loader: Sequence[int],
   forced: float = FORCED,
 ) -> pipeline.Sampling:
-  """Cases uniformly with replacement, then a slice, then a patch; all from (seed, draw) alone.
+  """Returns the sampling of a uniform case, then a slice, then a patch; from (seed, draw) alone.
 
-  groups and present: the volume of every slice and, as bits, the foreground classes it shows (bit
-  0 is class 1). A forced draw takes a foreground class of the case, a slice with that class and a
-  patch about one of its pixels. patch: the network's; loader: what is loaded around it; forced:
-  the share of forced draws.
+  groups and present: the volume of every slice and, as bits, the foreground classes that it shows
+  (bit 0 is class 1). A forced draw takes a foreground class of the case, a slice with that class
+  and a patch about one of its pixels. patch: the network's; loader: what is loaded around it;
+  forced: the share of forced draws.
   """
   volumes = _table(groups, present)
 
@@ -64,16 +64,16 @@ def sampling(
     if holding and is_forced(draw, batch_size=batch_size, share=forced):
       label = list(holding)[rng.integers(len(holding))]
       slices = holding[label]
-    return int(slices[rng.integers(len(slices))]), Wish(rng, label)
+    return int(slices[rng.integers(len(slices))]), CropParams(rng, label)
 
-  def crop(example, wish):
-    return cut(example, _corner(example, wish, patch, loader), loader)
+  def crop(example, params):
+    return cut(example, _corner(example, params, patch, loader), loader)
 
   return pipeline.Sampling(choose, crop)
 
 
 def _table(groups, present):
-  """Per volume its slices and, per foreground class that it has, the slices with that class."""
+  """Returns, per volume, its slices and {foreground class: its slices with that class}."""
   groups, present = np.asarray(groups), np.asarray(present)
   volumes = []
   for group in np.unique(groups):
@@ -85,26 +85,26 @@ def _table(groups, present):
   return volumes
 
 
-def _corner(example, wish, patch, loader):
-  """The first row and column of a patch; it may lie outside by what the loader adds."""
+def _corner(example, params, patch, loader):
+  """Returns the first row and column of a patch, which may lie outside by the loader's margin."""
   shape = example['labels'].shape
   at = None
-  if wish.label:
-    pixels = np.argwhere(example['labels'] == wish.label)
-    at = pixels[wish.rng.integers(len(pixels))]
+  if params.label:
+    pixels = np.argwhere(example['labels'] == params.label)
+    at = pixels[params.rng.integers(len(pixels))]
   corner = []
   for axis in range(2):
     spare = max(loader[axis] - patch[axis], loader[axis] - shape[axis])
     low, high = -spare // 2, shape[axis] + spare // 2 + spare % 2 - loader[axis]
     if at is None:
-      corner.append(int(wish.rng.integers(low, high + 1)))
+      corner.append(int(params.rng.integers(low, high + 1)))
     else:
       corner.append(max(low, int(at[axis]) - loader[axis] // 2))
   return corner
 
 
 def centred(patch: Sequence[int]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-  """The crop of evaluation: one patch about the middle of the slice, the same every time."""
+  """Returns the crop of evaluation: the patch about the middle of the slice."""
 
   def crop(example):
     shape = example['labels'].shape
@@ -116,13 +116,13 @@ def centred(patch: Sequence[int]) -> Callable[[Mapping[str, Any]], dict[str, Any
 def cut(example: Mapping[str, Any], corner: Sequence[int], patch: Sequence[int]) -> dict[str, Any]:
   """Returns the example with 'image' and 'labels' cut to `patch`; outside they are 0 and -1."""
   shape = example['labels'].shape
-  source, there = [], []
+  source, target = [], []
   for axis in range(2):
     low, high = max(corner[axis], 0), min(corner[axis] + patch[axis], shape[axis])
     source.append(slice(low, max(low, high)))
-    there.append(slice(low - corner[axis], max(low, high) - corner[axis]))
+    target.append(slice(low - corner[axis], max(low, high) - corner[axis]))
   image = np.zeros((*patch, example['image'].shape[-1]), np.float32)
   labels = np.full(tuple(patch), -1, np.int32)
-  image[tuple(there)] = example['image'][tuple(source)]
-  labels[tuple(there)] = example['labels'][tuple(source)]
+  image[tuple(target)] = example['image'][tuple(source)]
+  labels[tuple(target)] = example['labels'][tuple(source)]
   return {**example, 'image': image, 'labels': labels}

@@ -1,6 +1,6 @@
 """Synthetic twin of Task02_Heart: a left atrium with its veins among other pools of bright blood.
 
-Ventricles, right atrium and aorta are as bright as the atrium, which place and form tell apart.
+Ventricles, right atrium and aorta are as bright as the atrium, which differs by place and form.
 Air beside the body is zero, so that about a quarter of the volume is cropped away.
 """
 

@@ -1,9 +1,9 @@
 """Synthetic twin of Task04_Hippocampus: a bent, tilted body with a thick head, 1 mm voxels.
 
-The head (anterior) lies at large y and small z, the tail (posterior) at small y and large z. Where
-one becomes the other shows in the thickness and in white matter that mixes into the tail, so it
-can be told in every slice, however turned; amygdala, cortex and the head are grey matter of the
-same brightness.
+The head (anterior) lies at large y and small z, the tail (posterior) at small y and large z. The
+border between them shows in the thickness and in white matter that mixes into the tail, so it is
+visible in every slice of any orientation; amygdala, cortex and head are grey matter of the same
+brightness.
 """
 
 import functools
@@ -14,7 +14,7 @@ from robustmed.data import painting
 from robustmed.data.decathlon import phantom_organs
 
 _WHITE, _GREY, _FLUID = 0.8, 0.48, 0.18
-_TAIL = 0.14  # brighter than the head by so much
+_TAIL = 0.14  # brightness of the tail above that of the head
 
 
 def _layout(rng):

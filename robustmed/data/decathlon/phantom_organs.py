@@ -1,8 +1,7 @@
 """What the phantoms of labelled volumes share: fields, cases, splits. An organ adds its `Anatomy`.
 
-The volumes are drawn in memory and then take the way of the files of `sources.msd`: the same
-splits, preprocessing, examples and sampling. Case i of a seed looks the same whatever the number
-of cases.
+The volumes are drawn in memory and then treated as the files of `msd` are: with the same splits,
+preprocessing, examples and sampling. Case i of a seed is the same whatever the number of cases.
 """
 
 import functools
@@ -15,7 +14,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.decathlon import preprocess, volumes
 
-VERSION = '2'  # counts up whenever other voxels come out of the same fields
+VERSION = '2'  # to be raised when the same fields give other voxels
 _SMALLEST = (6, 16, 16)  # slices, rows and columns, at least
 _DRAWN_AT_ONCE = 3_000_000  # voxels
 _COARSE = 48  # rows and columns
@@ -37,12 +36,12 @@ class Anatomy(NamedTuple):
   filled: bool  # no voxel is zero, so nothing is cropped
   layout: Callable[[np.random.Generator], Layout]
   # (rng, shape) -> image [z, y, x, c] with values >= 0, in every slice some > 0, labels [z, y, x];
-  # what decides the labels is drawn before anything whose amount depends on the shape
+  # random numbers for the labels are drawn before any whose count depends on the shape
   draw: Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 def defaults(anatomy: Anatomy) -> dict[str, Any]:
-  """scale: voxels per axis relative to the real data; each is larger by as much."""
+  """Returns the default fields; scale: voxels per axis over those of the real data."""
   return {'cases': anatomy.cases, 'seed': 0, 'scale': 1.0, **volumes.FIELDS}
 
 
@@ -58,9 +57,9 @@ def fingerprint(anatomy: Anatomy, fields: Mapping[str, Any]) -> Any:
 
 
 def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
-  """Slices per split. Of large volumes, which take long to draw, the test slices are about right:
+  """Returns the slices per split, of the test split approximately if the volumes are large.
 
-  the test cases are drawn with fewer pixels, in which a small part of an organ may be missed.
+  Large test cases, which take long, are drawn with fewer pixels, which may miss parts of an organ.
   """
   fingerprint(anatomy, fields)
   whole = study(anatomy, fields)
@@ -72,14 +71,14 @@ def sizes(anatomy: Anatomy, fields: Mapping[str, Any]) -> dict[str, int]:
   def shown(number):
     rng, shape, _ = _grid(anatomy, number, fields)
     _, labels = anatomy.draw(rng, (shape[0], *(min(n, _COARSE) for n in shape[1:])))
-    return volumes.present(labels, len(anatomy.classes))
+    return volumes.class_bits(labels, len(anatomy.classes))
 
   slices = {name: sum(shapes[i][0] for i in chosen) for name, chosen in found.items()}
-  return volumes.restricted(slices, fields, lambda: map(shown, found['test']))
+  return volumes.count_selected(slices, fields, lambda: map(shown, found['test']))
 
 
 def depths(anatomy: Anatomy, fields: Mapping[str, Any]) -> list[int]:
-  """Slices of every test volume, of large ones as they are drawn."""
+  """Returns the slices of every test volume; of large ones before cropping."""
   fingerprint(anatomy, fields)
   whole = study(anatomy, fields)
   found = volumes.split(whole)
@@ -119,7 +118,7 @@ def case(anatomy: Anatomy, number: int, fields: Mapping[str, Any]) -> preprocess
 
 
 def _grid(anatomy, number, fields):
-  """A case's random numbers, shape and spacing."""
+  """Returns the random generator, the shape and the spacing of a case."""
   rng = np.random.default_rng([fields['seed'] % 2**32, number])
   layout = anatomy.layout(rng)
   shape = tuple(max(n, round(side * fields['scale'])) for n, side in zip(_SMALLEST, layout.shape))
@@ -128,7 +127,7 @@ def _grid(anatomy, number, fields):
 
 
 class Phantom(volumes.VolumeBuilder):
-  """A builder of one anatomy, which is an attribute of the subclass."""
+  """Base class of the builders of one anatomy, an attribute of the subclass."""
 
   anatomy: Anatomy
 
@@ -137,6 +136,6 @@ class Phantom(volumes.VolumeBuilder):
 
 
 def arrange(anatomy: Anatomy, source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
-  """The patch is the published one, scaled, a multiple of 8."""
+  """Returns the source with patches of the published size, scaled to a multiple of 8."""
   scaled = tuple(max(8, 8 * round(n * fields['scale'] / 8)) for n in anatomy.patch)
   return volumes.arrange(source, fields, facts, patch=fields['patch'] or scaled)

@@ -1,7 +1,7 @@
 """Synthetic twin of Task05_Prostate: a transition zone in a peripheral zone, on T2 and ADC.
 
-Slices are thick. Some cases have other pixels than the rest, so that resampling has work. The
-bladder is as bright as the peripheral zone, the muscles beside as dark as the transition zone.
+Slices are thick. Some cases have another pixel size, so that resampling matters. The bladder is as
+bright as the peripheral zone, the muscles beside it are as dark as the transition zone.
 """
 
 import functools

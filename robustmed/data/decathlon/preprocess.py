@@ -1,7 +1,7 @@
-"""From a scanned volume to z-scored slices of one in-plane spacing, as nnU-Net v1 does for 2D.
+"""Turns volumes into z-scored slices of one in-plane spacing, as nnU-Net v1 does for 2D.
 
-Isensee et al. 2021 and the authors' preprocessing of version 1: crop to what is not zero, resample
-in the plane alone, z-score per case and modality. One volume at a time, no data set in memory.
+Isensee et al. 2021 and the authors' preprocessing of version 1: crop to the nonzero box, resample
+in the plane alone, z-score per case and modality. One volume at a time is in memory.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import numpy as np
 import scipy.ndimage
 import skimage.transform
 
-MASK_BELOW = 3 / 4  # median crop ratio below which statistics are of the nonzero mask alone
+MASK_BELOW = 3 / 4  # median crop ratio below which statistics are over the nonzero mask alone
 
 
 class Volume(NamedTuple):
-  """Slices first once the slice axis is known; before that [z, y, x]."""
+  """One volume: [z, y, x] as read, with the slice axis first after `slices_first`."""
 
   image: np.ndarray  # [z, y, x, c] float32
   labels: np.ndarray  # [z, y, x] int8; -1 is background outside the nonzero mask
@@ -31,21 +31,21 @@ class Survey(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-  """What a planner must know of a data set; plain numbers, the slice axis first."""
+  """What nnU-Net's planner needs of a data set; plain numbers, the slice axis first."""
 
   axis: int  # of [z, y, x], the one across slices
   spacing: tuple[float, float, float]  # median
-  shape: tuple[int, int, int]  # median, had every case that spacing
+  shape: tuple[int, int, int]  # median of the cases resampled to that spacing
   cases: int
   modalities: int
   classes: int  # with the background
   crop_ratio: float  # median
-  mask_norm: bool  # statistics of the nonzero mask alone, zero outside
+  mask_norm: bool  # z-scores over the nonzero mask alone, zero outside
   voxels: int  # cases times the voxels of the median shape
 
 
 def box(image: np.ndarray) -> tuple[slice, slice, slice]:
-  """The bounding box of the voxels [z, y, x] with any modality not zero; `ValueError` if none."""
+  """Returns the bounding box of voxels with any modality not zero; `ValueError` without any."""
   filled = (image != 0).any(axis=-1)
   found = []
   for axis in range(3):
@@ -57,7 +57,7 @@ def box(image: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def crop(volume: Volume) -> Volume:
-  """Returns the part inside the `box`; labels 0 outside the hole-filled nonzero mask become -1."""
+  """Returns the volume inside `box`; labels 0 outside the hole-filled nonzero mask become -1."""
   part = box(volume.image)
   image, labels = volume.image[part], volume.labels[part]
   outside = ~scipy.ndimage.binary_fill_holes((image != 0).any(axis=-1))
@@ -67,14 +67,14 @@ def crop(volume: Volume) -> Volume:
 
 
 def survey(volume: Volume) -> Survey:
-  """Returns what the fingerprint needs of one volume, not cropped yet."""
+  """Returns what the fingerprint needs of one volume that is not cropped yet."""
   shape = tuple(part.stop - part.start for part in box(volume.image))
   spacing = tuple(float(value) for value in volume.spacing)
   return Survey(shape, spacing, float(np.prod(shape) / volume.labels.size))
 
 
 def fingerprint(cases: Sequence[Survey], *, modalities: int, classes: int) -> Fingerprint:
-  """Medians over all cases, rules and rounding as nnU-Net's 2D planner has them."""
+  """Returns the medians over all cases, with the rules and rounding of nnU-Net's 2D planner."""
   spacings = np.array([case.spacing for case in cases], np.float64)
   spacing = np.median(spacings, axis=0)
   shapes = spacings / spacing * np.array([case.shape for case in cases])
@@ -112,10 +112,10 @@ def slices_first(volume: Volume, axis: int) -> Volume:
 
 
 def resample(volume: Volume, spacing: Sequence[float]) -> Volume:
-  """Slice by slice to an in-plane `spacing` (rows, columns); the number of slices stays.
+  """Returns the volume resampled slice by slice to an in-plane `spacing` (rows, columns).
 
-  Images with cubic splines, clipped to the slice's range; labels with the 0/1 map of each label
-  resized linearly, where at least 1/2 wins. Edges are repeated and nothing is smoothed.
+  Images are resized with cubic splines and clipped to the slice's range. The 0/1 map of each label
+  is resized linearly; the label is where it is at least 1/2. Edges are repeated, without smoothing.
   """
   old = np.array(volume.spacing[1:], np.float64)
   shape = np.maximum(1, np.round(old / spacing * volume.labels.shape[1:])).astype(int)
@@ -141,7 +141,7 @@ def _resize(plane, shape, *, order):
 
 
 def normalise(image: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-  """z-scores [z, y, x, c] per modality; with `inside` by the voxels in it, and 0 elsewhere."""
+  """Returns z-scores [z, y, x, c] per modality; with `inside`, over its voxels and 0 elsewhere."""
   where = np.ones(image.shape[:3], bool) if inside is None else inside
   result = np.zeros(image.shape, np.float32)
   for c in range(image.shape[-1]):

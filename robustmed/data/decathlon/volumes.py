@@ -1,13 +1,13 @@
-"""Sets of labelled volumes as 2D slices: nnU-Net's splits and preprocessing, one example a slice.
+"""Labelled volumes as 2D slices, one example each, with the splits and preprocessing of nnU-Net.
 
-A real source and its phantom differ in where the volumes of a `Study` come from and in nothing
-else. An example has 'image' [h, w, c] (float32, z-scored), 'labels' [h, w] (-1 outside the nonzero
-mask), 'spacing' [3] (between slices, rows, columns, in millimetres), 'slice' (its place in the
-cropped volume), 'present' [classes - 1] (which foreground classes it shows), 'index', 'group' (the
-number of the case by name) and 'name'. Slices of two cases may differ in size.
+A real source and its phantom differ only in how the volumes of a `Study` are read or drawn. An
+example has 'image' [h, w, c] (float32, z-scored), 'labels' [h, w] (-1 outside the nonzero mask),
+'spacing' [3] (between slices, rows, columns, in millimetres), 'slice' (its position in the cropped
+volume), 'present' [classes - 1] (which foreground classes it shows), 'index', 'group' (the number
+of the case by name) and 'name'. Slices of two cases may differ in size.
 
-Ids ('index') count all slices: of the training cases, then the test cases, then the validation
-cases, so an id does not depend on which test slices are looked at.
+'index' counts all slices: of the training cases, then the test cases, then the validation cases, so
+it does not depend on which test slices are evaluated.
 """
 
 import abc
@@ -27,12 +27,12 @@ FOLDS = 5
 SLICES = ('complete', 'foreground', 'all')
 FIELDS = {
   'fold': 0,
-  'slices': 'complete',  # of the test set; those with all foreground classes of their case
-  'slices_per_case': 0,  # of the test set at most so many of a case, spread evenly, 0: all
-  'patch': (),  # the network's, rows and columns; (): the published one
-  'train_cases': 0,  # the first so many of each split, 0: all; intensities and grid follow from all
+  'slices': 'complete',  # of the test set: those with all foreground classes of their case
+  'slices_per_case': 0,  # of the test set: at most so many of a case, evenly spaced; 0: all
+  'patch': (),  # of the network, rows and columns; (): the published one
+  'train_cases': 0,  # the first so many of the split, 0: all; the fingerprint is that of all cases
   'test_cases': 0,
-  'margin': True,  # training loads more than the patch, for augmentation to turn and scale
+  'margin': True,  # training loads more than the patch, which augmentation rotates and scales
 }
 _SEED = 12345  # of the published folds
 _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
@@ -41,13 +41,13 @@ _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
 class Case(NamedTuple):
   name: str
   read: Callable[[], preprocess.Volume]  # raises `UserError` with the file's name
-  where: str  # the file or thing to name in a message
-  survey: preprocess.Survey | None = None  # where it is known without reading
+  where: str  # the file to name in a message
+  survey: preprocess.Survey | None = None  # if it is known without reading
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """Cases sorted by name. `key` says all that they depend on, and is what makes two equal."""
+  """Cases sorted by name. `key` holds all that they depend on, and alone decides equality."""
 
   key: str
   cases: tuple[Case, ...] = dataclasses.field(compare=False)
@@ -62,7 +62,7 @@ class VolumeBuilder(store.Builder):
 
   @abc.abstractmethod
   def study(self) -> Study:
-    """The cases for these fields."""
+    """Returns the cases for these fields."""
 
   def features(self):
     study = self.study()
@@ -121,7 +121,7 @@ class VolumeBuilder(store.Builder):
 
 
 def held_out(count: int, fold: int = 0) -> list[int]:
-  """The held-out positions of `count` names: a shuffled 5-fold partition, sorted.
+  """Returns the sorted positions, of `count` names, that a shuffled 5-fold partition holds out.
 
   The published folds are scikit-learn's KFold(5, shuffle=True, random_state=12345).
   """
@@ -131,9 +131,10 @@ def held_out(count: int, fold: int = 0) -> list[int]:
 
 
 def split(study: Study) -> dict[str, list[int]]:
-  """Cases of 'train', 'test' and 'validation', the first third of what the fold holds out.
+  """Returns the cases of 'train', 'test' and 'validation'.
 
-  'validation' is absent where that third is less than one case.
+  'validation' is the first third of the held-out cases, absent where that is less than one case;
+  'test' is the rest of them.
   """
   count = len(study.cases)
   if count < FOLDS:
@@ -150,7 +151,7 @@ def split(study: Study) -> dict[str, list[int]]:
 
 @functools.lru_cache(maxsize=8)
 def survey(study: Study) -> tuple[tuple[preprocess.Survey, ...], preprocess.Fingerprint]:
-  """Reads every case whose survey is not known, one at a time."""
+  """Returns the survey of every case and their fingerprint; reads cases that are not known."""
   surveys = []
   for case in study.cases:
     try:
@@ -164,53 +165,53 @@ def survey(study: Study) -> tuple[tuple[preprocess.Survey, ...], preprocess.Fing
 
 
 def prepare(study: Study, number: int, plan: preprocess.Fingerprint) -> preprocess.Volume:
-  """One case, ready for its slices to be used."""
+  """Returns one case, preprocessed."""
   return preprocess.apply(study.cases[number].read(), plan)
 
 
 def sizes(study: Study, fields: Mapping[str, Any]) -> dict[str, int]:
-  """Slices per split, the test split restricted as in `kept`; reads the cases."""
+  """Returns the slices per split, of the test split those of `select_slices`; reads the cases."""
   surveys, plan = survey(study)
   cases = split(study)
   whole = {n: sum(surveys[i].shape[plan.axis] for i in chosen) for n, chosen in cases.items()}
-  return restricted(whole, fields, lambda: [_shown(study, i) for i in cases['test']])
+  return count_selected(whole, fields, lambda: [_class_bits(study, i) for i in cases['test']])
 
 
-def restricted(
+def count_selected(
   whole: Mapping[str, int], fields: Mapping[str, Any], shown: Callable[[], Iterable[Sequence[int]]]
 ) -> dict[str, int]:
-  """Slices per split, of the test split those that are `kept`.
+  """Returns the slices per split, of the test split those of `select_slices`.
 
-  shown: () -> the bits of all slices, test case by test case; asked for only where it matters.
+  shown: () -> the class bits of all slices, per test case; called only if they are needed.
   """
   if fields['slices'] == 'all' and not fields['slices_per_case']:
     return dict(whole)
   cases = list(shown())
   groups = [case for case, bits in enumerate(cases) for _ in bits]
   bits = [bits for case in cases for bits in case]
-  chosen = kept(groups, bits, fields['slices'], fields['slices_per_case'])
+  chosen = select_slices(groups, bits, fields['slices'], fields['slices_per_case'])
   return {**whole, 'test': len(chosen)}
 
 
 def depths(study: Study) -> list[int]:
-  """Slices of every test volume."""
+  """Returns the number of slices of every test volume."""
   surveys, plan = survey(study)
   return [surveys[i].shape[plan.axis] for i in split(study)['test']]
 
 
 @functools.lru_cache(maxsize=1024)
-def _shown(study, number):
+def _class_bits(study, number):
   volume = prepare(study, number, survey(study)[1])
-  return tuple(present(volume.labels, len(study.classes)))
+  return tuple(class_bits(volume.labels, len(study.classes)))
 
 
-def present(labels: np.ndarray, classes: int) -> list[int]:
-  """Which foreground classes each slice [z, h, w] shows, as bits: bit 0 is class 1."""
+def class_bits(labels: np.ndarray, classes: int) -> list[int]:
+  """Returns the foreground classes that each slice [z, h, w] shows, as bits: bit 0 is class 1."""
   return [_bits(row) for row in _flags(labels, classes)]
 
 
 def _flags(labels, classes):
-  """[slices, classes - 1]: which foreground classes a slice shows."""
+  """Returns [slices, classes - 1]: whether a slice shows a foreground class."""
   return np.stack([(labels == label).any(axis=(1, 2)) for label in range(1, classes)], axis=1)
 
 
@@ -218,11 +219,11 @@ def _bits(flags):
   return int(sum(1 << place for place, flag in enumerate(flags) if flag))
 
 
-def kept(
+def select_slices(
   groups: Sequence[int], present: Sequence[int], slices: str, per_case: int = 0
 ) -> list[int]:
-  """Positions of the slices that are 'complete' (all foreground classes of their case), have
-  some 'foreground', or 'all'; with `per_case` at most so many of each case, spread evenly."""
+  """Returns the positions of the slices that are 'complete' (with all foreground classes of their
+  case), have some 'foreground', or of 'all'; at most `per_case` of a case, evenly spaced."""
   of_case: dict[int, int] = {}
   for group, bits in zip(groups, present):
     of_case[group] = of_case.get(group, 0) | bits
@@ -236,12 +237,12 @@ def kept(
     if wanted(group, bits):
       chosen.setdefault(group, []).append(i)
   if per_case:
-    chosen = {group: _spread(places, per_case) for group, places in chosen.items()}
+    chosen = {group: _evenly_spaced(places, per_case) for group, places in chosen.items()}
   return sorted(i for places in chosen.values() for i in places)
 
 
-def _spread(places, count):
-  """`count` of the places, the middles of as many equal parts, or all if there are fewer."""
+def _evenly_spaced(places, count):
+  """Returns the middles of `count` equal parts of the places, or all if there are fewer."""
   size = len(places)
   if size <= count:
     return places
@@ -268,11 +269,11 @@ def limits_of(fields: Mapping[str, Any]) -> tuple[int, int]:
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patch: Sequence[int]):
   """Returns the `data.Source` with its test slices chosen, its sampling and its crop.
 
-  patch: what the network sees. info: 'properties' (a `preprocess.Fingerprint`), 'classes',
+  patch: of the network. info: 'properties' (a `preprocess.Fingerprint`), 'classes',
   'modalities', 'cases' per split, 'patch' and 'loader_patch'.
   """
   loader = patches.loader_patch(patch) if fields['margin'] else tuple(patch)
-  return viewed(source, fields, facts, patch=patch, loader=loader, seen=patch)._replace(
+  return with_sampling(source, fields, facts, patch=patch, loader=loader, seen=patch)._replace(
     info={
       **{name: facts[name] for name in ('properties', 'classes', 'modalities', 'cases')},
       'patch': list(patch),
@@ -281,7 +282,7 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
   )
 
 
-def viewed(
+def with_sampling(
   source,
   fields: Mapping[str, Any],
   facts: Mapping[str, Any],
@@ -291,12 +292,14 @@ def viewed(
   seen: Sequence[int],
   forced: float = patches.FORCED,
 ):
-  """The `data.Source` of slices with those of the test split chosen, its sampling and its crop.
+  """Returns the `data.Source` with its test slices chosen, its sampling and its crop.
 
   patch, loader, forced: of training, see `patches.sampling`; seen: the centred patch of evaluation.
   """
   shown = facts['present']
-  test = kept(source.test.groups, shown['test'], fields['slices'], fields['slices_per_case'])
+  test = select_slices(
+    source.test.groups, shown['test'], fields['slices'], fields['slices_per_case']
+  )
   if not test:
     raise errors.UserError(
       f'none of the {len(source.test)} slices of the test cases {facts["cases"]["test"]} is '

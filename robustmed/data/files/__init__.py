@@ -1,1 +1,1 @@
-"""Readers of file formats, and how folders are split by exams."""
+"""Readers of file formats; splits of folders by exam."""

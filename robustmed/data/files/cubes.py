@@ -1,4 +1,4 @@
-"""Three-dimensional arrays: where the foreground is, resizing, intensities in [0, 1]."""
+"""Three-dimensional arrays: bounding box of the foreground, resizing, intensities in [0, 1]."""
 
 import numpy as np
 import skimage.transform
@@ -9,7 +9,7 @@ ORDERS = {0: 'nearest', 1: 'linear', 3: 'cubic'}
 
 
 def foreground_box(mask: np.ndarray) -> np.ndarray:
-  """The smallest box [3, 2] (first, past the last) that holds all of `mask`; whole if empty."""
+  """Returns the bounding box [3, 2] (first, past the last) of `mask`; if empty, the whole array."""
   box = np.array([[0, n] for n in mask.shape], np.int32)
   for axis in range(mask.ndim if mask.any() else 0):
     rest = tuple(other for other in range(mask.ndim) if other != axis)
@@ -19,14 +19,14 @@ def foreground_box(mask: np.ndarray) -> np.ndarray:
 
 
 def crop(array: np.ndarray, box: np.ndarray) -> np.ndarray:
-  """A view of the part of `array` [d, h, w, ...] inside `box`."""
+  """Returns a view of the part of `array` [d, h, w, ...] inside `box`."""
   return array[tuple(slice(int(low), int(high)) for low, high in box)]
 
 
 def resize(array: np.ndarray, size, *, order: int) -> np.ndarray:
-  """Resizes the first axes of `array` to `size`, outer borders kept in place; same dtype.
+  """Returns `array` with its first axes resized to `size`, outer borders kept in place; same dtype.
 
-  order 0 takes the nearest voxel. Other orders smooth before they shrink and keep within the
+  order 0 takes the nearest voxel. Other orders smooth before they shrink and stay within the
   array's own range.
   """
   size = tuple(int(n) for n in size)
@@ -46,9 +46,9 @@ def resize(array: np.ndarray, size, *, order: int) -> np.ndarray:
 
 
 def standardise(image: np.ndarray, mask: np.ndarray, *, clip: float = 5.0) -> np.ndarray:
-  """One series [d, h, w] to [0, 1], float32: z-score over `mask`, clip, smallest 0, largest 1.
+  """Returns a series [d, h, w] in [0, 1], float32: z-scored over `mask`, clipped, min-max scaled.
 
-  Outside the mask the result is 0, as it is everywhere in a series without contrast.
+  Outside the mask the result is 0; a series without contrast is 0 everywhere.
   """
   result = np.zeros(image.shape, np.float32)
   inside = image[mask].astype(np.float64)

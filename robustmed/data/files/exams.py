@@ -1,4 +1,4 @@
-"""Which files belong to one exam (patient, volume), and how a folder is split by exams."""
+"""Groups files by exam (patient, volume) and splits a folder by exams."""
 
 import pathlib
 from collections.abc import Iterable
@@ -9,22 +9,22 @@ TEST_SHARE = 0.2
 
 
 def exam_of(path: pathlib.Path) -> str:
-  """All before the last underscore of the file's name, or the whole name."""
+  """Returns the part of the file's name before its last underscore, or the whole name."""
   return path.stem.rpartition('_')[0] or path.stem
 
 
 def held_out(exams: Iterable[str], *, where: pathlib.Path, kind: str = 'exams') -> frozenset[str]:
-  """The test exams: the last fifth in alphabetical order, at least one, never all of them."""
+  """Returns the test exams: the last fifth in alphabetical order, at least one, never all."""
   ordered = sorted(set(exams))
   if len(ordered) < 2:
     raise errors.UserError(
-      f'{where}: nothing for the train split; at least two {kind} needed, found {len(ordered)}'
+      f'{where}: at least two {kind} are needed, one to train and one to test; found {len(ordered)}'
     )
   return frozenset(ordered[len(ordered) - max(1, round(TEST_SHARE * len(ordered))) :])
 
 
 def listing(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
-  """The files with one of these endings, by name; hidden and half-written ones are left out."""
+  """Returns the files with one of these endings, sorted, without hidden (half-written) ones."""
   endings = tuple(suffixes)
   return [
     path
@@ -34,7 +34,7 @@ def listing(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]
 
 
 def root_of(folder: str, *, help_text: str) -> pathlib.Path:
-  """The folder of a data field `dir`; a `UserError` that says what belongs there."""
+  """Returns the folder of a data field `dir`; if it is missing, a `UserError` with `help_text`."""
   if not folder:
     raise errors.UserError(f'data field dir is empty: name the folder of the data; {help_text}')
   root = pathlib.Path(folder).expanduser()
@@ -44,7 +44,7 @@ def root_of(folder: str, *, help_text: str) -> pathlib.Path:
 
 
 def stamp(paths: Iterable[pathlib.Path]) -> list[list]:
-  """What tells whether files changed: their places, sizes and times."""
+  """Returns the paths, sizes and modification times of files, which show whether they changed."""
   return [
     [str(path.resolve()), status.st_size, status.st_mtime_ns]
     for path, status in ((path, path.stat()) for path in paths)

@@ -1,6 +1,6 @@
-"""NIfTI volumes: reading with clear errors, one orientation for all, and the way back.
+"""Reads NIfTI volumes, turns them to one orientation and writes results on the grid of their file.
 
-Arrays in the system have the axes [d, h, w]: feet to head, front to back, the patient's right to
+Arrays in the package have the axes [d, h, w]: feet to head, front to back, the patient's right to
 left, whatever the order in the file (`oriented`). `restore` puts a result on the file's own grid.
 """
 
@@ -40,18 +40,19 @@ class Header(NamedTuple):
 
 
 def header(path: pathlib.Path) -> Header:
-  """What a file's header tells; the voxels are not read."""
+  """Returns shape and affine from a file's header; the voxels are not read."""
   image = _open(path)
   return Header(tuple(int(n) for n in image.shape), _affine(image, path))
 
 
 def order(affine: np.ndarray) -> tuple[int, int, int]:
-  """The axes of the file that become d, h, w."""
-  return tuple(int(axis) for axis in np.argsort(_turn(np.asarray(affine, np.float64))[:, 0]))
+  """Returns the axes of the file that become d, h, w."""
+  transform = _to_axes(np.asarray(affine, np.float64))
+  return tuple(int(axis) for axis in np.argsort(transform[:, 0]))
 
 
 def shape(path: pathlib.Path) -> tuple[int, ...]:
-  """The shape that a file's header tells; the voxels are not read."""
+  """Returns the shape from a file's header; the voxels are not read."""
   return tuple(int(n) for n in _open(path).shape)
 
 
@@ -66,7 +67,7 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
     raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
     array = image.get_fdata(dtype=np.float32, caching='unchanged')
-  except Exception as error:  # readers raise whatever a damaged file makes them stumble over
+  except Exception as error:  # for a damaged file readers raise exceptions of any kind
     raise _damaged(path, error) from error
   while array.ndim > axes and array.shape[-1] == 1:
     array = array[..., 0]
@@ -100,17 +101,17 @@ def write(path: pathlib.Path | str, array: np.ndarray, affine: np.ndarray) -> No
 
 
 def oriented(volume: Volume) -> np.ndarray:
-  """The array with axes [d, h, w] or [d, h, w, c], turned and mirrored, never resampled."""
-  return nib.orientations.apply_orientation(volume.array, _turn(volume.affine))
+  """Returns the array with axes [d, h, w] or [d, h, w, c], permuted and flipped, not resampled."""
+  return nib.orientations.apply_orientation(volume.array, _to_axes(volume.affine))
 
 
 def spacing(affine: np.ndarray) -> np.ndarray:
-  """Millimetres per voxel along the axes of the file, [3]."""
+  """Returns the millimetres per voxel along the axes of the file, [3]."""
   return np.sqrt(np.sum(np.asarray(affine, np.float64)[:3, :3] ** 2, axis=0))
 
 
 def geometry_of(example: Mapping[str, Any]) -> Geometry:
-  """The geometry that an example carries as its features 'affine', 'grid' and 'box'."""
+  """Returns the geometry in the features 'affine', 'grid' and 'box' of an example."""
   return Geometry(*(np.asarray(example[name]) for name in GEOMETRY))
 
 
@@ -120,9 +121,9 @@ def restore(cube: np.ndarray, geometry: Geometry, *, order: int = 0) -> np.ndarr
   order: 0 for labels (nearest voxel), 1 for intensities (linear).
   """
   cube = np.asarray(cube)
-  turn = _turn(np.asarray(geometry.affine, np.float64))
+  axes = np.argsort(_to_axes(np.asarray(geometry.affine, np.float64))[:, 0])
   grid = np.asarray(geometry.grid)
-  full = np.zeros([*(int(n) for n in grid[np.argsort(turn[:, 0])]), *cube.shape[3:]], cube.dtype)
+  full = np.zeros([*(int(n) for n in grid[axes]), *cube.shape[3:]], cube.dtype)
   low, high = np.asarray(geometry.box).T
   place = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
   full[place] = cubes.resize(cube, high - low, order=order)
@@ -133,7 +134,8 @@ def restore(cube: np.ndarray, geometry: Geometry, *, order: int = 0) -> np.ndarr
   return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
 
 
-def _turn(affine):
+def _to_axes(affine):
+  """Returns nibabel's orientation transform from the axes of a file to `AXES`."""
   wanted = nib.orientations.axcodes2ornt(AXES)
   return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
 

@@ -16,9 +16,9 @@ ARRAYS = ('.npy', '.npz')
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """The open file, for any reader; what a damaged one makes it stumble over is a `UserError`."""
+  """Yields the open file; any exception that a reader raises for it is a `UserError`."""
   try:
-    with path.open('rb') as file:  # readers leave a damaged file open that they open themselves
+    with path.open('rb') as file:  # given a path, readers do not close a damaged file
       yield file
   except errors.UserError:
     raise

@@ -1,4 +1,4 @@
-"""Cases prepared side by side, handed out one after the other, with progress."""
+"""Prepares cases in parallel threads and yields them in order, with progress."""
 
 import collections
 import concurrent.futures
@@ -14,8 +14,8 @@ def map_in_order(
 ) -> Iterator[Any]:
   """Yields `function(item)` in the order of `items`, computed by `workers` threads.
 
-  workers 0: one per core. No more results than twice that wait to be taken. An exception comes out
-  at its item's turn, and what was not begun by then is never begun.
+  workers 0: one per core. At most twice as many results are computed ahead. An exception is raised
+  when its item is due; items that have not started by then are cancelled.
   """
   workers = min(workers or os.cpu_count() or 1, max(1, len(items)))
   progress = console.Progress(name, len(items))

@@ -1,9 +1,9 @@
-"""Reads arrays out of `.pt` files of `torch.save` without PyTorch and without running their code.
+"""Reads arrays from `.pt` files of `torch.save` without PyTorch and without unpickling.
 
-Such a file is a zip of raw storages and of `data.pkl`, a program that puts them together. That
-program is not run: its instructions are read one at a time, and only those that build dictionaries,
-lists, tuples, numbers, strings, tensors and numpy arrays are understood. Anything it names beside
-`_NAMES` makes the file a `UserError`.
+Such a file is a zip of raw storages and of `data.pkl`, a pickle program that assembles them. The
+program is not run: its opcodes are interpreted one at a time, and only those that build
+dictionaries, lists, tuples, numbers, strings, tensors and numpy arrays are supported. A global
+beside `_NAMES` is a `UserError`.
 """
 
 import collections
@@ -63,11 +63,11 @@ class _Storage(NamedTuple):
 
 
 class _Refused(Exception):
-  """What is wrong with the program."""
+  """Says why a file is not read."""
 
 
 class _Array:
-  """A numpy array that is being put together: first its dtype or shape, then its bytes."""
+  """A numpy array or dtype that is still being built; `value` is None until its state is known."""
 
   def __init__(self, value=None):
     self.value = value
@@ -81,7 +81,7 @@ def read(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     raise errors.UserError(f'{path}: {error}') from error
   except OSError as error:
     raise errors.UserError(f'{path}: cannot be read ({error.strerror or error})') from error
-  except Exception as error:  # whatever a damaged archive or program makes the readers stumble over
+  except Exception as error:  # for a damaged archive readers raise exceptions of any kind
     raise errors.UserError(
       f'{path}: damaged tensor archive ({type(error).__name__}: {error}); copy it again'
     ) from error
@@ -196,7 +196,7 @@ def interpret(program: bytes) -> Any:
       items = [stack.pop()] if name == 'APPEND' else since_mark()
       stack[-1].extend(items)
     else:
-      raise _Refused(f'data.pkl uses the instruction {name}, which no tensor needs; not read')
+      raise _Refused(f'data.pkl has the opcode {name}, which no tensor needs; the file is not read')
   raise _Refused('data.pkl has no end')
 
 
@@ -221,7 +221,9 @@ class _Name(NamedTuple):
 
 def _named(module, attribute):
   if (module, attribute) not in _NAMES:
-    raise _Refused(f'data.pkl asks for {module}.{attribute}, which no tensor needs; not read')
+    raise _Refused(
+      f'data.pkl imports {module}.{attribute}, which no tensor needs; the file is not read'
+    )
   return _Name(module, attribute)
 
 
@@ -249,11 +251,13 @@ def _call(function, arguments):
     return _Array()
   if attribute == 'dtype' and re.fullmatch(r'b1|[iu][1248]|f[248]', arguments[0]):
     return _Array(np.dtype(arguments[0]))
-  raise _Refused(f'data.pkl calls {function.module}.{attribute} in an unknown way; not read')
+  raise _Refused(
+    f'data.pkl calls {function.module}.{attribute} with unknown arguments; the file is not read'
+  )
 
 
 def _build(target, state):
-  """numpy's states: of a dtype (version, byte order, ...), of an array (version, shape, ...)."""
+  """Sets the state of a dtype (version, byte order, ...) or of an array (version, shape, ...)."""
   if isinstance(target.value, np.dtype):
     if state[1] in ('<', '>'):
       target.value = target.value.newbyteorder(state[1])

@@ -1,7 +1,7 @@
-"""What every source of contoured images stores: one frame of coordinates, one set of features.
+"""What all sources of images with contours share: coordinates and features.
 
-Contours are (x, y) in pixels and the centre of the first pixel is (0, 0), in masks and in warps
-alike, so that a mask and the image that it was drawn on are warped consistently.
+Contours are (x, y) in pixels, and the centre of the first pixel is (0, 0) in masks and in warps, so
+that a mask and its image are warped consistently.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def check_side(side: int) -> None:
 
 
 def features(side: int) -> tfds.features.FeaturesDict:
-  """Features of a side x side grey image with one contour and the mask that it encloses."""
+  """Returns the features of a side x side grey image with one contour and the mask inside it."""
   return tfds.features.FeaturesDict(
     {
       'image': tfds.features.Tensor(shape=(side, side, 1), dtype=np.float32),
@@ -37,7 +37,7 @@ def features(side: int) -> tfds.features.FeaturesDict:
 def example(
   image: np.ndarray, contour: np.ndarray, *, index: int, group: int, name: str
 ) -> dict[str, Any]:
-  """One example from an image [side, side] and its contour [176, 2]."""
+  """Returns one example of an image [side, side] and its contour [176, 2]."""
   filled = skimage.draw.polygon2mask(image.shape, contour[:, ::-1])
   return {
     'image': image.astype(np.float32)[..., None],

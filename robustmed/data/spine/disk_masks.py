@@ -1,16 +1,16 @@
-"""Lumbar disks cut out of sagittal slices with label masks; contours are traced from the masks.
+"""Lumbar disks cropped from sagittal slices with label masks, from which contours are traced.
 
 `dir` holds one of
 
-- `images/NAME.png` with `masks/NAME.png` (also .jpg, .tif, .bmp, .npy, .npz; a mask needs a format
-  without loss): the image's first channel, and a number per pixel that says which disk it is;
-- volumes `NN.mat` with `I` and `GT` of one shape, third axis left to right (Menezes-Reis et al.
+- `images/NAME.png` with `masks/NAME.png` (also .jpg, .tif, .bmp, .npy, .npz; a mask needs a
+  lossless format): the image's first channel, and the number of a disk, or 0, per pixel;
+- volumes `NN.mat` with `I` and `GT` of equal shape, third axis left to right (Menezes-Reis et al.
   2016, labels 1..5 from L5/S1 up to L1/L2).
 
-An exam is all of NAME before its last underscore, or one volume. The last fifth of the exams is the
-test set; no exam is on both sides. Every label of every slice that `slices` chooses (see
-`disk_slices.choose`) becomes a square crop of twice the disk's length (`tracing.crop`), its contour
-176 points in the order of Chen et al. 2021 (`tracing.trace`), its mask the inside of that contour.
+An exam is the part of NAME before its last underscore, or one volume. The last fifth of the exams
+is the test set; no exam is in both splits. Every label of every slice that `slices` chooses (see
+`disk_slices.choose`) becomes a square crop of twice the disk's length (`tracing.crop`), with a
+contour of 176 points in the order of Chen et al. 2021 (`tracing.trace`) and the mask inside it.
 Slices show the front of the body on the left, the head at the top, and have square pixels.
 """
 
@@ -41,7 +41,7 @@ class Exam(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Examples per split, counted in the masks; the paper's numbers where the folder is not there."""
+  """Returns the examples per split, counted in the masks; without the folder, the paper's."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
   return {
@@ -51,7 +51,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, the side and the choice of slices."""
+  """Returns the files with their sizes and times, the side and the choice of slices."""
   disk_slices.check_fields(fields)
   files = {
     name: [[exam.name, _stamp(exam)] for exam in found]
@@ -61,7 +61,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class DiskMasks(store.Builder):
-  """The folder of the module's docstring as 'train' and 'test'."""
+  """Builds 'train' and 'test' from the folder of the module's docstring."""
 
   def features(self):
     return contours.features(self.fields['side'])
@@ -114,9 +114,9 @@ def _paired(root):
     if len(files[kind]) < len(paths):
       raise errors.UserError(f'{root / kind}: two files of one name with different endings')
   for one, other in (('images', 'masks'), ('masks', 'images')):
-    lonely = sorted(files[one].keys() - files[other].keys())
-    if lonely:
-      raise errors.UserError(f'{files[one][lonely[0]]} has no file of that name in {other}/')
+    unpaired = sorted(files[one].keys() - files[other].keys())
+    if unpaired:
+      raise errors.UserError(f'{files[one][unpaired[0]]} has no file of that name in {other}/')
   for path in files['masks'].values():
     if path.suffix.lower() in ('.jpg', '.jpeg'):
       raise errors.UserError(f'{path}: .jpg changes the labels of a mask; store it as .png')
@@ -127,7 +127,7 @@ def _paired(root):
 
 
 def slices(exam: Exam) -> Iterator[disk_slices.Slice]:
-  """The slices of an exam in the order of their names, or from left to right."""
+  """Yields the slices of an exam in the order of their names, or from left to right."""
   for image_path, mask_path in exam.pairs:
     if mask_path is None:
       yield from _volume(image_path)
@@ -142,14 +142,14 @@ def slices(exam: Exam) -> Iterator[disk_slices.Slice]:
 
 def _volume(path):
   try:
-    with path.open('rb') as file:  # the reader leaves a damaged file open that it opens itself
+    with path.open('rb') as file:  # given a path, the reader does not close a damaged file
       content = scipy.io.loadmat(file, variable_names=['I', 'GT'])
     volume, mask = (np.asarray(content[key], np.float64) for key in ('I', 'GT'))
   except KeyError as error:
     raise errors.UserError(
       f'{path}: has no {error}; needs I and GT [h, w, left to right]'
     ) from error
-  except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+  except Exception as error:  # for a damaged file the reader raises exceptions of any kind
     raise errors.UserError(
       f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a .mat file, '
       'copy it again'

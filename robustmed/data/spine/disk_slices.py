@@ -1,4 +1,4 @@
-"""Disk crops out of sagittal slices with label masks: which slices, which labels, which examples.
+"""Makes examples of disk crops from sagittal slices with label masks.
 
 Images show the front of the body on the left and the head at the top, with square pixels.
 """
@@ -36,9 +36,9 @@ def choose(
 ) -> list[tuple[Slice, list[int]]]:
   """Returns the slices of one exam that are used, each with its usable labels.
 
-  mode: 'complete' keeps the slices that show every disk the exam has, 'central' the middle half
-  of those, 'mid' the middle one, 'every' all slices with any disk. Labels of fewer than
-  `tracing.MIN_PIXELS` connected pixels are not usable. What was left out is added to `counts`.
+  mode: 'complete' keeps the slices that show all disks of the exam, 'central' the middle half of
+  those, 'mid' the middle one, 'every' all slices with any disk. Labels of fewer than
+  `tracing.MIN_PIXELS` connected pixels are not usable. What is left out is added to `counts`.
   """
   counts = collections.Counter() if counts is None else counts
   kept = []
@@ -70,7 +70,7 @@ def examples(
   first: int,
   counts: collections.Counter,
 ) -> Iterator[dict[str, Any]]:
-  """Examples of the chosen slices, numbered from `first`; padded crops and loose parts counted."""
+  """Yields the examples of the chosen slices, their index from `first` on; adds to `counts`."""
   index = first
   for one, usable in chosen:
     for label in usable:
@@ -78,8 +78,8 @@ def examples(
       part, parts = tracing.largest_part(whole)
       if part.sum() < 0.5 * whole.sum():
         raise errors.UserError(
-          f'{one.path}: label {label} has {parts} separate parts in slice {one.name}, none of them '
-          'its half; give every disk a label of its own'
+          f'{one.path}: label {label} has {parts} separate parts in slice {one.name}, all of them '
+          'smaller than half of it; give every disk a label of its own'
         )
       counts['loose_parts'] += parts - 1
       yield example(
@@ -104,7 +104,7 @@ def example(
   counts: collections.Counter,
   **labels,
 ) -> dict[str, Any]:
-  """The example of the crop around one contour; `labels`: index, group and name."""
+  """Returns the example of the crop around one contour; `labels`: index, group and name."""
   try:
     crop = tracing.crop(image, contour, side=side)
   except ValueError as error:

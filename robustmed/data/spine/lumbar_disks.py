@@ -1,16 +1,16 @@
 """Lumbar disk crops with contours: a folder of .mat or .npz files (Chen et al. 2021, section 3.1).
 
 Each file holds `img` [H, W], a square crop centred on one disk, and `shape` [176, 2], its closed
-contour as (x, y) in pixels with pieces left, bottom, right, top. A file is called
-`<patient>_<disk>.npz` (or .mat): all before the last underscore names the patient. The split is one
-of, in this order:
+contour as (x, y) in pixels with pieces left, bottom, right, top. Files are named
+`<patient>_<disk>.npz` (or .mat): the part before the last underscore is the patient. The split is
+the first of these that exists:
 
 - sub-folders `train/` and `test/`;
 - list files `train.txt` and `test.txt` with one file name a line;
-- none: the last fifth of the patients in alphabetical order is the test set.
+- else the last fifth of the patients in alphabetical order is the test set.
 
-No patient may be on both sides. Images are min-max normalised and resized to side x side; a file
-that also holds `normalised`, true, has grey values in [0, 1] already, which are left as they are.
+No patient may be in both splits. Images are min-max normalised and resized to side x side; a file
+that also holds `normalised`, true, has grey values in [0, 1] already, which do not change.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ DEFAULTS = {'dir': '', 'side': 128}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
 _KEYS = ('img', 'shape', 'normalised')
 SUFFIXES = ('.mat', '.npz')
-# Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel over the edge is let pass.
+# Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel beyond the edge is allowed.
 TOLERANCE = 1.0
 _HELP = (
   'put one .mat or .npz file per disk there, named <patient>_<disk>, with img [H, W] and shape '
@@ -46,14 +46,14 @@ class File(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of files per split; the paper's numbers where the folder is not there."""
+  """Returns the number of files per split; without the folder, that of the paper."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
   return {name: len(listed) for name, listed in find(fields['dir']).items()}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and the side."""
+  """Returns the files with their sizes and times, and the side."""
   contours.check_side(fields['side'])
   rows = [
     [name, *stamp]
@@ -64,7 +64,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class LumbarDisks(store.Builder):
-  """The folder of the module's docstring as 'train' and 'test'."""
+  """Builds 'train' and 'test' from the folder of the module's docstring."""
 
   def features(self):
     return contours.features(self.fields['side'])
@@ -98,11 +98,13 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
     raise errors.UserError(f'no .mat or .npz file in {root}: {_HELP}')
   for name, listed in split.items():
     if not listed:
-      raise errors.UserError(f'{root}: nothing for the {name} split; at least two patients needed')
+      raise errors.UserError(
+        f'{root}: the {name} split has no .mat or .npz file; at least two patients are needed'
+      )
   both = {file.patient for file in split['train']} & {file.patient for file in split['test']}
   if both:
     raise errors.UserError(
-      f'{root}: patient {min(both)} is in train and in test; keep a patient on one side'
+      f'{root}: patient {min(both)} is in train and in test; keep a patient in one of them'
     )
   return split
 
@@ -178,9 +180,9 @@ def _load(path):
 def resize(
   image: np.ndarray, contour: np.ndarray, *, side: int, keep_range: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns both at side x side, pixel areas kept in register; unchanged if that is the size.
+  """Returns image and contour at side x side, still aligned; unchanged if that is their size.
 
-  What has changed its size spans [0, 1] again, unless `keep_range`.
+  A resized image is min-max normalised again, unless `keep_range`.
   """
   height, width = image.shape
   if (height, width) == (side, side):
@@ -199,7 +201,7 @@ def write(
   """Writes one file of this source, whole or not at all, and returns its path.
 
   image: [h, w]; contour: [176, 2]. An image with values in [0, 1], attacked or not, is marked as
-  normalised and comes back bit by bit at the same side; any other is min-max normalised when read.
+  normalised and read back bit by bit at the same side; any other is min-max normalised when read.
   """
   path = pathlib.Path(folder) / f'patient{patient:04d}_{disk:05d}.npz'
   with files.replacing(path) as temporary:

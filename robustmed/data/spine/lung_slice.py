@@ -1,4 +1,4 @@
-"""Axial chest CT-like slices in [0, 1]: the out-of-distribution start images of the disk systems.
+"""Draws axial slices like chest CT in [0, 1], as out-of-distribution images for the disk networks.
 
 Grey values mimic a lung window: air outside and in the trachea black, lungs dark with bright
 branching vessels, soft tissue light, bone white. Lengths are fractions of the side.
@@ -14,7 +14,7 @@ _FINE = 128  # pixels at least
 def draw(rng: np.random.Generator, *, side: int) -> np.ndarray:
   """Returns one slice [side, side] in [0, 1], drawn from the numpy generator `rng`.
 
-  Below 128 pixels a finer one is averaged: ribs are thinner than those pixels.
+  Below 128 pixels a finer slice is drawn and averaged, since ribs are thinner than a pixel.
   """
   times = -(-_FINE // side)
   fine = _draw(rng, times * side)
@@ -32,7 +32,7 @@ def _draw(rng, side):
     return np.clip(0.5 - distance / width, 0, 1)
 
   def ellipse(cx, cy, rx, ry, power=2.0):
-    """About the signed distance to a superellipse."""
+    """Returns the approximate signed distance to a superellipse."""
     radius = (np.abs((x - cx) / rx) ** power + np.abs((y - cy) / ry) ** power) ** (1 / power)
     return (radius - 1) * min(rx, ry)
 
@@ -56,7 +56,7 @@ def _draw(rng, side):
   parenchyma = _LUNG + 0.03 * wobble + 0.02 * fine
   image = paint(image, parenchyma + _vessels(rng, x, y, side), lung)
 
-  # the middle: trachea, aorta and its fellows, oesophagus
+  # the mediastinum: trachea, aorta and other large vessels
   image = paint(image, 0.03, inside(ellipse(rng.normal(0, 0.006), -0.09, 0.036, 0.042)))
   for cx, cy, radius in ((0.045, 0.06, 0.04), (-0.04, -0.15, 0.032), (0.04, -0.17, 0.028)):
     cx, cy = cx + rng.normal(0, 0.005), cy + rng.normal(0, 0.005)
@@ -85,13 +85,13 @@ def _draw(rng, side):
 
 
 def _smooth_noise(rng, side, *, width):
-  """A random field [side, side] of zero mean and unit variance, smooth over `width` of the side."""
+  """Returns a random field [side, side], standardised, smooth over a share `width` of the side."""
   field = scipy.ndimage.gaussian_filter(rng.standard_normal((side, side)), max(width * side, 0.7))
   return (field - field.mean()) / field.std()
 
 
 def _vessels(rng, x, y, side):
-  """Bright branching lines [side, side] from the hila outwards, thinner at every fork."""
+  """Returns bright branching lines [side, side] from the hila outwards, thinner at every fork."""
   out = np.zeros((side, side))
   tips = []
   for sign in (-1, 1):

@@ -1,7 +1,7 @@
-"""Synthetic twin of `sources.lumbar_disks`: T2-like disks between vertebrae, by patient.
+"""Synthetic twin of the source `lumbar_disks`: T2-like disks between vertebrae, by patient.
 
-Shapes come from `disk_shapes`, images from `disk_render`. Patient p of a seed looks the same
-whatever the number of patients, so a smaller data set is a part of a larger one.
+`phantom_shapes` draws the shapes, `render` the images. Patient p of a seed is the same whatever the
+number of patients, so a smaller data set is a subset of a larger one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _TEST_OFFSET = 1_000_000  # random streams of test patients
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Number of examples per split, known without drawing any."""
+  """Returns the number of examples per split, without drawing any."""
   return {
     'train': fields['train_patients'] * fields['disks_per_patient'],
     'test': fields['test_patients'] * fields['disks_per_patient'],
@@ -35,7 +35,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """All that the drawn data depend on; a value out of range is a `UserError`."""
+  """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   for name in ('train_patients', 'test_patients', 'disks_per_patient'):
     if fields[name] < 1:
       raise errors.UserError(f'data field {name} must be at least 1, not {fields[name]}')
@@ -47,9 +47,9 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class PhantomLumbarDisks(store.Builder):
-  """80 train and 20 test patients of five disks each, unless the fields say otherwise."""
+  """Draws 'train' and 'test', by default 80 and 20 patients of five disks each."""
 
-  # counts up whenever other pixels come out of the same fields: prepared data are kept per version
+  # to be raised when the same fields give other pixels: prepared data are stored per version
   VERSION = tfds.core.Version('1.1.0')
 
   def features(self):

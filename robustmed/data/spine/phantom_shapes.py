@@ -1,4 +1,4 @@
-"""Closed contours of lumbar disks from twenty independent shape modes.
+"""Draws closed contours of lumbar disks from twenty independent shape modes.
 
 Coordinates are fractions of the crop side, centred on the crop, x first, y downwards.
 """
@@ -24,7 +24,7 @@ LIMIT = 2.5  # mode coefficients are standard normal cut at +-LIMIT
 def mean_contour():
   """Returns the mean disk [176, 2]: a rounded box, pieces left, bottom, right, top."""
   angle = np.linspace(0, 2 * np.pi, 4 * 2048, endpoint=False) + 0.75 * np.pi
-  # y points down, so decreasing the usual angle walks left side, bottom, right side, top
+  # y points down, so a decreasing angle runs along left side, bottom, right side and top
   x, y = np.cos(angle), -np.sin(angle)
   power = 2 / 3.2
   dense = np.stack(
@@ -57,7 +57,7 @@ def modes():
     (zero, one),  # up and down
     (zero, u * y),  # wedge
     (zero, u**2),  # bend
-    (one, zero),  # to and fro
+    (one, zero),  # left and right
     (y, zero),  # shear
     (zero, y * u**2),  # concave or convex endplates
     (x * v**2, zero),  # bulging ends
@@ -66,7 +66,7 @@ def modes():
   tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True)
   normal = np.stack([tangent[:, 1], -tangent[:, 0]], axis=-1)
   along = 2 * np.pi * np.arange(NUM_POINTS) / NUM_POINTS
-  # waves of the outline, and points that slide along it as an annotator's do
+  # waves of the outline, and points that slide along it, as in manual annotations
   for direction, orders in ((normal, (3, 4, 5)), (tangent, (1, 2))):
     for order in orders:
       fields.append(tuple((direction * np.cos(order * along)[:, None]).T))

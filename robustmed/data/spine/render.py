@@ -1,4 +1,4 @@
-"""Paints T2-like sagittal crops around given disk contours, several at a time.
+"""Renders T2-like sagittal crops around given disk contours, several at a time.
 
 Lengths are fractions of the crop side. Intensities are in [0, 1] units before the final
 per-image normalisation.
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-FAR = 0.04  # nothing that is painted by its distance from the disk reaches further
+FAR = 0.04  # nothing that is painted by its distance from the disk extends further
 
 
 class Patient(NamedTuple):
@@ -41,9 +41,9 @@ def draw_patient(rng):
 
 
 def _field(rng, count, side, *, slope, low=1.0, high=0.4):
-  """Random fields [count, side, side] of zero mean and unit variance, amplitude 1/f^slope.
+  """Returns random fields [count, side, side] of zero mean, unit variance, amplitude 1/f^slope.
 
-  `low` is the lowest frequency, in cycles per crop; `high` the cut, in cycles per pixel of 128.
+  `low` is the lowest frequency in cycles per crop, `high` the highest in cycles per pixel of 128.
   """
   fy = np.fft.fftfreq(side)[:, None] * side
   fx = np.fft.rfftfreq(side)[None] * side
@@ -56,15 +56,15 @@ def _field(rng, count, side, *, slope, low=1.0, high=0.4):
 
 
 def _inside(distance, width):
-  """Soft indicator of distance < 0 with a ramp of the given width."""
+  """Returns a soft indicator of distance < 0 with a ramp of the given width."""
   return np.clip(0.5 - distance / width, 0.0, 1.0)
 
 
 def _boundary_distance(contour, x, y):
-  """Signed distance [n, side, side], negative inside, of the points x, y [n, side, side].
+  """Returns signed distances [n, side, side], negative inside, of the points x, y [n, side, side].
 
-  contour: [n, p, 2], closed, left side first and then the bottom. Exact to second order in the
-  spacing of its points; `FAR` beyond that distance from the contour's bounding box.
+  contour: [n, p, 2], closed, left side first and then the bottom. Distances are exact to second
+  order in the spacing of its points, and `FAR` beyond that distance from its bounding box.
   """
   ahead = np.roll(contour, -1, axis=1) - np.roll(contour, 1, axis=1)
   ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True)
@@ -154,7 +154,7 @@ def render(contour, patient, rng, *, side, contrast, noise):
   image = image + (0.1 - image) * _inside(to_column - 0.008, edge)
   image = image + (bone - image) * _inside(to_column + 0.006, edge)
 
-  # the neighbouring disks look in at the top and at the bottom
+  # parts of the neighbouring disks at the top and at the bottom
   grade = rng.uniform(0.75, 1.25, size=(count, 3, 1, 1)).astype(np.float32)
   beyond = along - patient.vertebra
   beside = np.maximum(-beyond, to_column + 0.004)
@@ -164,7 +164,7 @@ def render(contour, patient, rng, *, side, contrast, noise):
   image = image + (0.08 - image) * _inside(beside - 0.012, edge)
   image = image + (next_disk - image) * _inside(beside, edge)
 
-  # the disk: dark endplates and annulus, a bright nucleus with its cleft
+  # the disk: dark endplates and annulus, a bright nucleus with a cleft
   endplate = max(patient.bone - 1.1 * contrast, 0.05)
   image = image + (endplate - image) * _inside(to_disk - 0.011, edge)
   nucleus = _inside(np.maximum(to_disk + 0.028, np.abs(u) - 0.78 * length), 0.045)

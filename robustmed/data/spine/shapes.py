@@ -21,10 +21,10 @@ class ShapeModel(NamedTuple):
 
 
 def fit(contours: np.ndarray, num_components: int) -> ShapeModel:
-  """Fits contours [n, points, 2] in float64 without aligning them; float32 arrays.
+  """Returns the model of contours [n, points, 2], fitted in float64 without aligning them.
 
-  The sign of a component is such that its largest entry is positive, so that a fit does not depend
-  on the linear algebra library.
+  The largest entry of every component is positive, so that a fit does not depend on the linear
+  algebra library.
   """
   flat = np.asarray(contours, np.float64).reshape(len(contours), -1)
   limit = min(len(flat) - 1, flat.shape[1])

@@ -2,11 +2,11 @@
 
 `dir` holds `images/<patient>_<sequence>.mha` and `masks/` of the same names, as distributed.
 Disks have labels 201 (L5/S1) and upwards; the five lumbar ones are used. Of each series one
-sagittal slice is taken, where half of the disks' voxels lie on either side. The volumes' own
-directions and spacing are honoured: the slice is turned so that the front is on the left and the
-head at the top, and resampled to square pixels (image linearly, mask by nearest voxel). `sequence`
-keeps series whose names end so ('t1', 't2', 't2_SPACE'; '' is all). The last fifth of the patients
-is the test set. Crops and contours are those of `disk_masks`.
+sagittal slice is taken, which has half of the disks' voxels on either side. By the directions and
+the spacing of the volume, the slice is oriented with the front on the left and the head at the top,
+and resampled to square pixels (image linearly, mask by nearest voxel). `sequence` keeps series
+whose names end with it ('t1', 't2', 't2_SPACE'; '' is all). The last fifth of the patients is the
+test set. Crops and contours are those of `disk_masks`.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Series(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Examples per split, counted in the masks; nominal where the folder is not there."""
+  """Returns the examples per split, counted in the masks; without the folder, the nominal ones."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
   return {
@@ -46,7 +46,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, and the side."""
+  """Returns the files with their sizes and times, and the side."""
   contours.check_side(fields['side'])
   files = {
     name: [[series.patient, _stamp(series)] for series in listed]
@@ -56,7 +56,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class Spider(store.Builder):
-  """The folder of the module's docstring as 'train' and 'test'."""
+  """Builds 'train' and 'test' from the folder of the module's docstring."""
 
   def features(self):
     return contours.features(self.fields['side'])
@@ -113,8 +113,8 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[Series]]:
 def mid_slice(series: Series, *, masks_only: bool = False) -> disk_slices.Slice:
   """Returns the middle sagittal slice with square pixels, front on the left, head at the top.
 
-  A mask without lumbar disks gives a slice without labels. masks_only: the image is not read, and
-  the mask stands in for it.
+  A mask without lumbar disks gives a slice without labels. masks_only: the image is not read; the
+  slice has the mask in its place.
   """
   mask = _read(series.mask)
   image = mask if masks_only else _read(series.image)
@@ -141,7 +141,7 @@ def mid_slice(series: Series, *, masks_only: bool = False) -> disk_slices.Slice:
 
 
 def _square(plane, zoom, *, order=0):
-  """The plane on pixels of the smaller spacing, the outer edges of its area kept in place."""
+  """Returns the plane resampled by `zoom` (>= 1) per axis, the outer edges kept in place."""
   shape = np.maximum(1, np.round(plane.shape * zoom)).astype(int)
   rows, columns = ((np.arange(n) + 0.5) / z - 0.5 for n, z in zip(shape, zoom))
   grid = np.stack(np.meshgrid(rows, columns, indexing='ij'))

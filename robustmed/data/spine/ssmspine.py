@@ -1,16 +1,16 @@
 """SSMSpine (https://github.com/jiasongchen/SSMSpine): synthetic lumbar MR made of real textures.
 
-The public stand-in of the paper's cohort: 80 train and 20 test textures (patients), 125 virtual
+The public replacement of the paper's cohort: 80 train and 20 test textures (patients), 125 virtual
 shapes of each. `dir` holds the unpacked archives: `.pt` files in sub-folders whose names contain
-`train` and `test` (as in `SSMSpine_Train`), or all in one folder, split by texture then. Every file
+`train` and `test` (as in `SSMSpine_Train`), or all in one folder, then split by texture. Every file
 is a dictionary of `torch.save` with `img` [h, w] and `disk` [5, 176, 2], (x, y) in pixels; nothing
-else of it is read, and no code of it is run (`torch_archive`).
+else is read, and no code is run (`torch_archive`).
 
-The texture is the part of the file's name that `texture` finds (a regular expression with one
-group; the default takes all before the last underscore, and a name without one stands for itself).
-`shapes` is how many files of a texture are used, the first in the order of their names; 0 is all.
-One, the default, gives 400 train and 100 test disks, the numbers of the paper. Each disk is a crop
-of twice its length with the contour's points as they are.
+The texture of a file is the part of its name that `texture` matches (a regular expression with one
+group; the default takes the part before the last underscore; a name that does not match is its own
+texture). `shapes` is how many files of a texture are used, the first by name; 0 is all. One, the
+default, gives 400 train and 100 test disks, the numbers of the paper. Each disk is a crop of twice
+its length, with the contour points of the file.
 """
 
 import pathlib
@@ -37,14 +37,14 @@ class File(NamedTuple):
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-  """Five disks a file; the whole data set's numbers where the folder is not there."""
+  """Returns the disks per split, five a file; without the folder, those of the whole data set."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return {name: count * (fields['shapes'] or 125) for name, count in NOMINAL.items()}
   return {name: DISKS * len(listed) for name, listed in find(fields).items()}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
-  """The files with their sizes and times, how they are grouped, and the side."""
+  """Returns the files with their sizes, times and textures, and the side."""
   contours.check_side(fields['side'])
   if fields['shapes'] < 0:
     raise errors.UserError(f'data field shapes must be 0 (all) or more, not {fields["shapes"]}')
@@ -59,7 +59,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 
 
 class Ssmspine(store.Builder):
-  """The folders of the module's docstring as 'train' and 'test'."""
+  """Builds 'train' and 'test' from the folders of the module's docstring."""
 
   def features(self):
     return contours.features(self.fields['side'])
@@ -92,26 +92,26 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[File]]:
   root = exams.root_of(fields['dir'], help_text=_HELP)
   pattern = _pattern(fields['texture'])
   split = {'train': [], 'test': []}
-  loose = []
+  unsorted = []
   for path in sorted(root.rglob('*.pt')):
     if path.name.startswith('.'):
       continue
     match = pattern.match(path.stem)
     file = File(path, match[1] if match else path.stem)
     above = ' '.join(path.relative_to(root).parts[:-1]).lower()
-    sides = [name for name in split if name in above]
-    (split[sides[0]] if len(sides) == 1 else loose).append(file)
-  if not loose and not any(split.values()):
+    matching = [name for name in split if name in above]
+    (split[matching[0]] if len(matching) == 1 else unsorted).append(file)
+  if not unsorted and not any(split.values()):
     raise errors.UserError(f'no .pt file in {root}: {_HELP}')
-  if loose and any(split.values()):
-    raise errors.UserError(f'{loose[0].path}: neither in a train nor in a test folder; {_HELP}')
-  if loose:
-    test = exams.held_out([file.texture for file in loose], where=root, kind='textures')
-    for file in loose:
+  if unsorted and any(split.values()):
+    raise errors.UserError(f'{unsorted[0].path}: neither in a train nor in a test folder; {_HELP}')
+  if unsorted:
+    test = exams.held_out([file.texture for file in unsorted], where=root, kind='textures')
+    for file in unsorted:
       split['test' if file.texture in test else 'train'].append(file)
   for name, listed in split.items():
     if not listed:
-      raise errors.UserError(f'{root}: nothing for the {name} split; {_HELP}')
+      raise errors.UserError(f'{root}: the {name} split has no .pt file; {_HELP}')
   both = {file.texture for file in split['train']} & {file.texture for file in split['test']}
   if both:
     raise errors.UserError(

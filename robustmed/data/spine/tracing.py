@@ -1,10 +1,10 @@
-"""From label masks to contours in the order of Chen et al. 2021, and images to crops around them.
+"""Traces contours of label masks in the order of Chen et al. 2021, and crops images around them.
 
 A contour has 176 points (x, y): 24 down the left end of the disk, 64 along its bottom, 24 up its
 right end, 64 back along its top, each piece at equal arc lengths and without its last point, which
-starts the next piece. Left and right, top and bottom are those of the disk: its main axis (largest
-second moment of the area, pointing to the right of the image) is the frame. The four pieces meet
-where the outline is `CORNER` of the half length from the middle of the axis.
+starts the next piece. Left and right, top and bottom are relative to the main axis of the disk (the
+largest second moment of its area, pointing to the right of the image). The pieces join where the
+outline is `CORNER` of the half length from the middle of the axis.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ import skimage.measure
 
 PIECES = (24, 64, 24, 64)
 CORNER = 0.805  # where the phantom's mean disk (a superellipse of power 3.2) has its corners
-SMOOTH = 1.0  # pixels along the outline: takes the stairs of the pixels away
-MIN_PIXELS = 32  # of a label; an outline of fewer is mostly stairs
+SMOOTH = 1.0  # pixels along the outline, smooths the steps between pixels
+MIN_PIXELS = 32  # of a label; an outline of fewer is mostly steps
 CROP = 2.0  # crop side over disk length
 _DENSE = 4096
 
@@ -37,11 +37,11 @@ class Frame(NamedTuple):
 class Crop(NamedTuple):
   image: np.ndarray  # [side, side] in [0, 1]
   contour: np.ndarray  # [176, 2] in pixels of the crop
-  padded: bool  # the crop left the image
+  padded: bool  # the crop reaches beyond the image
 
 
 def labels_of(mask: np.ndarray) -> list[int]:
-  """The labels of a mask [h, w] whose largest part has `MIN_PIXELS` pixels or more, ascending."""
+  """Returns the labels of a mask [h, w] whose largest part has at least `MIN_PIXELS`, ascending."""
   values, counts = np.unique(mask[mask > 0], return_counts=True)
   likely = [int(value) for value, count in zip(values, counts) if count >= MIN_PIXELS]
   return [value for value in likely if largest_part(mask == value)[0].sum() >= MIN_PIXELS]
@@ -67,7 +67,7 @@ def trace(mask: np.ndarray) -> np.ndarray:
 
 
 def frame(contour: np.ndarray) -> Frame:
-  """The main axis of a closed contour [n, 2] and the extent along it."""
+  """Returns the main axis of a closed contour [n, 2] and the extent along it."""
   area, centre, second = _moments(contour)
   axis = np.linalg.eigh(second * np.sign(area))[1][:, 1]
   axis = axis if axis[0] > 0 else -axis
@@ -76,10 +76,10 @@ def frame(contour: np.ndarray) -> Frame:
 
 
 def crop(image: np.ndarray, contour: np.ndarray, *, side: int) -> Crop:
-  """A square of `CROP` x the disk's length about its centre, scaled to side x side.
+  """Returns a square of `CROP` x the disk's length about its centre, scaled to side x side.
 
-  What lies outside the image repeats its edge. Intensities are min-max normalised in the crop; a
-  crop without any contrast raises ValueError.
+  Outside the image its edge is repeated. Intensities are min-max normalised in the crop; a crop
+  without any contrast raises ValueError.
   """
   place = frame(contour)
   scale = side / (CROP * place.length)
@@ -100,7 +100,7 @@ def crop(image: np.ndarray, contour: np.ndarray, *, side: int) -> Crop:
 
 
 def _moments(line):
-  """Signed area, centroid and central second moments [2, 2] of a closed polygon [n, 2]."""
+  """Returns signed area, centroid and central second moments [2, 2] of a closed polygon [n, 2]."""
   x, y = line.T
   nx, ny = np.roll(x, -1), np.roll(y, -1)
   cross = x * ny - nx * y
@@ -114,7 +114,7 @@ def _moments(line):
 
 
 def _resample(line, count):
-  """`count` points at equal arc lengths along a closed polygon, from its first point on."""
+  """Returns `count` points at equal arc lengths along a closed polygon, from its first point on."""
   closed = np.concatenate([line, line[:1]])
   along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
   at = np.linspace(0, along[-1], count, endpoint=False)
@@ -122,7 +122,7 @@ def _resample(line, count):
 
 
 def _in_order(dense):
-  """The contour [176, 2] of a dense closed outline: pieces left, bottom, right, top."""
+  """Returns the contour [176, 2] of a dense closed outline: pieces left, bottom, right, top."""
   place = frame(dense)
   if _moments(dense)[0] > 0:  # clockwise on the screen, where y points down
     dense = dense[::-1]

@@ -110,7 +110,7 @@ def _hardened(config, model, target, task, generators) -> experiment.Arm:
 def _whole_slices(finished):
   """The run's source with whole slices as training examples."""
   source = finished.source
-  return source._replace(sampling=ct_slices.whole_slices(source))
+  return source._replace(sampling=ct_slices.whole_slice_sampling(source))
 
 
 def _selection(config, model, victim, finished, *, xi, target):
@@ -121,7 +121,7 @@ def _selection(config, model, victim, finished, *, xi, target):
   """
   source, count = finished.source, config.synthesis.judged
   split = 'validation' if source.validation is not None else 'train'
-  shown = ct_slices.with_organs(source, split)
+  shown = ct_slices.slices_with_organs(source, split)
   shown = shown[:: max(1, len(shown) // count)][:count]
   chosen = store.Part(getattr(source, split), shown.tolist())
   batches = lambda: pipeline.eval_batches(

@@ -64,14 +64,14 @@ def test_a_volume_without_contrast_is_one_line():
 )
 def test_splits_are_disjoint_and_as_large_as_asked(count, subjects, want):
   names = [f's{i:03d}' for i in range(count)]
-  found = ct_slices.assign(names, {**FIELDS, 'subjects': subjects})
+  found = ct_slices.assign_splits(names, {**FIELDS, 'subjects': subjects})
   assert [len(part) for part in found.values()] == want
   drawn = [name for part in found.values() for name in part]
   assert len(set(drawn)) == len(drawn) and set(drawn) <= set(names)
-  again = ct_slices.assign(names, {**FIELDS, 'subjects': subjects})
+  again = ct_slices.assign_splits(names, {**FIELDS, 'subjects': subjects})
   assert again == found
   if count > 10:
-    other = ct_slices.assign(names, {**FIELDS, 'subjects': subjects, 'split_seed': 1})
+    other = ct_slices.assign_splits(names, {**FIELDS, 'subjects': subjects, 'split_seed': 1})
     assert other != found
 
 
@@ -79,9 +79,9 @@ def test_a_list_of_names_decides_the_split(tmp_path):
   path = tmp_path / 'split.json'
   fields = {**FIELDS, 'split': str(path)}
   with pytest.raises(errors.UserError, match=r'no split file .*split\.json'):
-    ct_slices.assign(['a', 'b'], fields)
+    ct_slices.assign_splits(['a', 'b'], fields)
   path.write_text(json.dumps({'train': ['b'], 'test': ['a']}))
-  assert ct_slices.assign(['a', 'b', 'c'], fields) == {'train': ['b'], 'test': ['a']}
+  assert ct_slices.assign_splits(['a', 'b', 'c'], fields) == {'train': ['b'], 'test': ['a']}
   for wrong, message in (
     ({'test': ['d']}, 'names d, which is not there'),
     ({'train': ['a'], 'test': ['a']}, 'names a subject twice'),
@@ -89,7 +89,7 @@ def test_a_list_of_names_decides_the_split(tmp_path):
   ):
     path.write_text(json.dumps(wrong))
     with pytest.raises(errors.UserError, match=message):
-      ct_slices.assign(['a', 'b', 'c'], fields)
+      ct_slices.assign_splits(['a', 'b', 'c'], fields)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_few_slices_of_every_test_subject(tmp_path, slices):
 def test_generators_draw_whole_slices_that_show_an_organ(tmp_path):
   fields = {'side': 16, 'spacing': 24.0, 'subjects': (2, 1, 1), 'depth': 4, 'patch': 8}
   source = data.load({'name': 'phantom_abdomen', **fields, 'cache_dir': str(tmp_path)})
-  whole = ct_slices.whole_slices(source)
+  whole = ct_slices.whole_slice_sampling(source)
   found = [whole.choose(i, seed=0, batch_size=2, size=len(source.train))[0] for i in range(16)]
   shown = [i for i in range(len(source.train)) if source.train[i]['present'].any()]
   assert sorted(set(found)) == shown

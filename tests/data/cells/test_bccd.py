@@ -73,7 +73,7 @@ BAD_FILES = {
   'an entity bomb': ({'head': '<!DOCTYPE a [<!ENTITY b "b">]>'}, r'00001\.xml: refused'),
   'another size': (
     {'size': (480, 640)},
-    r'00001\.xml: is of an image of 640 x 480 pixels, but BloodImage_00001\.jpg has 80 x 60',
+    r'00001\.xml: is for an image of 640 x 480 pixels, but BloodImage_00001\.jpg has 80 x 60',
   ),
 }
 BAD_OBJECTS = {

@@ -151,7 +151,7 @@ def test_bad_images(tmp_path):
   with pytest.raises(errors.UserError, match=r'001\.png: has the number of .*001\.bmp too'):
     find(raw)
   (folder / '001.bmp').rename(folder / 'first.bmp')
-  with pytest.raises(errors.UserError, match=r'first\.bmp: images are called by their numbers'):
+  with pytest.raises(errors.UserError, match=r'first\.bmp: images must be named by number'):
     find(raw)
 
 

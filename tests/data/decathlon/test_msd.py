@@ -92,7 +92,7 @@ def _entry(content, kind, value):
     (lambda c: c.update(training=c['training'][:4]), '4 cases are too few for 5 folds'),
     (lambda c: c['training'].append(c['training'][0]), 'lists hippocampus_000 twice'),
     (lambda c: c['training'][0].pop('label'), "an entry of 'training' has no 'label'"),
-    (lambda c: _entry(c, 'image', '../x.nii.gz'), r'\.\./x.nii.gz leaves the folder'),
+    (lambda c: _entry(c, 'image', '../x.nii.gz'), r'\.\./x.nii.gz lies outside the folder'),
     (lambda c: _entry(c, 'image', 'imagesTr/x.nii.gz'), r'imagesTr/x.nii.gz: listed .* not there'),
     (lambda c: c.update(name='Spleen'), 'set the data field task to one of heart, hippocampus'),
   ],

@@ -55,19 +55,19 @@ def test_too_few_cases():
 
 def test_which_slices_are_kept():
   groups, present = [7, 7, 7, 7, 9, 9, 4, 4], [0, 1, 3, 2, 2, 0, 0, 0]
-  assert volumes.kept(groups, present, 'complete') == [2, 4]  # case 9 has class 2 alone
-  assert volumes.kept(groups, present, 'foreground') == [1, 2, 3, 4]
-  assert volumes.kept(groups, present, 'all') == list(range(8))
-  assert volumes.kept(groups, present, 'complete', 1) == [2, 4]
+  assert volumes.select_slices(groups, present, 'complete') == [2, 4]  # case 9 has class 2 alone
+  assert volumes.select_slices(groups, present, 'foreground') == [1, 2, 3, 4]
+  assert volumes.select_slices(groups, present, 'all') == list(range(8))
+  assert volumes.select_slices(groups, present, 'complete', 1) == [2, 4]
   labels = np.zeros((3, 2, 2))
   labels[1, 0, 0], labels[1, 1, 1], labels[2, 0, 0] = 3, 1, -1
-  assert volumes.present(labels, 4) == [0, 0b101, 0]
+  assert volumes.class_bits(labels, 4) == [0, 0b101, 0]
 
 
 def test_slices_of_a_case_are_thinned_evenly():
   groups, present = [0] * 7 + [1] * 2 + [2] * 4, [1] * 13
-  assert volumes.kept(groups, present, 'complete', 2) == [1, 5, 7, 8, 10, 12]
-  assert volumes.kept(groups, present, 'all', 3) == [1, 3, 5, 7, 8, 9, 11, 12]
+  assert volumes.select_slices(groups, present, 'complete', 2) == [1, 5, 7, 8, 10, 12]
+  assert volumes.select_slices(groups, present, 'all', 3) == [1, 3, 5, 7, 8, 9, 11, 12]
 
 
 def test_a_zero_image_names_the_file():

@@ -158,7 +158,7 @@ def test_bad_folders(tmp_path, disk_file, make):
   expected = {
     'absent': 'no folder .*raw.*SSMSpine',
     'empty': 'no .mat or .npz file in .*SSMSpine',
-    'one patient': 'nothing for the train split',
+    'one patient': 'at least two patients are needed, one to train and one to test; found 1',
     'shared patient': 'patient q is in train and in test',
   }[make]
   if make != 'absent':
