@@ -272,7 +272,7 @@ def collect(
   objective at the clean image, and `_gain` their difference in the attack's direction, nan for
   images made against another network.
   """
-  tables = [files.parsed(folder / cell.file, pd.read_parquet) for cell in wanted]
+  tables = [files.read_with(folder / cell.file, pd.read_parquet) for cell in wanted]
   rows = pd.concat(tables, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
   for name, objective in [(n, p.objective) for n, p in probes.items()] + [(CLEAN, main)]:

@@ -17,7 +17,7 @@ from robustmed.runs import experiment
 
 def evaluation_batches(examples, source, config: ml_collections.ConfigDict):
   """This host's share of `examples`, in batches of at most config.evaluate.batch_size."""
-  hosts = parallel.host_count()
+  hosts = parallel.process_count()
   # Batches are padded to their size, so one larger than the set would waste work.
   size = min(config.evaluate.batch_size // hosts, -(-len(examples) // hosts))
   return pipeline.eval_batches(
@@ -112,7 +112,7 @@ def add_pictures(
   if not columns or not parallel.is_writer():
     return
   if stored_arms:
-    stored = files.arrays(path)
+    stored = files.read_arrays(path)
     for name in columns:
       columns[name].insert(0, stored[name])
   joined = {name: np.concatenate(values) for name, values in columns.items()}
@@ -123,7 +123,7 @@ def add_pictures(
 
 def _arms_of(path: pathlib.Path) -> set[str]:
   """The arms whose pictures are stored."""
-  return set(files.arrays(path)['arm'].tolist()) if path.exists() else set()
+  return set(files.read_arrays(path)['arm'].tolist()) if path.exists() else set()
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:

@@ -47,7 +47,7 @@ def test_hosts_that_do_not_meet_end_with_one_line(given, code, whom):
     [
       sys.executable,
       '-c',
-      f'from robustmed.process import hosts; hosts.start({given}, patience=2)',
+      f'from robustmed.process import hosts; hosts.initialize({given}, patience=2)',
     ],
     env=runs.environment(**_SLURM),
     capture_output=True,

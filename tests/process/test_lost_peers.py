@@ -78,7 +78,7 @@ print('before', file=sys.stderr)
 try:
   {}
 finally:
-  lost_peers.leave({})
+  lost_peers.exit_without_peers({})
 """
 
 

@@ -1,4 +1,4 @@
-"""A workdir and checkpoints that an earlier version wrote (552aab2, two_moons:smoke --arms a_full)."""
+"""A workdir that an earlier version wrote (552aab2, two_moons:smoke --arms a_full)."""
 
 import pathlib
 import shutil

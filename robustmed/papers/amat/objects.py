@@ -45,7 +45,7 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 def load(config: ml_collections.ConfigDict) -> data.Source:
   """The source; with mosaics a training example is an image and its partners."""
-  source = data.load(data.chosen(config.data.to_dict()))
+  source = data.load(data.source_config(config.data.to_dict()))
   if config.augment.name != 'mosaic':
     return source
   return source._replace(sampling=mosaic.sampling(source.train))

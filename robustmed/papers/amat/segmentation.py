@@ -164,7 +164,9 @@ def volume_cells(
   del finished
   size = config.evaluate.batch_size
   # Volumes are predicted one by one, in padded batches.
-  padded = [-(-depth // size) * size for depth in data.depths(data.chosen(config.data.to_dict()))]
+  padded = [
+    -(-depth // size) * size for depth in data.depths(data.source_config(config.data.to_dict()))
+  ]
   attacked = sum(padded[: config.evaluate.volumes]) * attack.num_gradients
   return {f'{PARTS}/{part_file(arm, seed)}': sum(padded) + attacked}
 
