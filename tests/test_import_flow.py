@@ -132,7 +132,14 @@ def test_only_parallel_knows_devices_and_hosts():
       continue
     calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
     code = '\n'.join(map(ast.unparse, calls))
-    for name in ('psum', 'pmean', 'all_gather', 'device_count', 'local_device_count'):
+    for name in (
+      'psum',
+      'pmean',
+      'all_gather',
+      'device_count',
+      'local_device_count',
+      'process_index',
+    ):
       code = code.replace(f'parallel.{name}(', '').replace(f'parallel.{name}_text(', '')
     assert not [word for word in words if word in code], path
 

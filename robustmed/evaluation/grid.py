@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -326,34 +326,3 @@ def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
   """The batch padded to a multiple of the devices, without names and other host-only fields."""
   wanted = {k: batch[k] for k in ('image', 'target', 'mask', 'index', 'group')}
   return parallel.pad(wanted, parallel.round_up(len(batch['mask'])))
-
-
-class Example(NamedTuple):
-  """One example under attack, with the network's outputs before and after."""
-
-  example: dict[str, Any]  # of the batch, without its leading axis
-  image: np.ndarray  # attacked
-  clean: PyTree  # outputs on the clean image
-  attacked: PyTree  # outputs on the attacked one
-
-
-def attacked_examples(
-  evaluator: Evaluator, variables: PyTree, batches: Batches, *, attack: str, eps: float, wanted
-) -> Iterator[Example]:
-  """Attacks the examples whose index is in `wanted`, in data order.
-
-  The attack on an example does not depend on its batch, so these are the images of the grid.
-  """
-  wanted = {int(index) for index in wanted}
-  for batch in batches():
-    valid = [int(i) if m else None for i, m in zip(batch['index'], batch['mask'])]
-    places = [place for place, index in enumerate(valid) if index in wanted]
-    if not places:
-      continue
-    padded = device_batch(batch)
-    images, _ = evaluator.attack(variables, padded, attack, eps)
-    clean = evaluator.score(variables, padded, padded['image']).outputs
-    attacked = evaluator.score(variables, padded, images).outputs
-    whole = (dict(batch), images, clean, attacked)
-    for place in places:
-      yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))

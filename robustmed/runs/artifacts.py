@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 
 from robustmed.data import pipeline
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples, grid
 from robustmed.process import console, files, parallel
 from robustmed.runs import experiment
 
 
-def evaluation_batches(examples, source, config: ml_collections.ConfigDict):
-  """This host's share of `examples`, in batches of at most config.evaluate.batch_size."""
+def evaluation_batches(split, source, config: ml_collections.ConfigDict):
+  """This host's share of `split`, in batches of at most config.evaluate.batch_size."""
   hosts = parallel.process_count()
   # Batches are padded to their size, so one larger than the set would waste work.
-  size = min(config.evaluate.batch_size // hosts, -(-len(examples) // hosts))
+  size = min(config.evaluate.batch_size // hosts, -(-len(split) // hosts))
   return pipeline.eval_batches(
-    examples,
+    split,
     batch_size=max(1, size),
     shard_index=parallel.process_index(),
     shard_count=hosts,
@@ -42,8 +42,8 @@ class Context(NamedTuple):
   everyone: Sequence[grid.Model] = ()  # all finished networks, also those of earlier calls
 
   def attacked(self, model: grid.Model, *, eps: float, wanted):
-    """The wanted examples under the main attack, as `grid.Example`."""
-    return grid.attacked_examples(
+    """The wanted examples under the main attack, as `examples.Example`."""
+    return examples.attack(
       model.evaluator or self.evaluator,
       model.load(),
       self.batches,

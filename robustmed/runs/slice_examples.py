@@ -8,10 +8,10 @@ import numpy as np
 import scipy.special
 
 from robustmed.data.files import nifti
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples
 
 
-def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Foreground of stacked examples, true and predicted, for the report's pictures."""
   foreground = lambda outputs: 1 - scipy.special.softmax(outputs['head0'], axis=-1)[..., 0]
   return {

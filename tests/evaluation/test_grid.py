@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples, grid
 from robustmed.process import console, parallel, tool
 from support import toys
 
@@ -147,7 +147,7 @@ def test_an_example_is_attacked_alike_alone_and_in_a_batch():
   task = toys.task()
   evaluator, variables = _evaluator(task), task.init(jax.random.key(0))
   found = list(
-    grid.attacked_examples(evaluator, variables, _batches, attack='pgd', eps=0.1, wanted=[7, 2])
+    examples.attack(evaluator, variables, _batches, attack='pgd', eps=0.1, wanted=[7, 2])
   )
   assert [int(one.example['index']) for one in found] == [2, 7]
   alone = jax.tree.map(lambda leaf: leaf[2:4], toys.batch(6))

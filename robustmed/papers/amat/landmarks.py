@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustmed import data, errors, tasks, types
 from robustmed.data.cephalograms import points as cephalograms
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples
 from robustmed.metrics import landmarks as metrics
 from robustmed.papers.amat import claims, parts
 from robustmed.papers.amat import pictures as amat_pictures
@@ -54,7 +54,7 @@ def make_augment(config: ml_collections.ConfigDict):
   return lambda source: None
 
 
-def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Landmarks of stacked examples, true and predicted, for the report's pictures."""
   radius = landmarks.radius_of(found.image.shape[1:3])
   points = lambda outputs: np.asarray(landmarks.points(outputs, radius=radius))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from robustmed import data, errors, tasks, types
 from robustmed.data.cells import bccd, mosaic
-from robustmed.evaluation import grid, statistics
+from robustmed.evaluation import examples, statistics
 from robustmed.metrics.boxes import matching
 from robustmed.papers.amat import claims, parts
 from robustmed.papers.amat import pictures as amat_pictures
@@ -61,7 +61,7 @@ def make_augment(config: ml_collections.ConfigDict):
   return lambda source: made
 
 
-def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Boxes of stacked examples, true and found, for the report's pictures; nan is padding."""
   target = found.example['target']
   kept = {'boxes_true': (target['boxes'], target['classes'], target['mask'])}

@@ -13,7 +13,7 @@ import pandas as pd
 from robustmed import attacks, types
 from robustmed.data.brain import brains
 from robustmed.data.files import nifti
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples, grid
 from robustmed.papers.brats import claims
 from robustmed.process import console, files, parallel
 from robustmed.runs import artifacts, experiment
@@ -169,7 +169,7 @@ def _pictures(config, context, model, index) -> dict[str, np.ndarray]:
   wanted = shown_attacks(context.exp, model.arm, eps=config.report.picture_eps)
   evaluator, variables, rows = model.evaluator or context.evaluator, model.load(), []
   for name, eps in wanted:
-    for one in grid.attacked_examples(
+    for one in examples.attack(
       evaluator, variables, context.batches, attack=name, eps=eps, wanted=[index]
     ):
       labels = one.example['target']['labels']
@@ -215,7 +215,7 @@ def save_volumes(config, context: artifacts.Context, models) -> None:
     if not context.meets_main(model):
       continue
     folder = context.results / 'nifti' / model.arm
-    parts: dict[int, list[grid.Example]] = {}
+    parts: dict[int, list[examples.Example]] = {}
     for one in context.attacked(model, eps=eps, wanted=wanted):
       parts.setdefault(int(one.example['group']), []).append(one)
     if parallel.is_writer():
@@ -225,7 +225,7 @@ def save_volumes(config, context: artifacts.Context, models) -> None:
     console.say(f'{len(parts)} cases of {model.arm} under {context.exp.grid.main} are in {folder}')
 
 
-def write_case(folder: pathlib.Path, name: str, found: list[grid.Example]) -> None:
+def write_case(folder: pathlib.Path, name: str, found: list[examples.Example]) -> None:
   """The four files of one case from its volume, or from its slices in any order."""
   label = lambda outputs: FILE_LABELS[np.argmax(outputs['head0'], axis=-1)]
   read = {

@@ -12,7 +12,7 @@ import scipy.special
 from robustmed import data, errors, models, tasks, types
 from robustmed.data import augment
 from robustmed.data.spine import lumbar_disks, shapes
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples
 
 
 def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}) -> types.Task:
@@ -77,7 +77,7 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
   )
 
 
-def pictures(found: grid.Example) -> dict[str, np.ndarray]:
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Contours and masks of stacked examples, true and predicted, for the report's pictures."""
   probability = lambda outputs: scipy.special.expit(outputs['segmentation'])[..., 0]
   return {

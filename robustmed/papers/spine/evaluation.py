@@ -9,7 +9,7 @@ import pandas as pd
 
 from robustmed.data import augment
 from robustmed.data.spine import shapes
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples, grid
 from robustmed.papers.spine import disks, ood
 from robustmed.process import console, files, parallel
 from robustmed.runs import artifacts
@@ -86,7 +86,7 @@ def _strips(context, model, batches, index) -> dict[str, np.ndarray]:
       continue
     for eps in (0.0, *sorted(evaluator.probes[attack].levels)):
       name = attack if eps else grid.CLEAN
-      for one in grid.attacked_examples(
+      for one in examples.attack(
         evaluator, variables, batches, attack=name, eps=eps, wanted=[index]
       ):
         rows.append(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from robustmed import errors
 from robustmed.data.cells import bccd
-from robustmed.evaluation import grid
+from robustmed.evaluation import examples
 from robustmed.papers.amat import experiment, landmarks, pictures, published, report
 from robustmed.papers.amat import objects as amat_objects
 from robustmed.process import tool
@@ -104,7 +104,7 @@ def landmark_example():
   image = rng.uniform(-1, 1, (2, 40, 32, 3)).astype(np.float32)
   target = {'landmarks': points, 'scale': np.full((2, 2), 6.0, np.float32)}
   example = {'image': image, 'index': np.array([3, 8]), 'target': target}
-  return grid.Example(example, image, maps, maps)
+  return examples.Example(example, image, maps, maps)
 
 
 def cell_example():
@@ -119,7 +119,7 @@ def cell_example():
   }
   image = rng.uniform(0, 1, (2, 64, 64, 3)).astype(np.float32)
   example = {'image': image, 'index': np.array([3, 8]), 'target': target}
-  return grid.Example(example, image, loud, silent)
+  return examples.Example(example, image, loud, silent)
 
 
 def stored(found, part):

@@ -6,7 +6,7 @@ import pytest
 
 from robustmed import errors
 from robustmed.data.files import nifti
-from robustmed.evaluation import claims, grid
+from robustmed.evaluation import claims, examples
 from robustmed.papers.brats import claims as brats_claims
 from robustmed.papers.brats import evaluation, experiment, published, tables
 from robustmed.runs import commandline, costs, description
@@ -142,7 +142,7 @@ def test_a_prediction_goes_back_to_the_grid_of_its_file(tmp_path):
 
   def example(cut, **more):
     fields = {'image': image[cut], 'group': 3, 'target': {**target, **more}}
-    return grid.Example(fields, image[cut], {'head0': logits[cut]}, {'head0': logits[cut]})
+    return examples.Example(fields, image[cut], {'head0': logits[cut]}, {'head0': logits[cut]})
 
   whole = [example(slice(None))]
   order = np.random.default_rng(1).permutation(16)

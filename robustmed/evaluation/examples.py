@@ -1,0 +1,48 @@
+"""Single examples under attack, for pictures and data files."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from robustmed.evaluation import grid
+
+PyTree = Any
+
+
+class Example(NamedTuple):
+  """One example under attack, with the network's outputs before and after."""
+
+  example: dict[str, Any]  # of the batch, without its leading axis
+  image: np.ndarray  # attacked
+  clean: PyTree  # outputs on the clean image
+  attacked: PyTree  # outputs on the attacked one
+
+
+def attack(
+  evaluator: grid.Evaluator,
+  variables: PyTree,
+  batches: grid.Batches,
+  *,
+  attack: str,
+  eps: float,
+  wanted,
+) -> Iterator[Example]:
+  """Attacks the examples whose index is in `wanted`, in data order.
+
+  The attack on an example does not depend on its batch, so these are the images of the grid.
+  """
+  wanted = {int(index) for index in wanted}
+  for batch in batches():
+    valid = [int(i) if m else None for i, m in zip(batch['index'], batch['mask'])]
+    places = [place for place, index in enumerate(valid) if index in wanted]
+    if not places:
+      continue
+    padded = grid.device_batch(batch)
+    images, _ = evaluator.attack(variables, padded, attack, eps)
+    clean = evaluator.score(variables, padded, padded['image']).outputs
+    attacked = evaluator.score(variables, padded, images).outputs
+    whole = (dict(batch), images, clean, attacked)
+    for place in places:
+      yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))
