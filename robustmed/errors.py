@@ -5,9 +5,9 @@ import difflib
 
 
 class UserError(Exception):
-  """A mistake the user can mend: what is wrong, where, what to do. One line, exit code 2.
+  """A mistake that the user can fix; the message says what is wrong, where, and what to do.
 
-  Everything else that is raised is a bug of ours and shows its traceback.
+  Shown as one line, with exit code 2. Any other exception is a bug and shows its traceback.
   """
 
   exit_code = 2
@@ -18,7 +18,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def during(what):
-  """Adds 'while `what`' to whatever fails in the block, for the line or traceback that is shown."""
+  """Adds the note 'while `what`' to any exception of the block; it is shown with the error."""
   try:
     yield
   except Exception as error:

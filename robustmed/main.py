@@ -1,4 +1,4 @@
-"""`python -m robustmed.main --config FILE --workdir DIR`: flags in, exit code out."""
+"""The command `python -m robustmed.main --config FILE --workdir DIR`."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from robustmed.process import lost_peers, tool
 
 
 def main(words: Sequence[str]) -> int:
-  """Runs one command. A user's mistake is one line on stderr and exit code 2."""
-  code = 1  # a bug of ours, which shows its traceback
+  """Runs one command and returns its exit code; a user error is one line on stderr and code 2."""
+  code = 1  # of any exception that shows its traceback
   try:
     code = tool.run(
       _run,
       words,
-      interrupted='interrupted; the same command goes on from the last checkpoint',
+      interrupted='interrupted; run the same command again to continue from the last checkpoint',
       memory='lower --config.train.batch_size (training) or '
       '--config.evaluate.batch_size (attacks), or the width of the model',
     )
@@ -27,7 +27,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-  # Imported here so that --help and mistakes in flags answer at once.
+  # Imported here so that --help and errors in flags are printed at once.
   from robustmed.runs import commandline
 
   command = commandline.parse(words)

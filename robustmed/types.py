@@ -10,11 +10,11 @@ PyTree = Any
 
 # {'image': [b, *spatial, c], 'target': pytree of [b, ...], 'mask': [b] bool (False = padding),
 #  'index': [b] int32 (stable sample id), 'group': [b] int32 (patient, volume, scan)};
-#  in training also 'draw': [b] int32, the number of this draw in the run's global stream, and for
-#  losses 'progress': [b], the fraction of training done
+#  in training also 'draw': [b] int32, the example's number in the run's global stream of draws, and
+#  for losses 'progress': [b], the fraction of training done
 Batch = Mapping[str, Any]
 Objective = Callable[[Array], Array]  # image -> [b]; an attack maximises it per example
-Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], read at every scored point
+Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], evaluated at every scored point
 
 
 class AttackResult(NamedTuple):
@@ -23,20 +23,20 @@ class AttackResult(NamedTuple):
   x: Array  # the chosen iterate, [b, ...]
   value: Array  # objective at x, [b]
   distance: Array  # norm of x - centre under the threat, [b]
-  monitored: PyTree = None  # the folded monitor; [num_points, b, ...] leaves for fold='trace'
+  monitored: PyTree = None  # the monitor's values, reduced; [num_points, b, ...] for fold='trace'
   last_x: Array | None = None  # with keep='both': the last iterate ...
   best_x: Array | None = None  # ... and the best one
 
 
 class Attack(Protocol):
-  """`x` is an image, a latent code, any array [b, ...]; `eps` is traced, scalar or [b].
+  """Changes `x`, an image, a latent code or any array [b, ...], by at most `eps`, scalar or [b].
 
-  `key` is one key (example i uses fold_in(key, i)) or [b] keys (one per example).
+  `eps` may be traced. `key` is one key (example i uses fold_in(key, i)) or [b] keys.
   """
 
   minimise: bool  # the objective is decreased instead of increased
   num_gradients: int  # input gradients per example
-  num_forwards: int  # forward passes per example beside them
+  num_forwards: int  # forward passes per example without a gradient
 
   def __call__(
     self,
@@ -58,17 +58,17 @@ class Task(NamedTuple):
   forward: Callable[..., tuple[PyTree, PyTree]]  # (variables, image, key) -> (outputs, state)
   losses: Callable[..., dict[str, Array]]  # (outputs, batch) -> {term: [b]}
   objectives: Mapping[str, Callable[..., Array]]  # name -> (outputs, batch) -> [b]
-  # batch['image'] is what the network saw, batch['clean'] what it was before the attack
+  # batch['image'] is the input of the network, batch['clean'] the same image before the attack
   metrics: Callable[..., dict[str, Array]]  # (outputs, batch) -> {name: [b]}
   image_shape: tuple[int, ...]  # one example, channels last
   units: str = ''  # what eps is measured in, printed beside it
-  # (outputs) -> {'_saturated': [b], ...}: what the believability checks look at
+  # (outputs) -> {'_saturated': [b], ...}: what the checks of the results read
   diagnostics: Callable[..., dict[str, Array]] = lambda outputs: {}
   # losses with terms that couple the examples of a batch, e.g. a Dice of the whole batch: the
   # gradient of their masked mean is that of the coupled loss. In training only, never in attacks
   coupled: Callable[..., dict[str, Array]] | None = None
-  # (outputs, temperature) -> (the outputs with their logits divided by it, the targets that these
-  # soft outputs are to another network): what distillation needs
+  # (outputs, temperature) -> (the outputs with their logits divided by it, the same as targets for
+  # another network), for distillation
   soften: Callable[..., tuple[PyTree, PyTree]] | None = None
 
 
@@ -86,7 +86,7 @@ class Phase(NamedTuple):
 
 
 class LossContext(NamedTuple):
-  """What a phase's loss may look at; all of it is traced."""
+  """The inputs of a phase's loss beside the parameters; all are traced."""
 
   state: PyTree  # non-parameter collections, e.g. batch statistics
   memory: PyTree  # the defense's memory
@@ -105,9 +105,12 @@ class Cost(NamedTuple):
 
 
 class Defense(NamedTuple):
-  """init: (num_examples) -> memory; update: (memory, aux, batch) -> memory, aux/batch gathered
-  over devices so that every device computes the same memory. num_examples is above every
-  batch['index']. summaries: table name -> (memory -> {column: number}), logged while training."""
+  """How a network is trained: the updates of one step, and a memory carried between steps.
+
+  init: (num_examples) -> memory; num_examples is above every batch['index']. update: (memory, aux,
+  batch) -> memory, with aux and batch gathered from all devices, so that every device computes the
+  same memory. summaries: table name -> (memory -> {column: number}), logged while training.
+  """
 
   phases: tuple[Phase, ...]
   init: Callable[[int], PyTree] = lambda num_examples: ()

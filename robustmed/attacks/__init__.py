@@ -1,4 +1,4 @@
-"""Attacks: `attacks.pgd(norm='linf', num_steps=20)` makes a function, see `types.Attack`."""
+"""Attacks: `attacks.pgd(norm='linf', num_steps=20)` returns a callable, see `types.Attack`."""
 
 import inspect
 
@@ -27,19 +27,19 @@ ATTACKS = {
 }
 
 
-# Makers that take another one's settings, less those they fix.
+# Attacks that take the settings of another one, except the setting that they fix.
 _LIKE = {'tifgsm': (ifgsm, 'minimise'), 'ood': (pgd, 'minimise'), 'latent': (pgd, 'bounds')}
 
 
 def settings(name):
-  """The names of the settings that the attack `name` takes."""
+  """Returns the names of the settings that the attack `name` takes."""
   maker = errors.lookup(ATTACKS, name, kind='attack')
   base, fixed = _LIKE.get(name, (maker, None))
   return tuple(known for known in inspect.signature(base).parameters if known != fixed)
 
 
 def defaults(name):
-  """The settings that the attack `name` takes, each with the value it has if left out."""
+  """Returns the settings that the attack `name` takes, with their default values."""
   maker = errors.lookup(ATTACKS, name, kind='attack')
   base, _ = _LIKE.get(name, (maker, None))
   known = {**inspect.signature(base).parameters, **inspect.signature(maker).parameters}
@@ -47,7 +47,7 @@ def defaults(name):
 
 
 def make(name, **chosen):
-  """The attack `name` with these settings; an unknown one is a `UserError` with the known."""
+  """Returns the attack `name` with these settings; an unknown one is a `UserError`."""
   known = dict.fromkeys(settings(name))
   for setting in chosen:
     errors.lookup(known, setting, kind=f'setting of attack {name!r}')

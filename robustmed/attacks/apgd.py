@@ -1,4 +1,4 @@
-"""APGD (Croce & Hein 2020, algorithm 1): PGD that finds its own step sizes, one per example."""
+"""APGD (Croce & Hein 2020, algorithm 1): PGD with a step size adapted per example."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed.attacks import engine, monitor_reductions
-from robustmed.attacks.threat import Threat, column
+from robustmed.attacks.threat import Threat, expand_to_rank
 from robustmed.types import Array
 
-_INERTIA = 0.75  # alpha: weight of the new step against the previous move
+_MOMENTUM = 0.75  # alpha: weight of the new step against the previous one
 _PROGRESS = 0.75  # rho: share of steps that must improve between two checkpoints
 
 
@@ -20,13 +20,13 @@ class _State(NamedTuple):
   best_grad: Array
   best_value: Array
   step_size: Array  # [b]
-  rises: Array  # improving steps since the last checkpoint, [b]
-  mark_value: Array  # best value at the last checkpoint, [b]
-  halved: Array  # was the step halved there, [b] bool
+  improved: Array  # improving steps since the last checkpoint, [b]
+  checkpoint_value: Array  # best value at the last checkpoint, [b]
+  halved: Array  # whether the step was halved there, [b] bool
 
 
 def checkpoints(num_steps):
-  """The iterations at which steps may be halved: ceil(p_j * num_steps), p = 0.22, 0.41, ..."""
+  """Returns the iterations that may halve the step: ceil(p_j * num_steps), p = 0.22, 0.41, ..."""
   shares, gap = [0.0, 0.22], 0.22
   while shares[-1] <= 1.0:
     gap = max(gap - 0.03, 0.06)
@@ -45,8 +45,8 @@ def _init(problem, x):
     best_grad=jnp.zeros_like(x),
     best_value=low,
     step_size=2.0 * problem.eps,
-    rises=zero,
-    mark_value=low,
+    improved=zero,
+    checkpoint_value=low,
     halved=zero > 1,
   )
   return x, state
@@ -54,39 +54,39 @@ def _init(problem, x):
 
 def _step(problem, index, x, value, grad, state):
   threat, centre, eps = problem.threat, problem.centre, problem.eps
-  place = lambda x: threat.project(x, centre, eps)
+  project = lambda x: threat.project(x, centre, eps)
   better = value > state.best_value
-  best_x = monitor_reductions.pick(better, x, state.best_x)
-  best_grad = monitor_reductions.pick(better, grad, state.best_grad)
+  best_x = monitor_reductions.where_per_example(better, x, state.best_x)
+  best_grad = monitor_reductions.where_per_example(better, grad, state.best_grad)
   best_value = jnp.where(better, value, state.best_value)
-  # The start is no step, so it cannot have risen.
-  rises = state.rises + ((value > state.value) & (index > 0))
+  # No step has led to the start, so it does not count.
+  improved = state.improved + ((value > state.value) & (index > 0))
 
   marks = [0, *checkpoints(problem.num_steps)]
   gaps = np.zeros(problem.num_steps, np.float32)
   gaps[marks[1:]] = np.diff(marks)
   gap = jnp.asarray(gaps)[index]
-  at_mark = gap > 0
-  stalled = rises < _PROGRESS * gap
-  stuck = ~state.halved & (best_value <= state.mark_value)
-  halve = at_mark & (stalled | stuck)
+  at_checkpoint = gap > 0
+  stalled = improved < _PROGRESS * gap
+  stuck = ~state.halved & (best_value <= state.checkpoint_value)
+  halve = at_checkpoint & (stalled | stuck)
   step_size = jnp.where(halve, state.step_size / 2, state.step_size)
-  here = monitor_reductions.pick(halve, best_x, x)
-  slope = monitor_reductions.pick(halve, best_grad, grad)
+  base = monitor_reductions.where_per_example(halve, best_x, x)
+  base_grad = monitor_reductions.where_per_example(halve, best_grad, grad)
 
-  ahead = place(here + column(step_size, x) * threat.direction(slope))
-  drift = here + _INERTIA * (ahead - here) + (1 - _INERTIA) * (here - state.previous)
-  new = jnp.where(index == 0, ahead, drift)
+  plain = project(base + expand_to_rank(step_size, x) * threat.direction(base_grad))
+  moved = base + _MOMENTUM * (plain - base) + (1 - _MOMENTUM) * (base - state.previous)
+  new = jnp.where(index == 0, plain, moved)
   return new, _State(
-    previous=here,
+    previous=base,
     value=value,
     best_x=best_x,
     best_grad=best_grad,
     best_value=best_value,
     step_size=step_size,
-    rises=jnp.where(at_mark, 0.0, rises),
-    mark_value=jnp.where(at_mark, best_value, state.mark_value),
-    halved=jnp.where(at_mark, halve, state.halved),
+    improved=jnp.where(at_checkpoint, 0.0, improved),
+    checkpoint_value=jnp.where(at_checkpoint, best_value, state.checkpoint_value),
+    halved=jnp.where(at_checkpoint, halve, state.halved),
   )
 
 
@@ -104,9 +104,9 @@ def apgd(
   score_last=True,
   minimise=False,
 ):
-  """Ascent with inertia whose step starts at 2 * eps and is halved, per example, when it stalls.
+  """Returns ascent with momentum whose step, first 2 * eps, is halved per example when it stalls.
 
-  Then the search goes on from the best point so far. Needs no step size; `select='best'` is the
+  A halved step starts from the best point so far. No step size is given; `select='best'` is the
   published choice. The other arguments are those of `engine.LoopAttack` and `threat.Threat`.
   """
   return engine.LoopAttack(

@@ -1,4 +1,4 @@
-"""Artefacts of acquisition in the clothes of an attack, so that the same grid evaluates them."""
+"""Acquisition artefacts with the interface of an attack, so that the same grid evaluates them."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from robustmed.ops import corruptions
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Artefact(Threat):
-  """No ball: the start is the corrupted image, eps its severity; box and region hold."""
+  """Starts at the corrupted image, eps being its severity; box and region apply, not the ball."""
 
   kind: str = ''
 
@@ -28,10 +28,10 @@ class _Artefact(Threat):
 
 
 def corruption(*, kind='motion', bounds=None, region=None, restarts=1, fold='last'):
-  """An artefact of `ops.corruptions.CORRUPTIONS`; eps is its severity, in that entry's unit.
+  """Returns an attack that applies an artefact of `ops.corruptions.CORRUPTIONS`.
 
-  It asks for no gradient and does not look at the objective; restarts keep the worst draw per
-  example. It is not confined to a ball, so `distance` is nan.
+  eps is the severity, in the unit of that entry. No gradient is taken; of several restarts the one
+  with the highest objective is kept per example. There is no ball, so `distance` is nan.
   """
   errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption')
   return engine.LoopAttack(

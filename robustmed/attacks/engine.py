@@ -1,4 +1,4 @@
-"""The one loop of every attack; what differs between attacks is data (`Solver`, `Threat`)."""
+"""The loop of all attacks; a `Solver` and a `Threat` hold what differs between them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from robustmed.types import Array, AttackResult, PyTree
 
 
 class Problem(NamedTuple):
-  """What a solver may know of the run; [b] arrays, b examples."""
+  """What a solver knows of a run of b examples."""
 
   threat: Threat
   centre: Array  # [b, ...]
@@ -28,10 +28,11 @@ class Problem(NamedTuple):
 
 
 class Solver(NamedTuple):
-  """init: (problem, x) -> (x, state), where x is the start that was drawn.
+  """The update rule of an attack.
 
-  step: (problem, index, x, value, grad, state) -> (x, state). It climbs: larger values are better.
-  The loop projects what it returns. grad is None for a solver that `needs_gradient=False`.
+  init: (problem, x) -> (x, state), x being the start. step: (problem, index, x, value, grad, state)
+  -> (x, state); larger values are better, the loop projects the returned x onto the threat, and
+  grad is None if not `needs_gradient`.
   """
 
   init: Callable[..., tuple[Array, PyTree]]
@@ -39,13 +40,13 @@ class Solver(NamedTuple):
   needs_gradient: bool = True
 
 
-class _Point(NamedTuple):
+class _Scored(NamedTuple):
   value: Array  # [b], larger is better
   grad: Array | None
-  seen: PyTree
+  monitored: PyTree
 
 
-class _Walk(NamedTuple):
+class _LoopState(NamedTuple):
   x: Array
   state: PyTree
   value: Array  # at the last scored point
@@ -56,7 +57,7 @@ class _Walk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoopAttack:
-  """An `Attack`: `num_steps` steps of `solver` inside `threat`, `restarts` times.
+  """An `Attack` that takes `num_steps` steps of `solver` within `threat`, `restarts` times.
 
   step_size | relative_step: the step's length in units of x, or as a share of eps; numbers or
     (traced) arrays, scalar or [b].
@@ -64,16 +65,16 @@ class LoopAttack:
   restarts: independent runs, the later ones with keys fold_in(key of the example, run); per
     example the run with the best value is kept, so more restarts never make a result worse.
   select: 'last' or 'best' scored iterate becomes `x`; keep='both' returns both.
-  fold: how the monitor's values become one answer, see `folds`. The monitor is traced together with
-    the gradient: a host callback in it needs `lax.stop_gradient` on what it is given.
+  fold: how the monitor's values are reduced, see `monitor_reductions.FOLDS`. The monitor is traced
+    together with the gradient: a host callback in it needs `lax.stop_gradient` on its input.
   score_last: a run of N steps scores N + 1 points, the last by a forward pass alone. Without it
     only x_0 ... x_(N-1) are scored: 'last' still returns x_N but its `value` is that of x_(N-1),
     and 'best' chooses among the scored points.
-  minimise: go down instead of up; then 'best' is the smallest value.
+  minimise: decrease the objective; 'best' is then the smallest value.
 
-  Guarantees: x is in the ball and the box; nothing of one example depends on another one; the
-  result is constant to differentiation. Work is float32 (float64 where x is), x keeps its dtype: in
-  a shorter one the result is rounded, may leave the ball by that, and `distance` says so.
+  Guarantees: x is in the ball and the box; examples do not depend on each other; no gradient flows
+  through the result. Arithmetic is float32 (float64 where x is) and x keeps its dtype: a narrower
+  one is rounded to, which may leave the ball by the rounding; `distance` is that of the rounded x.
   """
 
   threat: Threat
@@ -98,7 +99,9 @@ class LoopAttack:
         f'an attack needs num_steps >= 0 and restarts >= 1, not {self.num_steps}, {self.restarts}'
       )
     if self.num_steps == 0 and not self.score_last:
-      raise errors.UserError('an attack of 0 steps scores nothing without score_last=True')
+      raise errors.UserError(
+        'an attack with num_steps=0 needs score_last=True, or no point is scored'
+      )
     if self.step_size is not None and self.relative_step is not None:
       raise errors.UserError('give step_size or relative_step (of eps), not both')
 
@@ -137,12 +140,12 @@ class LoopAttack:
     if start_radius is not None:
       start_radius = contracts.broadcast_per_example(start_radius, centre, what='start_radius')
     keys = example_keys(key, centre.shape[0])
-    monitor = _checked(monitor)
+    monitor = _checked_monitor(monitor)
     evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
 
     def run(restart):
-      # The first run is that of the attack without restarts, and needs no key of its own.
+      # The first run uses the attack's keys, so that it equals the attack without restarts.
       fresh = keys
       if self.restarts > 1:
         folded = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
@@ -152,48 +155,50 @@ class LoopAttack:
     if self.restarts == 1:
       return self._result(run(0), centre, given.dtype)
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, 0))
-    # NaN loses against whatever the first run brings, see `_merge`.
+    # `_merge` replaces NaN by the values of the first run.
     unknown = jnp.full_like(eps, jnp.nan)
     kept = blank._replace(value=unknown, best_value=unknown, memory=self._memory(monitor, centre))
-    again = lambda restart, kept: self._merge(kept, run(restart))
-    kept = lax.fori_loop(0, self.restarts, again, kept)
+    next_run = lambda restart, kept: self._merge(kept, run(restart))
+    kept = lax.fori_loop(0, self.restarts, next_run, kept)
     return self._result(kept, centre, given.dtype)
 
   def _run(self, problem, evaluate, monitor, start_radius):
     threat, centre, eps = problem.threat, problem.centre, problem.eps
-    place = lambda x: threat.project(x, centre, eps)
+    project = lambda x: threat.project(x, centre, eps)
     start = centre
     if start_radius is not None:
       start = threat.start(problem.keys, centre, start_radius)
-    x, state = self.solver.init(problem, place(start))
-    x = place(x)
+    x, state = self.solver.init(problem, project(start))
+    x = project(x)
     low = jnp.full_like(eps, -jnp.inf)
     track = self.select == 'best' or self.keep == 'both'
 
-    def note(walk, point, index):
-      best_x = walk.best_x
+    def record(carry, point, index):
+      best_x = carry.best_x
       if track:
-        best_x = monitor_reductions.pick(point.value > walk.best_value, walk.x, best_x)
-      return walk._replace(
+        best_x = monitor_reductions.where_per_example(
+          point.value > carry.best_value, carry.x, best_x
+        )
+      return carry._replace(
         value=point.value,
         best_x=best_x,
-        best_value=jnp.fmax(walk.best_value, point.value),
-        memory=monitor_reductions.add(self.fold, walk.memory, point.seen, index),
+        best_value=jnp.fmax(carry.best_value, point.value),
+        memory=monitor_reductions.add(self.fold, carry.memory, point.monitored, index),
       )
 
-    def body(index, walk):
-      point = evaluate(walk.x, gradient=self.solver.needs_gradient)
-      walk = note(walk, point, index)
-      x, state = self.solver.step(problem, index, walk.x, point.value, point.grad, walk.state)
-      return walk._replace(x=place(x), state=state)
+    def body(index, carry):
+      point = evaluate(carry.x, gradient=self.solver.needs_gradient)
+      carry = record(carry, point, index)
+      x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
+      return carry._replace(x=project(x), state=state)
 
-    walk = _Walk(x, state, low, x if track else None, low, self._memory(monitor, x))
-    walk = lax.fori_loop(0, self.num_steps, body, walk)
+    carry = _LoopState(x, state, low, x if track else None, low, self._memory(monitor, x))
+    carry = lax.fori_loop(0, self.num_steps, body, carry)
     if self.score_last:
-      walk = note(walk, evaluate(walk.x, gradient=False), self.num_steps)
+      carry = record(carry, evaluate(carry.x, gradient=False), self.num_steps)
     if self.select == 'best':
-      walk = walk._replace(value=walk.best_value)
-    return walk._replace(state=None)
+      carry = carry._replace(value=carry.best_value)
+    return carry._replace(state=None)
 
   def _memory(self, monitor, x):
     if monitor is None:
@@ -207,9 +212,11 @@ class LoopAttack:
     better = above(new.value, kept.value)
     best_x = kept.best_x
     if best_x is not None:
-      best_x = monitor_reductions.pick(above(new.best_value, kept.best_value), new.best_x, best_x)
-    return _Walk(
-      x=monitor_reductions.pick(better, new.x, kept.x),
+      best_x = monitor_reductions.where_per_example(
+        above(new.best_value, kept.best_value), new.best_x, best_x
+      )
+    return _LoopState(
+      x=monitor_reductions.where_per_example(better, new.x, kept.x),
       state=None,
       value=jnp.where(better, new.value, kept.value),
       best_x=best_x,
@@ -217,33 +224,33 @@ class LoopAttack:
       memory=monitor_reductions.merge(self.fold, kept.memory, new.memory, better),
     )
 
-  def _result(self, walk, centre, dtype):
-    x = _rounded(walk.best_x if self.select == 'best' else walk.x, dtype)
+  def _result(self, carry, centre, dtype):
+    x = _rounded(carry.best_x if self.select == 'best' else carry.x, dtype)
     both = self.keep == 'both'
     result = AttackResult(
       x=x.astype(dtype),
-      value=-walk.value if self.minimise else walk.value,
+      value=-carry.value if self.minimise else carry.value,
       distance=self.threat.distance(x, centre),
-      monitored=walk.memory,
-      last_x=walk.x.astype(dtype) if both else None,
-      best_x=walk.best_x.astype(dtype) if both else None,
+      monitored=carry.memory,
+      last_x=carry.x.astype(dtype) if both else None,
+      best_x=carry.best_x.astype(dtype) if both else None,
     )
     return lax.stop_gradient(result)
 
 
 def _rounded(x, dtype):
-  """x with the precision of `dtype`, so that what is said of it is true once it is cast.
+  """Returns x rounded to the precision of `dtype`, so that its distance also holds after the cast.
 
-  A mere cast there and back may be dropped by the compiler.
+  A cast there and back does not do: the compiler may drop it.
   """
-  facts = jnp.finfo(dtype)
-  if facts.bits >= jnp.finfo(x.dtype).bits:
+  target = jnp.finfo(dtype)
+  if target.bits >= jnp.finfo(x.dtype).bits:
     return x
-  return lax.reduce_precision(x, exponent_bits=facts.nexp, mantissa_bits=facts.nmant)
+  return lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)
 
 
 def example_keys(key, batch):
-  """[b] keys: `fold_in(key, i)` of one key, or the [b] keys that were given."""
+  """Returns [b] keys: `fold_in(key, i)` of one key, or the [b] keys that were given."""
   key = jnp.asarray(key)
   if key.dtype == jnp.uint32 and key.ndim in (1, 2):
     key = jax.random.wrap_key_data(key)
@@ -257,7 +264,7 @@ def example_keys(key, batch):
 
 
 def _check_eps(eps):
-  """A radius below 0, or none at all, is a mistake; one that is traced cannot be looked at."""
+  """Raises `UserError` where eps is negative or NaN; a traced eps is not checked."""
   if isinstance(eps, jax.core.Tracer):
     return
   wrong = [value for value in np.asarray(eps).tolist() if not value >= 0]
@@ -265,31 +272,31 @@ def _check_eps(eps):
     raise errors.UserError(f'eps must be 0 or more, got {wrong[0]:.6g}')
 
 
-def _checked(monitor):
+def _checked_monitor(monitor):
   if monitor is None:
     return None
   return lambda x: contracts.batched(monitor(x), x.shape[0], what='the monitor')
 
 
 def _evaluator(objective, monitor, sense):
-  """(x, gradient=...) -> _Point, with objective and monitor in one forward pass."""
+  """Returns (x, gradient=...) -> `_Scored`, with objective and monitor in one forward pass."""
 
   def values(x):
     value = contracts.per_example(objective(x), x.shape[0], what='the objective')
     return sense * value.astype(x.dtype)
 
-  def look(x):
+  def monitored(x):
     return None if monitor is None else monitor(x)
 
   def total(x):
     value = values(x)
-    # A sum, never a mean: no example's gradient may depend on how many neighbours it has.
-    return jnp.sum(value), (value, look(x))
+    # A sum, not a mean: an example's gradient must not depend on the batch size.
+    return jnp.sum(value), (value, monitored(x))
 
   def evaluate(x, *, gradient):
     if not gradient:
-      return _Point(values(x), None, look(x))
-    (_, (value, seen)), grad = jax.value_and_grad(total, has_aux=True)(x)
-    return _Point(value, grad, seen)
+      return _Scored(values(x), None, monitored(x))
+    (_, (value, found)), grad = jax.value_and_grad(total, has_aux=True)(x)
+    return _Scored(value, grad, found)
 
   return evaluate

@@ -1,4 +1,4 @@
-"""One gradient, or a few without a random start: FGSM, i-FGSM, ti-FGSM."""
+"""Gradient-sign attacks without a random start: FGSM of one step, i-FGSM and ti-FGSM of several."""
 
 from robustmed.attacks import engine, rules
 from robustmed.attacks.threat import Threat
@@ -7,7 +7,7 @@ from robustmed.attacks.threat import Threat
 def fgsm(
   *, norm='linf', bounds=None, region=None, fold='last', select='last', keep=None, score_last=True
 ):
-  """x + eps * sign(grad) (Goodfellow et al. 2015); with norm='l2' x + eps * g / ||g||."""
+  """Returns FGSM: x + eps * sign(grad), with norm='l2' x + eps * g / ||g|| (Goodfellow 2015)."""
   return engine.LoopAttack(
     threat=Threat(norm, bounds, region),
     solver=rules.ascent(),
@@ -34,7 +34,7 @@ def ifgsm(
   score_last=True,
   minimise=False,
 ):
-  """`num_steps` FGSM steps without a random start (Kurakin et al. 2017).
+  """Returns an attack of `num_steps` FGSM steps without a random start (Kurakin et al. 2017).
 
   The step is eps / num_steps unless given, so the last iterate can just reach the ball's border.
   """
@@ -55,8 +55,8 @@ def ifgsm(
 
 
 def tifgsm(**settings):
-  """Targeted i-FGSM: goes down. The objective is the loss towards the wanted target.
+  """Returns targeted i-FGSM, which minimises its objective: the loss towards the chosen target.
 
-  Takes what `ifgsm` takes; `value` is that loss and 'best' its smallest value.
+  Takes the settings of `ifgsm`; `value` is that loss and 'best' its smallest value.
   """
   return ifgsm(minimise=True, **settings)

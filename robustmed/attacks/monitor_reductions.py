@@ -1,4 +1,4 @@
-"""How what a monitor saw at every scored point becomes one answer per example."""
+"""Reductions of a monitor's values at all scored points to one value per example."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,9 +10,10 @@ from robustmed.types import Array
 
 
 class Fold(NamedTuple):
-  """init: (leaf's shape and dtype, num_points) -> memory; add: (memory, leaf, index) -> memory.
+  """A reduction of one leaf over the points of a run, and over runs.
 
-  merge: (memory, memory of a further run, better [b]) -> memory.
+  init: (leaf's shape and dtype, num_points) -> memory; add: (memory, leaf, index) -> memory; merge:
+  (memory, memory of a further run, better [b]) -> memory.
   """
 
   init: Callable[..., Array]
@@ -20,8 +21,8 @@ class Fold(NamedTuple):
   merge: Callable[..., Array]
 
 
-def pick(better, new, old, *, axis=0):
-  """`new` where `better` [b], else `old`; `axis` is the one that counts examples."""
+def where_per_example(better, new, old, *, axis=0):
+  """Returns `new` where `better` [b], else `old`; `axis` is their batch axis."""
   shape = [1] * old.ndim
   shape[axis] = -1
   return jnp.where(better.reshape(shape), new, old)
@@ -34,12 +35,12 @@ def _lowest(leaf):
   return jnp.full(leaf.shape, lowest, leaf.dtype)
 
 
-# `last` and `trace` tell of the run that was kept, `max` and `any` of every point of every run.
+# `last` and `trace` are those of the run that is kept, `max` and `any` cover all runs.
 FOLDS = {
   'last': Fold(
     init=lambda leaf, points: jnp.zeros(leaf.shape, leaf.dtype),
     add=lambda memory, leaf, index: leaf,
-    merge=lambda memory, other, better: pick(better, other, memory),
+    merge=lambda memory, other, better: where_per_example(better, other, memory),
   ),
   'max': Fold(
     init=lambda leaf, points: _lowest(leaf),
@@ -54,19 +55,21 @@ FOLDS = {
   'trace': Fold(
     init=lambda leaf, points: jnp.zeros((points, *leaf.shape), leaf.dtype),
     add=lambda memory, leaf, index: memory.at[index].set(leaf),
-    merge=lambda memory, other, better: pick(better, other, memory, axis=1),
+    merge=lambda memory, other, better: where_per_example(better, other, memory, axis=1),
   ),
 }
 
 
 def init(fold, seen, num_points):
-  """An empty memory for a monitor that returns the pytree of shapes `seen`."""
+  """Returns an empty memory for a monitor whose values have the shapes `seen`, a pytree."""
   return jax.tree.map(lambda leaf: FOLDS[fold].init(leaf, num_points), seen)
 
 
 def add(fold, memory, seen, index):
+  """Returns the memory with the monitor's values `seen` at point `index` added."""
   return jax.tree.map(lambda old, leaf: FOLDS[fold].add(old, leaf, index), memory, seen)
 
 
 def merge(fold, memory, other, better):
+  """Returns the memory of two runs; the second one, `other`, is kept where `better` [b]."""
   return jax.tree.map(lambda old, new: FOLDS[fold].merge(old, new, better), memory, other)

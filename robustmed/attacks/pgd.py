@@ -1,4 +1,4 @@
-"""Projected gradient ascent and its relatives: latent codes, OOD images, plain noise."""
+"""Projected gradient ascent, and its variants for latent codes, OOD images and plain noise."""
 
 from robustmed import errors
 from robustmed.attacks import engine, rules
@@ -23,9 +23,10 @@ def pgd(
   score_last=True,
   minimise=False,
 ):
-  """x <- P(x + step * rule(direction(grad))), P onto ball and box (Madry et al. 2018).
+  """Returns PGD: x <- P(x + step * rule(direction(grad))), P projecting onto ball and box.
 
-  The step is `step_size` (units of x) or `relative_step` * eps; with neither 2.5 * eps / num_steps.
+  Madry et al. 2018. The step is `step_size` (units of x) or `relative_step` * eps; with neither it
+  is 2.5 * eps / num_steps.
   rule: 'plain', 'momentum', 'adamax' or an optax transformation, see `rules.ascent`. The other
   arguments are those of `engine.LoopAttack` and `threat.Threat`.
   """
@@ -50,17 +51,17 @@ def pgd(
 
 
 def latent(**settings):
-  """PGD over a code: x is [b, d] or any shape, the objective decodes it. There is no box."""
+  """Returns PGD over a latent code [b, d] or of any shape, which the objective decodes; no box."""
   if settings.get('bounds') is not None:
     raise errors.UserError('a latent code has no bounds; put the clamp into the decoder')
   return pgd(**settings)
 
 
 def ood(*, norm='l2', rule='adamax', random_start=False, max_change=1.0, **settings):
-  """Starts at an image from elsewhere, stays in a ball around *it*, and minimises the objective.
+  """Returns PGD in a ball around an out-of-distribution image x that minimises the objective.
 
-  The objective is a mismatch of outputs, see `mismatch`; x is the out-of-distribution image, the
-  noise is clamped element-wise to `max_change` (None: not at all). Takes what `pgd` takes.
+  The objective is a mismatch of outputs, see `mismatch`. The change is clipped element-wise to
+  `max_change` (None: not at all). Takes the settings of `pgd`.
   """
   return pgd(
     norm=norm,
@@ -73,7 +74,7 @@ def ood(*, norm='l2', rule='adamax', random_start=False, max_change=1.0, **setti
 
 
 def noise(*, norm='linf', bounds=None, region=None, restarts=1, fold='last'):
-  """A random start and no step, the baseline that every attack must beat.
+  """Returns an attack of a random start and no step, the baseline of all attacks.
 
   U(-eps, eps) for linf, for l2 see `Threat.start`. Restarts keep the worst draw per example.
   """
@@ -81,8 +82,8 @@ def noise(*, norm='linf', bounds=None, region=None, restarts=1, fold='last'):
 
 
 def mismatch(predict, wanted, loss):
-  """The objective `image -> loss(predict(image), wanted)` [b] for `ood`.
+  """Returns the objective `image -> loss(predict(image), wanted)` [b] for `ood`.
 
-  wanted: outputs to reproduce, such as predict(image of the training distribution).
+  wanted: the outputs to reproduce, such as predict(image of the training distribution).
   """
   return lambda image: loss(predict(image), wanted)

@@ -1,16 +1,16 @@
-"""One forward pass for an objective and a monitor that ask the same network."""
+"""One forward pass for an objective and a monitor that call the same network."""
 
 import jax
 
 
 class Shared:
-  """`predict`, traced once per point although objective and monitor both call it.
+  """Calls `predict` once per traced image, although objective and monitor both ask for it.
 
       predict = attacks.Shared(lambda image: task.predict(variables, image))
       attack(lambda image: loss(predict(image)), x, monitor=lambda image: dice(predict(image)), ...)
 
-  XLA merges most of two equal networks by itself, but not all of it inside a loop. What is
-  remembered is the last traced image alone, so make a new `Shared` where the variables change.
+  XLA merges most of two equal networks by itself, but not all of it inside a loop. Only the result
+  for the last traced image is cached, so make a new `Shared` where the variables change.
   """
 
   def __init__(self, predict):
@@ -18,7 +18,7 @@ class Shared:
     self._last = (None, None)
 
   def __call__(self, image):
-    # Only a tracer is known to stand for one value for ever.
+    # Only tracers are immutable: a NumPy array may be changed in place.
     if not isinstance(image, jax.core.Tracer):
       return self._predict(image)
     if self._last[0] is not image:

@@ -20,12 +20,12 @@ class _State(NamedTuple):
 
 
 def _spatial(shape):
-  """The spatial axes of one example; a code [d] counts as one axis of positions."""
+  """Returns the spatial axes of one example; a code [d] counts as one spatial axis."""
   return shape[:-1] if len(shape) > 1 else shape
 
 
 def sides(spatial, num_steps, share):
-  """The window's side at every step, [num_steps, number of spatial axes]."""
+  """Returns the window's sides at every step, [num_steps, number of spatial axes]."""
   progress = np.arange(num_steps) / max(num_steps, 1)
   part = share * 0.5 ** np.sum(progress[:, None] >= np.asarray(_HALVINGS), axis=1)
   side = np.round((part * np.prod(spatial)) ** (1 / len(spatial)))
@@ -33,7 +33,7 @@ def sides(spatial, num_steps, share):
 
 
 def _window(key, side, shape):
-  """A random box of the given side within one example's spatial axes, as a mask."""
+  """Returns the mask of a random box of the given sides in one example."""
   spatial = _spatial(shape)
   keys = jax.random.split(key, len(spatial))
   inside = jnp.ones(shape, bool)
@@ -45,20 +45,20 @@ def _window(key, side, shape):
 
 
 def _signs(key, shape, dtype):
-  """One random sign per channel, the same at every position of the window."""
+  """Returns one random sign per channel, the same at every position."""
   width = (1,) * len(_spatial(shape)) + shape[len(_spatial(shape)) :]
   return jnp.broadcast_to(jax.random.rademacher(key, width, dtype), shape)
 
 
 def _propose_linf(key, side, delta, eps):
-  """The window jumps to +-eps."""
+  """Sets the change within a random window to +-eps."""
   where, sign = jax.random.split(key)
   window = _window(where, side, delta.shape)
   return jnp.where(window, eps * _signs(sign, delta.shape, delta.dtype), delta)
 
 
 def _propose_l2(key, side, delta, eps):
-  """One window gives its length away, another takes it and what was unused of eps."""
+  """Zeroes the change in one window; a second one gets its norm and what was unused of eps."""
   take, give, sign = jax.random.split(key, 3)
   window = _window(take, side, delta.shape)
   rest = jnp.where(window | _window(give, side, delta.shape), 0.0, delta)
@@ -81,7 +81,9 @@ def _solver(share):
   def step(problem, index, x, value, grad, state):
     shape = x.shape[1:]
     accepted = value > state.value
-    state = _State(monitor_reductions.pick(accepted, x, state.x), jnp.fmax(value, state.value))
+    state = _State(
+      monitor_reductions.where_per_example(accepted, x, state.x), jnp.fmax(value, state.value)
+    )
     table = sides(_spatial(shape), problem.num_steps, share)
     keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, index)
     propose = jax.vmap(_PROPOSALS[problem.threat.norm], (0, None, 0, 0))
@@ -106,10 +108,10 @@ def square(
   score_last=True,
   minimise=False,
 ):
-  """Random search over windows of constant change; a proposal is kept only where it is better.
+  """Returns random search over windows of constant change; only better proposals are kept.
 
-  share: the first window's share of the image, halved as the run goes on. 'linf' is the published
-  proposal with a uniform start in place of stripes; 'l2' moves length between two flat windows in
+  share: the first window's share of the image, halved at `_HALVINGS`. 'linf' is the published
+  proposal with a uniform start in place of stripes; 'l2' moves norm between two flat windows in
   place of the published pyramids. Works in any number of spatial axes, and on codes [b, d].
   """
   return engine.LoopAttack(

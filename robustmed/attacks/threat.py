@@ -1,4 +1,4 @@
-"""Where an attack may go: a ball around the centre, a box of allowed values, a region."""
+"""The images that an attack may return: a ball around the centre, a box of values, a region."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from robustmed import errors
 from robustmed.types import Array
 
 
-def column(values, like):
-  """A scalar or [b] as [b, 1, ...], ready to meet `like` [b, ...]."""
+def expand_to_rank(values, like):
+  """Returns a scalar or [b] as [b, 1, ...], which broadcasts against `like` [b, ...]."""
   values = jnp.broadcast_to(jnp.asarray(values, like.dtype), like.shape[:1])
   return values.reshape(-1, *(1,) * (like.ndim - 1))
 
@@ -27,7 +27,7 @@ def _l2(values):
 
 
 class Norm(NamedTuple):
-  """What a norm means to an attack; all of it per example."""
+  """The operations of one norm, each per example."""
 
   direction: Callable[[Array], Array]  # gradient -> steepest unit step
   project: Callable[[Array, Array], Array]  # (delta, radius [b, 1, ...]) -> nearest in the ball
@@ -54,11 +54,11 @@ class Threat:
 
   norm: 'linf' or 'l2', the norm in which eps is measured.
   bounds: None or (low, high), each a number or one value per channel [c], in the units of x. An
-    element of the centre that is outside already may stay where it is, never go further out; so
-    eps = 0 is the identity and the ball always holds.
+    element of the centre that is outside them may keep its value but not move further out, so
+    eps = 0 is the identity and x is always in the ball.
   region: None or an array of x's rank whose axes are x's or 1, such as [b, *spatial, 1]; where it
-    is 0 nothing moves.
-  max_change: None or a further limit on the change of each element, whatever the norm.
+    is 0, x keeps the value of the centre.
+  max_change: None or a further limit on the change of each element, for any norm.
   """
 
   norm: str = 'linf'
@@ -102,7 +102,10 @@ class Threat:
       )
 
   def _check_range(self, x):
-    """Images in other units than the bounds would never move, which looks like robustness."""
+    """Raises `UserError` where more than 5 % of x lie outside the bounds.
+
+    Such images have other units than the bounds; they would hardly move and look robust.
+    """
     if self.bounds is None or isinstance(x, jax.core.Tracer):
       return
     low, high = (np.asarray(side) for side in self.bounds)
@@ -114,39 +117,39 @@ class Threat:
       )
 
   def masked(self, values):
-    """`values` with zeros outside the region."""
+    """Returns `values` with zeros outside the region."""
     return values if self.region is None else jnp.where(jnp.asarray(self.region) != 0, values, 0)
 
   def direction(self, grad):
-    """The steepest step of norm 1: the sign, or g / max(||g||, 1e-8)."""
-    # An undefined entry says nothing about where to go, so nothing moves there.
+    """Returns the steepest step of norm 1: the sign, or g / max(||g||, 1e-8)."""
+    # A NaN or infinite entry gives no direction, so x stays as it is there.
     grad = jnp.where(jnp.isfinite(grad), grad, 0)
     return NORMS[self.norm].direction(self.masked(grad))
 
   def project(self, x, centre, eps):
-    """The allowed point for `x`: into the eps ball (eps scalar or [b]), then into the box."""
-    delta = NORMS[self.norm].project(self.masked(x - centre), column(eps, centre))
+    """Returns `x` projected onto the eps ball (eps scalar or [b]), then clipped to the box."""
+    delta = NORMS[self.norm].project(self.masked(x - centre), expand_to_rank(eps, centre))
     if self.max_change is not None:
       delta = jnp.clip(delta, -self.max_change, self.max_change)
     x = centre + delta
     if self.bounds is None:
       return x
     low, high = (self._side(side, centre) for side in self.bounds)
-    # The clamp comes last: between centre and x it can only shrink the distance.
+    # Clipped last: that moves x towards the centre, so the distance can only shrink.
     return jnp.clip(x, jnp.minimum(low, centre), jnp.maximum(high, centre))
 
   def start(self, keys, centre, radius):
-    """centre + noise: U(-radius, radius) per element, for l2 then projected onto that radius.
+    """Returns centre + U(-radius, radius) per element, for l2 projected onto the l2 ball.
 
     keys: [b]; radius: scalar or [b]. In many dimensions the l2 start lies on the sphere.
     """
     draw = lambda key: jax.random.uniform(key, centre.shape[1:], centre.dtype, -1.0, 1.0)
-    radius = column(radius, centre)
+    radius = expand_to_rank(radius, centre)
     noise = self.masked(jax.vmap(draw)(keys) * radius)
     return centre + NORMS[self.norm].project(noise, radius)
 
   def distance(self, x, centre):
-    """||x - centre|| per example, [b]."""
+    """Returns ||x - centre|| per example, [b]."""
     return NORMS[self.norm].length(x - centre)
 
   def _side(self, side, like):

@@ -1,4 +1,4 @@
-"""Adaptive-margin adversarial training (AMAT): every training example has a budget of its own.
+"""Adaptive-margin adversarial training (AMAT): every training example has its own eps, its margin.
 
 Ma & Liang 2022, 'Adaptive Adversarial Training to Improve Adversarial Robustness of DNNs for
 Medical Image Segmentation and Detection', Algorithm 1, and the choices of the authors' code.
@@ -38,25 +38,25 @@ def make(
   objective: str = '',
   attack_bn: str = batch_statistics.RUNNING,
 ) -> types.Defense:
-  """clean_weight * L(x) + (1 - clean_weight) * L(x~), x~ attacked within the example's margin E.
+  """Returns training on clean_weight * L(x) + (1 - clean_weight) * L(x~), x~ attacked at eps E.
 
   The attack ascends `objective` ('' is the sum of the task's losses) from a start of radius
   min(max(E - step, step), E). An example passes where all K values of `term_values` are below their
-  `thresholds` xi (criterion 'loss', strictly) or not below them (criterion 'dice'); tested='final'
-  looks at the last iterate, 'any' at every scored one, none of which may fail. Who passes expands,
-  E + step; who fails is refined, (||x~ - x|| + E) / 2, or with `refine` False stays. E begins at
-  `step` and stays within [floor, max_margin] (None: no upper end, the paper's text).
+  `thresholds` xi (criterion 'loss', strictly) or not below them (criterion 'dice'): at the last
+  iterate with tested='final', at every scored iterate with 'any'. If it passes, its margin expands
+  to E + step; if not, it is refined to (||x~ - x|| + E) / 2, or kept with `refine` False. E begins
+  at `step` and stays within [floor, max_margin] (None: no upper end, the paper's text).
 
   when: 'epoch_end' changes the margins once per `epoch_steps` steps, as the authors do: one passing
   draw of an example is enough for one expansion, else the refinements of all its draws apply one
-  after the other in the order of batch['draw']; who was not drawn keeps E. 'immediate' is the same
-  with one step per epoch, so copies of one example in one batch count as the draws of one epoch.
-  Every answer is a function of the global batch alone, whatever the number of devices.
+  after the other in the order of batch['draw']; an example that was not drawn keeps E. 'immediate'
+  is the same with one step per epoch; an example that a batch holds twice then has two draws. The
+  margins are a function of the global batch alone, not of the number of devices.
 
-  `attack_bn` says what batch statistics the attack sees, see `batch_statistics.Attacked`.
+  `attack_bn`: the batch statistics during the attack, see `batch_statistics.AttackedNetwork`.
 
-  Memory: 'margin' [n], 'xi' [K] and what the current epoch has collected. `thresholds=()` are ones
-  to come: costs are known, training is not possible.
+  Memory: 'margin' [n], 'xi' [K] and the counts of the current epoch. `thresholds=()` stands for
+  thresholds that are not estimated yet: the cost is known, `init` raises.
   """
   _check(step, thresholds, max_margin, floor, clean_weight)
   batch_statistics.check(attack_bn)
@@ -81,7 +81,7 @@ def make(
   def attacked(variables, context):
     batch, xi = context.batch, context.memory['xi']
     margin = context.memory['margin'][batch['index']]
-    network = batch_statistics.Attacked(task, variables, context, attack_bn)
+    network = batch_statistics.AttackedNetwork(task, variables, context, attack_bn)
 
     def failed(image):
       found = values(network.predict(image), {**batch, 'clean': batch['image'], 'image': image})
@@ -91,7 +91,7 @@ def make(
         )
       return ~jnp.all(passes(found, xi[None]), axis=-1)
 
-    result, changed = network.meet(
+    result, changed = network.run_attack(
       attack,
       lambda image: ascend(network.predict(image), {**batch, 'image': image}),
       batch['image'],
@@ -120,19 +120,19 @@ def make(
     }
 
   def update(memory, aux, batch):
-    return apply_at_end(
-      collect(memory, aux['main'], batch, refine=refine),
+    return update_margins(
+      accumulate(memory, aux['main'], batch, refine=refine),
       step=step,
       epoch_steps=epoch_steps,
       bounds=(low, high),
     )
 
-  copies = [
+  views = [
     weighted.CLEAN._replace(weight=clean_weight),
-    weighted.Copy('attacked', 1 - clean_weight, attacked),
+    weighted.View('attacked', 1 - clean_weight, attacked),
   ]
   return types.Defense(
-    phases=(weighted.phase(task, copies),),
+    phases=(weighted.phase(task, views),),
     init=init,
     update=update,
     cost=types.Cost(gradients=attack.num_gradients, forwards=attack.num_forwards, passes=2),
@@ -143,8 +143,9 @@ def make(
 def term_values(
   task: types.Task, terms: Sequence[str] | None, *, criterion: str
 ) -> Callable[..., Array]:
-  """(outputs, batch) -> [b, K], what the thresholds are about (batch as for `Task.metrics`).
+  """Returns (outputs, batch) -> [b, K], the values that thresholds apply to.
 
+  batch: as for `Task.metrics`.
   criterion 'loss': the named `terms` of task.losses, 'total' for their sum, or per-example
   objectives; None is every term of the losses. criterion 'dice': the named metrics of the task.
   """
@@ -167,18 +168,18 @@ def term_values(
   return values
 
 
-def collect(memory, seen, batch, *, refine: bool):
-  """The memory after one global batch: who passed, and the margins as refined so far.
+def accumulate(memory, found, batch, *, refine: bool):
+  """Returns the memory after one global batch: which examples passed, and their refined margins.
 
-  m failing draws d_1 ... d_m of an example take r to r / 2^m + sum_i d_i / 2^(m - i + 1), which is
-  what (d + r) / 2 gives draw by draw.
+  found: 'passed' and 'distance' of every draw. m failing draws at distances d_1 ... d_m change a
+  margin r to r / 2^m + sum_i d_i / 2^(m - i + 1), which is (d + r) / 2 applied draw by draw.
   """
   number = memory['margin'].shape[0]
   valid, draw = batch['mask'], batch['draw']
   index = jnp.where(valid, batch['index'], number)  # out of range, hence dropped
   place = jnp.arange(draw.shape[0])
-  passed = seen['passed'] > 0.5
-  # [i, j]: draw j is of the same example as draw i; all of an example compute the same number.
+  passed = found['passed'] > 0.5
+  # [i, j]: draw j is of the same example as draw i. All draws of an example write the same value.
   same = (index[:, None] == index[None, :]) & valid[None, :]
   later = (draw[None, :] > draw[:, None]) | (
     (draw[None, :] == draw[:, None]) & (place[None, :] > place[:, None])
@@ -194,14 +195,14 @@ def collect(memory, seen, batch, *, refine: bool):
     return memory
   failed = same & ~passed[None, :]
   after = jnp.sum(failed & later, axis=1)
-  share = jnp.ldexp(seen['distance'], -(after + 1))
+  share = jnp.ldexp(found['distance'], -(after + 1))
   total = jnp.sum(jnp.where(failed, share[None, :], 0.0), axis=1)
   refined = jnp.ldexp(memory['refined'][index], -jnp.sum(failed, axis=1)) + total
   return {**memory, 'refined': memory['refined'].at[index].set(refined, mode='drop')}
 
 
-def apply_at_end(memory, *, step: float, epoch_steps: int, bounds: tuple[float, float]):
-  """The memory with its margins changed if an epoch has just ended, else as it is."""
+def update_margins(memory, *, step: float, epoch_steps: int, bounds: tuple[float, float]):
+  """Returns the memory with new margins at the end of an epoch, unchanged within an epoch."""
   due = memory['steps'] % epoch_steps == 0
   moved = jnp.where(memory['passed'], memory['margin'] + step, memory['refined'])
   moved = jnp.clip(moved, *bounds)
@@ -214,13 +215,16 @@ def apply_at_end(memory, *, step: float, epoch_steps: int, bounds: tuple[float, 
 
 
 def summary(memory, *, step: float, max_margin: float | None) -> dict[str, Array]:
-  """Numbers of the examples drawn so far: how many, the smallest, mean and largest margin, and
-  'from_<e>', how many lie in [e, e + step / 2) (the last one: all above)."""
+  """Returns statistics of the margins of all examples drawn so far.
+
+  'drawn', 'min', 'mean', 'max', and 'from_<e>': how many lie in [e, e + step / 2), the last one
+  all from e on.
+  """
   margin, drawn = memory['margin'], memory['draws'] > 0
   count = jnp.sum(drawn)
   width = step / 2
   bins = _MAX_BINS if max_margin is None else min(_MAX_BINS, math.floor(max_margin / width) + 1)
-  # A margin that rounding has put just below an edge belongs to it.
+  # A margin that rounding put just below the edge of a bin counts in that bin.
   which = jnp.clip(jnp.floor(margin / width + 1e-3).astype(jnp.int32), 0, bins - 1)
   filled = jnp.zeros(bins, jnp.int32).at[which].add(drawn.astype(jnp.int32))
   return {
@@ -233,7 +237,7 @@ def summary(memory, *, step: float, max_margin: float | None) -> dict[str, Array
 
 
 def _monitored(attack, fold, tested):
-  """The attack with the fold that the test needs."""
+  """Returns the attack with the `fold` that `tested` needs."""
   if not dataclasses.is_dataclass(attack) or not getattr(attack, 'score_last', False):
     raise errors.UserError('amat needs an attack of the engine with score_last=True')
   if tested == 'final' and attack.select != 'last':
@@ -251,6 +255,8 @@ def _check(step, thresholds, max_margin, floor, clean_weight):
   if not all(math.isfinite(value) for value in thresholds):
     raise errors.UserError(f'amat: thresholds must be finite numbers, not {tuple(thresholds)}')
   if not 0 <= floor <= (math.inf if max_margin is None else max_margin):
-    raise errors.UserError(f'amat: 0 <= floor <= max_margin is wanted, not {floor}, {max_margin}')
+    raise errors.UserError(
+      f'amat: must have 0 <= floor <= max_margin, not floor {floor}, max_margin {max_margin}'
+    )
   if not 0 <= clean_weight <= 1:
     raise errors.UserError(f'amat: clean_weight must be in [0, 1], not {clean_weight}')

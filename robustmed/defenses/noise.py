@@ -1,4 +1,4 @@
-"""Training on noisy images beside the clean ones: on them or as noise alone (Chen et al. 2021)."""
+"""Training on clean images and on noise, added to the image or alone (Chen et al. 2021)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ def make(
   coupled: bool = False,
   in_turn: bool = False,
 ) -> types.Defense:
-  """clean_weight * L(x) + (1 - clean_weight) * L(x_rand).
+  """Returns training on clean_weight * L(x) + (1 - clean_weight) * L(x_rand).
 
   mode 'add': x_rand = clip(x + U(-eps, eps)), the papers' text. mode 'only': x_rand = eps * U(0, 1)
   without x, what the authors of the disk-shape paper released. With `in_turn` there are two updates
   per batch, the first on the noisy images and the second on the clean ones, as Liu et al. 2021
-  train; with `coupled` the losses are those that couple the examples of a batch.
+  train; with `coupled` the losses are `task.coupled`.
   """
   if mode not in ('add', 'only'):
     raise errors.UserError(f"noise mode must be 'add' or 'only', got {mode!r}")
@@ -37,9 +37,9 @@ def make(
     image = image + jax.vmap(draw)(context.keys)
     return image if bounds is None else jnp.clip(image, *bounds), {}
 
-  copies = [
+  views = [
     weighted.CLEAN._replace(weight=clean_weight),
-    weighted.Copy('noisy', 1 - clean_weight, noisy),
+    weighted.View('noisy', 1 - clean_weight, noisy),
   ]
-  phases = weighted.phases(task, copies, in_turn=in_turn, coupled=coupled)
+  phases = weighted.phases(task, views, in_turn=in_turn, coupled=coupled)
   return types.Defense(phases=phases, cost=types.Cost(passes=2), coupled=coupled)

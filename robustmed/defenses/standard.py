@@ -5,7 +5,10 @@ from robustmed.defenses import weighted
 
 
 def make(task: types.Task, *, coupled: bool = False, objective: str = '') -> types.Defense:
-  """With `coupled` the task's loss is the one that couples the examples of a batch; `objective`
-  names one of the task's objectives to train on instead of its losses."""
+  """Returns training on the task's losses on clean images.
+
+  With `coupled` these are `task.coupled`; `objective` names an objective of the task to train on
+  instead.
+  """
   phase = weighted.phase(task, [weighted.CLEAN], coupled=coupled, objective=objective)
   return types.Defense(phases=(phase,), coupled=coupled)

@@ -12,10 +12,10 @@ from robustmed import errors
 def estimate(
   values: np.ndarray, *, estimator: str = 'mean', k: float = 0.0, c: float = 1.5
 ) -> np.ndarray:
-  """xi [K] from V [n, K]: location + k * scale per column.
+  """Returns xi [K] = location + k * scale of each column of `values` [n, K].
 
-  estimator: 'mean' (mean and standard deviation, the paper's), 'huber' (robust ones, see `huber`,
-  with its constant c) or 'max' (the largest value; takes no k).
+  estimator: 'mean' (mean and standard deviation, as in the paper), 'huber' (robust, see `huber`,
+  with constant c) or 'max' (the largest value; takes no k).
   """
   values = np.asarray(values, np.float64)
   if values.ndim != 2 or not values.size:
@@ -26,15 +26,15 @@ def estimate(
       f'{broken} of {len(values)} training examples have no finite clean value; thresholds cannot '
       'be estimated from that network'
     )
-  of = errors.lookup(ESTIMATORS, estimator, kind='estimator of thresholds')
+  location_and_scale = errors.lookup(ESTIMATORS, estimator, kind='estimator of thresholds')
   if estimator == 'max' and k:
     raise errors.UserError(f"the estimator 'max' of thresholds takes no k, got {k}")
-  found = [of(column, c) for column in values.T]
+  found = [location_and_scale(column, c) for column in values.T]
   return np.array([location + k * scale for location, scale in found])
 
 
 def huber(values: np.ndarray, *, c: float = 1.5) -> tuple[float, float]:
-  """(location mu, scale s) of values [n] by Huber's proposal 2 (Huber 1981, section 6.4).
+  """Returns location mu and scale s of values [n] by Huber's proposal 2 (1981, section 6.4).
 
   They solve sum psi(z) = 0 and sum psi(z)^2 = (n - 1) E[psi(Z)^2], where z = (x - mu) / s, psi
   clips to [-c, c] and Z is a standard normal: for normal values s is the standard deviation.

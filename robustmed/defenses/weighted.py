@@ -1,4 +1,4 @@
-"""The one loss behind most defenses: a weighted sum of the task's loss on several images."""
+"""The loss of most defenses: a weighted sum of the task's loss on several views of an image."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from robustmed import errors, types
 Array = jax.Array
 
 
-class Copy(NamedTuple):
-  """One image the network is trained on, and its share of the loss.
+class View(NamedTuple):
+  """A form of the batch's image (clean, attacked, noisy) and its weight in the loss.
 
-  make: (variables, context) -> (image, aux); the variables come with their gradient stopped. aux,
-  {name: [b]}, is handed to the defense's `update` and its means are logged; an entry 'state' are
-  batch statistics that making the image has changed, from which training goes on.
+  make: (variables, context) -> (image, aux), without gradients to the variables. aux, {name: [b]},
+  is passed to the defense's `update` and its means are logged; its entry 'state', if there is one,
+  holds batch statistics that replace those of the training.
   """
 
   name: str
@@ -24,11 +24,11 @@ class Copy(NamedTuple):
   make: Callable[[Any, types.LossContext], tuple[Array, dict[str, Array]]]
 
 
-CLEAN = Copy('clean', 1.0, lambda variables, context: (context.batch['image'], {}))
+CLEAN = View('clean', 1.0, lambda variables, context: (context.batch['image'], {}))
 
 
-def losses_of(task: types.Task, *, coupled: bool) -> Callable[..., dict[str, Array]]:
-  """The losses that a network trains on: the task's own or its coupled ones."""
+def training_losses(task: types.Task, *, coupled: bool) -> Callable[..., dict[str, Array]]:
+  """Returns the losses that a network trains on: the task's own or its coupled ones."""
   if not coupled:
     return task.losses
   if task.coupled is None:
@@ -38,41 +38,41 @@ def losses_of(task: types.Task, *, coupled: bool) -> Callable[..., dict[str, Arr
 
 def phase(
   task: types.Task,
-  copies: Sequence[Copy],
+  views: Sequence[View],
   *,
   name: str = 'main',
   coupled: bool = False,
   objective: str = '',
   **kwargs,
 ) -> types.Phase:
-  """A phase whose loss is sum_c weight_c * (sum of the task's terms on copy c), per example.
+  """Returns a phase with the loss sum_v weight_v * (sum of the task's terms on view v), [b].
 
-  The targets are the batch's for every copy; terms that look at the image (reconstruction) see
-  the copy. A network without batch statistics runs once on all copies stacked; with them once per
-  copy, so that every forward pass has statistics of its own, the last copy's being kept. With
-  `coupled` the terms are the task's coupled ones, each copy being a batch of its own; `objective`
-  puts one of the task's objectives in their place.
-  aux: {'loss/<copy>': [b], '<term>': [b]} (terms of the first copy) and what the copies gave.
+  All views have the batch's targets; in terms of the image (reconstruction) it is the view. A
+  network without batch statistics runs once on all views stacked; with them once per view, so that
+  every forward pass has statistics of its own, of which the last view's are kept. With `coupled`
+  the terms are the task's coupled ones, each view being a batch of its own; `objective` names an
+  objective of the task to use in their place.
+  aux: {'loss/<view>': [b], '<term>': [b]} (terms of the first view) and the aux of the views.
   """
-  copies, losses = tuple(copies), losses_of(task, coupled=coupled)
+  views, losses = tuple(views), training_losses(task, coupled=coupled)
   if objective:
     value = errors.lookup(task.objectives, objective, kind='objective')
     losses = lambda outputs, batch: {objective: value(outputs, batch)}
 
   def loss(params, context):
     frozen = {'params': jax.lax.stop_gradient(params), **context.state}
-    made = [jax.lax.stop_gradient(copy.make(frozen, context)) for copy in copies]
+    made = [jax.lax.stop_gradient(view.make(frozen, context)) for view in views]
     images, state = [image for image, _ in made], context.state
     for _, more in made:
       state = more.pop('state', state)
     variables = {'params': params, **state}
     outputs, state = _forward(task, variables, images, context)
     values, aux = 0.0, {}
-    for copy, image, output in zip(copies, images, outputs):
+    for view, image, output in zip(views, images, outputs):
       terms = losses(output, {**context.batch, 'image': image})
       total = sum(terms.values())
-      values = values + copy.weight * total
-      aux[f'loss/{copy.name}'] = total
+      values = values + view.weight * total
+      aux[f'loss/{view.name}'] = total
       for term, value in terms.items():
         aux.setdefault(term, value)
     given = {name: value for _, more in made for name, value in more.items()}
@@ -82,17 +82,17 @@ def phase(
 
 
 def phases(
-  task: types.Task, copies: Sequence[Copy], *, in_turn: bool, coupled: bool = False
+  task: types.Task, views: Sequence[View], *, in_turn: bool, coupled: bool = False
 ) -> tuple[types.Phase, ...]:
-  """One phase on all copies, or `in_turn` one update per copy, the first copy's coming last.
+  """Returns one phase on all views, or with `in_turn` one phase per view, the first view last.
 
-  In turn every copy is made with the weights that the updates before it have left.
+  In turn every view is made with the weights of the update before it.
   """
   if not in_turn:
-    return (phase(task, copies, coupled=coupled),)
-  first, *others = copies
+    return (phase(task, views, coupled=coupled),)
+  first, *others = views
   return (
-    *(phase(task, [copy], name=copy.name, coupled=coupled) for copy in others),
+    *(phase(task, [view], name=view.name, coupled=coupled) for view in others),
     phase(task, [first], coupled=coupled),
   )
 

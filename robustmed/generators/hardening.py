@@ -31,7 +31,7 @@ def make(
   """
   if not 0 <= share <= 1:
     raise errors.UserError(f'hardening: share must lie in [0, 1], not {share:g}')
-  losses = weighted.losses_of(task, coupled=coupled)
+  losses = weighted.training_losses(task, coupled=coupled)
 
   def generated_batch(context):
     batch, generators = context.batch, context.memory['generators']

@@ -80,7 +80,7 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
   def critic(variables, image, *, train=False):
     return apply(variables, image, train=train, method='score')
 
-  task = binding.silent(pair, image_shape=image_shape)
+  task = binding.bind_without_losses(pair, image_shape=image_shape)
   return Model(draw, critic, task, generator.d_max, generator.v_max)
 
 

@@ -20,7 +20,7 @@ class Beta(NamedTuple):
   negative: Array
 
 
-def of_logits(logits: Array) -> Beta:
+def from_logits(logits: Array) -> Beta:
   """Evidence is the softplus of the outputs [b, 2]: against the class, for it."""
   evidence = jax.nn.softplus(logits)
   return Beta(evidence[..., 1], evidence[..., 0])

@@ -30,7 +30,7 @@ def dice(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 def counts(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
   """What the Dice of a stack needs of each slice: '_both_wt' and '_size_wt' [b], and so on.
 
-  Their sums over the slices of a volume give its Dice by `stacked`.
+  Their sums over the slices of a volume give its Dice by `volume_dice`.
   """
   axes = tuple(range(1, prediction.ndim))
   found = {}
@@ -42,7 +42,7 @@ def counts(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
   return found
 
 
-def stacked(columns: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, np.ndarray]:
+def volume_dice(columns: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, np.ndarray]:
   """Dice per volume from `counts` of its slices [n], numpy: {'group': [g], 'dice_wt': [g], ...}."""
   names, inverse = np.unique(np.asarray(groups), return_inverse=True)
   total = lambda column: np.bincount(inverse, np.asarray(columns[column], np.float64))

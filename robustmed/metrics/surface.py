@@ -24,7 +24,7 @@ def per_class(
   limits = np.broadcast_to(np.asarray(tolerance, np.float64), len(classes))
   found = {'HD95': [], 'NSD': []}
   for label, limit in zip(classes, limits):
-    there, back = directed(prediction == label, target == label, spacing=spacing)
+    there, back = directed_distances(prediction == label, target == label, spacing=spacing)
     found['HD95'].append(_hd95(there, back, diagonal(prediction.shape, spacing)))
     found['NSD'].append(_nsd(there, back, limit))
   return {name: np.array(values, np.float64) for name, values in found.items()}
@@ -36,7 +36,7 @@ def hd95(prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]
   Two empty masks agree: 0. One empty mask against a filled one is as far as anything can be: the
   diagonal of the volume.
   """
-  there, back = directed(prediction, target, spacing=spacing)
+  there, back = directed_distances(prediction, target, spacing=spacing)
   return _hd95(there, back, diagonal(prediction.shape, spacing))
 
 
@@ -47,10 +47,10 @@ def nsd(
 
   Nikolov et al. 2021, with surfaces counted in voxels. Two empty masks: 1; one: 0.
   """
-  return _nsd(*directed(prediction, target, spacing=spacing), tolerance)
+  return _nsd(*directed_distances(prediction, target, spacing=spacing), tolerance)
 
 
-def directed(
+def directed_distances(
   prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
   """(distances of the prediction's surface to the target's, those of the target's back), in mm.

@@ -45,7 +45,7 @@ class Residual(nn.Module):
     return x + y
 
 
-class Boxes(nn.Module):
+class BoxHead(nn.Module):
   """Features [b, *spatial, c] -> [b, *spatial / 2, anchors, 1 + 2 rank]: a logit, then the box."""
 
   anchors: int
@@ -128,7 +128,7 @@ class BlobUNet(nn.Module):
     )(x)
     outputs = {'heat': heat.astype(jnp.float32)}
     if self.anchors:
-      head = Boxes(self.anchors, tuple(self.box_features), self.dtype, name='boxes')
+      head = BoxHead(self.anchors, tuple(self.box_features), self.dtype, name='boxes')
       outputs['boxes'] = head(x, train=train).astype(jnp.float32)
     return outputs
 

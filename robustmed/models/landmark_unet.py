@@ -18,7 +18,7 @@ LEAST = 32  # features in front of the maps: three maps per landmark need room
 _HE = layers.he_normal(0.0)
 
 
-class Twice(nn.Module):
+class DoubleConv(nn.Module):
   """Two times conv3 with bias, BatchNorm, ReLU."""
 
   features: int
@@ -82,9 +82,9 @@ class LandmarkUNet(nn.Module):
       x = _padded(x, image.shape if skip is None else skip.shape)
       if skip is not None:
         x = jnp.concatenate([skip, x], axis=-1)
-      x = Twice(max(features(count), LEAST if last else 1), dtype=self.dtype, name=f'up_{level}')(
-        x, train=train
-      )
+      x = DoubleConv(
+        max(features(count), LEAST if last else 1), dtype=self.dtype, name=f'up_{level}'
+      )(x, train=train)
     maps = layers.Conv(3 * self.landmarks, (1, 1), use_bias=True, dtype=self.dtype, name='maps')(
       x
     ).astype(jnp.float32)

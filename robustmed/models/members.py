@@ -41,18 +41,18 @@ class Classifier(nn.Module):
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> dict[str, Array]:
     del train  # nothing here differs
-    coordinates, member = apart(image)
+    coordinates, member = split(image)
     logit = Perceptron(self.members, (*self.widths, 1), name='mlp')(coordinates, member)
     return {'logit': logit}
 
 
-def apart(image: Array) -> tuple[Array, Array]:
+def split(image: Array) -> tuple[Array, Array]:
   """(coordinates [b, 2], member [b]) of examples [b, 3]."""
   if image.ndim != 2 or image.shape[-1] != 3:
     raise errors.UserError(f'a network of members reads images [b, 3], got {image.shape}')
   return image[:, :2], jax.lax.stop_gradient(image[:, 2])
 
 
-def together(coordinates: Array, member: Array) -> Array:
+def join(coordinates: Array, member: Array) -> Array:
   """[b, 3] examples."""
   return jnp.concatenate([coordinates, member[:, None].astype(coordinates.dtype)], axis=-1)

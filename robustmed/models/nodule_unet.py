@@ -15,7 +15,7 @@ from robustmed.ops import pool, resize
 _HE = layers.he_normal(0.0)
 
 
-class Dense(nn.Module):
+class DenseBlock(nn.Module):
   """`depth` times BatchNorm, ReLU, conv3 to `growth` features that are put beside their input."""
 
   depth: int
@@ -59,7 +59,7 @@ class NoduleUNet(nn.Module):
     point = lambda features, name: layers.Conv(
       features, (1,) * rank, dtype=dtype, init_of=_HE, name=name
     )
-    dense = lambda depth, name: Dense(depth, self.growth, dtype, name=name)
+    dense = lambda depth, name: DenseBlock(depth, self.growth, dtype, name=name)
     x = layers.Conv(self.stem, (3,) * rank, dtype=dtype, init_of=_HE, name='stem')(image)
     skips = []
     for level in range(self.levels):

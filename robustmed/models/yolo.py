@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
     return x + y if self.add else y
 
 
-class Split(nn.Module):
+class C3(nn.Module):
   """Two 1x1 branches of half the features, bottlenecks on the first, joined by a 1x1."""
 
   features: int
@@ -77,7 +77,7 @@ class Split(nn.Module):
     return block(self.features, 'cv3')(y, train=train)
 
 
-class Pyramid(nn.Module):
+class SPPF(nn.Module):
   """1x1 to half the features, three 5x5 maxima in a chain, all four joined by a 1x1."""
 
   features: int
@@ -124,7 +124,7 @@ class Yolo(nn.Module):
       return lambda x: made(x, train=train)
 
     def split(place, features, number=1, add=True):
-      made = Split(wide(features), number, add, dtype=self.dtype, name=f'model_{place}')
+      made = C3(wide(features), number, add, dtype=self.dtype, name=f'model_{place}')
       return lambda x: made(x, train=train)
 
     x = conv(1, 64, 3, 2)(conv(0, 32, 6, 2, 2)(image))
@@ -132,7 +132,7 @@ class Yolo(nn.Module):
     fine = split(4, 128, 2)(x)
     middle = split(6, 256, 3)(conv(5, 256, 3, 2)(fine))
     x = split(8, 512)(conv(7, 512, 3, 2)(middle))
-    x = Pyramid(wide(512), dtype=self.dtype, name='model_9')(x, train=train)
+    x = SPPF(wide(512), dtype=self.dtype, name='model_9')(x, train=train)
     coarse = conv(10, 256)(x)
     x = split(13, 256, add=False)(jnp.concatenate([resize.nearest(coarse, 2), middle], axis=-1))
     half = conv(14, 128)(x)

@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
   defense: Callable[..., types.Defense] | None = None  # replaces `Arm.defense`, at equal cost
   source: Callable[..., Any] | None = None  # replaces the `data.Source` of training
   variables: Callable[..., PyTree] | None = None  # initial variables, or a map of random ones
-  selection: Callable[..., Any] | None = None  # `training.selection.Judge`, None: the last weights
+  selection: Callable[..., Any] | None = None  # `training.selection.Scorer`, None: the last weights
 
 
 class Arm(NamedTuple):

@@ -184,7 +184,7 @@ class Run:
       stopper=stopper,
       augment=(arm.augment or self.exp.data.augment)(source),
       initial=initial,
-      judge=made.selection(finished) if made.selection else None,
+      scorer=made.selection(finished) if made.selection else None,
     )
     checkpoints.write_card(
       folder,

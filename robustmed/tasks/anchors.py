@@ -29,10 +29,10 @@ def decode(raw: Array, *, stride: int, anchors: Sequence[tuple[int, int]]) -> Ar
   column, row = jnp.meshgrid(jnp.arange(width), jnp.arange(height))
   cell = jnp.stack([column, row], axis=-1)[None, :, :, None]
   anchors = jnp.asarray(anchors, raw.dtype)[None, None, None]
-  return boxes_of(raw, cell.astype(raw.dtype), anchors, stride=stride)
+  return decode_cells(raw, cell.astype(raw.dtype), anchors, stride=stride)
 
 
-def boxes_of(raw: Array, cell: Array, anchors: Array, *, stride: int) -> Array:
+def decode_cells(raw: Array, cell: Array, anchors: Array, *, stride: int) -> Array:
   """centre = (2 sigmoid - 0.5 + cell) stride, side = (2 sigmoid)^2 anchor, as corners.
 
   raw: [..., 4 or more]; cell (x, y) and anchors (w, h): of its rank, trailing axis 2.

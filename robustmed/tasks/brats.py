@@ -34,7 +34,7 @@ def make(
   Dice for the whole batch, which slices without any tumour need. Objectives: 'dice', 'ce' and
   'margin' as in `segmentation`, 'scaled' (`scaled_dice`), and 'ti', the Dice loss towards label 1
   everywhere, for attacks that minimise. Metrics: dice_wt, dice_tc, dice_et (see `regions`), for
-  slices also the counts from which `regions.stacked` reads the Dice of their volume; PSNR, SSIM
+  slices also the counts from which `regions.volume_dice` reads the Dice of their volume; PSNR, SSIM
   and RMSE of batch['image'] against batch['clean'].
   """
   if not terms:

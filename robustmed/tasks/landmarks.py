@@ -18,7 +18,7 @@ Array = jax.Array
 TERMS = ('heat', 'offset_x', 'offset_y')
 
 
-class Stamps(NamedTuple):
+class TargetMaps(NamedTuple):
   """What the maps of a point should be around it, each [b, h, w, n]."""
 
   mask: Array  # 1 closer than the radius
@@ -53,7 +53,7 @@ def make(
     raise errors.UserError(f'landmarks: a radius of {radius} pixels is too small; set it')
 
   def about(outputs, batch):
-    return stamps(
+    return target_maps(
       batch['target']['landmarks'], outputs['heat'].shape[1:3], radius=radius, legacy=legacy_targets
     )
 
@@ -107,7 +107,9 @@ def points(outputs: dict[str, Array], *, radius: int) -> Array:
   return landmarks.vote(outputs['heat'], outputs['offset_x'], outputs['offset_y'], radius=radius)
 
 
-def stamps(where: Array, grid: tuple[int, int], *, radius: int, legacy: bool = False) -> Stamps:
+def target_maps(
+  where: Array, grid: tuple[int, int], *, radius: int, legacy: bool = False
+) -> TargetMaps:
   """Targets around the pixels nearest to points [b, n, 2] on a grid of (h, w)."""
   apart, to_go, near = [], [], []
   for axis in (0, 1):
@@ -129,7 +131,7 @@ def stamps(where: Array, grid: tuple[int, int], *, radius: int, legacy: bool = F
   square = across(apart[0]) ** 2 + down(apart[1]) ** 2
   mask = ((square < radius**2) & across(near[0]) & down(near[1])).astype(jnp.float32)
   gauss = jnp.exp(-square / (2 * radius**2)) * mask
-  return Stamps(mask, gauss, across(to_go[0]) * mask, down(to_go[1]) * mask)
+  return TargetMaps(mask, gauss, across(to_go[0]) * mask, down(to_go[1]) * mask)
 
 
 def heat_dice(logits: Array, mask: Array) -> Array:
@@ -139,7 +141,7 @@ def heat_dice(logits: Array, mask: Array) -> Array:
   return jnp.mean(2 * both / (jnp.sum(probability, axis=(1, 2)) + mask.sum((1, 2)) + 1e-8), axis=-1)
 
 
-def offsets(outputs: dict[str, Array], target: Stamps) -> dict[str, Array]:
+def offsets(outputs: dict[str, Array], target: TargetMaps) -> dict[str, Array]:
   """Mean |predicted - true| within the masks of all landmarks, {'offset_x', 'offset_y': [b]}."""
   count = jnp.maximum(target.mask.sum((1, 2, 3)), 1.0)
   return {

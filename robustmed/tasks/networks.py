@@ -55,7 +55,7 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
   return Network(start, predict, forward)
 
 
-def silent(module: nn.Module, *, image_shape: tuple[int, ...]) -> types.Task:
+def bind_without_losses(module: nn.Module, *, image_shape: tuple[int, ...]) -> types.Task:
   """The task of a network that answers nothing by itself: no losses, objectives or metrics."""
   network = bind(module, image_shape=tuple(image_shape))
   return types.Task(

@@ -74,7 +74,7 @@ def make(
       'entropy': _bits(p) + _bits(1 - p),
     }
     if loss == 'beta':
-      found['uncertainty'] = evidence.uncertainty(evidence.of_logits(outputs['logits']))
+      found['uncertainty'] = evidence.uncertainty(evidence.from_logits(outputs['logits']))
     return found
 
   def mask_metrics(outputs, batch):
@@ -97,7 +97,7 @@ def make(
 
 def beta_confidence(outputs) -> Array:
   """a / S, [b]: the confidence of networks trained with 'beta'."""
-  return evidence.confidence(evidence.of_logits(outputs['logits']))
+  return evidence.confidence(evidence.from_logits(outputs['logits']))
 
 
 def cross_confidence(outputs) -> Array:
@@ -114,7 +114,7 @@ def _label(batch):
 
 
 def _beta(outputs, batch):
-  beta, label = evidence.of_logits(outputs['logits']), _label(batch)
+  beta, label = evidence.from_logits(outputs['logits']), _label(batch)
   return {
     'evidence': evidence.squared_error(beta, label),
     'divergence': evidence.divergence(beta, label),

@@ -121,7 +121,7 @@ def _positives(outputs, target, stride):
   pick = lambda grid, at: grid[at.row, at.column, at.anchor]
   mine = jax.vmap(pick)(raw, found)  # [b, k, 5 + classes]
   cell = jnp.stack([found.column, found.row], axis=-1).astype(raw.dtype)
-  predicted = anchors.boxes_of(
+  predicted = anchors.decode_cells(
     mine, cell, jnp.asarray(sizes, raw.dtype)[found.anchor], stride=stride
   )
   true = jnp.take_along_axis(target['boxes'], found.box[..., None], axis=1)

@@ -2,7 +2,7 @@
 
 Isensee et al. 2021: windows half a patch apart, Gaussian weights, softmax averaged over all mirror
 images. Any number of spatial axes. `probabilities` is differentiable and one program per size of
-image; `tiles` and `stitched` stay on the host and need one program for images of any size.
+image; `tiles` and `stitch` stay on the host and need one program for images of any size.
 """
 
 import itertools
@@ -133,7 +133,7 @@ def tiles(
       yield Tile(corner - before, jax.tree.map(lambda leaf: leaf[i], outputs))  # noqa: B023
 
 
-def stitched(
+def stitch(
   found: Iterable[tuple[np.ndarray, np.ndarray]], *, size: tuple[int, ...], patch: tuple[int, ...]
 ) -> np.ndarray:
   """The mean [*size, c] of (corner, values [*patch, c]) of windows that cover an image, weighted as
@@ -152,7 +152,7 @@ def stitched(
   return total / norm
 
 
-def deployed(
+def with_sliding_window(
   task: types.Task,
   *,
   image_shape: tuple[int, ...],

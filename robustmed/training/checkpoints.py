@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a whole training state; atomic, newest two kept."""
+"""Orbax checkpoints of a whole training state, written atomically; the newest two are kept."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ class Store:
     )
 
   def latest(self) -> int | None:
-    """The newest complete step; a save that was interrupted does not count."""
+    """Returns the newest complete step; an interrupted save does not count."""
     return self._manager.latest_step()
 
   def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Store:
       self._manager.wait_until_finished()
 
   def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The state saved at `step`, shaped like `like`, and its extra."""
+    """Returns the state saved at `step`, shaped like `like`, and its `extra`."""
     abstract = parallel.to_host(like)
     try:
       found = self._manager.restore(
@@ -62,13 +62,14 @@ class Store:
     return found['state'], found['extra']
 
   def close(self) -> None:
+    """Closes the checkpoint manager."""
     self._manager.close()
 
 
 @contextlib.contextmanager
 def _saving(what):
-  """What the system refuses is a `UserError`: a full disk, a quota, a folder taken away."""
-  # The threads of orbax log the very error that is raised here, tracebacks and all.
+  """Turns errors of the file system, such as a full disk, into a `UserError`."""
+  # Threads of Orbax log the same error with its traceback.
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.CRITICAL)
@@ -79,21 +80,21 @@ def _saving(what):
     if code is None:
       raise
     raise errors.UserError(
-      f'cannot save {what}: {os.strerror(code)}; make room there and give the same command again, '
-      'it goes on from the last checkpoint'
+      f'cannot save {what}: {os.strerror(code)}; make room there and run the same command again '
+      'to continue from the last checkpoint'
     ) from error
   finally:
     logger.setLevel(level)
 
 
 def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
-  """The network alone, written whole or not at all; its presence says the training is finished."""
+  """Writes the network alone, whole or not at all; it exists only after a finished training."""
   with _saving(f'the network {path}'), ocp.StandardCheckpointer() as saver:
     saver.save(files.path_of(path), parallel.to_host(variables))
 
 
 def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
-  """The network at `path`, which must be one of `task`."""
+  """Returns the variables at `path`; a network of another shape than `task`'s is a `UserError`."""
   path = files.path_of(path)
   if not path.is_dir():
     raise errors.UserError(f'no saved network at {path}')
@@ -110,12 +111,13 @@ def load_variables(path: str | os.PathLike, task: types.Task) -> PyTree:
 
 
 def write_card(folder: str | os.PathLike, card: dict[str, Any]) -> None:
-  """Says beside the checkpoints which network they hold, so that it can be attacked elsewhere."""
+  """Writes which network the checkpoints hold, so that another run can load and attack it."""
   if parallel.is_writer():
     files.write_json(files.path_of(folder) / CARD, card)
 
 
 def read_card(folder: str | os.PathLike) -> dict[str, Any]:
+  """Returns what `write_card` wrote; a missing or incomplete file is a `UserError`."""
   path = files.path_of(folder) / CARD
   if not path.is_file():
     raise errors.UserError(
@@ -128,7 +130,7 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def digest(folder: str | os.PathLike) -> str:
-  """A hash of the saved network's files, so that one network is not taken for another."""
+  """Returns a hash of the saved network's files, which identifies the network."""
   total = hashlib.sha256()
   root = files.path_of(folder)
   for path in sorted(files.iter_files(root / 'variables')):

@@ -1,4 +1,4 @@
-"""The one training loop: every defense of every paper goes through it."""
+"""The training loop of all defenses."""
 
 import csv
 import os
@@ -38,15 +38,15 @@ def fit(
   stopper: console.Stopper,
   augment: Callable[..., Any] | None = None,
   initial: Any = None,
-  judge: selection.Judge | None = None,
+  scorer: selection.Scorer | None = None,
 ) -> train_state.TrainState:
-  """Trains to config['steps'], going on from the last checkpoint in `folder` if there is one.
+  """Trains to config['steps'] and returns the final state; resumes from a checkpoint in `folder`.
 
-  An interrupted run that goes on ends with the parameters of an undisturbed one, bit for bit on
-  one machine. `initial` are variables to start from (warm start), or a function from the drawn ones
-  to those. On SIGTERM the state is saved and `console.Stopped` raised; on a non-finite loss
-  `Diverged`. With a `judge` the result has the weights that it liked best among those of all
-  checkpoints, and training ends when it says so or when the loss is no longer finite.
+  A run that was interrupted and resumed ends with the parameters of an uninterrupted one, bit for
+  bit on one machine. `initial` are the variables to start from (warm start), or a function from the
+  task's initial ones to these. On SIGTERM the state is saved and `console.Stopped` raised; on a
+  non-finite loss `Diverged`. With a `scorer` the result has the weights with the smallest score of
+  all checkpoints, and training ends early when the scorer says so or the loss is not finite.
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
@@ -68,12 +68,12 @@ def fit(
     state, _ = store.restore(latest, state)
   elif initial is not None:
     own = {'params': state.params, **state.state}
-    state = _warm(state, initial(own) if callable(initial) else initial)
+    state = _warm_start(state, initial(own) if callable(initial) else initial)
   done = int(state.step)
-  keeper = None
-  if judge is not None:
-    keeper = selection.Keeper(files.path_of(folder).parent / 'best', judge, task)
-  if done < num_steps and not (keeper and keeper.ended(done)):
+  best = None
+  if scorer is not None:
+    best = selection.BestWeights(files.path_of(folder).parent / 'best', scorer, task)
+  if done < num_steps and not (best and best.ended(done)):
     train_step = step.make(
       defense,
       optimisers=rules,
@@ -97,25 +97,25 @@ def fit(
           stopper,
           rows,
           done,
-          keeper,
+          best,
         )
       except Diverged as error:
-        if keeper is None or not keeper.rows():
+        if best is None or not best.rows():
           raise
         console.say(str(error))
   store.close()
-  return state if keeper is None else _chosen(name, state, keeper)
+  return state if best is None else _with_best(name, state, best)
 
 
-def _chosen(name, state, keeper):
-  found, ending = keeper.best()
-  why = f'ended early: {ending.stop}; ' if ending.stop else ''
-  console.say(f'{name}: {why}the weights of step {ending.step} are kept (score {ending.score:.4g})')
+def _with_best(name, state, best):
+  found, chosen = best.load()
+  why = f'ended early: {chosen.stop}; ' if chosen.stop else ''
+  console.say(f'{name}: {why}the weights of step {chosen.step} are kept (score {chosen.score:.4g})')
   rest = {kind: value for kind, value in found.items() if kind != 'params'}
   return state._replace(params=found['params'], state=rest, average=())
 
 
-def _warm(state, initial):
+def _warm_start(state, initial):
   params = {'params': state.params, **state.state}
   if jax.tree.map(lambda a: a.shape, params) != jax.tree.map(lambda a: a.shape, dict(initial)):
     raise errors.UserError('the warm-start network has other shapes than this one')
@@ -124,7 +124,7 @@ def _warm(state, initial):
   return state._replace(params=initial['params'], state=rest, average=average)
 
 
-def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, keeper=None):
+def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, best=None):
   num_steps, every = config['steps'], config.get('checkpoint_every', 200)
   check = 1 if parallel.process_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
@@ -134,7 +134,7 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
     state, scalars = train_step(state, next(stream), key)
     last = number + 1 == num_steps
     if rows.wanted(number + 1) or last:
-      # Reading the previous entry, not this one, leaves the device busy meanwhile.
+      # Reads the previous entry, not this one, so that the device is not waited for.
       if pending is not None:
         _record(name, pending, rows, progress, store)
       pending = (number + 1, scalars, rows.summarise(state.memory), state.bad_step)
@@ -145,15 +145,17 @@ def _run(name, state, train_step, stream, config, store, key, stopper, rows, don
       _stop_if_bad(name, state.bad_step, store)
       rows.save()
       ended = ''
-      if keeper is not None and (last or (number + 1) % every == 0):
-        ended = keeper.look(number + 1, train_state.variables(state))
+      if best is not None and (last or (number + 1) % every == 0):
+        ended = best.evaluate(number + 1, train_state.variables(state))
       store.save(number + 1, state, {'step': number + 1})
       if ended:
         break
     if stop and not last:
       progress.close()
       rows.close()
-      console.say(f'stopped in {name} at step {number + 1}; the same command goes on from there')
+      console.say(
+        f'stopped in {name} at step {number + 1}; run the same command again to continue from there'
+      )
       raise console.Stopped
   progress.close()
   return state
@@ -181,9 +183,9 @@ def _stop_if_bad(name, bad_step, store):
 
 
 class Log:
-  """Scalars of one arm as CSV and TensorBoard; rows after the resumed step are dropped first.
+  """Logs the scalars of one arm as CSV and TensorBoard; drops rows after the resumed step first.
 
-  Each of the defense's `summaries` is a CSV of its own beside it, NAME.<summary>.csv.
+  Each of the defense's `summaries` has its own CSV beside it, NAME.<summary>.csv.
   """
 
   def __init__(
@@ -206,18 +208,23 @@ class Log:
     for name, file in self._paths.items():
       self._kept[name] = _rows_until(file, done)
     self._curves = path.with_suffix('')
-    self._here = tempfile.mkdtemp() if files.is_remote(path) else str(self._curves)
-    self._board = tensorboardX.SummaryWriter(self._here, purge_step=done or None, flush_secs=10)
+    self._board_folder = tempfile.mkdtemp() if files.is_remote(path) else str(self._curves)
+    self._board = tensorboardX.SummaryWriter(
+      self._board_folder, purge_step=done or None, flush_secs=10
+    )
 
   def wanted(self, number: int) -> bool:
+    """Returns whether step `number` is logged."""
     return number == 1 or number % self._every == 0
 
   def summarise(self, memory: Any) -> dict[str, dict[str, Any]]:
+    """Returns the defense's summaries of its memory."""
     return {name: summary(memory) for name, summary in self._summaries.items()}
 
   def write(
     self, number: int, values: Mapping[str, float], tables: Mapping[str, Mapping[str, Any]] = {}
   ) -> None:
+    """Adds the row of step `number`, and one to the table of every summary."""
     if self._board is None:
       return
     seconds = round(time.monotonic() - self._started, 3)
@@ -228,15 +235,16 @@ class Log:
       self._board.add_scalar(key, value, number)
 
   def close(self) -> None:
+    """Saves everything and closes the files."""
     if self._board is None:
       return
     self.save()
     self._board.close()
-    self._send_curves()
+    self._upload_curves()
     self._board = None
 
   def save(self) -> None:
-    """Writes the CSV as it stands, before every checkpoint, so that a kill loses no rows."""
+    """Writes the CSV; called before every checkpoint, so that a killed run loses no rows."""
     if self._board is None:
       return
     for name, path in self._paths.items():
@@ -246,11 +254,11 @@ class Log:
         writer.writeheader()
         writer.writerows(self._kept[name])
     self._board.flush()
-    self._send_curves()
+    self._upload_curves()
 
-  def _send_curves(self) -> None:
+  def _upload_curves(self) -> None:
     if files.is_remote(self._curves):
-      for file in files.iter_files(pathlib.Path(self._here)):
+      for file in files.iter_files(pathlib.Path(self._board_folder)):
         files.upload(file, self._curves / file.name)
 
   def __enter__(self):

@@ -42,9 +42,9 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
 
   Weight decay of sgd, adam and adamax is coupled: an L2 term added to the gradient after clipping
   and before momentum, as torch does; adamw decouples it. With `decay_of`, a regular expression on
-  'a/b/c' paths, only the parameters that it matches decay (in `step.Flat`). sgd with nesterov is
-  torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and
-  epsilon sits inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0
+  'a/b/c' paths, only parameters that it matches decay (in `step.FlatOptimiser`). sgd with nesterov
+  is torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and
+  epsilon is inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0
   keeps every parameter in [-c, c] after its update (Arjovsky et al. 2017).
   """
   name = config.get('name', 'adam')
@@ -71,7 +71,7 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
     chain.append(optax.add_decayed_weights(decay))
   chain.append(optax.scale_by_learning_rate(schedule(config, num_steps=num_steps)))
   if config.get('clip_weights', 0.0):
-    chain.append(_within(config['clip_weights']))
+    chain.append(_clip_parameters(config['clip_weights']))
   return optax.chain(*chain)
 
 
@@ -87,7 +87,7 @@ def _decay(weight: float, of: str) -> optax.GradientTransformation:
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _within(limit: float) -> optax.GradientTransformation:
+def _clip_parameters(limit: float) -> optax.GradientTransformation:
   def update(updates, state, params):
     inside = lambda change, value: jnp.clip(value + change, -limit, limit) - value
     return jax.tree.map(inside, updates, params), state

@@ -1,4 +1,4 @@
-"""Everything a training run needs to go on: this is what a checkpoint holds."""
+"""The state of a training, which a checkpoint holds and a resumed run needs."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 def create(
   task: types.Task, defense: types.Defense, optimisers, *, key, num_examples: int, average: bool
 ) -> TrainState:
-  """A fresh state; equal keys give equal states on any number of devices."""
+  """Returns the initial state; equal keys give equal states on any number of devices."""
   variables = task.init(key)
   params = variables['params']
   return TrainState(
@@ -39,5 +39,5 @@ def create(
 
 
 def variables(state: TrainState) -> PyTree:
-  """What the network is evaluated with: the moving average where there is one."""
+  """Returns the variables for evaluation: the moving average where there is one."""
   return state.average or {'params': state.params, **state.state}

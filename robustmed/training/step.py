@@ -18,24 +18,26 @@ from robustmed.training import state as train_state
 PyTree = Any
 
 
-class Flat(NamedTuple):
-  """An optimiser on a subset of the parameters joined to one vector.
+class FlatOptimiser(NamedTuple):
+  """An optimiser on a subset of the parameters, concatenated to one vector.
 
-  Element by element it does what `rule` does on the tree; as one vector the update is a handful of
-  operations instead of a handful per parameter, most of what a small network takes to compile.
+  The update is that of `rule` on the tree, element by element. One vector takes a few operations
+  where the tree takes a few per parameter, which are most of a small network's compile time.
   """
 
   rule: optax.GradientTransformation
   subset: str | None = None  # regular expression on 'a/b/c' paths
 
   def init(self, params: PyTree) -> PyTree:
+    """Returns the optimiser's state."""
     return self.rule.init(self.join(params))
 
   def join(self, tree: PyTree) -> jax.Array:
+    """Returns the subset of a tree like the parameters as one vector."""
     return jax.flatten_util.ravel_pytree(self._chosen(tree))[0]
 
   def update(self, gradient: jax.Array, state: PyTree, params: PyTree, good: jax.Array):
-    """(params, state) after one step along the joined gradient; the old ones where not `good`."""
+    """Returns (params, state) after one step on the joined gradient; unchanged if not `good`."""
     old, restore = jax.flatten_util.ravel_pytree(self._chosen(params))
     rule = optax.with_extra_args_support(self.rule)
     change, new_state = rule.update(gradient, state, old, marks=lambda of: self._marks(params, of))
@@ -49,7 +51,7 @@ class Flat(NamedTuple):
     return [leaf for leaf, own in zip(jax.tree.leaves(tree), mask, strict=True) if own]
 
   def _marks(self, tree: PyTree, of: str) -> jax.Array:
-    """1 where the joined vector has a parameter whose path `of` matches, else 0."""
+    """Returns 1 where the joined vector holds a parameter whose path matches `of`, else 0."""
     marked = jax.tree.map(lambda leaf, own: jnp.full(leaf.size, float(own)), tree, _named(tree, of))
     return jnp.concatenate(self._chosen(marked))
 
@@ -58,7 +60,7 @@ class Flat(NamedTuple):
 
 
 def _named(tree: PyTree, pattern: str) -> PyTree:
-  """Which leaves have an 'a/b/c' path that the pattern matches; there must be some."""
+  """Returns a tree of bools: whether the pattern matches the leaf's 'a/b/c' path; some must."""
   name = lambda path: '/'.join(str(getattr(k, 'key', k)) for k in path)
   own = lambda path, _: re.search(pattern, name(path)) is not None
   mask = jax.tree_util.tree_map_with_path(own, tree)
@@ -69,12 +71,12 @@ def _named(tree: PyTree, pattern: str) -> PyTree:
 
 def for_phases(
   defense: types.Defense, rules: Mapping[str, optax.GradientTransformation]
-) -> dict[str, Flat]:
-  """The optimisers the phases use, each restricted to its phase's subset of the parameters."""
+) -> dict[str, FlatOptimiser]:
+  """Returns the optimisers of the phases by name, each on its phase's subset of the parameters."""
   chosen = {}
   for phase in defense.phases:
     rule = errors.lookup(rules, phase.optimiser, kind='optimiser of a phase')
-    if chosen.setdefault(phase.optimiser, Flat(rule, phase.subset)).subset != phase.subset:
+    if chosen.setdefault(phase.optimiser, FlatOptimiser(rule, phase.subset)).subset != phase.subset:
       raise ValueError(f'phases that share optimiser {phase.optimiser!r} must share their subset')
   return chosen
 
@@ -88,13 +90,13 @@ def make(
   ema: float = 0.0,
   ema_ramp: float = 0,
 ) -> Callable[..., tuple[train_state.TrainState, dict[str, jax.Array]]]:
-  """Returns (state, batch, key) -> (state, scalars), mapped over devices.
+  """Returns the train step (state, batch, key) -> (state, scalars), mapped over devices.
 
   `key` is the run's; an example's key is fold_in(key, draw), 'draw' being its number in the global
-  stream, so it depends on neither batch size nor device count nor a resume. The loss is the mean
-  over the valid examples of all devices. A phase whose loss or gradient is not finite changes
-  nothing but `bad_step`, nor does anything after it. The moving average keeps `ema`, or with
-  `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)), of what it was.
+  stream, so it is the same for every batch size and device count and after a resume. The loss is
+  the mean over the valid examples of all devices. From the first phase with a non-finite loss or
+  gradient on, only `bad_step` and `step` change. The decay of the moving average is `ema`, or with
+  `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)).
   """
   optimisers = for_phases(defense, optimisers)
 
@@ -156,7 +158,7 @@ def make(
 
 @functools.lru_cache(maxsize=8)
 def _augmenting(augment):
-  """A program of its own, so that all arms that augment alike share one compilation."""
+  """Returns augmentation as its own program, compiled once for all arms that augment alike."""
   one_device = lambda key, batch: augment(_draw_keys(key, batch), batch)
   return parallel.each_device(one_device, split=(1,))
 

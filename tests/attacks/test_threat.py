@@ -133,5 +133,5 @@ def test_mistakes_are_named(wrong, says):
 
 def test_column_broadcasts_scalars_and_vectors():
   like = jnp.zeros((3, 2, 2))
-  assert threat.column(0.5, like).shape == (3, 1, 1)
-  np.testing.assert_array_equal(threat.column(jnp.arange(3), like)[:, 0, 0], [0, 1, 2])
+  assert threat.expand_to_rank(0.5, like).shape == (3, 1, 1)
+  np.testing.assert_array_equal(threat.expand_to_rank(jnp.arange(3), like)[:, 0, 0], [0, 1, 2])

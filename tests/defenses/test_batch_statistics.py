@@ -35,9 +35,9 @@ def met(mode, batch, **more):
   variables = task.init(jax.random.key(0))
   keys = jax.vmap(jax.random.key)(batch['draw'])
   context = types.LossContext({}, (), batch, keys, jax.random.key(1), jnp.float32(0))
-  network = batch_statistics.Attacked(task, variables, context, mode)
+  network = batch_statistics.AttackedNetwork(task, variables, context, mode)
   objective = lambda image: task.objectives['bce'](network.predict(image), batch)
-  result, changed = network.meet(
+  result, changed = network.run_attack(
     attack(**more), objective, batch['image'], eps=0.2, key=keys, monitor=lambda image: image
   )
   return task, variables, result, changed

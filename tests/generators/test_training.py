@@ -103,7 +103,7 @@ def fitted(tmp_path_factory):
       key=jax.random.key(0),
       num_examples=64,
       stopper=stopper,
-      judge=judge,
+      scorer=judge,
     )
   return model, train_state.variables(state), judge, folder
 

@@ -23,7 +23,7 @@ def parameters():
 
 
 def test_confidence_and_uncertainty_are_a_over_s_and_two_over_s():
-  beta = evidence.of_logits(jnp.asarray(LOGITS))
+  beta = evidence.from_logits(jnp.asarray(LOGITS))
   a, b = parameters()
   np.testing.assert_allclose(evidence.confidence(beta), stats.beta.mean(a, b), rtol=1e-6)
   np.testing.assert_allclose(evidence.uncertainty(beta), 2 / (a + b), rtol=1e-6)
@@ -32,7 +32,7 @@ def test_confidence_and_uncertainty_are_a_over_s_and_two_over_s():
 
 @pytest.mark.parametrize('label', [0.0, 1.0])
 def test_the_data_term_is_the_expected_sum_of_squares(label):
-  found = evidence.squared_error(evidence.of_logits(jnp.asarray(LOGITS)), jnp.float32(label))
+  found = evidence.squared_error(evidence.from_logits(jnp.asarray(LOGITS)), jnp.float32(label))
 
   def expected(a, b):
     both = lambda x: (label - x) ** 2 + ((1 - label) - (1 - x)) ** 2
@@ -52,7 +52,7 @@ def kl_to_uniform(a, b):
 
 @pytest.mark.parametrize('label', [0.0, 1.0])
 def test_the_regulariser_is_the_divergence_without_the_right_class(label):
-  found = evidence.divergence(evidence.of_logits(jnp.asarray(LOGITS)), jnp.float32(label))
+  found = evidence.divergence(evidence.from_logits(jnp.asarray(LOGITS)), jnp.float32(label))
   a, b = parameters()
   a, b = label + (1 - label) * a, (1 - label) + label * b
   np.testing.assert_allclose(found, kl_to_uniform(a, b), rtol=1e-5, atol=1e-7)
@@ -66,7 +66,7 @@ def test_the_regulariser_is_the_divergence_without_the_right_class(label):
 
 def test_gradients_push_the_evidence_to_the_right_class_and_stay_finite():
   def loss(logits, label):
-    beta = evidence.of_logits(logits)
+    beta = evidence.from_logits(logits)
     return jnp.sum(evidence.squared_error(beta, label) + evidence.divergence(beta, label))
 
   both = jax.vmap(jax.grad(loss), in_axes=(None, 0))(jnp.asarray(LOGITS), jnp.array([0.0, 1.0]))

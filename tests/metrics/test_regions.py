@@ -33,7 +33,7 @@ def test_empty_enhancing_tumour(found, truth, score):
   found, truth = jnp.asarray([found]), jnp.asarray([truth])
   assert float(regions.dice(found, truth)['dice_et'][0]) == score
   columns = regions.counts(found, truth)
-  assert regions.stacked(columns, np.zeros(1))['dice_et'][0] == score
+  assert regions.volume_dice(columns, np.zeros(1))['dice_et'][0] == score
 
 
 def test_against_numpy():
@@ -54,7 +54,7 @@ def test_slices_add_up_to_volumes():
   flat = lambda array: jnp.asarray(array.reshape(15, 6, 4)[order])
   columns = regions.counts(flat(found), flat(truth))
   groups = np.repeat([7, 4, 9], 5)[order]
-  stacked = regions.stacked(columns, groups)
+  stacked = regions.volume_dice(columns, groups)
   np.testing.assert_array_equal(stacked['group'], [4, 7, 9])
   for name in regions.REGIONS:
     wanted = np.asarray(whole[f'dice_{name}'])[[1, 0, 2]]

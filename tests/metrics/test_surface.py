@@ -49,7 +49,7 @@ def test_shifted_squares_by_hand():
   assert surface.hd95(mask, mask, spacing=(2.0, 1.0)) == 0.0
   # the edge of the volume is a surface as well, wherever the box around the masks ends
   full = np.ones((4, 4), bool)
-  assert surface.directed(full, full, spacing=(1, 1))[0].size == 12
+  assert surface.directed_distances(full, full, spacing=(1, 1))[0].size == 12
 
 
 def test_empty_masks():

@@ -44,6 +44,6 @@ def test_members_begin_apart(network):
 
 def test_apart_and_together_are_inverse_and_check_the_shape():
   image = jnp.arange(6.0).reshape(2, 3)
-  np.testing.assert_array_equal(members.together(*members.apart(image)), image)
+  np.testing.assert_array_equal(members.join(*members.split(image)), image)
   with pytest.raises(errors.UserError, match=r'reads images \[b, 3\], got \(2, 2\)'):
-    members.apart(image[:, :2])
+    members.split(image[:, :2])

@@ -141,7 +141,7 @@ def test_metrics_per_region_and_of_the_image():
     want = [2 * (a[i] & b[i]).sum() / (a[i].sum() + b[i].sum()) for i in (0, 2)]
     np.testing.assert_allclose(np.asarray(metrics[f'dice_{name}'])[[0, 2]], want, rtol=1e-6)
     assert metrics[f'dice_{name}'][1] == 1  # neither has any
-  whole = regions.stacked({k: v for k, v in metrics.items() if k[0] == '_'}, np.zeros(3))
+  whole = regions.volume_dice({k: v for k, v in metrics.items() if k[0] == '_'}, np.zeros(3))
   a, b = found > 0, data['target']['labels'] > 0
   assert whole['dice_wt'][0] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
   for i in range(3):

@@ -55,7 +55,7 @@ def plain(point, radius, legacy):
 @pytest.mark.parametrize('legacy', [False, True])
 def test_stamps_agree_with_plain_loops_also_at_borders(legacy):
   where = np.array([[[7.4, 9.6], [1.2, 18.7]], [[15.0, 0.0], [-3.0, 4.0]]], np.float32)
-  found = landmarks.stamps(jnp.asarray(where), GRID, radius=4, legacy=legacy)
+  found = landmarks.target_maps(jnp.asarray(where), GRID, radius=4, legacy=legacy)
   for b in range(2):
     for n in range(2):
       want = plain(where[b, n], 4, legacy)
@@ -64,10 +64,10 @@ def test_stamps_agree_with_plain_loops_also_at_borders(legacy):
 
 
 def test_the_published_stamp():
-  mask, gauss, x, _ = landmarks.stamps(jnp.array([[[80.0, 100.0]]]), (200, 160), radius=10)
+  mask, gauss, x, _ = landmarks.target_maps(jnp.array([[[80.0, 100.0]]]), (200, 160), radius=10)
   assert float(gauss.max()) == 1 and float(gauss[mask > 0].min()) > 0.607
   assert float(x[0, 100, 71, 0]) == pytest.approx(0.9) and float(mask[0, 100, 70, 0]) == 0
-  legacy = landmarks.stamps(jnp.array([[[80.0, 100.0]]]), (200, 160), radius=10, legacy=True)
+  legacy = landmarks.target_maps(jnp.array([[[80.0, 100.0]]]), (200, 160), radius=10, legacy=True)
   assert float(legacy.gauss[0, 99, 79, 0]) == 1 and float(legacy.offset_x[0, 99, 80, 0]) == 0
 
 
@@ -78,7 +78,7 @@ def perfect(target):
 
 def test_perfect_maps_have_no_loss_and_vote_for_the_nearest_pixel():
   data = batch([[[7.4, 9.6], [11.0, 5.0]]])
-  target = landmarks.stamps(jnp.asarray(data['target']['landmarks']), GRID, radius=4)
+  target = landmarks.target_maps(jnp.asarray(data['target']['landmarks']), GRID, radius=4)
   outputs, made = perfect(target), task()
   losses = made.losses(outputs, data)
   assert tuple(losses) == landmarks.TERMS
@@ -102,7 +102,7 @@ def test_losses_by_hand():
   outputs = {name: rng.normal(size=(2, *GRID, 2)).astype(np.float32) for name in landmarks.TERMS}
   made = task()
   losses, objectives = made.losses(outputs, data), made.objectives
-  target = landmarks.stamps(jnp.asarray(data['target']['landmarks']), GRID, radius=4)
+  target = landmarks.target_maps(jnp.asarray(data['target']['landmarks']), GRID, radius=4)
   mask, gauss, x, y = (np.asarray(leaf, np.float64) for leaf in target)
   p = 1 / (1 + np.exp(-outputs['heat'].astype(np.float64)))
   dice = 2 * (p * mask).sum((1, 2)) / (p.sum((1, 2)) + mask.sum((1, 2)))

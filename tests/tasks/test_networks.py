@@ -17,7 +17,7 @@ class Scale(nn.Module):
 
 
 def test_a_silent_network_has_outputs_and_nothing_else():
-  task = networks.silent(Scale(), image_shape=[2, 1])
+  task = networks.bind_without_losses(Scale(), image_shape=[2, 1])
   variables = task.init(jax.random.key(0))
   image = np.ones((4, 2, 1), np.float32)
   outputs = task.predict(variables, image)

@@ -172,7 +172,7 @@ def test_every_function_is_per_example(loss):
 def test_confidence_that_is_exactly_one_is_told():
   out = {'logits': np.array([[-200, 200], [0, 0], [0, 9]], np.float32)}
   np.testing.assert_array_equal(task(loss='ce').diagnostics(out)['_saturated'], [1, 0, 0])
-  beta = evidence.of_logits(jnp.asarray(out['logits']))
+  beta = evidence.from_logits(jnp.asarray(out['logits']))
   assert evidence.confidence(beta)[0] == pytest.approx(201 / 202)
 
 

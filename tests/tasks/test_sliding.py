@@ -116,7 +116,7 @@ def test_a_deployed_task_predicts_whole_images_and_keeps_its_losses():
     metrics=None,
     image_shape=(6, 4, 2),
   )
-  whole = sliding.deployed(task, image_shape=(11, 9, 2), patch=(6, 4))
+  whole = sliding.with_sliding_window(task, image_shape=(11, 9, 2), patch=(6, 4))
   x, labels = image(11, 9), np.random.default_rng(0).integers(0, 3, (2, 11, 9))
   assert whole.image_shape == (11, 9, 2)
   outputs = whole.predict(jnp.float32(1), x)
@@ -139,7 +139,7 @@ def test_tiles_on_the_host_stitch_to_the_same_mean(size, batch_size):
   found = list(sliding.tiles(predict, x[0], patch=patch, batch_size=batch_size))
   assert set(seen) == {(batch_size, *patch, 2)}
   assert len(seen) == -(-len(found) // batch_size)
-  whole = sliding.stitched(
+  whole = sliding.stitch(
     ((tile.corner, tile.outputs['p']) for tile in found), size=size, patch=patch
   )
   want = jax.jit(

@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_from_other_mistakes(tmp_path, monkeypatch, error):
   with pytest.raises(errors.UserError, match='No space left on device; make room there'):
     checkpoints.save_variables(tmp_path / 'variables', VARIABLES)
   store = checkpoints.Store(tmp_path / 'state')
-  with pytest.raises(errors.UserError, match='the same command again, it goes on from the last'):
+  with pytest.raises(errors.UserError, match='run the same command again to continue'):
     store.save(1, VARIABLES, {})
   store.close()
 

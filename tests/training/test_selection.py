@@ -13,13 +13,13 @@ from robustmed.training import state as train_state
 from support import buckets, toys
 
 
-class Verdict(NamedTuple):
+class Evaluation(NamedTuple):
   score: float
   stop: str
   row: dict[str, float]
 
 
-class Judge:
+class Scorer:
   """Gives the scores in turn and remembers the weights that it saw."""
 
   def __init__(self, *scores, stop_at=None):
@@ -28,10 +28,10 @@ class Judge:
   def __call__(self, variables, rows):
     self.seen.append(jax.tree.map(np.asarray, variables))
     stop = 'far away' if len(rows) == self.stop_at else ''
-    return Verdict(self.scores[len(rows)], stop, {'X': float(len(rows))})
+    return Evaluation(self.scores[len(rows)], stop, {'X': float(len(rows))})
 
 
-def _fit(folder, judge, *, steps=6, stopper=None, batches=None):
+def _fit(folder, scorer, *, steps=6, stopper=None, batches=None):
   task = toys.task()
   config = {
     'steps': steps,
@@ -49,34 +49,34 @@ def _fit(folder, judge, *, steps=6, stopper=None, batches=None):
     key=jax.random.key(0),
     num_examples=64,
     stopper=stopper or console.Stopper(),
-    judge=judge,
+    scorer=scorer,
   )
   return state, train_state.variables(state)
 
 
 def _rows(folder):
-  return selection.Keeper(folder / 'best', None, toys.task()).rows()
+  return selection.BestWeights(folder / 'best', None, toys.task()).rows()
 
 
 def test_the_best_of_all_looks_is_returned(tmp_path):
-  judge = Judge(3.0, 1.0, 2.0)
-  state, found = _fit(tmp_path, judge)
+  scorer = Scorer(3.0, 1.0, 2.0)
+  state, found = _fit(tmp_path, scorer)
   assert int(state.step) == 6 and [row['step'] for row in _rows(tmp_path)] == [2, 4, 6]
-  toys.assert_equal_trees(found, judge.seen[1])
+  toys.assert_equal_trees(found, scorer.seen[1])
   assert np.any(
-    judge.seen[1]['params']['out']['kernel'] != judge.seen[2]['params']['out']['kernel']
+    scorer.seen[1]['params']['out']['kernel'] != scorer.seen[2]['params']['out']['kernel']
   )
   assert [path.name for path in (tmp_path / 'best').glob('weights_*')] == ['weights_4']
 
 
-def test_it_ends_when_the_judge_says_so(tmp_path, capsys):
-  judge = Judge(1.0, 5.0, 0.0, stop_at=1)
-  state, found = _fit(tmp_path, judge)
-  assert int(state.step) == 4 and len(judge.seen) == 2
-  toys.assert_equal_trees(found, judge.seen[0])
+def test_it_ends_when_the_scorer_says_so(tmp_path, capsys):
+  scorer = Scorer(1.0, 5.0, 0.0, stop_at=1)
+  state, found = _fit(tmp_path, scorer)
+  assert int(state.step) == 4 and len(scorer.seen) == 2
+  toys.assert_equal_trees(found, scorer.seen[0])
   assert 'arm: ended early: far away; the weights of step 2 are kept' in capsys.readouterr().err
-  again, same = _fit(tmp_path, judge)  # nothing is trained any more
-  assert int(again.step) == 4 and len(judge.seen) == 2
+  again, same = _fit(tmp_path, scorer)  # nothing is trained any more
+  assert int(again.step) == 4 and len(scorer.seen) == 2
   toys.assert_equal_trees(same, found)
 
 
@@ -91,7 +91,7 @@ class StopAt(console.Stopper):
 
 
 def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path):
-  whole, expected = Judge(3.0, 2.0, 1.0), Judge(3.0, 2.0, 1.0)
+  whole, expected = Scorer(3.0, 2.0, 1.0), Scorer(3.0, 2.0, 1.0)
   _, want = _fit(tmp_path / 'a', whole)
   with pytest.raises(console.Stopped):
     _fit(tmp_path / 'b', expected, stopper=StopAt(3))
@@ -107,9 +107,9 @@ def test_a_loss_that_is_not_finite_ends_it_with_the_best_so_far(tmp_path, capsys
         batch['image'][:] = np.nan
       yield batch
 
-  judge = Judge(1.0, 2.0, 3.0)
-  _, found = _fit(tmp_path, judge, batches=batches)
-  toys.assert_equal_trees(found, judge.seen[0])
+  scorer = Scorer(1.0, 2.0, 3.0)
+  _, found = _fit(tmp_path, scorer, batches=batches)
+  toys.assert_equal_trees(found, scorer.seen[0])
   assert 'diverged' in capsys.readouterr().err
   with pytest.raises(loop.Diverged):
     _fit(tmp_path / 'none', None, batches=batches)
@@ -122,13 +122,13 @@ def test_looks_in_an_object_store(monkeypatch):
   monkeypatch.setattr(checkpoints, 'save_variables', save)
   load = lambda path, task: files.read_json(path / 'weights.json')
   monkeypatch.setattr(checkpoints, 'load_variables', load)
-  keeper = selection.Keeper(str(folder), Judge(3.0, 1.0, 2.0), None)
+  best = selection.BestWeights(str(folder), Scorer(3.0, 1.0, 2.0), None)
   there = lambda: [str(path.relative_to(folder)) for path in files.iter_files(folder)]
-  assert [keeper.look(step, {'w': step / 10}) for step in (2, 4, 6)] == ['', '', '']
+  assert [best.evaluate(step, {'w': step / 10}) for step in (2, 4, 6)] == ['', '', '']
   assert there() == ['looks.json', 'weights_4/weights.json']
-  assert [row['score'] for row in keeper.rows()] == [3.0, 1.0, 2.0]
-  found, ending = keeper.best()
-  assert found == {'w': 0.4} and (ending.step, ending.score) == (4, 1.0)
-  files.write_text(folder / 'weights_4' / 'half', 'of a look that was interrupted')
-  keeper.look(4, {'w': 0.5})
-  assert there() == ['looks.json', 'weights_4/weights.json'] and keeper.best()[0] == {'w': 0.5}
+  assert [row['score'] for row in best.rows()] == [3.0, 1.0, 2.0]
+  found, chosen = best.load()
+  assert found == {'w': 0.4} and (chosen.step, chosen.score) == (4, 1.0)
+  files.write_text(folder / 'weights_4' / 'half', 'of an interrupted evaluation')
+  best.evaluate(4, {'w': 0.5})
+  assert there() == ['looks.json', 'weights_4/weights.json'] and best.load()[0] == {'w': 0.5}

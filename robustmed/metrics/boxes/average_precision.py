@@ -80,10 +80,10 @@ def average_precision(
       scores.append(np.asarray(image.scores)[mine])
       hits.append(match(overlaps, thresholds))
       kinds.append(np.full(len(mine), label))
-  return of_hits(*map(np.concatenate, (scores, kinds, hits)), labels, interpolation=interpolation)
+  return from_hits(*map(np.concatenate, (scores, kinds, hits)), labels, interpolation=interpolation)
 
 
-def of_hits(
+def from_hits(
   scores: np.ndarray,
   classes: np.ndarray,
   hits: np.ndarray,

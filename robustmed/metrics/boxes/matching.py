@@ -92,7 +92,7 @@ def precision(
   scores, match, labels = (stack(start) for start in ('_score', '_match', '_labels'))
   known = match >= 0
   kind, bits = np.divmod(match[known].astype(np.int64), _CLASS)
-  return average_precision.of_hits(
+  return average_precision.from_hits(
     scores[known],
     kind,
     (bits[:, None] >> np.arange(_NUM)) & 1 == 1,

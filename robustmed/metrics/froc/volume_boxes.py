@@ -17,7 +17,7 @@ def iou(centre: jax.Array, size: jax.Array, other: jax.Array, other_size: jax.Ar
   return jnp.where(union > 0, common / jnp.where(union > 0, union, 1.0), 0.0)
 
 
-def suppressed(
+def nms(
   score: np.ndarray, near: Callable[[int], np.ndarray], *, limit: int | None = None
 ) -> np.ndarray:
   """Indices that stay, the highest score first (of equal ones the earlier), at most `limit`.
@@ -37,14 +37,14 @@ def suppressed(
 
 
 def by_distance(centre: np.ndarray, distance: float) -> Callable[[int], np.ndarray]:
-  """For `suppressed`: points [n, rank] closer than `distance` are the same."""
+  """For `nms`: points [n, rank] closer than `distance` are the same."""
   return lambda index: np.sum((centre - centre[index]) ** 2, axis=-1) < distance**2
 
 
 def by_overlap(
   centre: np.ndarray, size: np.ndarray, threshold: float
 ) -> Callable[[int], np.ndarray]:
-  """For `suppressed`: boxes [n, rank] with an IoU above the threshold are the same."""
+  """For `nms`: boxes [n, rank] with an IoU above the threshold are the same."""
   low, high, volume = centre - size / 2, centre + size / 2, size.prod(axis=-1)
 
   def near(index):

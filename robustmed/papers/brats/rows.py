@@ -34,7 +34,7 @@ def volumes(rows: pd.DataFrame) -> pd.DataFrame:
   first = rows.iloc[np.unique(number, return_index=True)[1]]
   made = first[[*CELL, 'group']].reset_index(drop=True)
   made['index'] = made['group']
-  scores = regions.stacked({name: rows[name].to_numpy() for name in _counts(rows)}, number)
+  scores = regions.volume_dice({name: rows[name].to_numpy() for name in _counts(rows)}, number)
   mean = lambda values: np.bincount(number, values) / np.bincount(number)
   for name in rows.columns:
     if name in made.columns or name in _counts(rows):

@@ -74,7 +74,7 @@ class Finder:
     if self._heat is None or not networks:
       raise errors.UserError('a heat map needs its network and variables')
     return fused(
-      sliding.stitched(
+      sliding.stitch(
         self._tiles(self._heat, variables, scan), size=scan.shape, patch=self._settings.patch
       )[..., 0]
       for variables in networks
@@ -93,7 +93,7 @@ class Finder:
     inside &= score >= self._settings.threshold
     centre, size, score = centre[inside], size[inside], score[inside]
     near = volume_boxes.by_overlap(centre, size, self._settings.iou)
-    kept = volume_boxes.suppressed(score, near, limit=self._settings.limit)
+    kept = volume_boxes.nms(score, near, limit=self._settings.limit)
     return Candidates(centre[kept], score[kept])
 
   def __call__(
@@ -149,7 +149,7 @@ def maxima(
   cells = np.argwhere((heat == top) & (heat >= threshold))
   score = heat[tuple(cells.T)]
   near = volume_boxes.by_distance(cells, distance)
-  kept = volume_boxes.suppressed(score, near, limit=limit)
+  kept = volume_boxes.nms(score, near, limit=limit)
   return Candidates(cells[kept].astype(np.float64), score[kept])
 
 
@@ -163,7 +163,7 @@ def union(parts: Sequence[Candidates], *, distance: float, limit: int | None = L
   centre = np.concatenate([part.centre for part in parts])
   score = np.concatenate([part.score for part in parts])
   near = volume_boxes.by_distance(centre, distance)
-  kept = volume_boxes.suppressed(-rank.astype(np.float64), near, limit=limit)
+  kept = volume_boxes.nms(-rank.astype(np.float64), near, limit=limit)
   kept = kept[np.argsort(-score[kept], kind='stable')]
   return Candidates(centre[kept], score[kept])
 

@@ -61,7 +61,7 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
     )
     return score, dict(state)
 
-  task = binding.silent(module, image_shape=image_shape)
+  task = binding.bind_without_losses(module, image_shape=image_shape)
   encode = lambda variables, image: module.apply(variables, image, method='encode')
   decode = lambda variables, code: module.apply(variables, code, method='decode')
   return Model(encode, decode, judge, task, module.latent)

@@ -34,20 +34,20 @@ class Vae(nn.Module):
     self.decoder = members.Perceptron(self.members, (*self.widths[::-1], 2))
 
   def encode(self, image: Array) -> networks.Latent:
-    return vae.latent(self.encoder(*members.apart(image)))
+    return vae.latent(self.encoder(*members.split(image)))
 
   def decode(self, code: Array, member: Array) -> Array:
     """Codes [b, latent] of members [b] -> [b, 3]."""
-    return members.together(self.decoder(code, member), member)
+    return members.join(self.decoder(code, member), member)
 
   def __call__(self, image: Array, *, train: bool = False) -> Array:
     del train
-    return self.decode(self.encode(image).mean, members.apart(image)[1])
+    return self.decode(self.encode(image).mean, members.split(image)[1])
 
 
 def make_task(module: Vae) -> types.Task:
   """init and predict alone: it answers nothing by itself."""
-  return binding.silent(module, image_shape=(3,))
+  return binding.bind_without_losses(module, image_shape=(3,))
 
 
 def fitting(module: Vae, *, divergence: float) -> types.Defense:
@@ -57,7 +57,7 @@ def fitting(module: Vae, *, divergence: float) -> types.Defense:
     image, variables = context.batch['image'], {'params': params}
     found = module.apply(variables, image, method='encode')
     code = vae.draw(found, context.keys)
-    again = module.apply(variables, code, members.apart(image)[1], method='decode')
+    again = module.apply(variables, code, members.split(image)[1], method='decode')
     error = jnp.square(again - image).sum(-1)
     scalars = {'error': error, **vae.spread(found)}
     return error + divergence * vae.divergence(found), {'scalars': scalars}
@@ -98,10 +98,10 @@ def noise(
   """Points [n, 3] moved, by at most eps, to where 'classifier' takes them for positives."""
 
   def one_device(variables, image, keys, eps):
-    coordinates, member = members.apart(image)
-    value = lambda xy: _doubt(task, variables, members.together(xy, member), 0.0)
+    coordinates, member = members.split(image)
+    value = lambda xy: _doubt(task, variables, members.join(xy, member), 0.0)
     found = attack(value, coordinates, eps=eps, key=_second(keys)).x
-    return members.together(found, member)
+    return members.join(found, member)
 
   return _run(one_device, variables, image, key, eps)
 

@@ -56,15 +56,15 @@ def test_suppression_is_the_plain_loop(seed, limit):
   centre, size = boxes(rng, 60)
   score = rng.integers(0, 12, 60) / 12  # with ties
   far = np.sum((centre[:, None] - centre[None]) ** 2, axis=-1) < 3.0**2
-  found = volume_boxes.suppressed(score, volume_boxes.by_distance(centre, 3.0), limit=limit)
+  found = volume_boxes.nms(score, volume_boxes.by_distance(centre, 3.0), limit=limit)
   assert list(found) == plain(score, far, limit)
   overlap = np.asarray(volume_boxes.iou(centre[:, None], size[:, None], centre[None], size[None]))
   near = volume_boxes.by_overlap(centre, size, 0.15)
-  found = volume_boxes.suppressed(score, near, limit=limit)
+  found = volume_boxes.nms(score, near, limit=limit)
   assert list(found) == plain(score, overlap > 0.15, limit)
   assert len(found) < 60
 
 
 def test_of_nothing_nothing_is_left():
   none = np.zeros((0, 3))
-  assert len(volume_boxes.suppressed(np.zeros(0), volume_boxes.by_distance(none, 1.0))) == 0
+  assert len(volume_boxes.nms(np.zeros(0), volume_boxes.by_distance(none, 1.0))) == 0
