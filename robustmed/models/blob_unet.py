@@ -1,4 +1,4 @@
-"""Candidate networks for lung nodules: a residual U-Net for heat maps, with or without box numbers.
+"""Candidate networks for lung nodules: a residual U-Net for heat maps, with or without boxes.
 
 Liu et al. 2020, 'No Surprises: training robust lung nodule detection for low-dose CT scans by
 augmenting with adversarial attacks', section 3.1. The paper gives no layers: at these widths the
@@ -46,7 +46,7 @@ class Residual(nn.Module):
 
 
 class BoxHead(nn.Module):
-  """Features [b, *spatial, c] -> [b, *spatial / 2, anchors, 1 + 2 rank]: a logit, then the box."""
+  """Maps features [b, *spatial, c] to [b, *spatial / 2, anchors, 1 + 2 rank]: a logit and a box."""
 
   anchors: int
   features: tuple[int, int]
@@ -74,7 +74,7 @@ class BoxHead(nn.Module):
 
 
 def box_bias(numbers: int):
-  """Initialiser of a bias [anchors * numbers]: `PRIOR` for the logits, 0 for the boxes."""
+  """Returns an initialiser of a bias [anchors * numbers]: `PRIOR` for logits, 0 for boxes."""
 
   def init(key, shape, dtype=jnp.float32):
     del key
@@ -84,12 +84,13 @@ def box_bias(numbers: int):
 
 
 class BlobUNet(nn.Module):
-  """image [b, *spatial, channels] -> {'heat': [b, *spatial, 1] logits} and, with `anchors`,
-  {'boxes': [b, *spatial / 2, anchors, 1 + 2 rank]}, see `tasks.proposals`.
+  """Maps image [b, *spatial, channels] to {'heat': [b, *spatial, 1] logits}.
+
+  With `anchors` also to 'boxes' [b, *spatial / 2, anchors, 1 + 2 rank], see `tasks.proposals`.
 
   One level per entry of `widths`, each half the grid of the one above; any number of spatial axes.
-  Upwards: 1x1 to the skip's width, linear doubling, sum with the skip, a residual block. Outputs
-  are float32 whatever `dtype` is.
+  Decoder: 1x1 to the skip's width, linear upsampling by 2, sum with the skip, a residual block.
+  Outputs are float32 for any `dtype`.
   """
 
   channels: int = 1
@@ -134,7 +135,7 @@ class BlobUNet(nn.Module):
 
 
 def check_grid(image, name: str, *, levels: int, channels: int, setting: str) -> None:
-  """Images whose sides halve `levels` - 1 times; others are a `UserError`."""
+  """Raises `UserError` for other channels, or sides that cannot be halved `levels` - 1 times."""
   multiple = 2 ** (levels - 1)
   if image.shape[-1] != channels or any(n % multiple for n in image.shape[1:-1]):
     sides = ', '.join([f'{multiple}n'] * (image.ndim - 2))

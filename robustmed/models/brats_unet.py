@@ -28,7 +28,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x):
     rank = x.ndim - 2
-    # Counted and not added: the norm takes every constant away again.
+    # Not added, only counted as a parameter: the norm removes every constant.
     self.param('bias', nn.initializers.zeros, (self.features,))
     x = layers.Conv(
       self.features,
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class Down(nn.Module):
-  """A block, then the context it is summed with: block, channel-wise dropout, block."""
+  """A block, plus its residual branch: block, channel-wise dropout, block."""
 
   features: int
   stride: int
@@ -65,7 +65,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-  """Nearest doubling, a block, the skip beside it, a block, a block of 1x1 taps."""
+  """Nearest upsampling by 2, a block, concatenation with the skip, a block, a 1x1 block."""
 
   features: int
   leak: float
@@ -82,14 +82,14 @@ class Up(nn.Module):
 
 
 class BratsUNet(nn.Module):
-  """image [b, *spatial, channels] -> {'head0': [b, *spatial, num_classes] logits}.
+  """Maps image [b, *spatial, channels] to {'head0': [b, *spatial, num_classes] logits}.
 
   `rank` spatial axes, each a multiple of 16. Level l has 16 * 2^l features, scaled by `width`. The
-  logits are the sum of those of the three finest levels, coarser ones doubled (deep supervision by
-  sums), times `logit_gain`: distillation at temperature T with logit_gain=T keeps the scale at
-  which the softmax is trained. The gain lies beside the weights, as 'logit_gain' of the collection
-  'fixed', so that networks that differ in nothing else share programs. With `remat` every level is
-  computed again in the backward pass instead of being kept. Logits are float32 whatever `dtype` is.
+  logits are the sum of those of the three finest levels, coarser ones upsampled (deep supervision
+  by sums), times `logit_gain`: distillation at temperature T with logit_gain=T keeps the scale at
+  which the softmax is trained. The gain is the variable 'logit_gain' of the collection 'fixed', so
+  that networks that differ only in it share programs. With `remat` every level is recomputed in the
+  backward pass instead of being kept. Logits are float32 for any `dtype`.
   """
 
   rank: int = 3

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class Doubling(nn.Module):
-  """Transposed conv of twice the grid, norm, act."""
+  """Transposed conv that doubles the grid, norm, act."""
 
   features: int
   groups: int
@@ -71,11 +71,13 @@ class Merge(nn.Module):
 
 
 class DiskShapeNet(nn.Module):
-  """image [b, side, side, 1] -> {'contour': [b, 176, 2] in pixels, x first, 'segmentation':
-  [b, side, side, 1] logits} and, with num_maps=2, 'reconstruction' [b, side, side, 1] in (0, 1).
+  """Maps image [b, side, side, 1] to a contour and to one or two maps.
+
+  {'contour': [b, 176, 2] in pixels, x first, 'segmentation': [b, side, side, 1] logits} and, with
+  num_maps=2, 'reconstruction' [b, side, side, 1] in (0, 1).
 
   `side` is 64 times a power of two (128 in the paper); the contour is offset by side / 2.
-  `width` scales every channel count, in steps of 4. Outputs are float32 whatever `dtype` is.
+  `width` scales every channel count, in steps of 4. Outputs are float32 for any `dtype`.
   """
 
   side: int = 128

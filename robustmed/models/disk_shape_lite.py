@@ -16,7 +16,7 @@ LEAK = disk_shape.LEAK
 
 
 class DiskShapeLite(nn.Module):
-  """image [b, side, side, 1] -> the outputs of `disk_shape.DiskShapeNet`; side a multiple of 8."""
+  """Maps image [b, side, side, 1] to outputs as of `disk_shape.DiskShapeNet`; side: 8n."""
 
   side: int = 64
   width: float = 1.0

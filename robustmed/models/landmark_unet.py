@@ -14,12 +14,12 @@ from robustmed.ops import pool, resize
 
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # features and convolutions of VGG19
 DECODER = (256, 128, 64, 128, 64)
-LEAST = 32  # features in front of the maps: three maps per landmark need room
+MIN_FEATURES = 32  # of the layer before the maps, which are three per landmark
 _HE = layers.he_normal(0.0)
 
 
 class DoubleConv(nn.Module):
-  """Two times conv3 with bias, BatchNorm, ReLU."""
+  """conv3 with bias, BatchNorm, ReLU, twice."""
 
   features: int
   dtype: jnp.dtype | None = None
@@ -35,12 +35,12 @@ class DoubleConv(nn.Module):
 
 
 class LandmarkUNet(nn.Module):
-  """image [b, h, w, channels] -> {'heat': [b, h, w, landmarks] logits, 'offset_x', 'offset_y'}.
+  """Maps image [b, h, w, channels] to {'heat': [b, h, w, landmarks], 'offset_x', 'offset_y'}.
 
-  Any sides of at least 32; odd grids lose a row in the poolings, as in torch. Skips are the five
-  poolings of the encoder; the layers `features_<i>` have the numbers of torchvision's vgg19. All
-  features are scaled by `width`, those in front of the maps to no fewer than LEAST. Outputs are
-  float32 whatever `dtype` is.
+  'heat' holds logits. Any sides of at least 32; odd grids lose a row in the poolings, as in torch.
+  Skips are the five poolings of the encoder; the layers `features_<i>` have the numbers of
+  torchvision's vgg19. All features are scaled by `width`, those before the maps to at least
+  MIN_FEATURES. Outputs are float32 for any `dtype`.
   """
 
   landmarks: int = 19
@@ -83,7 +83,7 @@ class LandmarkUNet(nn.Module):
       if skip is not None:
         x = jnp.concatenate([skip, x], axis=-1)
       x = DoubleConv(
-        max(features(count), LEAST if last else 1), dtype=self.dtype, name=f'up_{level}'
+        max(features(count), MIN_FEATURES if last else 1), dtype=self.dtype, name=f'up_{level}'
       )(x, train=train)
     maps = layers.Conv(3 * self.landmarks, (1, 1), use_bias=True, dtype=self.dtype, name='maps')(
       x
@@ -92,6 +92,6 @@ class LandmarkUNet(nn.Module):
 
 
 def _padded(x, shape):
-  """x with zeros around it up to the grid of `shape`, the smaller half above and to the left."""
+  """Returns x zero-padded to the grid of `shape`, the smaller half above and to the left."""
   rest = [n - m for n, m in zip(shape[1:3], x.shape[1:3], strict=True)]
   return jnp.pad(x, ((0, 0), *((r // 2, r - r // 2) for r in rest), (0, 0)))

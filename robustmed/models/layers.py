@@ -1,4 +1,4 @@
-"""Linen layers over robustmed.ops, with torch's default initialisation unless told otherwise."""
+"""Linen layers over robustmed.ops, with torch's initialisation by default."""
 
 import math
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from robustmed.process import parallel
 
 
 def uniform_fan_in(fan_in):
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default for weights and for biases."""
+  """Returns U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's initialiser of weights and biases."""
   bound = 1 / math.sqrt(fan_in)
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def he_normal(leak):
-  """fan_in -> N(0, 2 / ((1 + leak^2) fan_in)), torch's kaiming_normal_(a=leak)."""
+  """Returns fan_in -> N(0, 2 / ((1 + leak^2) fan_in)), torch's kaiming_normal_(a=leak)."""
 
   def of(fan_in):
     deviation = math.sqrt(2 / ((1 + leak**2) * fan_in))
@@ -28,13 +28,13 @@ def he_normal(leak):
 
 
 def _cast(dtype, *arrays):
-  """Promotes the arrays that are there to `dtype`, or to their common type."""
+  """Returns the arrays that are not None in `dtype`, or else in their common type."""
   dtype = dtype or jnp.result_type(*(a for a in arrays if a is not None))
   return [None if a is None else a.astype(dtype) for a in arrays]
 
 
 class Conv(nn.Module):
-  """Convolution of x [b, *spatial, c]; padding as `conv.conv` has it, default kernel // 2."""
+  """Convolution of x [b, *spatial, c]; padding as in `conv.conv`, by default kernel // 2."""
 
   features: int
   kernel: tuple[int, ...]
@@ -62,8 +62,8 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
   """Transposed convolution with torch's padding and output_padding.
 
-  The defaults double the grid exactly. The kernel is [*taps, features, inputs], that of the
-  convolution it is the adjoint of; torch's fan_in is then taps x features.
+  The defaults double the grid exactly. The kernel is [*taps, features, inputs], as in the
+  convolution that this is the adjoint of; torch's fan_in is then taps x features.
   """
 
   features: int
@@ -144,7 +144,7 @@ class BatchNorm(nn.Module):
 
 
 class Dense(nn.Module):
-  """x [b, c] -> [b, features]."""
+  """Dense layer, x [b, c] -> [b, features]."""
 
   features: int
   use_bias: bool = False

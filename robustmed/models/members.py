@@ -1,7 +1,7 @@
-"""Many small networks of equal layers as one: every example says which member it is for.
+"""An ensemble of small networks with equal layers; every example names the member it is for.
 
-An example is [features ..., member]; the last number picks the network, so the members learn from
-their own examples alone and one program trains and attacks all of them.
+An example is [features ..., member]; the last number selects the network. So every member learns
+from its own examples alone, and one program trains and attacks all of them.
 """
 
 import jax
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 class Perceptron(nn.Module):
-  """x [b, c], member [b] -> [b, widths[-1]]; ReLU between the layers."""
+  """MLPs: x [b, c], member [b] -> [b, widths[-1]]; ReLU between the layers."""
 
   members: int
   widths: tuple[int, ...]
@@ -33,26 +33,26 @@ class Perceptron(nn.Module):
 
 
 class Classifier(nn.Module):
-  """image [b, 3] = (x, y, member) -> {'logit': [b, 1]}."""
+  """Maps image [b, 3] = (x, y, member) to {'logit': [b, 1]}."""
 
   members: int = 1
   widths: tuple[int, ...] = (64, 64)
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> dict[str, Array]:
-    del train  # nothing here differs
+    del train  # neither dropout nor batch statistics
     coordinates, member = split(image)
     logit = Perceptron(self.members, (*self.widths, 1), name='mlp')(coordinates, member)
     return {'logit': logit}
 
 
 def split(image: Array) -> tuple[Array, Array]:
-  """(coordinates [b, 2], member [b]) of examples [b, 3]."""
+  """Returns (coordinates [b, 2], member [b]) of examples [b, 3]."""
   if image.ndim != 2 or image.shape[-1] != 3:
     raise errors.UserError(f'a network of members reads images [b, 3], got {image.shape}')
   return image[:, :2], jax.lax.stop_gradient(image[:, 2])
 
 
 def join(coordinates: Array, member: Array) -> Array:
-  """[b, 3] examples."""
+  """Returns examples [b, 3], the inverse of `split`."""
   return jnp.concatenate([coordinates, member[:, None].astype(coordinates.dtype)], axis=-1)

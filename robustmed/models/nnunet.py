@@ -28,8 +28,8 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x):
     kernel = (3,) * len(self.strides)
-    # The network has this bias, but the norm takes every constant away again: its value never
-    # shows and its gradient is zero, so it is counted and not added.
+    # The published network has this bias, but the norm removes every constant: it is counted as a
+    # parameter and not added.
     self.param('bias', nn.initializers.zeros, (self.features,))
     x = layers.Conv(
       self.features,
@@ -44,12 +44,12 @@ class Block(nn.Module):
 
 
 class NnUNet(nn.Module):
-  """image [b, *spatial, channels] -> {'head0': [b, *spatial, num_classes] logits, 'head1': ...}.
+  """Maps image [b, *spatial, channels] to logits 'head0' [b, *spatial, num_classes], 'head1', ...
 
   Head i is at the i-th resolution, head 0 the full one; there is one per pooling. `strides` are
   those of the poolings from the top, each an int or one per axis (see nnunet_planner). Stage i has
-  min(base_features 2^i, max_features) features, all scaled by `width`. Outputs are float32 whatever
-  `dtype` is.
+  min(base_features 2^i, max_features) features, all scaled by `width`. Outputs are float32 for any
+  `dtype`.
   """
 
   num_classes: int = 3

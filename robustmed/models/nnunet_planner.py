@@ -1,6 +1,6 @@
 """Patch, poolings, features and batch size from a data set's fingerprint, as nnU-Net v1 plans 2D.
 
-Isensee et al., Nature Methods 2021, and the rules of plans version 2.1: plain numbers, no images.
+Isensee et al., Nature Methods 2021, and the rules of plans version 2.1; no image is read.
 """
 
 import math
@@ -13,15 +13,15 @@ from robustmed import errors
 
 MIN_EDGE = 4  # of the coarsest grid
 BASE, MAX_FEATURES = 32, 480
-REFERENCE_MEMORY = 19_739_648 * 25  # feature values that two slices of the reference network hold
-MEMORY_BASE, MEMORY_MAX = 30, 512  # features the memory estimate pretends to
+REFERENCE_MEMORY = 19_739_648 * 25  # feature values of two slices in the reference network
+MEMORY_BASE, MEMORY_MAX = 30, 512  # features that the memory estimate assumes
 MAX_SHARE = 0.05  # of all voxels of the data set that one batch may hold
-WIDE_ASPECT = 1.5  # patches longer than this are turned by 15 degrees only
-CONTEXT = 0.85  # zoom for which the loader's patch leaves no gap
+WIDE_ASPECT = 1.5  # patches of a larger aspect ratio are rotated by 15 degrees only
+CONTEXT = 0.85  # smallest zoom at which the loader's patch still fills the patch
 
 
 class Fingerprint(NamedTuple):
-  """What planning needs to know; axes (z, y, x) after cropping, z being the axis of the slices."""
+  """The input of planning; axes (z, y, x) after cropping, z being the axis of the slices."""
 
   shape: tuple[int, int, int]  # median
   spacing: tuple[float, float, float]  # median, the target of resampling
@@ -42,17 +42,17 @@ class Plan(NamedTuple):
 
 
 def plan(fingerprint: Fingerprint, *, recount: bool = True) -> Plan:
-  """The 2D configuration.
+  """Returns the 2D configuration of nnU-Net for a data set.
 
   Axes whose spacing is within a factor of 2 of the finest are halved while they keep 2 * MIN_EDGE
   cells; the patch is the median slice padded to a multiple of the poolings, cut down while two
   slices do not fit the reference memory. The batch fills that memory but holds at most MAX_SHARE
-  of the data set. Slices with spacings a factor of 2 apart would need other kernels than 3x3 and
-  are a `UserError`.
+  of the data set. Slices with spacings a factor of 2 apart are a `UserError`: they would need other
+  kernels than 3x3.
 
-  With `recount` poolings are counted once more on the padded patch. That makes a difference where
-  padding has made room for one: the heart's 232 columns, padded to 256, are halved 6 times (5
-  without), which is the network of 29,966,112 parameters; without it, 29,505,312.
+  With `recount` the poolings are counted again on the padded patch, which may allow one more: the
+  heart's 232 columns, padded to 256, are halved 6 times, which gives the network of 29,966,112
+  parameters; without it 5 times, 29,505,312 parameters.
   """
   _check(fingerprint)
   spacing, median = fingerprint.spacing[1:], fingerprint.shape[1:]
@@ -84,13 +84,13 @@ def plan(fingerprint: Fingerprint, *, recount: bool = True) -> Plan:
 
 
 def poolings(patch: Sequence[int]) -> tuple[tuple[int, int], ...]:
-  """The strides of every pooling for square pixels and slices of `patch`, from the top.
+  """Returns the strides of every pooling for slices of `patch` with square pixels, from the top.
 
-  A patch that the poolings do not divide is a `UserError`.
+  A patch that is not divisible by its poolings is a `UserError`.
   """
   strides, padded = _poolings((1.0, 1.0), tuple(patch))
   if padded != tuple(patch) or not strides:
-    raise errors.UserError(f'patch {tuple(patch)} does not suit its poolings; {padded} would')
+    raise errors.UserError(f'patch {tuple(patch)} is not divisible by its poolings; use {padded}')
   return strides
 
 
@@ -109,7 +109,7 @@ def _check(fingerprint):
 
 
 def _poolings(spacing: Sequence[float], size: Sequence[int]):
-  """(strides per pooling, size padded to a multiple of their product)."""
+  """Returns (strides per pooling, size padded to a multiple of their product)."""
   spacing, cells, strides = list(spacing), list(size), []
   while True:
     finest = min(spacing)
@@ -124,7 +124,7 @@ def _poolings(spacing: Sequence[float], size: Sequence[int]):
 
 
 def _memory(patch, strides, fingerprint):
-  """Feature values of one slice: four convolutions and one rise a stage, two at the bottom."""
+  """Returns the feature values of one slice: of 5 layers a stage, of 2 at the bottom."""
   cells = math.prod(patch)
   total = cells * (5 * MEMORY_BASE + fingerprint.modalities + fingerprint.classes)
   features = MEMORY_BASE
@@ -136,12 +136,12 @@ def _memory(patch, strides, fingerprint):
 
 
 def _loader_patch(patch, angle):
-  """The box that holds the patch turned by up to `angle` (a quarter turn at most), zoomed out."""
-  turn = math.radians(min(angle, 90.0))
+  """Returns the box that holds the patch rotated by up to `angle` (at most 90) and zoomed out."""
+  radians = math.radians(min(angle, 90.0))
   height, width = patch
-  turned = (
-    abs(math.cos(turn) * height - math.sin(turn) * width),
-    abs(math.sin(turn) * height + math.cos(turn) * width),
+  rotated = (
+    abs(math.cos(radians) * height - math.sin(radians) * width),
+    abs(math.sin(radians) * height + math.cos(radians) * width),
   )
   # Rounded first: cos(90 degrees) leaves 1e-14 behind.
-  return tuple(int(round(max(n, m), 6) / CONTEXT) for n, m in zip(patch, turned, strict=True))
+  return tuple(int(round(max(n, m), 6) / CONTEXT) for n, m in zip(patch, rotated, strict=True))

@@ -1,4 +1,4 @@
-"""The reference detector: DeepLung's Res18 (Zhu et al. 2018), and the same body as a classifier.
+"""The reference detector: DeepLung's Res18 (Zhu et al. 2018), also with a classifier's head.
 
 5,383,623 parameters and 168.7 G multiply-adds for 128^3 as detector; Liu et al. 2020, 'No
 Surprises', table 2, have 5.36M and 168.43 for their row 'DeepLung'.
@@ -36,14 +36,14 @@ class Block(nn.Module):
 
 
 class NoduleResNet(nn.Module):
-  """image [b, *spatial, channels] -> {'boxes': [b, *spatial / 4, anchors, 2 + rank]} with
-  head='detector', {'logits': [b, 2]} (against a nodule, for it) with head='classifier'.
+  """Maps image [b, *spatial, channels] to boxes of nodules, or to the logits of a nodule.
 
-  `stages` are (features, blocks), each half the grid of the one before; what is coarser than a
-  quarter of the image comes up again to that grid, where the position in the image is put beside
-  the features. (DeepLung gives the position in the lungs, which a crop alone does not know.) The
-  classifier reads the means of the detector's last features. All features are scaled by `width`.
-  Outputs are float32 whatever `dtype` is.
+  head='detector': {'boxes': [b, *spatial / 4, anchors, 2 + rank]}; head='classifier': {'logits':
+  [b, 2]}, against a nodule and for it, from the means of the detector's last features. `stages` are
+  (features, blocks), each half the grid of the one before; those coarser than a quarter of the
+  image are upsampled to that grid, where the position in the image is concatenated to the features.
+  (DeepLung takes the position in the lungs, which a crop does not show.) All features are scaled by
+  `width`. Outputs are float32 for any `dtype`.
   """
 
   channels: int = 1
@@ -127,7 +127,7 @@ class NoduleResNet(nn.Module):
 
 
 def _positions(x):
-  """Of every cell of x [b, *grid, c] in the image, from -1/2 to 1/2, [b, *grid, rank]."""
+  """Returns the position in the image, from -1/2 to 1/2, of every cell of x, [b, *grid, rank]."""
   axes = jnp.meshgrid(*(jnp.linspace(-0.5, 0.5, n) for n in x.shape[1:-1]), indexing='ij')
   place = jnp.stack(axes, axis=-1).astype(x.dtype)
   return jnp.broadcast_to(place[None], (len(x), *place.shape))

@@ -1,4 +1,4 @@
-"""The network that tells nodules from false candidates: a dense U-Net with a small classifier.
+"""The classifier of nodules against false candidates: a dense U-Net with a small head.
 
 Liu et al. 2020, 'No Surprises', section 3.1: pre-trained to segment nodules, then 'shallow
 classifier layers on top'. The paper gives no layers: at these widths it has 454,059 parameters and
@@ -16,7 +16,7 @@ _HE = layers.he_normal(0.0)
 
 
 class DenseBlock(nn.Module):
-  """`depth` times BatchNorm, ReLU, conv3 to `growth` features that are put beside their input."""
+  """BatchNorm, ReLU, conv3 to `growth` features, concatenated to the input; `depth` times."""
 
   depth: int
   growth: int
@@ -33,11 +33,11 @@ class DenseBlock(nn.Module):
 
 
 class NoduleUNet(nn.Module):
-  """image [b, *spatial, channels] -> {'logits': [b, 2], 'segmentation': [b, *spatial, 1] logits}.
+  """Maps image [b, *spatial, channels] to {'logits': [b, 2], 'segmentation': [b, *spatial, 1]}.
 
-  Output 1 of 'logits' speaks for a nodule, output 0 against it. The classifier reads the means of
-  the coarsest and of the finest features. `levels` grids, each half the one above; any number of
-  spatial axes. Outputs are float32 whatever `dtype` is.
+  Output 1 of 'logits' is for a nodule, output 0 against it; 'segmentation' holds logits too. The
+  classifier reads the means of the coarsest and of the finest features. `levels` grids, each half
+  the one above; any number of spatial axes. Outputs are float32 for any `dtype`.
   """
 
   channels: int = 1
@@ -45,7 +45,7 @@ class NoduleUNet(nn.Module):
   depth: int = 3  # layers of a dense block
   growth: int = 12
   stem: int = 12
-  rise: int = 24  # features that go up
+  rise: int = 24  # features that are upsampled
   hidden: int = 32
   dtype: jnp.dtype | None = None
 

@@ -1,6 +1,6 @@
 """The standard U-Net in 2D or 3D: Ronneberger et al. 2015, padded, with batch normalisation.
 
-Chen et al. 2019 attack such a network; of its layers they say nothing more.
+Chen et al. 2019 attack such a network; they give no further details of its layers.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ _HE = layers.he_normal(0.0)
 
 
 class Block(nn.Module):
-  """Twice: conv3, batch norm, ReLU."""
+  """conv3, batch norm, ReLU, twice."""
 
   features: int
   dtype: jnp.dtype | None = None
@@ -29,10 +29,10 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-  """image [b, *spatial, channels] -> {'head0': [b, *spatial, num_classes] logits}.
+  """Maps image [b, *spatial, channels] to {'head0': [b, *spatial, num_classes] logits}.
 
   Level i has base_features * 2^i * width features, `poolings` + 1 levels; sides must be multiples
-  of 2^poolings. Outputs are float32 whatever `dtype` is.
+  of 2^poolings. Outputs are float32 for any `dtype`.
   """
 
   num_classes: int = 5

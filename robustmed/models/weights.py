@@ -1,12 +1,12 @@
-"""Pretrained weights from a .safetensors or .npz file, put into a network by stated names.
+"""Pretrained weights of a .safetensors or .npz file, loaded into a network by PyTorch's names.
 
-Nothing is unpickled: a PyTorch file is first turned into one of these where it is trusted, with
+Nothing is unpickled: a PyTorch file that is trusted is first converted to one of these, with
 `safetensors.torch.save_file(model.state_dict(), FILE)` of torch's own environment, or
 `numpy.savez(FILE, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})`.
 
-The names are PyTorch's. Of our path `part_0/m_1/conv/kernel` the name is `part.0.m.1.conv.weight`:
+The parameter `part_0/m_1/conv/kernel` has the name `part.0.m.1.conv.weight` in the file:
 `_<number>` becomes `.<number>`, 'kernel' and 'scale' become 'weight', 'mean' and 'var' become
-'running_mean' and 'running_var'; kernels turn from [out, in, h, w] to [h, w, in, out].
+'running_mean' and 'running_var'; kernels are transposed from [out, in, h, w] to [h, w, in, out].
 """
 
 import json
@@ -38,17 +38,17 @@ _MAX_HEADER = 100 * 2**20
 
 
 class Names(NamedTuple):
-  """What a file for a network holds, as regular expressions on PyTorch's names."""
+  """Which tensors are loaded for a network, as regular expressions on PyTorch's names."""
 
-  wanted: str  # of the network's tensors: those that the file must have
-  unused: str  # of the file's tensors: those that the network has no place for
-  fresh: str = '$^'  # wanted ones that stay as drawn where their shape is another
+  wanted: str  # tensors of the network that the file must have
+  unused: str  # tensors of the file that are ignored
+  fresh: str = '$^'  # wanted tensors that stay as initialised where the shapes differ
 
 
 NAMES = {
-  # torchvision's vgg19: the decoder is drawn
+  # torchvision's vgg19; the decoder stays as initialised
   'landmark_unet': Names(wanted=r'^features\.', unused=r'^classifier\.'),
-  # the head of another number of classes is drawn
+  # the head stays as initialised where the number of classes differs
   'yolov5s': Names(
     wanted=r'^model\.',
     unused=r'num_batches_tracked$|^model\.24\.anchor',
@@ -58,9 +58,9 @@ NAMES = {
 
 
 def load(path: str, variables: PyTree, *, model: str) -> PyTree:
-  """The drawn `variables` of the network `model` with what the file at `path` has in their place.
+  """Returns `variables` of the network `model` with the tensors of the file at `path` put in.
 
-  A tensor that is missing, has no place or another shape is a `UserError` that names it.
+  A tensor that is missing, is not in the network or has another shape is a `UserError`.
   """
   names = errors.lookup(NAMES, model, kind='model with known names of pretrained weights')
   path = pathlib.Path(path).expanduser()
@@ -86,7 +86,7 @@ def load(path: str, variables: PyTree, *, model: str) -> PyTree:
       shown = list(found[name].shape)
       raise errors.UserError(
         f'{path}: tensor {name!r} of shape {shown} does not fit {list(leaf.shape)} of {model}; '
-        'set model.width and the like to the network it is of'
+        'set model.width and the other model fields to those of the network that was saved'
       )
     if not np.isfinite(value).all():
       raise errors.UserError(f'{path}: tensor {name!r} has NaN or infinite values')
@@ -103,9 +103,9 @@ def load(path: str, variables: PyTree, *, model: str) -> PyTree:
 
 
 def graft(trained: PyTree, onto: PyTree) -> PyTree:
-  """The drawn variables `onto` with all of `trained` in their place, for a network with more parts.
+  """Returns the initial variables `onto` with all variables `trained` of a part of that network.
 
-  What the larger network does not have, or has in another shape, is a `UserError`.
+  A trained variable that `onto` does not have, or has in another shape, is a `UserError`.
   """
   drawn = dict(jax.tree_util.tree_leaves_with_path(onto))
   left = dict(jax.tree_util.tree_leaves_with_path(trained))
@@ -113,30 +113,30 @@ def graft(trained: PyTree, onto: PyTree) -> PyTree:
     if path not in drawn or drawn[path].shape != leaf.shape:
       raise errors.UserError(
         f'the trained network has {jax.tree_util.keystr(path)} of shape {list(leaf.shape)}, which '
-        'has no place in the new one; set model to the network it is of'
+        'has no place in the new one; set model to the network that was trained'
       )
   return jax.tree_util.tree_map_with_path(lambda path, leaf: left.get(path, leaf), onto)
 
 
 def name_of(keys: list[str]) -> str:
-  """PyTorch's name of the parameter or running statistic at a path of ours."""
+  """Returns PyTorch's name of the parameter or running statistic at the path `keys`."""
   *parts, leaf = keys
   return '.'.join([re.sub(r'_(?=\d|m_)', '.', part) for part in parts] + [_LEAVES.get(leaf, leaf)])
 
 
 def check(path: pathlib.Path) -> None:
-  """A `UserError` where there is no file of pretrained weights."""
+  """Raises `UserError` unless `path` is a file of a known format of pretrained weights."""
   if path.suffix.lower() not in _READERS:
     raise errors.UserError(
-      f'{path}: pretrained weights are a {" or ".join(_READERS)} file; how to turn a PyTorch file '
-      'into one is said in robustmed/models/weights.py'
+      f'{path}: pretrained weights are a {" or ".join(_READERS)} file; robustmed/models/weights.py '
+      'says how to convert a PyTorch file'
     )
   if not path.is_file():
     raise errors.UserError(f'{path}: there is no such file of pretrained weights')
 
 
 def read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
-  """All tensors of a .safetensors or .npz file; one that cannot be read is a `UserError`."""
+  """Returns all tensors of a .safetensors or .npz file; a damaged file is a `UserError`."""
   check(path)
   reader = _READERS[path.suffix.lower()]
   try:
@@ -155,24 +155,26 @@ def _npz(path):
 
 
 def _safetensors(path):
-  """8 bytes of length, a JSON header of that length, then the tensors' bytes."""
+  """Reads 8 bytes of length, a JSON header of that length, then the tensors' bytes."""
   data = path.read_bytes()
   length = int.from_bytes(data[:8], 'little')
   if len(data) < 8 or not 2 <= length <= min(len(data) - 8, _MAX_HEADER):
     raise ValueError('its header is longer than the file')
   header = json.loads(data[8 : 8 + length])
   body, found = memoryview(data)[8 + length :], {}
-  for name, told in header.items():
+  for name, entry in header.items():
     if name == '__metadata__':
       continue
-    kind = told['dtype']
-    shape = tuple(int(n) for n in told['shape'])
-    first, last = told['data_offsets']
+    kind = entry['dtype']
+    shape = tuple(int(n) for n in entry['shape'])
+    first, last = entry['data_offsets']
     if kind != 'BF16' and kind not in _TYPES:
       raise errors.UserError(f'{path}: tensor {name!r} is of type {kind}; save it as F32')
     dtype = np.dtype('<u2' if kind == 'BF16' else _TYPES[kind])
     if not 0 <= first <= last <= len(body) or last - first != math.prod(shape) * dtype.itemsize:
-      raise errors.UserError(f'{path}: tensor {name!r} does not fill its {last - first} bytes')
+      raise errors.UserError(
+        f'{path}: tensor {name!r} does not match its {last - first} bytes in the file'
+      )
     array = np.frombuffer(body[first:last], dtype)
     if kind == 'BF16':
       array = (array.astype('<u4') << 16).view('<f4')

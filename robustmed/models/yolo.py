@@ -1,4 +1,4 @@
-"""The detector that Ma & Liang 2022 train on blood cells: YOLOv5s as its version 6.1 is published.
+"""YOLOv5s as published in version 6.1, which Ma & Liang 2022 train on blood cells.
 
 Written from the published layer table: 7,027,720 parameters at 3 classes, 7,235,389 at 80.
 """
@@ -47,6 +47,8 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
+  """1x1 and 3x3 `ConvBlock`, with a residual connection if `add`."""
+
   features: int
   add: bool
   dtype: jnp.dtype | None = None
@@ -59,7 +61,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-  """Two 1x1 branches of half the features, bottlenecks on the first, joined by a 1x1."""
+  """Two 1x1 branches of half the features, bottlenecks on the first, concatenated, and a 1x1."""
 
   features: int
   number: int = 1
@@ -78,7 +80,7 @@ class C3(nn.Module):
 
 
 class SPPF(nn.Module):
-  """1x1 to half the features, three 5x5 maxima in a chain, all four joined by a 1x1."""
+  """1x1 to half the features, three 5x5 max poolings in sequence, all concatenated, a 1x1."""
 
   features: int
   dtype: jnp.dtype | None = None
@@ -94,11 +96,11 @@ class SPPF(nn.Module):
 
 
 class Yolo(nn.Module):
-  """image [b, 32m, 32n, channels] -> {'p8': [b, 4m, 4n, 3, 5 + num_classes], 'p16', 'p32'}.
+  """Maps image [b, 32m, 32n, channels] to {'p8': [b, 4m, 4n, 3, 5 + num_classes], 'p16', 'p32'}.
 
-  Per anchor the raw x, y, width, height, objectness and classes. The parts `model_<i>` have the
-  numbers of the published table; all features are scaled by `width`. Outputs are float32 whatever
-  `dtype` is.
+  Per anchor the raw x, y, width, height, objectness and classes. The layers `model_<i>` have the
+  numbers of the published table; all features are scaled by `width`. Outputs are float32 for any
+  `dtype`.
   """
 
   num_classes: int = 3
@@ -123,24 +125,24 @@ class Yolo(nn.Module):
       made = ConvBlock(wide(features), *size, dtype=self.dtype, name=f'model_{place}')
       return lambda x: made(x, train=train)
 
-    def split(place, features, number=1, add=True):
+    def c3(place, features, number=1, add=True):
       made = C3(wide(features), number, add, dtype=self.dtype, name=f'model_{place}')
       return lambda x: made(x, train=train)
 
     x = conv(1, 64, 3, 2)(conv(0, 32, 6, 2, 2)(image))
-    x = conv(3, 128, 3, 2)(split(2, 64)(x))
-    fine = split(4, 128, 2)(x)
-    middle = split(6, 256, 3)(conv(5, 256, 3, 2)(fine))
-    x = split(8, 512)(conv(7, 512, 3, 2)(middle))
+    x = conv(3, 128, 3, 2)(c3(2, 64)(x))
+    fine = c3(4, 128, 2)(x)
+    middle = c3(6, 256, 3)(conv(5, 256, 3, 2)(fine))
+    x = c3(8, 512)(conv(7, 512, 3, 2)(middle))
     x = SPPF(wide(512), dtype=self.dtype, name='model_9')(x, train=train)
     coarse = conv(10, 256)(x)
-    x = split(13, 256, add=False)(jnp.concatenate([resize.nearest(coarse, 2), middle], axis=-1))
+    x = c3(13, 256, add=False)(jnp.concatenate([resize.nearest(coarse, 2), middle], axis=-1))
     half = conv(14, 128)(x)
-    p8 = split(17, 128, add=False)(jnp.concatenate([resize.nearest(half, 2), fine], axis=-1))
+    p8 = c3(17, 128, add=False)(jnp.concatenate([resize.nearest(half, 2), fine], axis=-1))
     x = jnp.concatenate([conv(18, 128, 3, 2)(p8), half], axis=-1)
-    p16 = split(20, 256, add=False)(x)
+    p16 = c3(20, 256, add=False)(x)
     x = jnp.concatenate([conv(21, 256, 3, 2)(p16), coarse], axis=-1)
-    p32 = split(23, 512, add=False)(x)
+    p32 = c3(23, 512, add=False)(x)
     outputs = {}
     for i, (stride, x) in enumerate(zip(STRIDES, (p8, p16, p32), strict=True)):
       head = layers.Conv(
@@ -148,7 +150,7 @@ class Yolo(nn.Module):
         (1, 1),
         use_bias=True,
         dtype=self.dtype,
-        bias_init=_prior(stride, self.num_classes, x.shape[-1]),
+        bias_init=_detection_bias(stride, self.num_classes, x.shape[-1]),
         name=f'model_24_m_{i}',
       )(x)
       grid = head.shape[:3]
@@ -156,8 +158,8 @@ class Yolo(nn.Module):
     return outputs
 
 
-def _prior(stride, num_classes, fan_in):
-  """torch's biases, moved to about 8 objects per image of 640 and to 0.6 / classes per class."""
+def _detection_bias(stride, num_classes, fan_in):
+  """Returns torch's initialiser plus a prior: 8 objects per image of 640, 0.6 / classes a class."""
   objects, share = math.log(8 / (640 / stride) ** 2), math.log(0.6 / (num_classes - 0.999999))
 
   def draw(key, shape, dtype=jnp.float32):

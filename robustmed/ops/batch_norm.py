@@ -1,13 +1,13 @@
-"""Batch normalisation by moments that are given, and the moments of a batch."""
+"""Batch normalisation by given moments, and the moments of a batch."""
 
 import jax
 import jax.numpy as jnp
 
 
 def moments(x, *, mean_of=lambda tree: tree):
-  """Mean and biased variance [c] of x [b, *spatial, c] over all else, in float32 at least.
+  """Returns mean and biased variance [c] of x [b, *spatial, c] over all other axes, in >= float32.
 
-  `mean_of` takes both to their means over whatever else belongs to the batch (devices).
+  `mean_of` averages both over the other parts of the batch, such as devices.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   axes = tuple(range(x.ndim - 1))
@@ -16,7 +16,7 @@ def moments(x, *, mean_of=lambda tree: tree):
 
 
 def normalise(x, scale, bias, *, mean, variance, eps=1e-5):
-  """x [b, *spatial, c] normalised by the moments [c] given, with affine scale and bias [c].
+  """Returns x [b, *spatial, c] normalised by given moments [c], with affine scale and bias [c].
 
   Ioffe and Szegedy 2015, algorithm 1: batch moments in training, running ones in inference.
   """

@@ -1,4 +1,4 @@
-"""What users' functions must give us, checked by shape and type alone while they are traced."""
+"""Checks of what users' functions return, by shape and type, while they are traced."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _SHOWN = 4  # leaves of a pytree that an error names
 
 
 def per_example(value: Any, batch: int, *, what: str, dtype: type | None = float) -> Array:
-  """`value` as an array of shape [batch], else a `UserError` that says what `what` returned.
+  """Returns `value` as an array of shape [batch]; other shapes are a `UserError` that names `what`.
 
   dtype: float for any floating type, bool, or None for numbers and bools of every type.
   """
@@ -33,7 +33,7 @@ def per_example(value: Any, batch: int, *, what: str, dtype: type | None = float
 
 
 def columns(values: Any, batch: int, *, what: str) -> dict[str, Array]:
-  """A dictionary of arrays of shape [batch], else a `UserError`."""
+  """Returns `values` as a dictionary of arrays of shape [batch], else raises `UserError`."""
   if not isinstance(values, Mapping):
     raise errors.UserError(
       f'{what} must return a dict of values, but returned {describe_value(values)}'
@@ -45,7 +45,7 @@ def columns(values: Any, batch: int, *, what: str) -> dict[str, Array]:
 
 
 def batched(tree: PyTree, batch: int, *, what: str) -> PyTree:
-  """`tree` with arrays [batch, ...] as leaves, else a `UserError`."""
+  """Returns `tree` with arrays [batch, ...] as leaves, else raises `UserError`."""
   with _expected(f'{what} must return arrays [b, ...] whose leading axis is {batch}', tree):
     arrays = jax.tree.map(_array, tree)
     chex.assert_tree_shape_prefix(arrays, (batch,))
@@ -53,7 +53,7 @@ def batched(tree: PyTree, batch: int, *, what: str) -> PyTree:
 
 
 def broadcast_per_example(value: Any, like: Array, *, what: str) -> Array:
-  """A number, or one for each of the examples of `like` [b, ...], as [b] of its dtype."""
+  """Returns a number, or one per example of `like` [b, ...], as [b] of its dtype."""
   batch = like.shape[0]
   wanted = f'{what} must be a number or have shape ({batch},), one per example'
   with _expected(wanted, value, verb='is'):
@@ -64,7 +64,7 @@ def broadcast_per_example(value: Any, like: Array, *, what: str) -> Array:
 
 
 def describe_value(value: Any) -> str:
-  """What a value is, in types and shapes: 'a tuple of [0] float32 of shape (3,), ...'."""
+  """Returns types and shapes of a value as text: 'a tuple of [0] float32 of shape (3,), ...'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(value)
   if jax.tree_util.all_leaves([value]):
     return _leaf(value)
@@ -80,7 +80,7 @@ def _leaf(leaf):
 
 
 def _array(value):
-  # A tuple of equal shapes would become one array.
+  # jnp.asarray would stack a tuple of equal shapes.
   if not jax.tree_util.all_leaves([value]):
     raise TypeError('not an array')
   return jnp.asarray(value)

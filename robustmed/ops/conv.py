@@ -1,10 +1,9 @@
 """Convolution and transposed convolution over 1, 2 or 3 axes, fast on the CPU inside loops.
 
 On the CPU the forms of conv_forms are used with the rules of conv_rules; elsewhere, and for cases
-without a fast form, lax.conv_general_dilated. The choice is read from `jax.default_backend()` and
-can be forced by `impl`, or for all that is traced within `using`: `lax.platform_dependent` would
-trace and differentiate both branches of every layer, which doubles tracing time and keeps two
-rules alive in every gradient.
+without a fast form, lax.conv_general_dilated. `jax.default_backend()` decides, unless `impl` or an
+enclosing `using` does. `lax.platform_dependent` is not used: it would trace and differentiate both
+branches of every layer, which doubles tracing time.
 """
 
 import contextlib
@@ -25,9 +24,9 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar('conv_impl'
 
 @contextlib.contextmanager
 def using(impl: str) -> Iterator[None]:
-  """Forces the form of every convolution traced inside that names no `impl` of its own.
+  """Sets the `impl` of every convolution traced in the block that is given none.
 
-  Acts on tracing only: a function already traced under `jax.jit` keeps its form.
+  A function that `jax.jit` has traced before keeps its form.
   """
   errors.lookup(IMPLS, impl, kind='convolution impl')
   token = _forced.set(impl)
@@ -93,9 +92,9 @@ def conv_transpose(
 ):
   """Transposed convolution with torch's meaning of padding and output_padding.
 
-  It is the adjoint by its input of the convolution that maps the output grid to the grid of x:
-  x [b, *spatial, inputs], kernel [*taps, features / groups, inputs] (the kernel of that
-  convolution) -> [b, *out, features], out = (n - 1) s - 2 p + d (k - 1) + output_padding + 1.
+  It is the adjoint, with respect to the input, of the convolution from the output grid to that of
+  x, whose kernel it takes: x [b, *spatial, inputs], kernel [*taps, features / groups, inputs] ->
+  [b, *out, features], out = (n - 1) s - 2 p + d (k - 1) + output_padding + 1.
   """
   rank = kernel.ndim - 2
   strides = _per_axis(strides, rank, 'strides')
@@ -119,8 +118,11 @@ def conv_transpose(
 
 
 def conv_twice(x, kernel, *, strides=1, padding=0, impl=None):
-  """`conv` for gradients of gradients: where the fast forms are taken, that of conv_folded, because
-  their rules, differentiated, become programs that take minutes to compile."""
+  """`conv` for losses with gradients of gradients, such as a gradient penalty.
+
+  Uses conv_folded where `conv` would use the fast forms: second derivatives of their rules take
+  minutes to compile.
+  """
   if _is_fast(impl):
     return conv_folded.conv(x, kernel, strides=strides, padding=padding)
   return conv(x, kernel, strides=strides, padding=padding, impl='native')
@@ -141,7 +143,7 @@ def conv_general_dilated(
   *,
   impl=None,
 ):
-  """Drop-in for lax.conv_general_dilated, e.g. `nn.Conv(conv_general_dilated=...)`."""
+  """Drop-in replacement of lax.conv_general_dilated, e.g. `nn.Conv(conv_general_dilated=...)`."""
   rank = lhs.ndim - 2
   ones = (1,) * rank
   numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
@@ -186,7 +188,7 @@ def conv_general_dilated(
 
 
 def _window(x, k, strides, padding, lhs_dilation, rhs_dilation, groups, precision):
-  """The geometry of a fast form, or None where the grid or a channel axis is empty."""
+  """Returns the geometry of a fast form, or None where the grid or a channel axis is empty."""
   size, taps = x.shape[1:-1], k.shape[:-2]
   if isinstance(padding, str):
     reach = [(t - 1) * d + 1 for t, d in zip(taps, rhs_dilation, strict=True)]

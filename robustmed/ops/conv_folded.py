@@ -1,9 +1,9 @@
 """A strided convolution as one matrix product over folded input, for critics on the CPU.
 
 A gradient penalty differentiates twice. On the CPU the native input gradient of a strided 3D
-convolution takes a hundred times as long as this one, and the rules of conv_rules, differentiated,
-become programs that take minutes to compile. Here is nothing but reshaping, slicing and a matrix
-product, so every derivative is again of that kind.
+convolution takes a hundred times as long as this one, and second derivatives of conv_rules take
+minutes to compile. This form only reshapes, slices and multiplies matrices, and so do all its
+derivatives.
 """
 
 import itertools
@@ -18,8 +18,8 @@ Array = jax.Array
 def conv(x: Array, kernel: Array, *, strides: int = 1, padding: int | tuple[int, ...] = 0) -> Array:
   """Correlates x [b, *spatial, inputs] with kernel [*taps, inputs, features].
 
-  Cells of `strides` voxels become channels; then a kernel of ceil(taps / strides) cells is applied
-  at every cell. Holds the input (taps / strides)^axes times.
+  Folds every cell of `strides` voxels into channels (space to depth), then applies a kernel of
+  ceil(taps / strides) cells at every cell. Holds the input (taps / strides)^axes times.
   """
   rank = kernel.ndim - 2
   padding = (padding,) * rank if isinstance(padding, int) else tuple(padding)
@@ -36,15 +36,15 @@ def conv(x: Array, kernel: Array, *, strides: int = 1, padding: int | tuple[int,
   x = _cells(x[..., None], strides, first=1, rank=rank)[..., 0]
   spare = [(0, tap * strides - size) for tap, size in zip(taps, kernel.shape[:rank], strict=True)]
   kernel = _cells(jnp.pad(kernel, [*spare, (0, 0), (0, 0)]), strides, first=0, rank=rank)
-  seen = [
+  shifted = [
     x[(slice(None), *(slice(at, at + side) for at, side in zip(place, sides, strict=True)))]
     for place in itertools.product(*map(range, taps))
   ]
-  return jnp.concatenate(seen, -1) @ kernel.reshape(-1, kernel.shape[-1])
+  return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _cells(value, size, *, first, rank):
-  """[..., *spatial, c, o] -> [..., *cells, size^rank c, o]; spatial axes begin at `first`."""
+  """Folds [..., *spatial, c, o] to [..., *cells, size^rank c, o]; spatial axes begin at `first`."""
   before, spatial, (inputs, features) = (
     value.shape[:first],
     value.shape[first : first + rank],

@@ -2,8 +2,8 @@
 
 Three linear maps of one window geometry, all channels last, kernels [*taps, in / groups, out]:
 `forward` (x, k -> y), `transpose` (y, k -> x, the adjoint by x) and `kernel_gradient` (x, y -> k,
-the adjoint by k). Each picks matrix products, a native stride-1 2D convolution or lax itself; all
-choices agree to rounding. None of them has a derivative rule of its own: see conv_rules.
+the adjoint by k). Each chooses matrix products, a native stride-1 2D convolution or lax itself; all
+choices agree to rounding. Their derivative rules are in conv_rules.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from jax import lax
 
 from robustmed.ops import conv_turned, conv_window
 
-FEW_POSITIONS = 512  # batch x output positions up to which one matrix product wins
+FEW_POSITIONS = 512  # batch x output positions up to which one matrix product is fastest
 
 
 def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
-  """lax.conv_general_dilated over this window."""
+  """Returns lax.conv_general_dilated over this window."""
   rank = len(window.size)
   return lax.conv_general_dilated(
     x,
@@ -35,10 +35,10 @@ def native(window, x, k, *, lhs_dilation=None, padding=None, strides=None):
 
 
 def _rearrange(k, function):
-  """function(k), which moves axis -1 to axis -2, done in two halves that are then joined.
+  """Returns function(k), which moves axis -1 to axis -2, computed on two halves and concatenated.
 
-  XLA hoists a join of loop-invariant arrays out of a loop, but neither a reverse nor a transpose
-  on its own: without this an attack would rearrange all its kernels in every step.
+  XLA hoists a concatenation of loop-invariant arrays out of a loop, but neither a reverse nor a
+  transpose alone: without this an attack would rearrange all its kernels in every step.
   """
   if k.shape[-1] < 2:
     return function(k)
@@ -51,7 +51,7 @@ def _swap(k):
 
 
 def swap(k, groups=1):
-  """The kernel of the adjoint: flipped over space, in and out axes swapped (per group)."""
+  """Returns the kernel of the adjoint: flipped over space, in and out axes swapped (per group)."""
   if groups == 1:
     return _rearrange(k, _swap)
   *taps, inner, outer = k.shape
@@ -60,7 +60,7 @@ def swap(k, groups=1):
 
 
 def _adjoint_padding(window):
-  """Padding with which the swapped kernel, over the dilated output, gives back the input grid."""
+  """Returns the padding with which the swapped kernel maps the dilated output to the input grid."""
   rows = []
   for n, k, s, (lo, _), d, m in zip(*window[:5], window.out, strict=True):
     front = d * (k - 1) - lo
@@ -69,7 +69,7 @@ def _adjoint_padding(window):
 
 
 def native_transpose(window, y, k):
-  """The adjoint by x as lax writes it."""
+  """Returns the adjoint by x as one lax convolution."""
   ones = (1,) * len(window.size)
   padding = _adjoint_padding(window)
   k = swap(k, window.groups)
@@ -77,7 +77,7 @@ def native_transpose(window, y, k):
 
 
 def native_kernel_gradient(window, x, y):
-  """The adjoint by k as lax writes it."""
+  """Returns the adjoint by k as lax derives it."""
   shape = (*window.taps, x.shape[-1] // window.groups, y.shape[-1])
   kernel = jax.ShapeDtypeStruct(shape, x.dtype)
   return jax.linear_transpose(lambda k: native(window, x, k), kernel)(y)[0]
@@ -95,7 +95,7 @@ def _crop_or_pad(x, padding):
 
 
 def _patch_pieces(window, x):
-  """One [b, *out, c] view of x for every tap, in row-major order of the taps."""
+  """Yields a slice [b, *out, c] of x for every tap, in row-major order of the taps."""
   x = _pad(x, window.padding)
   for tap in itertools.product(*map(range, window.taps)):
     start = [t * d for t, d in zip(tap, window.dilation, strict=True)]
@@ -104,7 +104,7 @@ def _patch_pieces(window, x):
 
 
 def patches(window, x):
-  """im2col: [b * positions, taps * c]."""
+  """Returns im2col: [b * positions, taps * c]."""
   pieces = list(_patch_pieces(window, x))
   stacked = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
   return stacked.reshape(-1, stacked.shape[-1])
@@ -119,21 +119,21 @@ def _is_pointwise(window):
   return all(k == 1 for k in window.taps) and not any(map(any, window.padding))
 
 
-def _cut(k, ranges):
+def _crop_taps(k, ranges):
   return k[tuple(slice(*r) for r in ranges)]
 
 
 def forward(window, x, k):
-  """y = x * k, [b, *out, features]."""
+  """Returns y = x * k, [b, *out, features]."""
   if window.groups > 1:
     return native(window, x, k)
   full, (window, ranges) = window, conv_window.trim(window)
-  k = _cut(k, ranges)
+  k = _crop_taps(k, ranges)
   batch, features = x.shape[0], k.shape[-1]
   if _is_pointwise(window) or _is_few(full, batch):
     columns = patches(window, x)
     y = lax.dot(columns, k.reshape(-1, features), precision=window.precision)
-    # Without the barrier XLA pulls the patches' slices and transposes into one slow loop.
+    # Without the barrier XLA fuses the patches' slices and transposes into one slow loop.
     return lax.optimization_barrier(y).reshape(batch, *window.out, features)
   if len(window.size) == 3:
     return _forward_3d(window, x, k)
@@ -142,7 +142,7 @@ def forward(window, x, k):
 
 
 def _depth_slice(window, x, tap):
-  """The depth planes that one tap reads, [b * planes, h, w, c]; x is padded over depth."""
+  """Returns the depth planes that one tap reads, [b * planes, h, w, c]; x is padded over depth."""
   start, m, s = tap * window.dilation[0], window.out[0], window.strides[0]
   x = lax.slice_in_dim(x, start, start + (m - 1) * s + 1, s, axis=1)
   return x.reshape(-1, *x.shape[2:])
@@ -159,8 +159,8 @@ def _forward_3d(window, x, k):
   return y.reshape(batch, *window.out, -1)
 
 
-def _spread(x, window, axes, fronts):
-  """Puts output positions `strides` apart on the input grid, from `fronts` on; zeros between."""
+def _dilate(x, window, axes, fronts):
+  """Returns x dilated by `strides` and zero-padded to the input grid, from `fronts` on."""
   config = [(0, 0, 0)] * x.ndim
   for axis, front in zip(axes, fronts, strict=True):
     n, s, m = window.size[axis], window.strides[axis], window.out[axis]
@@ -169,18 +169,18 @@ def _spread(x, window, axes, fronts):
 
 
 def transpose(window, y, k):
-  """The adjoint of `forward` by x: [b, *size, inputs]."""
+  """Returns the adjoint of `forward` by x: [b, *size, inputs]."""
   if window.groups > 1:
     return native_transpose(window, y, k)
   full, (window, ranges) = window, conv_window.trim(window)
-  k = _cut(k, ranges)
+  k = _crop_taps(k, ranges)
   rank = len(window.size)
   if _is_few(full, y.shape[0]) and y.size < y.shape[-1] ** 2:
     return conv_turned.transpose(window, y, k)
   if _is_pointwise(window):
     flat = conv_window.Window(window.out, window.taps, (1,) * rank, window.padding, (1,) * rank)
     x = forward(flat._replace(precision=window.precision), y, swap(k))
-    return _spread(x, window, range(rank), [0] * rank)
+    return _dilate(x, window, range(rank), [0] * rank)
   if rank == 3 and not _is_few(full, y.shape[0]):
     return _transpose_3d(window, y, k)
   if all(s == 1 for s in window.strides):
@@ -206,13 +206,13 @@ def _transpose_3d(window, y, k):
   for t in range(window.taps[0]):
     piece = transpose(plane, flat, k[t])
     piece = piece.reshape(batch, m, *piece.shape[1:])
-    piece = _spread(piece, window, [0], [t * d - window.padding[0][0]])
+    piece = _dilate(piece, window, [0], [t * d - window.padding[0][0]])
     total = piece if total is None else total + piece
   return total
 
 
 def _phase_plan(n, k, s, lo):
-  """(zero taps put before the kernel, sub-kernel taps, first phase block, blocks) of one axis."""
+  """Returns (zero taps before the kernel, sub-kernel taps, first block, blocks) of one axis."""
   extra = -lo % s
   if -(-(k + extra) // s) > -(-k // s):
     extra = 0
@@ -222,7 +222,7 @@ def _phase_plan(n, k, s, lo):
 
 
 def _transpose_phases(window, y, k):
-  """Strided adjoint as one stride-1 convolution to strides x inputs channels, interleaved."""
+  """Returns a strided adjoint: a stride-1 convolution to strides x inputs channels, interleaved."""
   rank, inputs = len(window.size), k.shape[-2]
   los = [lo for lo, _ in window.padding]
   plans = [_phase_plan(*row) for row in zip(window.size, window.taps, window.strides, los)]
@@ -264,7 +264,7 @@ def _transpose_phases(window, y, k):
 
 
 def kernel_gradient(window, x, y):
-  """The adjoint of `forward` by k: [*taps, inputs, features]."""
+  """Returns the adjoint of `forward` by k: [*taps, inputs, features]."""
   if window.groups > 1:
     return native_kernel_gradient(window, x, y)
   full, (window, ranges) = window, conv_window.trim(window)

@@ -2,7 +2,7 @@
 
 With the trilinear form <y, F(x, k)>: F(x, k) = y is the convolution, T(y, k) = x its adjoint by x
 and W(x, y) = k its adjoint by k. The derivatives of each of the three are the other two, so every
-order of reverse differentiation stays inside these fast forms (forward mode is not offered).
+order of reverse differentiation uses these fast forms (forward mode is not supported).
 """
 
 import functools
@@ -30,26 +30,26 @@ def kernel_gradient(window, x, y):
   return conv_forms.kernel_gradient(window, x, y)
 
 
-def _keep(rule):
+def _save_operands(rule):
   return lambda window, a, b: (rule(window, a, b), (a, b))
 
 
 forward.defvjp(
-  _keep(forward),
+  _save_operands(forward),
   lambda window, saved, g: (
     transpose(window, g, saved[1]),
     kernel_gradient(window, saved[0], g),
   ),
 )
 transpose.defvjp(
-  _keep(transpose),
+  _save_operands(transpose),
   lambda window, saved, g: (
     forward(window, g, saved[1]),
     kernel_gradient(window, g, saved[0]),
   ),
 )
 kernel_gradient.defvjp(
-  _keep(kernel_gradient),
+  _save_operands(kernel_gradient),
   lambda window, saved, g: (
     transpose(window, saved[1], g),
     forward(window, saved[0], g),

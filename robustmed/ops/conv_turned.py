@@ -1,4 +1,4 @@
-"""The adjoints of a convolution with their operands turned, so that XLA's CPU backend is fast."""
+"""The adjoints of a convolution with transposed operands, which XLA's CPU backend runs fast."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from robustmed.ops import conv_window
 
 
 def _axis_plan(n, k, s, d, lo, m):
-  """Per phase the (tap, offset into y) pairs that reach it; and the padding y needs."""
+  """Returns (cells, per phase the (tap, offset into y) pairs that reach it, padding of y)."""
   count = -(-n // s)
   phases = [
     [(t, (r + lo - t * d) // s) for t in range(k) if (r + lo - t * d) % s == 0] for r in range(s)
@@ -21,11 +21,12 @@ def _axis_plan(n, k, s, d, lo, m):
 
 
 def transpose(window, y, k):
-  """The adjoint by x: y [b, *out, features], k [*taps, inputs, features] -> [b, *size, inputs].
+  """Returns the adjoint by x of y [b, *out, features] and k [*taps, inputs, features].
 
-  For fewer positions than channels, any geometry. Written as K y^T with the kernel on the left in
-  its own layout: XLA's product with a transposed right side repacks it at 8 to 50 GFLOP/s when
-  there are few rows, and a transposed copy of a 1024-channel kernel costs more than the product.
+  The result is [b, *size, inputs]. For fewer positions than channels, any geometry. Computed as
+  K y^T with the kernel on the left in its own layout: XLA's product with a transposed right side
+  repacks it at 8 to 50 GFLOP/s when there are few rows, and a transposed copy of a 1024-channel
+  kernel costs more than the product.
   """
   rank, inputs = len(window.size), k.shape[-2]
   plans = [
@@ -38,7 +39,7 @@ def transpose(window, y, k):
   lows = [low for _, _, (low, _, _) in plans]
 
   def phase(choice):
-    """One residue of the input grid modulo the strides, [inputs, b, *counts]."""
+    """Returns one residue of the input grid modulo the strides, [inputs, b, *counts]."""
     kernels, pieces = [], []
     for pairs in itertools.product(*choice):
       kernels.append(k[tuple(t for t, _ in pairs)])
@@ -48,7 +49,7 @@ def transpose(window, y, k):
       pieces.append(piece.reshape(piece.shape[0], -1))
     if not kernels:
       return jnp.zeros((inputs, y.shape[0], *counts), y.dtype)
-    # Joined outside the product, so that a loop keeps the joined kernel between its steps.
+    # Concatenated outside the product, so that XLA hoists it out of a loop.
     left = jnp.concatenate(kernels, axis=1)
     right = lax.optimization_barrier(jnp.concatenate(pieces, axis=0))
     product = lax.dot(left, right, precision=window.precision)
@@ -65,14 +66,14 @@ def transpose(window, y, k):
 
 
 def kernel_gradient(window, x, y):
-  """A convolution whose batch is the inputs, whose inputs are the batch and whose kernel is y.
+  """Returns the adjoint by k as a convolution of x by y with batch and channel axes swapped.
 
-  The arrays are turned here: written as dimension numbers, as lax does, the CPU compiler turns
-  them outside loops only and runs a naive kernel inside.
+  The arrays are transposed here: for the same as dimension numbers, as in lax, the CPU compiler
+  transposes them outside loops only and runs a naive kernel inside.
   """
   rank = len(window.size)
   rows = zip(*window[:5], window.out, strict=True)
-  # A negative value at the end crops what no tap reads.
+  # Negative padding at the end crops positions that no tap reads.
   padding = [(lo, (m - 1) * s + d * (k - 1) + 1 - n - lo) for n, k, s, (lo, _), d, m in rows]
   turned = lax.conv_general_dilated(
     x.transpose(rank + 1, *range(1, rank + 1), 0),

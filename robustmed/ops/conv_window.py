@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class Window(NamedTuple):
-  """Geometry of one convolution; hashable, hence static under jit."""
+  """The geometry of one convolution; hashable, so it can be static under jit."""
 
   size: tuple[int, ...]  # input grid
   taps: tuple[int, ...]  # kernel grid
@@ -23,18 +23,18 @@ class Window(NamedTuple):
     )
 
   def without_first(self, **changes):
-    """The same geometry over the remaining axes."""
+    """Returns the same geometry without its first axis."""
     return self._replace(**{name: getattr(self, name)[1:] for name in self._fields[:5]}, **changes)
 
 
 def spec(rank):
-  """dimension_numbers of channels-last arrays over 1 to 3 axes."""
+  """Returns the dimension_numbers of channels-last arrays over 1 to 3 axes."""
   spatial = 'DHW'[3 - rank :]
   return f'N{spatial}C', f'{spatial}IO', f'N{spatial}C'
 
 
 def _tap_range(window, axis):
-  """Taps of this axis that meet the grid at some output position."""
+  """Returns the range of taps of this axis that read the grid at some output position."""
   n, s, d = window.size[axis], window.strides[axis], window.dilation[axis]
   lo, m = window.padding[axis][0], window.out[axis]
   live = [t for t in range(window.taps[axis]) if any(0 <= o * s + t * d - lo < n for o in range(m))]
@@ -42,7 +42,7 @@ def _tap_range(window, axis):
 
 
 def trim(window):
-  """Drops taps that only ever see padding; returns (window, tap ranges)."""
+  """Returns (window, tap ranges) without the taps that read only padding."""
   ranges = tuple(_tap_range(window, axis) for axis in range(len(window.size)))
   padding = tuple(
     (lo - start * d, hi - (k - stop) * d)

@@ -1,14 +1,14 @@
 """Artefacts of MR acquisition on the device: motion ghosts, Rician noise, bias field.
 
 Every entry of `CORRUPTIONS` works on images of any number of spatial axes, [b, *spatial, c], under
-one key per example and with a traced severity (scalar or [b]). What they keep:
+one key per example and with a traced severity (scalar or [b]). Guarantees:
 
-- severity 0 returns the image bit for bit, and nothing of one example depends on another;
-- intensities are magnitudes: nothing falls below 0 that was not below it;
+- severity 0 returns the image bit for bit, and examples do not depend on each other;
+- intensities are magnitudes: no value falls below 0 that was not below it;
 - voxels that are exactly 0 in all channels (the background of skull-stripped images) stay 0;
-- motion keeps the sum of the image before the magnitude is taken (the centre of k-space is still),
+- motion keeps the sum of the image before the magnitude is taken (the central lines have no shift),
   the bias field keeps the mean logarithm of the foreground;
-- nothing is cut off above: clipping to the range of the data is left to the caller.
+- values are not clipped above: clipping to the range of the data is left to the caller.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ import numpy as np
 
 from robustmed import errors
 
-_STILL = 0.06  # share of the lines of k-space about its centre that see no motion
+_STILL = 0.06  # share of the lines of k-space, around its centre, without motion
 _WAVES = 3  # cosines per axis of a bias field
 
 
@@ -33,7 +33,7 @@ class Corruption(NamedTuple):
 
 
 def corrupt(name: str, image: jax.Array, *, severity, keys: jax.Array) -> jax.Array:
-  """Image [b, *spatial, c] with the artefact `name`; severity scalar or [b], keys [b]."""
+  """Returns image [b, *spatial, c] with the artefact `name`; severity scalar or [b], keys [b]."""
   apply = errors.lookup(CORRUPTIONS, name, kind='corruption').apply
   severity = jnp.broadcast_to(jnp.asarray(severity, image.dtype), image.shape[:1])
 
@@ -46,19 +46,19 @@ def corrupt(name: str, image: jax.Array, *, severity, keys: jax.Array) -> jax.Ar
 
 
 def rician(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
-  """The magnitude of image + complex Gaussian noise of standard deviation `severity` (Rice)."""
+  """Returns the magnitude of image + complex Gaussian noise of deviation `severity` (Rice)."""
   noise = severity * jax.random.normal(key, (2, *image.shape), image.dtype)
   return jnp.sqrt(jnp.square(image + noise[0]) + jnp.square(noise[1]))
 
 
 def bias_field(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
-  """image * exp(field): a smooth field, at most `severity` in size, the same for all channels.
+  """Returns image * exp(field): a smooth field of at most +-`severity`, equal for all channels.
 
   The field is a random sum of products of cosines, its mean over the foreground 0.
   """
   spatial = image.shape[:-1]
   weight = jax.random.normal(key, (_WAVES,) * len(spatial), image.dtype)
-  for size in spatial:  # each turn takes the first axis and puts its result last
+  for size in spatial:  # contracts the first axis and appends its result as the last one
     places = (np.arange(size) + 0.5) / size
     waves = np.cos(np.pi * np.arange(_WAVES)[:, None] * places) / (1 + np.arange(_WAVES)[:, None])
     weight = jnp.tensordot(weight, jnp.asarray(waves, image.dtype), ((0,), (0,)))
@@ -71,13 +71,13 @@ def bias_field(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Arr
 
 
 def motion(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
-  """Ghosts of a head that moved while the lines of k-space were taken, one after the other.
+  """Returns the image of a head that moved while k-space was acquired line by line.
 
   Lines run along the last spatial axis and are counted along the last but one (front to back in
-  [d, h, w] and in axial slices [h, w]), all slices of a volume at once. While line t is taken the
-  head is shifted by up to `severity` of the image's side along either axis: a breathing wave and
-  a few sudden steps, drawn anew for each channel. The central lines see no motion, so the head
-  stays where it is. Rotation is left out.
+  [d, h, w] and in axial slices [h, w]), all slices of a volume at once. At line t the head is
+  shifted by up to `severity` of the image's side along either axis: a breathing wave and a few
+  sudden steps, drawn independently for each channel. The central lines have no shift, so the head
+  keeps its place. There is no rotation.
   """
   rank = image.ndim - 1
   if rank < 2:
@@ -86,20 +86,20 @@ def motion(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
   keys = jax.random.split(key, image.shape[-1])
   shifts = jax.vmap(lambda one: _path(one, image.shape[lines], image.dtype))(keys)
   shifts = severity * jnp.moveaxis(shifts, 0, -1)  # [2, lines, c] in sides
-  # shift by s sides at frequency f (cycles per side) turns the phase by 2 pi f s
+  # a shift by s sides changes the phase at frequency f (cycles per side) by 2 pi f s
   frequency = [
     jnp.asarray(np.fft.fftfreq(size) * size, image.dtype) for size in image.shape[lines:-1]
   ]
   phase = frequency[0][:, None, None] * shifts[0][:, None] + (
     frequency[1][None, :, None] * shifts[1][:, None]
   )
-  turned = jnp.exp(-2j * jnp.pi * phase).reshape((1,) * lines + phase.shape)
-  spectrum = jnp.fft.fftn(image, axes=(lines, readout)) * turned
+  rotation = jnp.exp(-2j * jnp.pi * phase).reshape((1,) * lines + phase.shape)
+  spectrum = jnp.fft.fftn(image, axes=(lines, readout)) * rotation
   return jnp.abs(jnp.fft.ifftn(spectrum, axes=(lines, readout))).astype(image.dtype)
 
 
 def _path(key, count, dtype):
-  """Where the head is while each line is taken, [2, count] within [-1, 1], 0 for central lines."""
+  """Returns the head's position at each line, [2, count] within [-1, 1], 0 for central lines."""
   rate, start, when, where, share = jax.random.split(key, 5)
   # lines in the order of fftfreq; in the scanner they run from the lowest frequency up
   order = np.argsort(np.argsort(np.fft.fftfreq(count)))

@@ -1,4 +1,4 @@
-"""Normalisation layers as one function with a gradient of its own, and per-example norms."""
+"""Group and instance normalisation with a custom gradient, and per-example norms."""
 
 import functools
 import math
@@ -9,20 +9,20 @@ import numpy as np
 
 
 def _per_channel(group_values, channels):
-  """[b, groups] -> [b, channels]."""
+  """Repeats values of groups, [b, groups] -> [b, channels]."""
   return jnp.repeat(group_values, channels // group_values.shape[-1], axis=-1)
 
 
 def _over_space(values, x):
-  """[b, c] -> broadcastable against x [b, *spatial, c]."""
+  """Reshapes values [b, c] to broadcast against x [b, *spatial, c]."""
   return values.reshape(values.shape[0], *(1,) * (x.ndim - 2), values.shape[-1])
 
 
 def _space_sum(x):
-  """[b, *spatial, c] -> [b, c], in float32 or better.
+  """Sums over space, [b, *spatial, c] -> [b, c], in float32 or better.
 
   In two steps, the first over whole rows of the last spatial axis, which fill the vector units of a
-  CPU however few channels there are; the barrier keeps XLA from making one reduction of both.
+  CPU also with few channels; the barrier keeps XLA from merging both into one reduction.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   if x.ndim < 4:
@@ -34,7 +34,7 @@ def _space_sum(x):
 
 
 def _group_mean(channel_sums, groups, count):
-  """[b, c] sums over space -> [b, groups] means over space and the group's channels.
+  """Turns sums over space [b, c] into means over space and each group's channels, [b, groups].
 
   A matrix product and not a second sum: XLA would merge two sums into one strided reduction over
   the whole array, twenty times slower on the CPU.
@@ -48,7 +48,7 @@ def _group_mean(channel_sums, groups, count):
 
 
 def _statistics(x, groups, eps):
-  """Mean and reciprocal deviation, [b, c] each, in float32 or better, from two passes."""
+  """Returns mean and reciprocal deviation, [b, c] each, in float32 or better, by two passes."""
   channels = x.shape[-1]
   count = math.prod(x.shape[1:-1]) * channels // groups
   mean = _per_channel(_group_mean(_space_sum(x), groups, count), channels)
@@ -82,7 +82,7 @@ def _group_norm_forward(x, scale, bias, groups, eps, leak):
 
 
 def _group_norm_backward(groups, eps, leak, saved, g):
-  """dx = a g' + (p x + q), with one pass for the sums and one for the result."""
+  """Returns dx = a g' + (p x + q) and both affine gradients; one pass for sums, one for dx."""
   x, scale, bias, mean, rate = saved
   channels = x.shape[-1]
   count = math.prod(x.shape[1:-1]) * channels // groups
@@ -103,26 +103,26 @@ _group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 
 def group_norm(x, scale, bias, *, groups, eps=1e-5, leak=None):
-  """GroupNorm of x [b, *spatial, c] with affine scale and bias [c], then LeakyReLU(leak) if given.
+  """Returns GroupNorm of x [b, *spatial, c] with scale and bias [c], then LeakyReLU(leak) if given.
 
-  Wu and He 2018, eq. 1-2; variance without Bessel's correction, as torch and Flax have it.
-  Statistics are taken in float32 at least. Differentiable to any order in reverse mode.
+  Wu and He 2018, eq. 1-2; variance without Bessel's correction, as in torch and Flax. Statistics
+  are in float32 at least. Differentiable to any order in reverse mode.
   """
   return _group_norm(x, scale, bias, groups, eps, leak)
 
 
 def instance_norm(x, scale, bias, *, eps=1e-5, leak=None):
-  """`group_norm` with one group per channel."""
+  """Returns `group_norm` with one group per channel."""
   return group_norm(x, scale, bias, groups=x.shape[-1], eps=eps, leak=leak)
 
 
 def l2(x):
-  """Euclidean norm of each example, x [b, ...] -> [b]; its gradient at 0 is 0, not NaN."""
+  """Returns the Euclidean norm per example, x [b, ...] -> [b]; its gradient at 0 is 0, not NaN."""
   squares = jnp.square(x).reshape(x.shape[0], -1).sum(-1)
   positive = squares > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def linf(x):
-  """Largest magnitude in each example, x [b, ...] -> [b]."""
+  """Returns the largest magnitude in each example, x [b, ...] -> [b]."""
   return jnp.abs(x).reshape(x.shape[0], -1).max(-1)

@@ -1,4 +1,4 @@
-"""Filling polygons on the lattice of pixel centres."""
+"""Rasterisation of polygons: masks of the pixel centres inside."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def fill(contour: jax.Array, side: int) -> jax.Array:
   rise = jnp.where(next_y == y, 1, next_y - y)
   slope = (next_x - x) / rise
   crossing = x[None] + (row - y[None]) * slope[None]
-  # every crossing toggles the pixels from its column on; one more column takes what is outside
+  # every crossing toggles the pixels from its column on; an extra column takes those off the image
   column = jnp.clip(jnp.ceil(crossing), 0, side).astype(jnp.int32)
   column = jnp.where(crosses, column, side)
   rows = jnp.broadcast_to(jnp.arange(side)[:, None], column.shape)

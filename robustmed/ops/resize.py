@@ -1,7 +1,6 @@
 """Nearest and linear resizing over any number of spatial axes, without gathers.
 
-Linear resizing is one small matrix per axis, so both directions of its derivative are matrix
-products.
+Linear resizing multiplies by one small matrix per axis, so its derivatives are matrix products.
 """
 
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ def nearest(x, factor):
 
 
 def matrix(size, target, *, align_corners):
-  """Interpolation weights [target, size] of one axis, float64 numpy.
+  """Returns the interpolation weights [target, size] of one axis, float64 numpy.
 
   align_corners: the outer cell centres of both grids coincide; otherwise the outer cell borders
   do, and positions beyond the outer centres take the edge value.
@@ -40,7 +39,7 @@ def matrix(size, target, *, align_corners):
 
 
 def linear(x, size, *, align_corners=False):
-  """Separable linear interpolation of x [b, *spatial, c] to [b, *size, c], without antialias."""
+  """Resizes x [b, *spatial, c] to [b, *size, c] by linear interpolation, without antialiasing."""
   size = tuple(size)
   if len(size) != x.ndim - 2:
     raise errors.UserError(f'linear resize to {size} does not fit {x.ndim - 2} spatial axes')

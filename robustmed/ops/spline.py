@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from robustmed import errors
 
 KERNELS = {
-  # Both of squared distance: a root at zero distance must not make the gradient NaN.
+  # Functions of the squared distance: the root at zero distance must not give a NaN gradient.
   'r': lambda squared: jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0),
   'r2logr': lambda squared: 0.5 * squared * jnp.log(jnp.where(squared > 0, squared, 1)),
 }
@@ -39,11 +39,11 @@ def _affine_basis(points):
 
 
 def fit(points, values, *, kernel='r', smoothing=0.0):
-  """The spline with value values [n, v] at points [n, d]; one set, use vmap for a batch.
+  """Returns the spline through `values` [n, v] at `points` [n, d]; use vmap for a batch.
 
   The points must be distinct and not all on one line. In float32 a smooth map of 192 points over
-  128 pixels is exact to 1e-4 pixels; close points torn far apart cost digits. `smoothing` adds to
-  the diagonal of K, in units of the scaled coordinates.
+  128 pixels is exact to 1e-4 pixels; close points with very different values cost digits.
+  `smoothing` adds to the diagonal of K, in units of the scaled coordinates.
   """
   n, rank = points.shape
   low, high = points.min(0), points.max(0)
@@ -59,14 +59,14 @@ def fit(points, values, *, kernel='r', smoothing=0.0):
   right = jnp.concatenate([values, jnp.zeros((rank + 1, values.shape[1]), values.dtype)])
   factors = jax.scipy.linalg.lu_factor(system)
   solution = jax.scipy.linalg.lu_solve(factors, right)
-  # One step of refinement takes back most of what float32 lost in the factorisation.
+  # One step of iterative refinement removes most of the float32 error of the factorisation.
   residual = right - jnp.matmul(system, solution, precision='highest')
   solution = solution + jax.scipy.linalg.lu_solve(factors, residual)
   return Spline(scaled, solution[:n], solution[n:], centre, scale)
 
 
 def evaluate(spline, points, *, kernel='r'):
-  """Values [..., v] of the map at points [..., d]."""
+  """Returns the values [..., v] of the map at points [..., d]."""
   flat = points.reshape(-1, points.shape[-1])
   scaled = (flat - spline.centre[None]) / spline.scale
   values = jnp.matmul(

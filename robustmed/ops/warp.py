@@ -1,4 +1,4 @@
-"""Sampling images at real-valued coordinates, multilinearly, over any number of spatial axes."""
+"""Multilinear sampling of images at real-valued coordinates, over any number of spatial axes."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ def _sample_one(image, coordinates, clamp):
     coordinates = jnp.clip(coordinates, 0, top)
   low = jnp.floor(coordinates)
   fraction = (coordinates - low).astype(image.dtype)
-  # Far coordinates would overflow int32; two cells outside already reads nothing but padding.
+  # Far coordinates would overflow int32; from two cells outside on, all that is read is padding.
   low = jnp.clip(low, -2, top + 2).astype(jnp.int32)
   flat = image.reshape(-1, image.shape[-1])
   total = None
@@ -38,11 +38,11 @@ def _sample_one(image, coordinates, clamp):
 
 
 def sample(image, coordinates, *, padding='zero'):
-  """Reads image [b, *spatial, c] at coordinates [b, ..., rank] in pixels -> [b, ..., c].
+  """Samples image [b, *spatial, c] at coordinates [b, ..., rank] in pixels -> [b, ..., c].
 
   Coordinate 0 is the centre of the first cell; the last axis lists spatial axes in array order.
-  Outside the grid lies 'zero' (blending over one cell, as scipy's grid-constant mode) or the
-  'edge' value. Differentiable in both arguments.
+  Outside the grid the value is 0 for 'zero' (blended over one cell, as in scipy's grid-constant
+  mode) or that of the 'edge'. Differentiable in both arguments.
   """
   rank = image.ndim - 2
   clamp = errors.lookup(EDGES, padding, kind='warp padding')
@@ -54,15 +54,15 @@ def sample(image, coordinates, *, padding='zero'):
 
 
 def identity(spatial, dtype=jnp.float32):
-  """The grid's own coordinates, [*spatial, rank]."""
+  """Returns the coordinates of every cell of a grid, [*spatial, rank]."""
   axes = [jnp.arange(n, dtype=dtype) for n in spatial]
   return jnp.stack(jnp.meshgrid(*axes, indexing='ij'), axis=-1)
 
 
 def nearest(labels, displacement):
-  """Backward warp without mixing: labels [b, *spatial] at the cell nearest to p + displacement[p].
+  """Warps labels [b, *spatial] backward: the label at p is that nearest to p + displacement[p].
 
-  Outside the grid lies the edge. Constant to differentiation.
+  Outside the grid the value is that of the edge. Not differentiable.
   """
   spatial = labels.shape[1:]
   where = jnp.round(identity(spatial, displacement.dtype)[None] + displacement)
@@ -77,6 +77,9 @@ def nearest(labels, displacement):
 
 
 def displace(image, displacement, *, padding='zero'):
-  """Backward warp: result at p is the image at p + displacement[p]; [b, *spatial, rank] pixels."""
+  """Warps an image backward: result at p is its value at p + displacement[p], in pixels.
+
+  displacement: [b, *spatial, rank].
+  """
   grid = identity(image.shape[1:-1], displacement.dtype)
   return sample(image, grid[None] + displacement, padding=padding)

@@ -134,8 +134,8 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
   one = {'a': np.ones(4, np.float32)}
   for change, words in (
     ({'dtype': 'F8_E4M3'}, "tensor 'a' is of type F8_E4M3"),
-    ({'shape': [5]}, "tensor 'a' does not fill"),
-    ({'data_offsets': [0, 99]}, "tensor 'a' does not fill"),
+    ({'shape': [5]}, "tensor 'a' does not match"),
+    ({'data_offsets': [0, 99]}, "tensor 'a' does not match"),
   ):
     path = write_safetensors(tmp_path / 'odd.safetensors', one, a=change)
     with pytest.raises(errors.UserError, match=words):
