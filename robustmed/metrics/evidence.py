@@ -21,36 +21,39 @@ class Beta(NamedTuple):
 
 
 def from_logits(logits: Array) -> Beta:
-  """Evidence is the softplus of the outputs [b, 2]: against the class, for it."""
+  """Returns the softplus of logits [b, 2], evidence against the class and for it."""
   evidence = jax.nn.softplus(logits)
   return Beta(evidence[..., 1], evidence[..., 0])
 
 
 def strength(beta: Beta) -> Array:
-  """S, the sum of both parameters, at least 2."""
+  """Returns S, the sum of both parameters, at least 2."""
   return 2 + beta.positive + beta.negative
 
 
 def confidence(beta: Beta) -> Array:
-  """The mean of the distribution, a / S."""
+  """Returns the mean of the distribution, a / S."""
   return (1 + beta.positive) / strength(beta)
 
 
 def uncertainty(beta: Beta) -> Array:
-  """2 / S, in (0, 1]: 1 without any evidence."""
+  """Returns 2 / S, in (0, 1]; 1 without any evidence."""
   return 2 / strength(beta)
 
 
 def squared_error(beta: Beta, label: Array) -> Array:
-  """The expected sum of squares over both classes, 2 ((y - p)^2 + p (1 - p) / (S + 1)), [b]."""
+  """Returns the expected squared error of both classes, [b].
+
+  2 ((y - p)^2 + p (1 - p) / (S + 1)).
+  """
   p = confidence(beta)
   return 2 * ((label - p) ** 2 + p * (1 - p) / (strength(beta) + 1))
 
 
 def divergence(beta: Beta, label: Array) -> Array:
-  """KL to the uniform distribution of what the evidence for the wrong class alone says, [b].
+  """Returns the KL divergence to the uniform distribution, from the wrong class's evidence alone.
 
-  KL(Beta(1, w) || Beta(1, 1)) = ln w - (w - 1) / w, for labels 0 and 1.
+  KL(Beta(1, w) || Beta(1, 1)) = ln w - (w - 1) / w, [b], for labels 0 and 1.
   """
   wrong = label * beta.negative + (1 - label) * beta.positive
   return jnp.log1p(wrong) - wrong / (1 + wrong)

@@ -1,4 +1,4 @@
-"""How far an image is from another one: RMSE, PSNR, SSIM, per example over all channels.
+"""Distances between two images: RMSE, PSNR, SSIM, per example over all channels.
 
 Images [b, *spatial, c] of one or more spatial axes; `data_range` is the width of their scale, 1 for
 images in [0, 1].
@@ -13,21 +13,21 @@ WINDOW = 7  # cells per axis of an SSIM window
 
 
 def rmse(image: jax.Array, reference: jax.Array) -> jax.Array:
-  """Root of the mean squared difference, [b]."""
+  """Returns the root of the mean squared difference, [b]."""
   axes = tuple(range(1, image.ndim))
   return jnp.sqrt(jnp.mean(jnp.square(image - reference), axis=axes))
 
 
 def psnr(image: jax.Array, reference: jax.Array, *, data_range: float = 1.0) -> jax.Array:
-  """20 log10(data_range / RMSE) in decibels, [b]; inf for equal images."""
+  """Returns 20 log10(data_range / RMSE) in decibels, [b]; inf for equal images."""
   return 20 * (jnp.log10(jnp.float32(data_range)) - jnp.log10(rmse(image, reference)))
 
 
 def ssim(image: jax.Array, reference: jax.Array, *, data_range: float = 1.0) -> jax.Array:
-  """Mean structural similarity (Wang et al. 2004), [b]: each channel by itself, then their mean.
+  """Returns the structural similarity (Wang et al. 2004), [b], averaged over windows and channels.
 
   Flat windows of 7 cells per axis (the whole axis where it is shorter), only those that lie inside
-  the image; sample variances; K1 = 0.01, K2 = 0.03: what scikit-image computes by default.
+  the image; sample variances; K1 = 0.01, K2 = 0.03: the defaults of scikit-image.
   """
   windows = [min(WINDOW, n) for n in image.shape[1:-1]]
   count = 1
@@ -45,7 +45,7 @@ def ssim(image: jax.Array, reference: jax.Array, *, data_range: float = 1.0) -> 
       values = sum(parts[1:], parts[0]) / size
     return values
 
-  # About the image's own mean, so that float32 keeps the digits of small variances.
+  # Centred on the image's mean, so that float32 keeps the digits of small variances.
   centre = jnp.mean(reference, axis=tuple(range(1, image.ndim)), keepdims=True)
   x, y = image - centre, reference - centre
   mean_x, mean_y = local(x), local(y)

@@ -10,19 +10,19 @@ RADIUS = 10  # pixels, at 200 x 160
 
 
 def radial_errors(predicted: jax.Array, target: jax.Array, scale: jax.Array) -> jax.Array:
-  """Distances in mm, [b, n], of points [b, n, 2] in pixels; scale [b, 2] is mm per pixel (x, y)."""
+  """Returns distances in mm, [b, n], of points [b, n, 2]; scale [b, 2]: mm per pixel (x, y)."""
   return jnp.linalg.norm((predicted - target) * scale[:, None], axis=-1)
 
 
 def mean_radial_error(predicted: jax.Array, target: jax.Array, scale: jax.Array) -> jax.Array:
-  """MRE of each image, [b] mm; the data set's is the mean over images."""
+  """Returns the MRE of each image, [b] mm; the data set's is the mean over images."""
   return radial_errors(predicted, target, scale).mean(axis=-1)
 
 
 def detection_rate(
   predicted: jax.Array, target: jax.Array, scale: jax.Array, *, threshold: float
 ) -> jax.Array:
-  """SDR of each image, [b]: the share of its landmarks closer than `threshold` mm."""
+  """Returns the SDR of each image, [b]: the share of its landmarks closer than `threshold` mm."""
   return (radial_errors(predicted, target, scale) < threshold).mean(axis=-1)
 
 
@@ -30,12 +30,12 @@ def detection_rate(
 def vote(
   heatmap: jax.Array, offset_x: jax.Array, offset_y: jax.Array, *, radius: int = RADIUS
 ) -> jax.Array:
-  """Landmarks [b, n, 2] from maps [b, h, w, n] by voting (Yao et al. 2020, section 2.1).
+  """Returns landmarks [b, n, 2] from maps [b, h, w, n] by voting (Yao et al. 2020, section 2.1).
 
-  The int(3.14 radius^2) pixels with the largest heat vote for the pixel that their offsets, in
-  units of the radius and cut towards zero, point at; votes outside the image are lost. The pixel
-  with the most votes wins, the first one in reading order among equals. Of equal heat the first
-  pixel in reading order votes first.
+  Each of the int(3.14 radius^2) pixels with the largest heat votes for the pixel that its offset,
+  in units of the radius and truncated towards zero, points at; votes outside the image are dropped.
+  The landmark is the pixel with the most votes. Ties of heat and of votes go to the first pixel in
+  row-major order.
   """
   _, height, width, _ = heatmap.shape
   voters = min(int(3.14 * radius**2), height * width)

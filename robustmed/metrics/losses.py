@@ -1,4 +1,4 @@
-"""Differentiable per-example terms, [b, ...] -> [b], that tasks assemble into losses."""
+"""Differentiable per-example terms of losses, [b, ...] -> [b]."""
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,26 @@ def _axes(x: Array) -> tuple[int, ...]:
 
 
 def absolute_error(output: Array, target: Array) -> Array:
-  """Mean |output - target| over everything but the batch axis (spine eqs. 1 and 12)."""
+  """Returns mean |output - target| over everything but the batch axis (spine eqs. 1 and 12)."""
   return jnp.mean(jnp.abs(output - target), axis=_axes(output))
 
 
 def squared_error(output: Array, target: Array) -> Array:
-  """Mean squared difference over everything but the batch axis."""
+  """Returns the mean squared difference over everything but the batch axis."""
   return jnp.mean(jnp.square(output - target), axis=_axes(output))
 
 
 def binary_cross_entropy(logits: Array, target: Array) -> Array:
-  """Mean binary cross-entropy of logits against targets in [0, 1]; finite for any finite logit."""
+  """Returns the mean binary cross-entropy of logits and targets in [0, 1], without overflow."""
   # max(z, 0) - z t + log(1 + exp(-|z|))
   terms = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
   return jnp.mean(terms, axis=_axes(terms))
 
 
 def soft_dice(probability: Array, target: Array, *, smooth: float = 0.0) -> Array:
-  """2 sum(p t) / (sum p + sum t) over everything but the batch axis, in [0, 1] (spine eq. 3).
+  """Returns 2 sum(p t) / (sum p + sum t) over all axes but the batch, in [0, 1] (spine eq. 3).
 
-  With `smooth` added to both parts. An empty target met by an exactly empty prediction is 1.
+  `smooth` is added to numerator and denominator. It is 1 if target and prediction are both empty.
   """
   both = jnp.sum(probability * target, axis=_axes(target))
   size = jnp.sum(probability, axis=_axes(target)) + jnp.sum(target, axis=_axes(target))
@@ -39,6 +39,6 @@ def soft_dice(probability: Array, target: Array, *, smooth: float = 0.0) -> Arra
 
 
 def smooth_absolute(error: Array) -> Array:
-  """0.5 e^2 up to |e| = 1, |e| - 0.5 beyond (smooth L1), elementwise."""
+  """Returns 0.5 e^2 up to |e| = 1, |e| - 0.5 beyond (smooth L1), elementwise."""
   size = jnp.abs(error)
   return jnp.where(size < 1, 0.5 * error**2, size - 0.5)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 
 def dice(prediction: jax.Array, target: jax.Array) -> jax.Array:
-  """Dice of two boolean masks [b, ...] -> [b].
+  """Returns the Dice of two boolean masks [b, ...] -> [b].
 
-  Two empty masks agree, so they score 1; one empty mask against a filled one scores 0.
+  It is 1 for two empty masks and 0 for one empty mask.
   """
   axes = tuple(range(1, prediction.ndim))
   prediction, target = prediction.astype(bool), target.astype(bool)

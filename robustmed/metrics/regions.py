@@ -1,7 +1,7 @@
 """The tumour regions of BraTS: Dice of unions of labels, per example.
 
-Labels: 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour (4 in the challenge's files). Two
-empty regions agree and score 1, an empty one against a filled one 0 (`overlap.dice`).
+Labels: 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour (4 in the challenge's files). The
+Dice of two empty regions is 1, that of one empty region 0 (`overlap.dice`).
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ REGIONS = {'wt': (1, 2, 3), 'tc': (1, 3), 'et': (3,)}  # whole tumour, core, enh
 
 
 def mask(labels: jax.Array, region: str) -> jax.Array:
-  """Where a label map [...] is in the region, bool."""
+  """Returns whether each label of a map [...] is in the region, bool."""
   return jnp.any(jnp.stack([labels == label for label in REGIONS[region]]), axis=0)
 
 
 def dice(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-  """Dice of two label maps [b, ...] in each region: {'dice_wt': [b], 'dice_tc', 'dice_et'}."""
+  """Returns the Dice of two label maps [b, ...]: {'dice_wt': [b], 'dice_tc', 'dice_et'}."""
   return {
     f'dice_{name}': overlap.dice(mask(prediction, name), mask(labels, name)) for name in REGIONS
   }
 
 
 def counts(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-  """What the Dice of a stack needs of each slice: '_both_wt' and '_size_wt' [b], and so on.
+  """Returns intersection '_both_<region>' and total size '_size_<region>' [b] per region.
 
-  Their sums over the slices of a volume give its Dice by `volume_dice`.
+  `volume_dice` computes the Dice of a volume from those of its slices.
   """
   axes = tuple(range(1, prediction.ndim))
   found = {}
@@ -43,7 +43,7 @@ def counts(prediction: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 
 def volume_dice(columns: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, np.ndarray]:
-  """Dice per volume from `counts` of its slices [n], numpy: {'group': [g], 'dice_wt': [g], ...}."""
+  """Returns the Dice per volume from `counts` of slices: {'group': [g], 'dice_wt': [g], ...}."""
   names, inverse = np.unique(np.asarray(groups), return_inverse=True)
   total = lambda column: np.bincount(inverse, np.asarray(columns[column], np.float64))
   found = {'group': names}

@@ -1,4 +1,4 @@
-"""Overlap of sets of slices from counted pixels, numpy."""
+"""Dice of sets of slices from their pixel counts, numpy."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,10 @@ TINY = 1e-8
 
 
 def tvdi(columns: Mapping[str, np.ndarray]) -> float:
-  """Dice of the pixels of all slices together, averaged over the foreground classes.
+  """Returns the TVDI (Ma and Liang 2022): Dice over the pixels of all slices, mean over classes.
 
-  `columns` has the pixel counts '_tp<k>', '_fp<k>', '_fn<k>' of every slice [n] and class k = 1, 2,
-  ... (Ma and Liang 2022, their TVDI); all other columns are ignored. A class that is in no slice
-  and in no prediction counts 0.
+  `columns` has the pixel counts '_tp<k>', '_fp<k>', '_fn<k>' of every slice [n] and foreground
+  class k = 1, 2, ...; other columns are ignored. A class in no slice and no prediction counts 0.
   """
   scores = []
   while f'_tp{len(scores) + 1}' in columns:
@@ -26,11 +25,11 @@ def tvdi(columns: Mapping[str, np.ndarray]) -> float:
 
 
 def adi(columns: Mapping[str, np.ndarray], *, absent: float = 0.0) -> float:
-  """Average Dice index (Ma and Liang 2022, eq. 2): Dice per slice and class, mean over the classes
-  and then over the slices.
+  """Returns the ADI (Ma and Liang 2022, eq. 2): Dice per slice and class, mean over both.
 
-  `columns` as for `tvdi`. `absent` is what a class scores that is neither in a slice nor in its
-  prediction: 0 as published, 1 for agreement, nan to leave it out of the slice's mean.
+  The mean is over classes, then over slices. `columns` as for `tvdi`. `absent` is the Dice of a
+  class that is neither in a slice nor in its prediction: 0 as published, or 1, or nan to leave it
+  out of the slice's mean.
   """
   scores = []
   while f'_tp{len(scores) + 1}' in columns:

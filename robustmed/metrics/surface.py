@@ -16,7 +16,7 @@ def per_class(
   spacing: Sequence[float],
   tolerance: float | Sequence[float],
 ) -> dict[str, np.ndarray]:
-  """{'HD95': [K] mm, 'NSD': [K] in [0, 1]} of two label maps [*spatial], one entry per class.
+  """Returns {'HD95': [K] mm, 'NSD': [K] in [0, 1]} of two label maps [*spatial], per class.
 
   spacing: mm per axis. tolerance: mm, one for all classes or one each. For empty masks see `hd95`
   and `nsd`.
@@ -31,10 +31,9 @@ def per_class(
 
 
 def hd95(prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]) -> float:
-  """The larger of the two directed 95th percentiles of surface distances, in mm.
+  """Returns the larger of the two directed 95th percentiles of surface distances, in mm.
 
-  Two empty masks agree: 0. One empty mask against a filled one is as far as anything can be: the
-  diagonal of the volume.
+  It is 0 for two empty masks, and the diagonal of the volume for one empty mask.
   """
   there, back = directed_distances(prediction, target, spacing=spacing)
   return _hd95(there, back, diagonal(prediction.shape, spacing))
@@ -43,9 +42,10 @@ def hd95(prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]
 def nsd(
   prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float], tolerance: float
 ) -> float:
-  """Normalised surface Dice: the share of both surfaces within `tolerance` mm of the other one.
+  """Returns the share of both surfaces that is within `tolerance` mm of the other one.
 
-  Nikolov et al. 2021, with surfaces counted in voxels. Two empty masks: 1; one: 0.
+  Normalised surface Dice of Nikolov et al. 2021, counted in voxels. 1 for two empty masks, 0 for
+  one.
   """
   return _nsd(*directed_distances(prediction, target, spacing=spacing), tolerance)
 
@@ -53,22 +53,22 @@ def nsd(
 def directed_distances(
   prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(distances of the prediction's surface to the target's, those of the target's back), in mm.
+  """Returns distances from the prediction's surface to the target's, and the reverse, in mm.
 
-  An empty mask has no surface: no distances from it, infinite ones to it. A surface are
-  the voxels of a mask with a neighbour along an axis outside it; beyond the edge is outside.
+  The surface of a mask is its voxels with a neighbour along an axis outside it; beyond the edge of
+  the volume is outside. An empty mask has no distances from it and infinite ones to it.
   """
   prediction, target = np.asarray(prediction, bool), np.asarray(target, bool)
   if prediction.shape != target.shape or prediction.ndim != len(spacing):
     raise ValueError(f'masks {prediction.shape}, {target.shape} and spacing {tuple(spacing)}')
-  # Nothing outside the box around both masks has a part in any distance.
+  # Voxels outside the box around both masks do not change any distance.
   box = _box(prediction | target)
   ours, theirs = (_surface(mask[box]) for mask in (prediction, target))
   return _distances(ours, theirs, spacing), _distances(theirs, ours, spacing)
 
 
 def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-  """Length of the diagonal of a volume in mm."""
+  """Returns the length of the diagonal of a volume in mm."""
   return float(np.linalg.norm(np.asarray(shape, np.float64) * np.asarray(spacing, np.float64)))
 
 

@@ -1,4 +1,4 @@
-"""Tasks: what a network is for. One file and one line here per task."""
+"""Tasks: losses, attack objectives and metrics of networks. One file and one line here each."""
 
 from robustmed.tasks import (
   blobs,

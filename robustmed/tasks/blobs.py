@@ -1,4 +1,4 @@
-"""Heat maps of nodules: what the candidate networks learn first.
+"""Heat maps of nodules, the first training stage of the candidate networks.
 
 Liu et al. 2020, 'No Surprises', section 3.1: Gaussian blobs 'with the same sizes' as the nodules.
 The paper gives neither the standard deviation (here a quarter of the diameter) nor the loss.
@@ -14,8 +14,8 @@ from robustmed import types
 from robustmed.tasks import networks
 
 Array = jax.Array
-FOCUS = 1.0  # by which power of its error a cell counts more
-AWAY = 0.01  # cells of a lower target lie away from all nodules
+FOCUS = 1.0  # power of a cell's error in its weight
+AWAY = 0.01  # cells with a lower target count as background
 
 
 def make(
@@ -26,23 +26,23 @@ def make(
   focus: float = FOCUS,
   units: str = 'fraction of the window of Hounsfield units',
 ) -> types.Task:
-  """Images [b, *spatial, c] with cells of `spacing` mm; targets 'centre' [b, n, rank], cells in the
-  order of the axes, and 'diameter' [b, n] in mm, 0 or less for padding.
+  """Returns the task of heat maps on images [b, *spatial, c] with cells of `spacing` mm.
 
-  The module's outputs are {'heat': [b, *spatial, 1] logits}. Loss 'heat': see `heat_loss`.
-  Objectives: 'heat', and 'found', minus the mean log probability at the nodules' centres. Metrics:
-  'error', mean squared; 'found', the share of nodules whose cell is above 1/2 (1 without nodules);
-  'false_peak', the highest probability away from all nodules.
+  Targets: 'centre' [b, n, rank], cells in the order of the axes, and 'diameter' [b, n] in mm, 0 or
+  less for padding. The module's outputs are {'heat': [b, *spatial, 1] logits}. Loss 'heat': see
+  `heat_loss`. Objectives: 'heat', and 'found', minus the mean log probability at the nodules'
+  centres. Metrics: 'error', mean squared; 'found', the share of nodules whose cell is above 1/2 (1
+  without nodules); 'false_peak', the highest probability of the background.
   """
   network = networks.bind(module, image_shape=image_shape)
-  aim = lambda outputs, batch: target(
+  target_of = lambda outputs, batch: target(
     batch['target']['centre'],
     batch['target']['diameter'] / spacing,
     outputs['heat'].shape[1:-1],
   )
 
   def losses(outputs, batch):
-    return {'heat': heat_loss(outputs['heat'][..., 0], aim(outputs, batch), focus=focus)}
+    return {'heat': heat_loss(outputs['heat'][..., 0], target_of(outputs, batch), focus=focus)}
 
   def missed(outputs, batch):
     log = jax.nn.log_sigmoid(outputs['heat'][..., 0])
@@ -50,7 +50,7 @@ def make(
     return -jnp.sum(jnp.where(there, at, 0.0), axis=1) / jnp.maximum(there.sum(1), 1)
 
   def metrics(outputs, batch):
-    heat, wanted = jax.nn.sigmoid(outputs['heat'][..., 0]), aim(outputs, batch)
+    heat, wanted = jax.nn.sigmoid(outputs['heat'][..., 0]), target_of(outputs, batch)
     axes = tuple(range(1, heat.ndim))
     at, there = at_centres(heat, batch['target'])
     hits = jnp.sum((at > 0.5) & there, axis=1)
@@ -77,7 +77,7 @@ def make(
 
 
 def target(centre: Array, diameter: Array, grid: tuple[int, ...]) -> Array:
-  """max_i exp(-|r - c_i|^2 / 2 s_i^2), s = diameter / 4, [b, *grid]; all of it in cells."""
+  """Returns max_i exp(-|r - c_i|^2 / 2 s_i^2), s = diameter / 4, [b, *grid]; lengths in cells."""
   rank = len(grid)
   deviation = jnp.maximum(diameter, 1e-3) / 4
 
@@ -95,10 +95,10 @@ def target(centre: Array, diameter: Array, grid: tuple[int, ...]) -> Array:
 
 
 def heat_loss(logits: Array, wanted: Array, *, focus: float = FOCUS) -> Array:
-  """Sum over cells of |p - t|^focus (p - t)^2 over 1 + the sum of t, [b].
+  """Returns the sum over cells of |p - t|^focus (p - t)^2, divided by 1 + the sum of t, [b].
 
-  As in the focal loss (Lin et al. 2017) cells that are nearly right hardly count, here by the size
-  of their error (Li et al. 2020), and the size of the image does not, only that of its nodules.
+  As in the focal loss (Lin et al. 2017) cells with a small error have a small weight, here a power
+  of the error (Li et al. 2020). The loss scales with the size of the nodules, not of the image.
   """
   error = jax.nn.sigmoid(logits) - wanted
   weight = jax.lax.stop_gradient(jnp.abs(error)) ** focus
@@ -107,8 +107,10 @@ def heat_loss(logits: Array, wanted: Array, *, focus: float = FOCUS) -> Array:
 
 
 def at_centres(heat: Array, goal) -> tuple[Array, Array]:
-  """Values of heat [b, *grid] at the nodules' cells, [b, n], and which nodules are there: no
-  padding, and their centre in the image."""
+  """Returns heat [b, *grid] at the nodules' centres, [b, n], and a mask of those in the image.
+
+  The mask is False for padding and for centres outside.
+  """
   cells = jnp.round(goal['centre']).astype(jnp.int32)
   pick = jax.vmap(lambda heat, cells: heat.at[tuple(cells.T)].get(mode='clip'))
   size = jnp.asarray(heat.shape[1:]).reshape(1, 1, -1)

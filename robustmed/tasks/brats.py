@@ -1,8 +1,7 @@
-"""Brain tumours: soft Dice, the regions of BraTS, and how far an image is from its clean form.
+"""Brain tumours: soft Dice, the regions of BraTS, and the distance of an image from the clean one.
 
 Liu et al. 2021, 'Robustifying Deep Networks for Medical Image Segmentation': eq. 5 is the loss and
-what the attacks ascend, with the mean taken over the classes that it sums (the paper divides by
-one more).
+what the attacks ascend, with the mean over the classes in its sum (the paper divides by one more).
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from robustmed.tasks import segmentation
 
 Array = jax.Array
 CLASSES = ('necrosis', 'oedema', 'enhancing')
-WANTED = 1  # the label that targeted attacks want everywhere: necrosis
+WANTED = 1  # the label towards which targeted attacks push every pixel: necrosis
 
 
 def make(
@@ -27,14 +26,16 @@ def make(
   terms: Sequence[str] = ('dice',),
   units: str = 'fraction of the image range [0, 1]',
 ) -> types.Task:
-  """Images [b, *spatial, c] in [0, 1], volumes or slices; target 'labels' [b, *spatial] int, 0
-  background and k the k-th of `CLASSES`; the module's outputs {'head0': logits}.
+  """Returns the task on images [b, *spatial, c] in [0, 1], volumes or slices.
+
+  Target: 'labels' [b, *spatial] int, 0 background and k the k-th of `CLASSES`. The module's outputs
+  are {'head0': logits}.
 
   `terms` names the losses trained on, of 'dice' (the paper's) and 'ce'; the coupled form has one
-  Dice for the whole batch, which slices without any tumour need. Objectives: 'dice', 'ce' and
+  Dice for the whole batch, which batches with tumour-free slices need. Objectives: 'dice', 'ce' and
   'margin' as in `segmentation`, 'scaled' (`scaled_dice`), and 'ti', the Dice loss towards label 1
   everywhere, for attacks that minimise. Metrics: dice_wt, dice_tc, dice_et (see `regions`), for
-  slices also the counts from which `regions.volume_dice` reads the Dice of their volume; PSNR, SSIM
+  slices also the counts from which `regions.volume_dice` computes that of their volume; PSNR, SSIM
   and RMSE of batch['image'] against batch['clean'].
   """
   if not terms:
@@ -49,7 +50,7 @@ def make(
     labels = batch['target']['labels']
     logits = outputs['head0']
     if logits.shape[-1] != len(CLASSES) + 1:
-      raise errors.UserError(f'task brats wants a network of 4 outputs, not {logits.shape[-1]}')
+      raise errors.UserError(f'task brats needs a network with 4 outputs, not {logits.shape[-1]}')
     found = jnp.argmax(logits, axis=-1)
     image, clean = batch['image'], batch['clean']
     return {
@@ -71,19 +72,19 @@ def make(
 
 
 def soften(outputs, temperature):
-  """Softmax at a temperature (Hinton et al. 2015): (outputs / T, {'soft': softmax(logits / T)})."""
-  cooler = jax.tree.map(lambda logits: logits / temperature, outputs)
-  return cooler, {'soft': jax.nn.softmax(cooler['head0'])}
+  """Returns (outputs / T, {'soft': softmax(logits / T)}) (Hinton et al. 2015)."""
+  scaled = jax.tree.map(lambda logits: logits / temperature, outputs)
+  return scaled, {'soft': jax.nn.softmax(scaled['head0'])}
 
 
 def logit_scale(logits: Array) -> Array:
-  """Mean over the pixels of the largest logit minus the second largest, [b]."""
+  """Returns the mean over pixels of the largest logit minus the second largest, [b]."""
   top = jax.lax.top_k(logits, 2)[0]
   return jnp.mean(top[..., 0] - top[..., 1], axis=tuple(range(1, logits.ndim - 1)))
 
 
 def scaled_dice(outputs, batch) -> Array:
-  """The Dice loss of logits divided by `logit_scale`, which is held constant.
+  """Returns the Dice loss of logits divided by `logit_scale`, which is held constant.
 
   A network distilled at temperature T has logits that are about T times too large; where its
   softmax is exactly 0 or 1, the Dice loss has no gradient (Carlini and Wagner 2016). This loss is
@@ -96,13 +97,13 @@ def scaled_dice(outputs, batch) -> Array:
 
 
 def target_dice(outputs, batch) -> Array:
-  """The Dice loss towards label 1 everywhere; it goes down as the attack gets its way."""
+  """Returns the Dice loss towards label 1 everywhere, which targeted attacks minimise."""
   labels = jnp.full_like(batch['target']['labels'], WANTED)
   return segmentation.dice(outputs, {'target': {'labels': labels}})
 
 
 def diagnostics(outputs) -> dict[str, Array]:
-  """`segmentation.diagnostics`, and '_logit_scale', which tells of temperature."""
+  """Returns `segmentation.diagnostics` and '_logit_scale', which grows with the temperature."""
   return {
     **segmentation.diagnostics(outputs),
     '_logit_scale': logit_scale(outputs['head0']),

@@ -19,11 +19,11 @@ TERMS = ('heat', 'offset_x', 'offset_y')
 
 
 class TargetMaps(NamedTuple):
-  """What the maps of a point should be around it, each [b, h, w, n]."""
+  """The targets of a point's maps, each [b, h, w, n]."""
 
-  mask: Array  # 1 closer than the radius
-  gauss: Array  # exp(-d^2 / (2 radius^2)) there, 0 elsewhere
-  offset_x: Array  # from the pixel to the point, in radii, there
+  mask: Array  # 1 closer to the point than the radius
+  gauss: Array  # exp(-d^2 / (2 radius^2)) in the mask, 0 elsewhere
+  offset_x: Array  # in the mask: from the pixel to the point, in radii
   offset_y: Array
 
 
@@ -35,34 +35,37 @@ def make(
   legacy_targets: bool = False,
   units: str = 'L2 norm of the change of the image, whose values are in [-1, 1]',
 ) -> types.Task:
-  """Images [b, h, w, c]; targets 'landmarks' [b, n, 2] and 'scale' [b, 2], mm per pixel.
+  """Returns the task of n landmarks on images [b, h, w, c].
 
-  The module's outputs are {'heat' (logits), 'offset_x', 'offset_y': [b, h, w, n]}. `radius` 0 is a
-  twentieth of the longer side. Losses, per example: 'heat', half of 1 - Dice of the heat with the
-  mask (mean over landmarks), 'offset_x' and 'offset_y', mean |error| within the masks. Objectives:
-  'loss', their sum, which every network is attacked with; 'bce', where the heat's term is twice the
-  cross-entropy with the Gaussian; and 'heat', 'offset' alone. Metrics: MRE in mm and
-  SDR_<t>mm of the points that the maps vote for.
+  Targets: 'landmarks' [b, n, 2] and 'scale' [b, 2], mm per pixel. The module's outputs are {'heat'
+  (logits), 'offset_x', 'offset_y': [b, h, w, n]}. `radius` 0 is a twentieth of the longer side.
+  Losses, per example: 'heat', half of 1 - Dice of the heat with the mask (mean over landmarks),
+  'offset_x' and 'offset_y', mean |error| within the masks. Objectives: 'loss', their sum, for
+  attacks on every network; 'bce', where the heat's term is twice the cross-entropy with the
+  Gaussian; and 'heat', 'offset' alone. Metrics: MRE in mm and SDR_<t>mm of the points decoded by
+  votes.
 
-  `legacy_targets`: masks lie a pixel up and left of the point and are cut from the wrong side at
-  borders, as in the public code of both papers.
+  `legacy_targets`: masks lie one pixel up and left of the point and are cropped on the wrong side
+  at borders, as in the public code of both papers.
   """
   network = networks.bind(module, image_shape=image_shape)
   radius = radius or radius_of(image_shape)
   if radius < 1:
-    raise errors.UserError(f'landmarks: a radius of {radius} pixels is too small; set it')
+    raise errors.UserError(
+      f'landmarks: a radius of {radius} pixels is too small; set radius to 1 or more'
+    )
 
-  def about(outputs, batch):
+  def targets(outputs, batch):
     return target_maps(
       batch['target']['landmarks'], outputs['heat'].shape[1:3], radius=radius, legacy=legacy_targets
     )
 
   def losses(outputs, batch):
-    target = about(outputs, batch)
+    target = targets(outputs, batch)
     return {'heat': 0.5 * (1 - heat_dice(outputs['heat'], target.mask)), **offsets(outputs, target)}
 
   def cross_entropy(outputs, batch):
-    target = about(outputs, batch)
+    target = targets(outputs, batch)
     return 2 * loss_terms.binary_cross_entropy(outputs['heat'], target.gauss) + sum(
       offsets(outputs, target).values()
     )
@@ -88,7 +91,7 @@ def make(
       'loss': lambda outputs, batch: sum(losses(outputs, batch).values()),
       'bce': cross_entropy,
       'heat': lambda outputs, batch: losses(outputs, batch)['heat'],
-      'offset': lambda outputs, batch: sum(offsets(outputs, about(outputs, batch)).values()),
+      'offset': lambda outputs, batch: sum(offsets(outputs, targets(outputs, batch)).values()),
     },
     metrics=metrics,
     image_shape=tuple(image_shape),
@@ -98,51 +101,51 @@ def make(
 
 
 def radius_of(shape: tuple[int, ...]) -> int:
-  """A twentieth of the longer side of images [h, w, ...]: 10 at 200 x 160."""
+  """Returns a twentieth of the longer side of images [h, w, ...]: 10 at 200 x 160."""
   return int(0.05 * max(shape[:2]))
 
 
 def points(outputs: dict[str, Array], *, radius: int) -> Array:
-  """The landmarks [b, n, 2] that the maps vote for."""
+  """Returns the landmarks [b, n, 2] that the maps predict, see `metrics.landmarks.vote`."""
   return landmarks.vote(outputs['heat'], outputs['offset_x'], outputs['offset_y'], radius=radius)
 
 
 def target_maps(
   where: Array, grid: tuple[int, int], *, radius: int, legacy: bool = False
 ) -> TargetMaps:
-  """Targets around the pixels nearest to points [b, n, 2] on a grid of (h, w)."""
-  apart, to_go, near = [], [], []
+  """Returns the targets around the pixels nearest to points [b, n, 2] on a grid of (h, w)."""
+  distance, offset, near = [], [], []
   for axis in (0, 1):
     pixel = jnp.arange(grid[1 - axis], dtype=jnp.float32)[None, :, None]
     centre = where[:, None, :, axis]
     if legacy:
       centre = jnp.trunc(centre)
       place = pixel - jnp.maximum(centre - radius, 0)
-      apart.append(place + 1 - radius)
-      to_go.append((radius - place) / radius)
+      distance.append(place + 1 - radius)
+      offset.append((radius - place) / radius)
       near.append((place >= 0) & (place < 2 * radius) & (pixel < centre + radius))
     else:
       centre = jnp.round(centre)
-      apart.append(pixel - centre)
-      to_go.append((centre - pixel) / radius)
+      distance.append(pixel - centre)
+      offset.append((centre - pixel) / radius)
       near.append(jnp.ones_like(pixel, bool))
   across = lambda value: value[:, None]  # [b, w, n] -> [b, 1, w, n]
   down = lambda value: value[:, :, None]
-  square = across(apart[0]) ** 2 + down(apart[1]) ** 2
+  square = across(distance[0]) ** 2 + down(distance[1]) ** 2
   mask = ((square < radius**2) & across(near[0]) & down(near[1])).astype(jnp.float32)
   gauss = jnp.exp(-square / (2 * radius**2)) * mask
-  return TargetMaps(mask, gauss, across(to_go[0]) * mask, down(to_go[1]) * mask)
+  return TargetMaps(mask, gauss, across(offset[0]) * mask, down(offset[1]) * mask)
 
 
 def heat_dice(logits: Array, mask: Array) -> Array:
-  """Dice of the probabilities with the masks, without smoothing, mean over landmarks, [b]."""
+  """Returns the Dice of probabilities and masks, unsmoothed, mean over landmarks, [b]."""
   probability = jax.nn.sigmoid(logits)
   both = jnp.sum(probability * mask, axis=(1, 2))
   return jnp.mean(2 * both / (jnp.sum(probability, axis=(1, 2)) + mask.sum((1, 2)) + 1e-8), axis=-1)
 
 
 def offsets(outputs: dict[str, Array], target: TargetMaps) -> dict[str, Array]:
-  """Mean |predicted - true| within the masks of all landmarks, {'offset_x', 'offset_y': [b]}."""
+  """Returns mean |predicted - true| in the masks of all landmarks, 'offset_x', 'offset_y' [b]."""
   count = jnp.maximum(target.mask.sum((1, 2, 3)), 1.0)
   return {
     name: jnp.sum(jnp.abs(outputs[name] - getattr(target, name)) * target.mask, axis=(1, 2, 3))
@@ -152,7 +155,7 @@ def offsets(outputs: dict[str, Array], target: TargetMaps) -> dict[str, Array]:
 
 
 def diagnostics(outputs: dict[str, Array]) -> dict[str, Array]:
-  """Share of the pixels whose float32 probability is exactly 0 or 1."""
+  """Returns the share of the pixels whose float32 probability is exactly 0 or 1."""
   probability = jax.nn.sigmoid(outputs['heat'])
   ends = (probability == 0) | (probability == 1)
   return {'_saturated': jnp.mean(ends.astype(jnp.float32), axis=(1, 2, 3))}

@@ -1,4 +1,4 @@
-"""Turns a linen module into the pure functions a task is made of."""
+"""Pure functions of a linen module, of which tasks are made."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,17 +13,19 @@ PyTree = Any
 
 
 class Network(NamedTuple):
+  """A linen module as pure functions."""
+
   init: Callable[[jax.Array], PyTree]  # key -> variables
   predict: Callable[[PyTree, jax.Array], PyTree]  # (variables, image) -> outputs
   forward: Callable[..., tuple[PyTree, PyTree]]  # (variables, image, key) -> (outputs, state)
 
 
 def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
-  """`module(image, train=...)` as pure functions.
+  """Returns `module(image, train=...)` as pure functions.
 
   `predict` runs in inference mode and writes nothing. `forward` runs in training mode and returns
-  the updated non-parameter collections (batch statistics); `key` feeds dropout. Outputs are float32
-  whatever the module computes in.
+  the updated non-parameter collections (batch statistics); `key` is that of dropout. Outputs are
+  float32 for any dtype of the module.
   """
 
   def init(key):
@@ -32,11 +34,11 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
     key = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl='unsafe_rbg')
     return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
-  # Drawing weights runs once, so its program is compiled fast rather than made fast.
+  # Initialisation runs once, so compile time matters more than run time.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   compiled = jax.jit(init, compiler_options=options)
 
-  @jax.jit  # traced once per shape, whatever the number of programs it becomes a part of
+  @jax.jit  # traced once per shape, however many programs contain it
   def predict(variables, image):
     return _float32(module.apply(variables, image, train=False))
 
@@ -50,13 +52,13 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
     )
     return _float32(outputs), dict(state)
 
-  # Inside somebody's jit the options have no place, and that program is theirs.
-  start = lambda key: (init if isinstance(key, jax.core.Tracer) else compiled)(key)
-  return Network(start, predict, forward)
+  # Compiler options cannot be given inside an enclosing jit.
+  init_fast = lambda key: (init if isinstance(key, jax.core.Tracer) else compiled)(key)
+  return Network(init_fast, predict, forward)
 
 
 def bind_without_losses(module: nn.Module, *, image_shape: tuple[int, ...]) -> types.Task:
-  """The task of a network that answers nothing by itself: no losses, objectives or metrics."""
+  """Returns the task of a network without losses, objectives and metrics."""
   network = bind(module, image_shape=tuple(image_shape))
   return types.Task(
     init=network.init,

@@ -1,4 +1,4 @@
-"""Nodule or false candidate: class losses with and without evidence, and the pre-training.
+"""Classification of nodules and false candidates: evidential or cross-entropy, and pre-training.
 
 Liu et al. 2020, 'No Surprises: training robust lung nodule detection for low-dose CT scans by
 augmenting with adversarial attacks', sections 3.1 and 3.2.
@@ -24,22 +24,24 @@ def make(
   anneal: float = 0.0,
   units: str = 'fraction of the window of Hounsfield units',
 ) -> types.Task:
-  """Patches [b, *spatial, c] in [0, 1]; batch['target'] has 'target' [b], 1 for a nodule and 0 for
-  none, and, for loss='segmentation', 'soft' [b, *spatial, 1], the nodule's mask in [0, 1], and
-  'has_mask' [b]: nodules without one count nothing there.
+  """Returns the task on patches [b, *spatial, c] in [0, 1].
+
+  batch['target'] has 'target' [b], 1 for a nodule and 0 for none, and, for loss='segmentation',
+  'soft' [b, *spatial, 1], the nodule's mask in [0, 1], and 'has_mask' [b]: nodules without a mask
+  have no loss there.
 
   The module's outputs are {'logits': [b, 2]} (against a nodule, for it) and, for 'segmentation',
   {'segmentation': [b, *spatial, 1]}. Losses per example:
 
   - 'beta': 'evidence' and lambda times 'divergence', see `metrics.evidence`. lambda rises from 0 to
-    1 while the first `anneal` of the training is done (Sensoy et al. 2018: 10 epochs), as
-    batch['progress'] tells; it is 1 with anneal=0 and wherever there is no training;
+    1 over the first `anneal` of the training, read from batch['progress'] (Sensoy et al. 2018: 10
+    epochs); it is 1 with anneal=0 and outside of training;
   - 'ce': binary cross-entropy of the sigmoid of the difference of both logits;
-  - 'segmentation': 'dice' and 'bce' of the mask, the classifier being left as it is.
+  - 'segmentation': 'dice' and 'bce' of the mask; the classifier is not trained.
 
-  Networks of all three have the same parameters, each can start from another. Objectives: 'loss'
-  (the task's own with lambda 1), 'ce', 'beta', 'confidence' (|target - confidence|); where
-  'segmentation' is trained, 'loss' and 'dice'. Metrics: 'confidence' in a nodule, a / S or the
+  All three have the same parameters, so that each can start from another. Objectives: 'loss' (the
+  task's own with lambda 1), 'ce', 'beta', 'confidence' (|target - confidence|); with
+  loss='segmentation' 'loss' and 'dice'. Metrics: 'confidence' in a nodule, a / S or the
   sigmoid, 'correct' at confidence 1/2, 'entropy' of the confidence in bits and, for 'beta',
   'uncertainty', 2 / S; for 'segmentation' the 'DICE' of the mask alone.
   """
@@ -56,8 +58,8 @@ def make(
     return found
 
   own = lambda outputs, batch: sum(terms(outputs, batch).values())
-  belief = beta_confidence if loss == 'beta' else cross_confidence
-  distance = lambda outputs, batch: jnp.abs(_label(batch) - belief(outputs))
+  confidence_of = beta_confidence if loss == 'beta' else cross_confidence
+  distance = lambda outputs, batch: jnp.abs(_label(batch) - confidence_of(outputs))
   classes = {
     'loss': own,
     'ce': lambda outputs, batch: _cross_entropy(outputs, batch)['ce'],
@@ -67,7 +69,7 @@ def make(
   masks = {'loss': own, 'dice': lambda outputs, batch: _segmentation(outputs, batch)['dice']}
 
   def metrics(outputs, batch):
-    p, label = belief(outputs), _label(batch)
+    p, label = confidence_of(outputs), _label(batch)
     found = {
       'confidence': p,
       'correct': ((p > 0.5) == (label > 0.5)).astype(jnp.float32),
@@ -91,17 +93,19 @@ def make(
     metrics=mask_metrics if segments else metrics,
     image_shape=tuple(image_shape),
     units=units,
-    diagnostics=(lambda outputs: {}) if segments else (lambda outputs: _saturated(belief(outputs))),
+    diagnostics=(lambda outputs: {})
+    if segments
+    else (lambda outputs: _saturated(confidence_of(outputs))),
   )
 
 
 def beta_confidence(outputs) -> Array:
-  """a / S, [b]: the confidence of networks trained with 'beta'."""
+  """Returns a / S, [b], the confidence of networks trained with 'beta'."""
   return evidence.confidence(evidence.from_logits(outputs['logits']))
 
 
 def cross_confidence(outputs) -> Array:
-  """The sigmoid of the difference of both logits, [b]: that of networks trained with 'ce'."""
+  """Returns the sigmoid of the logits' difference, [b], the confidence with loss 'ce'."""
   return jax.nn.sigmoid(_difference(outputs))
 
 
@@ -140,5 +144,5 @@ def _bits(p):
 
 
 def _saturated(confidence):
-  """1 where the float32 confidence is exactly 0 or 1."""
+  """Returns 1 where the float32 confidence is exactly 0 or 1."""
   return {'_saturated': ((confidence == 0) | (confidence == 1)).astype(jnp.float32)}

@@ -1,4 +1,4 @@
-"""Objects in boxes by YOLOv5 (version 6.1), as Ma & Liang 2022 train, attack and measure it.
+"""Object detection by YOLOv5 (version 6.1), as Ma & Liang 2022 train, attack and measure it.
 
 Boxes are (x1, y1, x2, y2) in pixels of the image.
 """
@@ -35,17 +35,18 @@ def make(
   match: str = 'coco',
   units: str = 'L2 norm of the change of the image, whose values are in [0, 1]',
 ) -> types.Task:
-  """Images [b, h, w, 3]; targets 'boxes' [b, m, 4], 'classes' [b, m] and 'mask' [b, m].
+  """Returns the task on images [b, h, w, 3].
 
-  The module's outputs are {'p8', 'p16', 'p32': [b, h / s, w / s, 3, 5 + classes]}. Losses, per
-  example: 'box', 1 - CIoU of its own positives, 'obj', cross-entropy of all its cells with the
+  Targets: 'boxes' [b, m, 4], 'classes' [b, m] and 'mask' [b, m]. The module's outputs are {'p8',
+  'p16', 'p32': [b, h / s, w / s, 3, 5 + classes]}. Losses, per example: 'box', 1 - CIoU of its own
+  positives, 'obj', cross-entropy of all its cells with the
   positives' CIoU, 'cls', cross-entropy of its positives, with the published gains at `train_size`,
   the side of a training image (the published loss is their sum times the batch). The coupled losses
   take the mean over the positives of the batch. Objectives: 'loss', the sum, and each term.
 
-  Metrics, by suppression at an IoU of 0.5: IOU, the mean over the image's labels of
-  `average_precision.label_ious` (0 where nothing was found), IOU_found, the same where anything
-  was, else nan (the authors' reading). By suppression at 0.6 the columns of `matching`.
+  Metrics, with NMS at an IoU of 0.5: IOU, the mean over the image's labels of
+  `average_precision.label_ious` (0 without detections), and IOU_found, the same but nan without
+  detections (the authors' reading). With NMS at 0.6: the columns of `matching`.
   """
   network = networks.bind(module, image_shape=image_shape)
   count = len(classes)
@@ -53,7 +54,7 @@ def make(
 
   def losses(outputs, batch):
     sums = positive_sums(outputs, batch['target'])
-    return _gained(gains, _means(sums), objectness(outputs, batch['target']))
+    return _apply_gains(gains, _means(sums), objectness(outputs, batch['target']))
 
   def coupled(outputs, batch):
     sums = positive_sums(outputs, batch['target'])
@@ -61,7 +62,7 @@ def make(
       name: parallel.coupled(lambda total, n=name: _means(total)[n], sums, batch['mask'])
       for name in ('box', 'cls')
     }
-    return _gained(gains, joint, objectness(outputs, batch['target']))
+    return _apply_gains(gains, joint, objectness(outputs, batch['target']))
 
   def metrics(outputs, batch):
     target = batch['target']
@@ -96,13 +97,13 @@ def make(
   )
 
 
-def _gained(gains, means, objects):
+def _apply_gains(gains, means, objects):
   terms = {**means, 'obj': objects}
   return {name: gains[name] * terms[name] for name in TERMS}
 
 
 def _means(sums):
-  """Sums over positives [..., strides] to the sum over strides of their means."""
+  """Turns sums over positives [..., strides] into the sum over strides of their means."""
   count = jnp.maximum(sums['count'], 1.0)
   return {name: jnp.sum(sums[name] / count, axis=-1) for name in ('box', 'cls')}
 
@@ -112,27 +113,27 @@ def _binary(logits, target):
 
 
 def _positives(outputs, target, stride):
-  """Candidates of one grid with what the network says of them: (candidates, CIoU, classes)."""
+  """Returns (candidates of one grid, CIoU of the predicted boxes, predicted class logits)."""
   raw = outputs[f'p{stride}']
   sizes = LEVELS[stride][0]
   found = anchors.assign(
     target['boxes'], target['mask'], grid=raw.shape[1:3], stride=stride, anchors=sizes
   )
   pick = lambda grid, at: grid[at.row, at.column, at.anchor]
-  mine = jax.vmap(pick)(raw, found)  # [b, k, 5 + classes]
+  picked = jax.vmap(pick)(raw, found)  # [b, k, 5 + classes]
   cell = jnp.stack([found.column, found.row], axis=-1).astype(raw.dtype)
   predicted = anchors.decode_cells(
-    mine, cell, jnp.asarray(sizes, raw.dtype)[found.anchor], stride=stride
+    picked, cell, jnp.asarray(sizes, raw.dtype)[found.anchor], stride=stride
   )
   true = jnp.take_along_axis(target['boxes'], found.box[..., None], axis=1)
-  # Padding has no box that a gradient could be taken at.
+  # The box of padding may have no area, where the gradient is undefined.
   unit = jnp.asarray([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4)
   overlap = geometry.ciou(predicted, jnp.where(found.mask[..., None], true, unit))
-  return found, overlap, mine[..., 5:]
+  return found, overlap, picked[..., 5:]
 
 
 def positive_sums(outputs: dict[str, Array], target: dict[str, Array]) -> dict[str, Array]:
-  """Per example and stride, [b, 3]: sums over the positives and their 'count'."""
+  """Returns sums over the positives and their 'count', per example and stride, [b, 3]."""
   found = {'box': [], 'cls': [], 'count': []}
   for stride in LEVELS:
     at, overlap, logits = _positives(outputs, target, stride)
@@ -146,9 +147,9 @@ def positive_sums(outputs: dict[str, Array], target: dict[str, Array]) -> dict[s
 
 
 def objectness(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
-  """Weighted sum over strides of the mean cross-entropy of all cells with their positives' CIoU.
+  """Returns the weighted sum over strides of the mean cross-entropy of all cells, [b].
 
-  Where a cell answers for several boxes, the largest CIoU counts. [b]
+  The target of a cell is the CIoU of its positives, the largest one if there are several boxes.
   """
   value = 0.0
   for stride, (_, weight) in LEVELS.items():
@@ -156,8 +157,8 @@ def objectness(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
     overlap = jnp.where(at.mask, jnp.maximum(jax.lax.stop_gradient(overlap), 0), 0.0)
     logits = outputs[f'p{stride}'][..., 4]
 
-    def place(grid, at, height):
-      return grid.at[at.row, at.column, at.anchor].max(height)
+    def place(grid, at, value):
+      return grid.at[at.row, at.column, at.anchor].max(value)
 
     wanted = jax.vmap(place)(jnp.zeros_like(logits), at, overlap)
     value = value + weight * jnp.mean(_binary(logits, wanted), axis=(1, 2, 3))
@@ -167,7 +168,7 @@ def objectness(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
 def detect(
   outputs: dict[str, Array], *, confidence: float, iou_threshold: float, max_detections: int
 ) -> geometry.Detections:
-  """What is found in every image, leaves [b, max_detections, ...]; see `boxes.nms`."""
+  """Returns the detections of every image, leaves [b, max_detections, ...]; see `geometry.nms`."""
   found, scores = [], []
   for stride, (sizes, _) in LEVELS.items():
     raw = outputs[f'p{stride}']
@@ -185,7 +186,7 @@ def detect(
 
 
 def diagnostics(outputs: dict[str, Array]) -> dict[str, Array]:
-  """Share of the objectness and class probabilities that are exactly 0 or 1 in float32."""
+  """Returns the share of objectness and class probabilities that are exactly 0 or 1 in float32."""
   flat = [outputs[f'p{s}'][..., 4:].reshape(len(outputs[f'p{s}']), -1) for s in LEVELS]
   probability = jax.nn.sigmoid(jnp.concatenate(flat, axis=-1))
   ends = (probability == 0) | (probability == 1)

@@ -1,8 +1,8 @@
-"""Boxes of nodules by anchors: a region proposal network in any number of spatial axes.
+"""A region proposal network for nodules: anchors in any number of spatial axes.
 
 Ren et al. 2015, as DeepLung (Zhu et al. 2018) trains its detector: cubic anchors of 5, 10 and
-20 mm, cross-entropy with the hardest negatives, smooth L1 on the boxes; Liu et al. 2020 put the
-same on their candidate network.
+20 mm, cross-entropy with hard negative mining, smooth L1 on the boxes; Liu et al. 2020 use the
+same for their candidate network.
 """
 
 import functools
@@ -19,8 +19,8 @@ from robustmed.tasks import networks
 
 Array = jax.Array
 SIDES = (5.0, 10.0, 20.0)  # mm
-POSITIVE, NEGATIVE = 0.5, 0.02  # overlaps; between both an anchor is neither
-HARD = 32  # negatives that count, per example
+POSITIVE, NEGATIVE = 0.5, 0.02  # IoU thresholds; in between an anchor is ignored
+HARD = 32  # hardest negatives that are kept, per example
 
 
 class Proposals(NamedTuple):
@@ -32,11 +32,11 @@ class Proposals(NamedTuple):
 
 
 class Matched(NamedTuple):
-  """What the anchors of one image should say."""
+  """The targets of the n anchors of one image."""
 
   positive: Array  # [n] bool
   negative: Array  # [n] bool
-  centre: Array  # [n, rank] of the nodule that a positive anchor stands for
+  centre: Array  # [n, rank] of the nodule assigned to a positive anchor
   side: Array  # [n]
 
 
@@ -49,15 +49,15 @@ def make(
   hard: int = HARD,
   units: str = 'fraction of the window of Hounsfield units',
 ) -> types.Task:
-  """Images [b, *spatial, c] with cells of `spacing` mm; targets as in task blobs.
+  """Returns the task on images [b, *spatial, c] with cells of `spacing` mm.
 
-  The module's outputs have 'boxes' [b, *coarse, anchors, 1 + rank + k]: a logit, the offset of the
-  centre in sides of the anchor, and the logarithms of k sizes over that side, k being rank or 1
-  (cubes). Losses: 'score', half the mean cross-entropy of the positive anchors plus half that of
-  the `hard` worst negative ones; 'box', smooth L1 summed over the numbers, mean over the positive.
-  Objectives: both, 'loss' their sum. Metrics: 'found', the share of nodules with a
-  positive anchor above 1/2 (1 without nodules); 'false_peak', the highest probability of a
-  negative anchor.
+  Targets as in task blobs. The module's outputs have 'boxes' [b, *coarse, anchors, 1 + rank + k]: a
+  logit, the offset of the centre in sides of the anchor, and the logarithms of k sizes over that
+  side, k being rank or 1 (cubes). Losses: 'score', half the mean cross-entropy of the positive
+  anchors plus half that of the `hard` worst negative ones; 'box', smooth L1 summed over the
+  numbers, mean over the positive. Objectives: both, 'loss' their sum. Metrics: 'found', the share
+  of nodules with a positive anchor above 1/2 (1 without nodules); 'false_peak', the highest
+  probability of a negative anchor.
   """
   network = networks.bind(module, image_shape=image_shape)
   grid = tuple(image_shape[:-1])
@@ -77,24 +77,24 @@ def make(
     return boxes.reshape(len(boxes), -1, boxes.shape[-1])
 
   def losses(outputs, batch):
-    told = flat(outputs)
-    aim, centre, side = matched(outputs, batch['target'])
+    predicted = flat(outputs)
+    target, centre, side = matched(outputs, batch['target'])
     return {
-      'score': score_loss(told[..., 0], aim, hard=hard),
-      'box': box_loss(told[..., 1:], aim, centre, side),
+      'score': score_loss(predicted[..., 0], target, hard=hard),
+      'box': box_loss(predicted[..., 1:], target, centre, side),
     }
 
   def metrics(outputs, batch):
-    aim, _, _ = matched(outputs, batch['target'])
+    target, _, _ = matched(outputs, batch['target'])
     p, goal = jax.nn.sigmoid(flat(outputs)[..., 0]), batch['target']
-    own = jnp.all(aim.centre[:, :, None] == goal['centre'][:, None], axis=-1)
-    sure = (aim.positive & (p > 0.5))[..., None] & own
+    own = jnp.all(target.centre[:, :, None] == goal['centre'][:, None], axis=-1)
+    sure = (target.positive & (p > 0.5))[..., None] & own
     there = goal['diameter'] > 0
     count = there.sum(1)
     hits = jnp.sum(jnp.any(sure, axis=1) & there, axis=1)
     return {
       'found': jnp.where(count > 0, hits / jnp.maximum(count, 1), 1.0),
-      'false_peak': jnp.max(jnp.where(aim.negative, p, 0.0), axis=1),
+      'false_peak': jnp.max(jnp.where(target.negative, p, 0.0), axis=1),
     }
 
   pick = lambda name: lambda outputs, batch: losses(outputs, batch)[name]
@@ -115,8 +115,10 @@ def make(
 
 
 def anchors(coarse: tuple[int, ...], grid: tuple[int, ...], sides) -> tuple[Array, Array]:
-  """Centres [n, rank] and sides [n] of all anchors in cells of the image, the sides running
-  fastest; those of a coarse cell lie in the middle of the cells that it covers."""
+  """Returns the centres [n, rank] and sides [n] of all anchors, in cells of the image.
+
+  Sides vary fastest. The centre of a coarse cell is the middle of the cells that it covers.
+  """
   axes = [
     (jnp.arange(n, dtype=jnp.float32) + 0.5) * (m / n) - 0.5
     for n, m in zip(coarse, grid, strict=True)
@@ -126,10 +128,11 @@ def anchors(coarse: tuple[int, ...], grid: tuple[int, ...], sides) -> tuple[Arra
 
 
 def match(centre: Array, side: Array, where: Array, diameter: Array) -> Matched:
-  """Anchors [n] to nodules [m] of one image, padding having a diameter of 0 or less.
+  """Returns the targets of anchors [n] for nodules [m] of one image; padding: diameter 0 or less.
 
-  Positive are those whose cube overlaps a nodule's by `POSITIVE`, and of every nodule the first of
-  its best ones; negative the others that overlap none by `NEGATIVE`.
+  Anchors are positive with an IoU of `POSITIVE` with a nodule's cube; for every nodule so is the
+  first of its best anchors. The others are negative if their IoU with all nodules is below
+  `NEGATIVE`.
   """
   there = diameter > 0
   overlap = volume_boxes.iou(
@@ -148,39 +151,42 @@ def match(centre: Array, side: Array, where: Array, diameter: Array) -> Matched:
   )
 
 
-def score_loss(logits: Array, aim: Matched, *, hard: int) -> Array:
-  """Half of both means, [b]; an image without positive anchors has the negative half alone."""
+def score_loss(logits: Array, target: Matched, *, hard: int) -> Array:
+  """Returns half the mean over positive anchors plus half that over the hardest negatives, [b].
+
+  Without positive anchors only the second half is left.
+  """
   yes, no = (jax.nn.softplus(sign * logits) for sign in (-1, 1))
-  count = jnp.maximum(aim.positive.sum(1), 1)
-  positive = jnp.sum(jnp.where(aim.positive, yes, 0.0), axis=1) / count
-  worst = jax.lax.top_k(jnp.where(aim.negative, no, 0.0), min(hard, logits.shape[1]))[0]
-  counted = jnp.clip(aim.negative.sum(1), 1, worst.shape[1])
+  count = jnp.maximum(target.positive.sum(1), 1)
+  positive = jnp.sum(jnp.where(target.positive, yes, 0.0), axis=1) / count
+  worst = jax.lax.top_k(jnp.where(target.negative, no, 0.0), min(hard, logits.shape[1]))[0]
+  counted = jnp.clip(target.negative.sum(1), 1, worst.shape[1])
   return 0.5 * positive + 0.5 * jnp.sum(worst, axis=1) / counted
 
 
-def box_loss(told: Array, aim: Matched, centre: Array, side: Array) -> Array:
-  """Smooth L1 of the numbers [b, n, rank + k] of the positive anchors, [b]."""
+def box_loss(predicted: Array, target: Matched, centre: Array, side: Array) -> Array:
+  """Returns the smooth L1 loss of `predicted` [b, n, rank + k] at positive anchors, [b]."""
   rank = centre.shape[-1]
-  offset = (aim.centre - centre[None]) / side[None, :, None]
-  scale = jnp.log(aim.side / side[None])[..., None]
-  apart = jnp.concatenate([told[..., :rank] - offset, told[..., rank:] - scale], axis=-1)
-  each = jnp.sum(loss_terms.smooth_absolute(apart), axis=-1)
-  count = jnp.maximum(aim.positive.sum(1), 1)
-  return jnp.sum(jnp.where(aim.positive, each, 0.0), axis=1) / count
+  offset = (target.centre - centre[None]) / side[None, :, None]
+  scale = jnp.log(target.side / side[None])[..., None]
+  parts = [predicted[..., :rank] - offset, predicted[..., rank:] - scale]
+  each = jnp.sum(loss_terms.smooth_absolute(jnp.concatenate(parts, axis=-1)), axis=-1)
+  count = jnp.maximum(target.positive.sum(1), 1)
+  return jnp.sum(jnp.where(target.positive, each, 0.0), axis=1) / count
 
 
 @functools.partial(jax.jit, static_argnames=('grid', 'sides', 'limit'))
 def decode(boxes: Array, *, grid: tuple[int, ...], sides: tuple[float, ...], limit: int):
-  """The `limit` best `Proposals` of outputs 'boxes' for images of `grid`; sides in cells."""
+  """Returns the `limit` best `Proposals` of outputs 'boxes' on a `grid`; sides in cells."""
   centre, side = anchors(boxes.shape[1:-2], grid, sides)
   rank = len(grid)
-  told = boxes.reshape(len(boxes), -1, boxes.shape[-1])
-  logit, which = jax.lax.top_k(told[..., 0], min(limit, told.shape[1]))
-  told = jnp.take_along_axis(told, which[..., None], axis=1)
+  flat = boxes.reshape(len(boxes), -1, boxes.shape[-1])
+  logit, which = jax.lax.top_k(flat[..., 0], min(limit, flat.shape[1]))
+  flat = jnp.take_along_axis(flat, which[..., None], axis=1)
   centre, side = centre[which], side[which][..., None]
-  scale = jnp.broadcast_to(told[..., 1 + rank :], centre.shape)
+  scale = jnp.broadcast_to(flat[..., 1 + rank :], centre.shape)
   return Proposals(
-    centre=centre + told[..., 1 : 1 + rank] * side,
+    centre=centre + flat[..., 1 : 1 + rank] * side,
     size=side * jnp.exp(jnp.minimum(scale, 4.0)),
     score=jax.nn.sigmoid(logit),
   )

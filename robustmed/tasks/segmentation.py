@@ -26,17 +26,19 @@ def make(
   classes: Sequence[str],
   units: str = 'standard deviations of the image (z-scores)',
 ) -> types.Task:
-  """Images [b, *spatial, c]; target 'labels' [b, *spatial] int: 0 background, k the k-th of
-  `classes`, -1 outside of the scan, which counts as background. Where a target 'soft' [b, *spatial,
-  1 + len(classes)] stands beside it, losses and objectives follow those probabilities.
+  """Returns the segmentation task on images [b, *spatial, c].
+
+  Target: 'labels' [b, *spatial] int, 0 background, k the k-th of `classes`, -1 outside of the scan,
+  which counts as background. With a target 'soft' [b, *spatial, 1 + len(classes)] as well, losses
+  and objectives use these probabilities.
 
   The module's outputs are {'head0': [b, *spatial, 1 + len(classes)] logits, 'head1': the same on a
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
   example; the coupled losses have one Dice for the whole batch, as nnU-Net trains in 2D.
   Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
-  Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI),
-  their best _DICE_max (what the authors' margins ask for), and the
-  counts _tp<k>, _fp<k>, _fn<k>, from which `slice_sets.tvdi` reads the TVDI of a set of examples.
+  Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), their
+  maximum _DICE_max (the criterion of the authors' margins), and the counts _tp<k>, _fp<k>, _fn<k>,
+  from which `slice_sets.tvdi` computes the TVDI of a set of examples.
   """
   classes = tuple(classes)
   network = networks.bind(module, image_shape=image_shape)
@@ -75,7 +77,7 @@ def make(
 
 
 def head_weights(num_heads: int) -> tuple[float, ...]:
-  """2^-i for head i, 0 for the coarsest one (unless it is alone), with sum 1."""
+  """Returns 2^-i for head i, 0 for the coarsest one (unless it is alone), with sum 1."""
   raw = [2.0**-i for i in range(num_heads)]
   if num_heads > 1:
     raw[-1] = 0.0
@@ -83,15 +85,15 @@ def head_weights(num_heads: int) -> tuple[float, ...]:
 
 
 def _heads(outputs):
-  """Logits from the finest grid down."""
+  """Returns the logits, the finest grid first."""
   return [outputs[f'head{i}'] for i in range(len(outputs))]
 
 
 def one_hot(labels: Array, like: Array) -> Array:
-  """Labels [b, *spatial] on the grid of `like` [b, *coarse, k], one-hot and nearest-neighbour.
+  """Returns labels [b, *spatial] one-hot on the grid of `like` [b, *coarse, k], nearest-neighbour.
 
-  The cell of a coarse pixel is the one its centre falls on, the higher of the two middle ones, as
-  skimage's order 0 has it. -1 becomes background.
+  A coarse pixel takes the cell at its centre, of two middle ones the higher, as in skimage's order
+  0. -1 becomes background.
   """
   factors = [n // m for n, m in zip(labels.shape[1:], like.shape[1:-1], strict=True)]
   labels = labels[(slice(None), *(slice(f // 2, None, f) for f in factors))]
@@ -100,7 +102,7 @@ def one_hot(labels: Array, like: Array) -> Array:
 
 
 def truth(batch: types.Batch, logits: Array) -> Array:
-  """The target as probabilities on the grid of `logits`: 'soft' if there is one, else one-hot."""
+  """Returns the target as probabilities on the grid of `logits`: 'soft' if given, else one-hot."""
   soft = batch['target'].get('soft')
   if soft is None:
     return one_hot(batch['target']['labels'], logits)
@@ -110,7 +112,7 @@ def truth(batch: types.Batch, logits: Array) -> Array:
 
 
 def _soft_terms(logits, target):
-  """Per example: mean cross-entropy [b], and per foreground class the overlap and both sizes."""
+  """Returns the mean cross-entropy [b], and overlap and sizes [b, classes] of the foreground."""
   space = tuple(range(1, logits.ndim - 1))
   log_probability = jax.nn.log_softmax(logits)
   entropy = -jnp.mean(jnp.sum(target * log_probability, axis=-1), axis=space)
@@ -120,7 +122,7 @@ def _soft_terms(logits, target):
 
 
 def _dice_loss(sums):
-  """1 - mean over classes of (2TP + 1e-5) / (2TP + FP + FN + 1e-5 + 1e-8)."""
+  """Returns 1 - mean over classes of (2TP + 1e-5) / (2TP + FP + FN + 1e-5 + 1e-8)."""
   scores = (2 * sums['overlap'] + SMOOTH) / (sums['sizes'] + SMOOTH + TINY)
   return 1 - jnp.mean(scores, axis=-1)
 
@@ -137,17 +139,17 @@ def _weighted(outputs, batch, dice_of):
 
 
 def loss_terms(outputs, batch) -> dict[str, Array]:
-  """Cross-entropy and 1 - soft Dice of each example alone (nnU-Net writes - Dice)."""
+  """Returns cross-entropy and 1 - soft Dice of each example (nnU-Net has - Dice)."""
   return _weighted(outputs, batch, _dice_loss)
 
 
 def coupled_terms(outputs, batch) -> dict[str, Array]:
-  """The same with TP, FP and FN summed over the global batch, for training on devices."""
+  """Returns the terms with TP, FP and FN summed over the global batch of all devices."""
   return _weighted(outputs, batch, lambda sums: parallel.coupled(_dice_loss, sums, batch['mask']))
 
 
 def hard_counts(logits: Array, labels: Array) -> dict[str, Array]:
-  """True positive, false positive and false negative pixels, {'tp', 'fp', 'fn': [b, classes]}."""
+  """Returns counts of true positive, false positive and false negative pixels, [b, classes]."""
   found = jnp.argmax(logits, axis=-1)[..., None] == jnp.arange(1, logits.shape[-1]).reshape(
     (1,) * (logits.ndim - 1) + (-1,)
   )
@@ -161,22 +163,25 @@ def _head0_terms(outputs, batch):
 
 
 def cross_entropy(outputs, batch) -> Array:
+  """Returns the cross-entropy of head 0, [b]."""
   return _head0_terms(outputs, batch)[0]
 
 
 def dice(outputs, batch) -> Array:
+  """Returns 1 - soft Dice of head 0, [b]."""
   return _dice_loss(_head0_terms(outputs, batch)[1])
 
 
 def head0(outputs, batch) -> Array:
+  """Returns `cross_entropy` + `dice`, [b]."""
   entropy, sums = _head0_terms(outputs, batch)
   return entropy + _dice_loss(sums)
 
 
 def margin(outputs, batch) -> Array:
-  """Mean over pixels of min(1, best wrong logit - true logit), Carlini and Wagner 2017, eq. 6.
+  """Returns the mean over pixels of min(1, best wrong logit - true logit), [b].
 
-  The cap keeps pixels that are wrong already from outweighing those that are not.
+  Carlini and Wagner 2017, eq. 6. The cap keeps misclassified pixels from outweighing the others.
   """
   logits = outputs['head0']
   target = one_hot(batch['target']['labels'], logits)
@@ -186,7 +191,7 @@ def margin(outputs, batch) -> Array:
 
 
 def diagnostics(outputs) -> dict[str, Array]:
-  """Share of the pixels whose float32 probability of one class is exactly 1."""
+  """Returns the share of the pixels whose float32 probability of one class is exactly 1."""
   top = jnp.max(jax.nn.softmax(outputs['head0']), axis=-1)
   return {'_saturated': jnp.mean((top == 1).astype(jnp.float32), axis=tuple(range(1, top.ndim)))}
 

@@ -1,4 +1,4 @@
-"""Disk shape: one network gives a contour and a segmentation (Chen et al. 2021, sections 3-5)."""
+"""Disk shape: one network for a contour and a segmentation (Chen et al. 2021, sections 3-5)."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from robustmed.tasks import networks
 
 
 def make(module: nn.Module, *, side: int) -> types.Task:
-  """The task of Chen et al. 2021: images [b, side, side, 1] in [0, 1].
+  """Returns the task of Chen et al. 2021 on images [b, side, side, 1] in [0, 1].
 
   Targets: 'contour' [b, 176, 2] (x, y) in pixels and 'mask' [b, side, side, 1] in {0, 1}. The
   module's outputs: 'contour', 'segmentation' (logits) and, if it has one, 'reconstruction'.
@@ -41,7 +41,7 @@ def make(module: nn.Module, *, side: int) -> types.Task:
 
 
 def loss_terms(outputs, batch) -> dict[str, jax.Array]:
-  """L = L_reg + L_seg (eqs. 1-3), per example; with L_rec (eq. 12) where there is one."""
+  """Returns the terms of L = L_reg + L_seg (eqs. 1-3), [b] each, and L_rec (eq. 12) if any."""
   terms = {'reg': mean_absolute(outputs, batch), 'seg': segmentation_loss(outputs, batch)}
   if 'reconstruction' in outputs:
     terms['rec'] = losses.absolute_error(outputs['reconstruction'], batch['image'])
@@ -49,29 +49,30 @@ def loss_terms(outputs, batch) -> dict[str, jax.Array]:
 
 
 def diagnostics(outputs) -> dict[str, jax.Array]:
-  """Share of the pixels whose float32 probability is exactly 0 or 1."""
+  """Returns the share of the pixels whose float32 probability is exactly 0 or 1."""
   probability = jax.nn.sigmoid(outputs['segmentation'])
   hard = (probability == 0) | (probability == 1)
   return {'_saturated': jnp.mean(hard.astype(jnp.float32), axis=(1, 2, 3))}
 
 
 def mean_absolute(outputs, batch) -> jax.Array:
+  """Returns the mean absolute error of the contour, [b]: L_reg of eq. 1."""
   return losses.absolute_error(outputs['contour'], batch['target']['contour'])
 
 
 def segmentation_loss(outputs, batch) -> jax.Array:
-  """0.5 BCE + 0.5 (1 - soft Dice), what the authors' training attack ascends."""
+  """Returns 0.5 BCE + 0.5 (1 - soft Dice), [b], the objective of the authors' training attack."""
   logits, mask = outputs['segmentation'], batch['target']['mask']
   return 0.5 * losses.binary_cross_entropy(logits, mask) + 0.5 * soft_dice_loss(outputs, batch)
 
 
 def soft_dice_loss(outputs, batch) -> jax.Array:
-  """1 - soft Dice: J_IND_seg of eq. 5."""
+  """Returns 1 - soft Dice: J_IND_seg of eq. 5."""
   return 1 - losses.soft_dice(jax.nn.sigmoid(outputs['segmentation']), batch['target']['mask'])
 
 
 def squared_contour(outputs, batch) -> jax.Array:
-  """Sum of squared coordinate differences: J_IND_reg of eq. 4."""
+  """Returns the sum of squared coordinate differences: J_IND_reg of eq. 4."""
   difference = outputs['contour'] - batch['target']['contour']
   return jnp.sum(jnp.square(difference), axis=(1, 2))
 

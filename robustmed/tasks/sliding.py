@@ -1,8 +1,8 @@
 """Sliding-window prediction of whole images, as nnU-Net deploys its networks.
 
 Isensee et al. 2021: windows half a patch apart, Gaussian weights, softmax averaged over all mirror
-images. Any number of spatial axes. `probabilities` is differentiable and one program per size of
-image; `tiles` and `stitch` stay on the host and need one program for images of any size.
+images. Any number of spatial axes. `probabilities` is differentiable and compiles once per image
+size; `tiles` and `stitch` run on the host and compile once for all sizes.
 """
 
 import itertools
@@ -23,21 +23,21 @@ Array = jax.Array
 
 
 class Tile(NamedTuple):
-  """What a network says of one window."""
+  """The outputs of a network on one window."""
 
   corner: np.ndarray  # [rank], its first cell; negative where a small image is padded
   outputs: Any  # numpy leaves without the batch axis
 
 
 def _margins(size: tuple[int, ...], patch: tuple[int, ...]) -> list[tuple[int, int]]:
-  """Cells before and after an image that is smaller than the patch, per axis."""
+  """Returns the padding before and after an image smaller than the patch, per axis."""
   if len(size) != len(patch):
     raise errors.UserError(f'a patch {tuple(patch)} does not fit images of {tuple(size)} cells')
   return [((m - n) // 2, m - n - (m - n) // 2) if m > n else (0, 0) for n, m in zip(size, patch)]
 
 
 def gaussian(patch: tuple[int, ...]) -> np.ndarray:
-  """Weights [*patch] of a window: sigma patch / 8, largest 1, zeros replaced by the smallest."""
+  """Returns Gaussian weights [*patch]: sigma patch / 8, largest 1, zeros set to the smallest."""
   peak = np.zeros(patch)
   peak[tuple(n // 2 for n in patch)] = 1
   weights = ndimage.gaussian_filter(peak, [n / 8 for n in patch], mode='constant')
@@ -46,7 +46,7 @@ def gaussian(patch: tuple[int, ...]) -> np.ndarray:
 
 
 def starts(size: tuple[int, ...], patch: tuple[int, ...], *, step: float = 0.5) -> np.ndarray:
-  """First cells of all windows, [windows, rank], at most `step` patches apart and spread evenly."""
+  """Returns the first cells of all windows, [windows, rank], at most `step` patches apart."""
   if not 0 < step <= 1:
     raise errors.UserError(f'the step of a sliding window must be in (0, 1], not {step:g}')
   axes = []
@@ -65,11 +65,11 @@ def probabilities(
   mirror: bool = True,
   checkpoint: bool = True,
 ) -> Array:
-  """Averaged softmax [b, *spatial, classes] of image [b, *spatial, c].
+  """Returns the averaged softmax [b, *spatial, classes] of image [b, *spatial, c].
 
   `network` maps windows [b, *patch, c] to logits [b, *patch, classes]; it is traced once. Images
-  smaller than the patch are padded with 0. With `checkpoint` a gradient keeps nothing of a window
-  and passes through it again, so its memory is that of one window whatever their number.
+  smaller than the patch are padded with 0. With `checkpoint` the backward pass recomputes each
+  window, so it needs the memory of one window for any number of them.
   """
   patch, rank = tuple(patch), image.ndim - 2
   margins = _margins(image.shape[1:-1], patch)
@@ -83,7 +83,7 @@ def probabilities(
   for corner in corners:
     norm[tuple(slice(a, a + m) for a, m in zip(corner, patch))] += weights * len(flips)
 
-  def turned(x, mirrored):
+  def flipped(x, mirrored):
     for axis in range(rank):
       x = jnp.where(mirrored[axis], jnp.flip(x, axis + 1), x)
     return x
@@ -91,13 +91,15 @@ def probabilities(
   def window(image, corner, mirrored):
     shape = (len(image), *patch, image.shape[-1])
     x = lax.dynamic_slice(image, (0, *corner, 0), shape)
-    return turned(jax.nn.softmax(network(turned(x, mirrored))), mirrored) * weights[None, ..., None]
+    return (
+      flipped(jax.nn.softmax(network(flipped(x, mirrored))), mirrored) * weights[None, ..., None]
+    )
 
-  once = jax.checkpoint(window) if checkpoint else window
+  one_window = jax.checkpoint(window) if checkpoint else window
 
   def add(total, place):
     corner, mirrored = place
-    part = once(image, corner, mirrored)
+    part = one_window(image, corner, mirrored)
     where = (0, *corner, 0)
     old = lax.dynamic_slice(total, where, part.shape)
     return lax.dynamic_update_slice(total, old + part, where), None
@@ -116,10 +118,10 @@ def tiles(
   step: float = 0.5,
   batch_size: int = 1,
 ) -> Iterator[Tile]:
-  """What `predict` says of the windows of one image [*spatial, c], one after the other.
+  """Yields the outputs of `predict` on the windows of one image [*spatial, c].
 
-  `predict` maps [batch_size, *patch, c] to outputs with that leading axis; the last batch is filled
-  up with copies. Images smaller than the patch are padded with 0.
+  `predict` maps [batch_size, *patch, c] to outputs with that leading axis; the last batch is padded
+  with copies. Images smaller than the patch are padded with 0.
   """
   patch, margins = tuple(patch), _margins(image.shape[:-1], patch)
   image = np.pad(image, (*margins, (0, 0)))
@@ -136,8 +138,10 @@ def tiles(
 def stitch(
   found: Iterable[tuple[np.ndarray, np.ndarray]], *, size: tuple[int, ...], patch: tuple[int, ...]
 ) -> np.ndarray:
-  """The mean [*size, c] of (corner, values [*patch, c]) of windows that cover an image, weighted as
-  in `probabilities`."""
+  """Returns the mean [*size, c] of (corner, values [*patch, c]) of windows that cover an image.
+
+  Weighted as in `probabilities`.
+  """
   weights = gaussian(tuple(patch))[..., None]
   total, norm = None, np.zeros((*size, 1), np.float32)
   for corner, values in found:
@@ -160,10 +164,10 @@ def with_sliding_window(
   step: float = 0.5,
   mirror: bool = True,
 ) -> types.Task:
-  """A segmentation task whose prediction of a whole image is the sliding window's.
+  """Returns the segmentation task with sliding-window prediction of whole images.
 
-  Its one head holds log-probabilities, so that losses, objectives and metrics stay what they are.
-  For evaluation and attacks; training goes on with `task` itself.
+  Its one head holds log-probabilities, so that losses, objectives and metrics are unchanged. For
+  evaluation and attacks; `task` itself is for training.
   """
 
   @jax.jit

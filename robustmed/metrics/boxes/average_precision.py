@@ -2,13 +2,13 @@
 
 Two families, which differ in matching and in interpolation:
 
-- 'coco' (Lin et al. 2014, as pycocotools counts): at each threshold every detection, the most
-  confident first, takes the free label of its class that it overlaps most, if enough; precision is
-  read at 101 recalls as the best one at that recall or beyond.
-- 'yolo' (as YOLOv5 v6.1 counts): every detection looks only at the label of its class that it
-  overlaps most, with an IoU of 0.5 at least; of several on one label the most confident one stays,
-  even if another one overlaps more. Precision is interpolated linearly at 101 recalls between
-  (0, 1) and (1, 0), and integrated by the trapezoid rule.
+- 'coco' (Lin et al. 2014, as in pycocotools): at each threshold every detection, the most confident
+  first, is matched to the unmatched label of its class with the largest IoU, if that reaches the
+  threshold; precision is read at 101 recalls as the best one at that recall or beyond.
+- 'yolo' (as in YOLOv5 v6.1): a detection can match only the label of its class with the largest
+  IoU, if it is 0.5 at least; of several on one label the most confident one is kept, even if
+  another one overlaps more. Precision is interpolated linearly at 101 recalls between (0, 1) and
+  (1, 0), and integrated by the trapezoid rule.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,15 @@ class Image(NamedTuple):
 
 
 class Precision(NamedTuple):
+  """Average precision of a data set."""
+
   by_class: np.ndarray  # [num_classes, thresholds], nan for a class without labels
   at_50: float  # mean over classes at the first threshold
   mean: float  # over classes and thresholds
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """[n, 4] and [m, 4] -> [n, m] float64; 0 where a box has no area."""
+  """Returns the IoU of boxes [n, 4] and [m, 4], [n, m] float64; 0 where a box has no area."""
   first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
   first, second = first.reshape(-1, 1, 4), second.reshape(1, -1, 4)
   sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
@@ -59,11 +61,11 @@ def average_precision(
   thresholds: Sequence[float] = THRESHOLDS,
   max_detections: int = 100,
 ) -> Precision:
-  """mAP of a data set; the mean is over classes that have labels, nan if none has.
+  """Returns the mAP of a data set; the mean is over classes that have labels, nan if none has.
 
-  matching: 'coco', 'yolo', or 'yolo_overlap', where the detection that overlaps most stays instead
-  of the most confident one. interpolation: 'coco' or 'yolo'. Of each image at most `max_detections`
-  of a class are looked at, the most confident ones. Equal scores keep their order.
+  matching: 'coco', 'yolo', or 'yolo_overlap', which keeps the detection that overlaps most instead
+  of the most confident one. interpolation: 'coco' or 'yolo'. Of each image the `max_detections`
+  most confident ones of a class are used. Equal scores keep their order.
   """
   match = errors.lookup(_MATCHING, matching, kind='matching of detections')
   errors.lookup(_INTERPOLATION, interpolation, kind='interpolation of precision')
@@ -91,9 +93,9 @@ def from_hits(
   *,
   interpolation: str = 'coco',
 ) -> Precision:
-  """mAP from all detections of a data set, matched already.
+  """Returns the mAP of the matched detections of a data set.
 
-  scores and classes: [n]; hits: [n, thresholds] bool; labels: [num_classes], how many there are.
+  scores and classes: [n]; hits: [n, thresholds] bool; labels: [num_classes], their number.
   Equal scores keep their order.
   """
   area = errors.lookup(_INTERPOLATION, interpolation, kind='interpolation of precision')
@@ -108,7 +110,7 @@ def from_hits(
 
 
 def _match_coco(overlaps, thresholds):
-  """[d, g] -> [d, thresholds] bool; of equal overlaps the later label is taken."""
+  """Returns hits [d, thresholds] of overlaps [d, g]; of equal overlaps the later label is taken."""
   hits = np.zeros((len(overlaps), len(thresholds)), bool)
   for t, threshold in enumerate(np.minimum(thresholds, 1 - _TINY)):
     left = overlaps.copy()
@@ -122,7 +124,7 @@ def _match_coco(overlaps, thresholds):
 
 
 def _pairs(overlaps, *, lowest, keep='confident'):
-  """(detection, label) pairs when detections look at their best label only, each label once."""
+  """Returns (detection, label) pairs of detections and their best label, each label once."""
   if not overlaps.size:
     return np.zeros((0, 2), int)
   best = overlaps.argmax(axis=1)
@@ -146,7 +148,7 @@ def _match_yolo_overlap(overlaps, thresholds):
 
 
 def _curves(hits, labels):
-  """Recall and the best precision at that recall or beyond, both [d, thresholds]."""
+  """Returns recall, and the best precision at that recall or beyond, both [d, thresholds]."""
   found = np.cumsum(hits, axis=0)
   precision = found / np.arange(1, len(hits) + 1)[:, None]
   return found / labels, np.maximum.accumulate(precision[::-1], axis=0)[::-1]
@@ -175,10 +177,10 @@ _INTERPOLATION = {'coco': _area_coco, 'yolo': _area_yolo}
 
 
 def label_ious(image: Image) -> np.ndarray:
-  """For each label the IoU with the object found for it, [g], 0 where none was found.
+  """Returns the IoU of each label with its detection, [g], 0 where it has none.
 
-  That is the most confident detection of the label's class among those that overlap no other label
-  of the class more; any overlap above 0 will do. Further detections do not count.
+  That is the most confident detection of its class among those that overlap no other label of the
+  class more, at any IoU above 0. Further detections are ignored.
   """
   true_classes = np.asarray(image.true_classes)
   values = np.zeros(len(true_classes))
@@ -194,7 +196,7 @@ def label_ious(image: Image) -> np.ndarray:
 
 
 def average_iou(images: Sequence[Image], *, skip_empty: bool = False) -> float:
-  """Average IOU of detected objects (Ma and Liang 2022): mean of `label_ious` over all labels.
+  """Returns the average IOU (Ma and Liang 2022): the mean of `label_ious` over all labels.
 
   An image without any detection counts with zeros, so that a detector that finds nothing scores 0;
   skip_empty leaves such images out, as the authors' code does. nan where no label is left.

@@ -1,4 +1,4 @@
-"""Boxes (x1, y1, x2, y2): overlaps with finite gradients, and suppression of a fixed size.
+"""Boxes (x1, y1, x2, y2): overlaps with finite gradients, and NMS with outputs of fixed size.
 
 A box whose corners are swapped has no area. Everything is float32 and jitted.
 """
@@ -20,23 +20,23 @@ class Detections(NamedTuple):
   scores: jax.Array  # [k], 0 where mask is False
   classes: jax.Array  # [k] int32
   mask: jax.Array  # [k] bool, False = padding
-  source: jax.Array  # [k] int32, which of the n boxes it was
+  source: jax.Array  # [k] int32, index into the n boxes
 
 
 def _sides(box):
-  """Width and height, each at least 0."""
+  """Returns width and height, each at least 0."""
   return jnp.maximum(box[..., 2] - box[..., 0], 0), jnp.maximum(box[..., 3] - box[..., 1], 0)
 
 
 def area(box: jax.Array) -> jax.Array:
-  """[..., 4] -> [...]"""
+  """Returns the area of boxes [..., 4], [...]."""
   width, height = _sides(box)
   return width * height
 
 
 @jax.jit
 def iou(first: jax.Array, second: jax.Array) -> jax.Array:
-  """Intersection over union, [..., 4] and [..., 4] -> [...]; 0 where neither has an area."""
+  """Returns the IoU of boxes [..., 4] and [..., 4], [...]; 0 where neither has an area."""
   first, second = jnp.asarray(first, jnp.float32), jnp.asarray(second, jnp.float32)
   common = area(
     jnp.concatenate(
@@ -52,7 +52,7 @@ def iou(first: jax.Array, second: jax.Array) -> jax.Array:
 
 @jax.jit
 def ciou(first: jax.Array, second: jax.Array) -> jax.Array:
-  """Complete IoU (Zheng et al. 2020, eq. 10 and 11), [..., 4] and [..., 4] -> [...].
+  """Returns the complete IoU (Zheng et al. 2020, eq. 10 and 11), [..., 4] and [..., 4] -> [...].
 
   IoU - distance of the centres^2 / diagonal of the common hull^2 - alpha v, v being the difference
   of the aspect angles and alpha a constant of the gradient. At most 1; gradients are finite, also
@@ -71,7 +71,7 @@ def ciou(first: jax.Array, second: jax.Array) -> jax.Array:
 
 @jax.jit
 def pairwise_iou(first: jax.Array, second: jax.Array) -> jax.Array:
-  """[..., n, 4] and [..., m, 4] -> [..., n, m]."""
+  """Returns the IoU of all pairs, [..., n, 4] and [..., m, 4] -> [..., n, m]."""
   shape = (*first.shape[:-1], second.shape[-2], 4)
   return iou(
     jnp.broadcast_to(first[..., :, None, :], shape),
@@ -90,12 +90,12 @@ def nms(
   multi_label: bool = True,
   mask: jax.Array | None = None,
 ) -> Detections:
-  """Greedy class-wise suppression of one image; `jax.vmap` takes it to a batch.
+  """Returns the detections of one image by greedy class-wise NMS; use `jax.vmap` for a batch.
 
   boxes: [n, 4]; scores: [n, classes]; mask: [n] bool, False = no candidate. A candidate is a box
   with each class whose score is above `confidence` (multi_label) or with its best class only. The
-  best candidate left is taken, and those of its class with an IoU above `iou_threshold` to it
-  leave. Of equal scores the one of the earlier box goes first, then that of the earlier class.
+  best remaining candidate is taken, and those of its class with an IoU above `iou_threshold` to it
+  are removed. Ties go to the earlier box, then to the earlier class.
   """
   boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
   num_classes = scores.shape[-1]
@@ -111,7 +111,7 @@ def nms(
     best = jnp.argmax(left)
     box, label = jnp.divmod(best, num_classes)
     near = iou(boxes, jnp.broadcast_to(boxes[box], boxes.shape)) > iou_threshold
-    near = near.at[box].set(True)  # also one without area
+    near = near.at[box].set(True)  # also if it has no area
     own = jnp.arange(num_classes) == label
     left = jnp.where(near[:, None] & own[None], -jnp.inf, left)
     return count + 1, left, chosen.at[count].set(best)

@@ -1,8 +1,8 @@
-"""Detections against labels, image by image on the device, as columns that a data set's mAP needs.
+"""Matching of detections and labels per image on the device, as columns for the mAP of a data set.
 
 The columns of an image are '_score000', '_match000', ... of its detections, the most confident
-first, and '_labels0', ... , its labels per class. A match is 1024 class + the sum of 2^t over the
-thresholds t that it is a hit at, -1 where there is no detection.
+first, and '_labels0', ..., its number of labels per class. A match is 1024 * class + the sum of 2^t
+over the thresholds t at which the detection is a hit, -1 for no detection.
 """
 
 import re
@@ -21,13 +21,13 @@ _CLASS = 1024
 
 
 def overlaps(found: geometry.Detections, true: Array, classes: Array, mask: Array) -> Array:
-  """IoU [k, m] of detections and labels of one class, -1 between classes and in padding."""
+  """Returns the IoU [k, m] of detections and labels, -1 between classes and for padding."""
   same = (found.classes[:, None] == classes[None]) & found.mask[:, None] & mask[None]
   return jnp.where(same, geometry.pairwise_iou(found.boxes, true), -1.0)
 
 
 def label_ious(between: Array) -> Array:
-  """`average_precision.label_ious` of overlaps [k, m] of one image: [m]."""
+  """Returns `average_precision.label_ious` of overlaps [k, m] of one image, [m]."""
   best = jnp.argmax(between, axis=1)
   height = jnp.max(between, axis=1)
   taken = (best[:, None] == jnp.arange(between.shape[1])[None]) & (height > 0)[:, None]
@@ -36,9 +36,9 @@ def label_ious(between: Array) -> Array:
 
 
 def hits(between: Array, *, matching: str = 'coco') -> Array:
-  """Which detections are hits at which of the ten thresholds, [k, m] -> [k, 10] bool.
+  """Returns whether detections are hits at the ten thresholds, [k, m] -> [k, 10] bool.
 
-  'coco' and 'yolo' as in `average_precision`.
+  matching: 'coco' or 'yolo' as in `average_precision`.
   """
   matchings = {'coco': _coco, 'yolo': _yolo}
   limits = jnp.asarray(average_precision.THRESHOLDS, jnp.float32)
@@ -69,7 +69,7 @@ def _yolo(between, limits):
 def columns(
   found: geometry.Detections, hit: Array, classes: Array, mask: Array, *, num_classes: int
 ) -> dict[str, Array]:
-  """The columns of the module's docstring for a batch: leaves [b, k], hit [b, k, 10]."""
+  """Returns the columns in the module's docstring for a batch: leaves [b, k], hit [b, k, 10]."""
   bits = jnp.tensordot(hit.astype(jnp.int32), 2 ** jnp.arange(_NUM), 1)
   match = jnp.where(found.mask, _CLASS * found.classes + bits, -1)
   labels = (classes[..., None] == jnp.arange(num_classes)[None, None]) & mask[..., None]
@@ -83,7 +83,7 @@ def columns(
 def precision(
   rows: Mapping[str, np.ndarray], *, interpolation: str = 'coco'
 ) -> average_precision.Precision:
-  """mAP of a set of images from their columns; a frame of rows will do."""
+  """Returns the mAP of a set of images from their columns, a mapping or a data frame."""
   number = lambda name: int(re.search(r'\d+$', name).group())
   names = lambda start: sorted(
     (name for name in rows if re.fullmatch(rf'{start}\d+', name)), key=number

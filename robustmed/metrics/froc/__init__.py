@@ -1,8 +1,8 @@
 """FROC and CPM of nodule detectors by the rules of the LUNA16 challenge (Setio et al. 2017).
 
-A mark hits a finding when its distance to the finding's centre is below its radius. The best mark
-on a nodule scores it, further marks on it are dropped, marks on irrelevant findings only are
-dropped too, the rest are false positives. 'Per scan' is over all scans, also those without nodules.
+A mark hits a finding if it is closer to the finding's centre than the finding's radius. A nodule
+takes the probability of its best mark; further marks on it, and marks on irrelevant findings only,
+are dropped; the rest are false positives. 'Per scan' counts all scans, also those without nodules.
 CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan.
 
   python -m robustmed.metrics.froc SUBMISSION.csv --annotations DIR
@@ -19,16 +19,16 @@ BOUNDS = (0.025, 0.975)  # of the 95 % intervals
 
 
 class Findings(NamedTuple):
-  """What the readers saw, in any order; centres and diameters in millimetres."""
+  """The annotated findings, in any order; centres and diameters in millimetres."""
 
-  scan: np.ndarray  # [n] int, number of the scan
+  scan: np.ndarray  # [n] int, index of the scan
   centre: np.ndarray  # [n, 3]
   diameter: np.ndarray  # [n], negative = not known
   nodule: np.ndarray  # [n] bool, False = irrelevant
 
 
 class Marks(NamedTuple):
-  """What a detector said."""
+  """The detections of a submission."""
 
   scan: np.ndarray  # [m] int
   centre: np.ndarray  # [m, 3]
@@ -54,17 +54,23 @@ class Curve(NamedTuple):
 
 
 class Interval(NamedTuple):
+  """A value with its 95 % bootstrap interval."""
+
   value: np.ndarray  # on all scans, not the mean of the draws
   low: np.ndarray
   high: np.ndarray
 
 
 class Summary(NamedTuple):
+  """Sensitivities at the rates, and their mean."""
+
   sensitivity: Interval  # of [len(rates)]
   cpm: Interval  # of numbers
 
 
 class Difference(NamedTuple):
+  """A paired comparison of two submissions."""
+
   value: float  # CPM of the first minus CPM of the second
   low: float
   high: float
@@ -76,8 +82,8 @@ def match(
 ) -> Scored:
   """Returns the entries of the FROC analysis.
 
-  Of a scan with more than `max_marks` marks those above the probability of the first one too many
-  are kept, so marks that tie with it go too.
+  Of a scan with more than `max_marks` marks, those above the probability of the first one over the
+  limit are kept; marks that tie with it are dropped too.
   """
   kept = _strongest(marks, max_marks)
   diameter = np.where(findings.diameter < 0, UNKNOWN_DIAMETER, findings.diameter)
@@ -123,7 +129,7 @@ def match(
 
 
 def _strongest(marks, limit):
-  """Indices of the marks that a scan may keep, in order."""
+  """Returns the indices of the marks within every scan's limit, in order."""
   order = np.lexsort((-marks.probability, marks.scan))
   scan, probability = marks.scan[order], marks.probability[order]
   first = np.searchsorted(scan, scan, 'left')
@@ -138,29 +144,30 @@ def _by_scan(scan, num_scans):
 
 
 def curve(scored: Scored) -> Curve:
-  """The free-response curve on all scans, each once."""
+  """Returns the free-response curve on all scans, each once."""
   ends = _ends(scored.probability)
   threshold = np.concatenate([[np.inf], scored.probability[ends - 1]])
   return Curve(threshold, *_points(scored, ends, np.ones(len(scored.nodules), np.int64)))
 
 
 def sensitivity_at(scored: Scored, rates: tuple[float, ...] = RATES) -> np.ndarray:
-  """Sensitivities at these false positives per scan, [len(rates)].
+  """Returns the sensitivities at these false positives per scan, [len(rates)].
 
-  Linear between the points of the curve; beyond its end the last value stands.
+  Linear between the points of the curve, constant beyond its end.
   """
   found = curve(scored)
   return np.interp(rates, found.rate, found.sensitivity)
 
 
 def cpm(scored: Scored) -> float:
+  """Returns the mean sensitivity at `RATES`."""
   return float(sensitivity_at(scored).mean())
 
 
 def resampled(
   scored: Scored, *, rates: tuple[float, ...] = RATES, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
-  """Sensitivities [resamples, len(rates)] when whole scans are drawn with replacement.
+  """Returns sensitivities [resamples, len(rates)] of scans drawn with replacement.
 
   Equal seeds draw equal scans, so two submissions on the same scans can be compared draw by draw. A
   draw without any nodule gives nan.
@@ -177,14 +184,14 @@ def resampled(
 
 
 def _ends(probability):
-  """Where a run of equal probabilities ends: a threshold takes all of a run or none."""
+  """Returns where runs of equal probabilities end; a threshold takes all of a run or none."""
   return (
     np.flatnonzero(np.append(probability[1:] != probability[:-1], True)[: len(probability)]) + 1
   )
 
 
 def _points(scored, ends, weight):
-  """Rates and sensitivities from (0, 0) on when scan s counts weight[s] times."""
+  """Returns rates and sensitivities, from (0, 0) on, with scan s counted weight[s] times."""
   weights = weight[scored.scan]
   zero = np.zeros(1, np.int64)
   found, marked = (
@@ -199,9 +206,9 @@ def _points(scored, ends, weight):
 def summary(
   scored: Scored, *, rates: tuple[float, ...] = RATES, resamples: int = 1000, seed: int = 0
 ) -> Summary:
-  """Sensitivities and their mean with 95 % bootstrap intervals over scans.
+  """Returns sensitivities and their mean with 95 % bootstrap intervals over scans.
 
-  The mean is the CPM at the default rates. Without resamples the bounds are nan.
+  At the default rates the mean is the CPM. With resamples=0 the bounds are nan.
   """
   value = sensitivity_at(scored, rates)
   drawn = resampled(scored, rates=rates, resamples=resamples, seed=seed)
@@ -212,7 +219,7 @@ def summary(
 
 
 def _bounds(drawn):
-  """Sorted values at floor(0.025 n) and floor(0.975 n), along the first axis."""
+  """Returns the sorted values at floor(0.025 n) and floor(0.975 n) of the first axis."""
   known = drawn[~np.isnan(drawn).any(axis=tuple(range(1, drawn.ndim)))]
   if not len(known):
     return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
@@ -222,7 +229,7 @@ def _bounds(drawn):
 
 
 def compare(first: Scored, second: Scored, *, resamples: int = 1000, seed: int = 0) -> Difference:
-  """Difference of two submissions' CPM on the same scans, every draw made for both (paired)."""
+  """Returns the difference of two submissions' CPM, paired: both have the same draws of scans."""
   if not np.array_equal(first.nodules, second.nodules):
     raise ValueError('the submissions must be scored on the same scans and nodules')
   draw = lambda scored: resampled(scored, resamples=resamples, seed=seed).mean(axis=1)

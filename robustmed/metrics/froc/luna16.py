@@ -1,14 +1,13 @@
 """Reads the tables of the LUNA16 challenge: annotations, irrelevant findings, scans, submissions.
 
-A folder of annotations holds, as the challenge's evaluation script comes with them:
+A folder of annotations holds the files that come with the challenge's evaluation script:
 
 - `annotations.csv`: seriesuid, coordX, coordY, coordZ (world, mm), diameter_mm of the nodules;
-- `annotations_excluded.csv`: the same of findings that count neither way; a negative diameter
-  means that it is not known;
-- `seriesuids.csv`: one scan a line, without a header; all of them count in 'per scan'.
+- `annotations_excluded.csv`: the same of irrelevant findings; a negative diameter means unknown;
+- `seriesuids.csv`: one scan a line, without a header; 'per scan' counts all of them.
 
-A submission has seriesuid, coordX, coordY, coordZ and probability. Whatever is wrong in a file is a
-`UserError` with the file and the row as an editor shows it (the header is row 1).
+A submission has seriesuid, coordX, coordY, coordZ and probability. Errors in a file are a
+`UserError` with the file and the row, counted from the header, which is row 1.
 """
 
 import pathlib
@@ -26,6 +25,8 @@ _HELP = 'copy the folder evaluationScript/annotations of the LUNA16 challenge'
 
 
 class Annotations(NamedTuple):
+  """The scans and all findings on them."""
+
   scans: tuple[str, ...]  # series ids in the order of seriesuids.csv
   findings: froc.Findings
 
@@ -58,12 +59,12 @@ def read_submission(path: pathlib.Path, scans: Sequence[str]) -> froc.Marks:
 
 
 class Rows(NamedTuple):
-  """A table of findings, checked."""
+  """A checked table of positions with one more column."""
 
-  scan: np.ndarray  # [n] int, place in the list of scans
+  scan: np.ndarray  # [n] int, index into the list of scans
   centre: np.ndarray  # [n, 3] world, mm
-  value: np.ndarray  # [n], the column that was asked for
-  row: np.ndarray  # [n] int, as an editor counts
+  value: np.ndarray  # [n], the requested column
+  row: np.ndarray  # [n] int, row of the file, the header being 1
 
 
 def read_scans(path: pathlib.Path) -> tuple[str, ...]:
@@ -78,10 +79,10 @@ def read_scans(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def read_rows(path: pathlib.Path, value: str, scans: Sequence[str], *, empty: bool = False) -> Rows:
-  """Returns a table of places in scans with one more column of numbers, `value`.
+  """Returns a table of positions in scans with one more column of numbers, `value`.
 
-  A missing column, a number that is none or an id that is not among `scans` is a `UserError` with
-  the file and the row; so is a table without rows, unless `empty`.
+  A missing column, a value that is not a number or an id that is not among `scans` is a `UserError`
+  with the file and the row; so is a table without rows, unless `empty`.
   """
   columns = read_columns(path, (*_PLACE, value), scans)
   if not len(columns.row) and not empty:
@@ -91,9 +92,11 @@ def read_rows(path: pathlib.Path, value: str, scans: Sequence[str], *, empty: bo
 
 
 class Columns(NamedTuple):
-  scan: np.ndarray  # [n] int, place in the list of scans
+  """Checked columns of a table."""
+
+  scan: np.ndarray  # [n] int, index into the list of scans
   values: dict[str, np.ndarray]  # [n] float64 each
-  row: np.ndarray  # [n] int, as an editor counts
+  row: np.ndarray  # [n] int, row of the file, the header being 1
 
 
 def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]) -> Columns:
@@ -105,7 +108,7 @@ def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]
       raise errors.UserError(
         f'{path}, row 1: has no column {name}; needs seriesuid, {", ".join(wanted)}'
       )
-  rows = table.index.to_numpy() + 2  # counted from 1, and the header is one
+  rows = table.index.to_numpy() + 2  # counted from the header, which is row 1
   names = table['seriesuid'].astype(str).str.strip()
   scan = pd.Index(scans).get_indexer(names)
   if (scan < 0).any():
@@ -128,7 +131,7 @@ def _numbers(column, path, rows):
 
 
 def _csv(path, *, header):
-  """The table as it stands, blank rows left out but counted in the index."""
+  """Returns the table without its blank rows, which the index counts."""
   try:
     table = pd.read_csv(
       path,
@@ -139,7 +142,7 @@ def _csv(path, *, header):
       encoding='utf-8-sig',
       low_memory=False,
     )
-  except (OSError, ValueError) as error:  # of pandas too: its errors are ValueErrors
+  except (OSError, ValueError) as error:  # errors of pandas are ValueErrors
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise errors.UserError(f'{path}: cannot be read as a table ({reason})') from error
   return table.dropna(how='all')

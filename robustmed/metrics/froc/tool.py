@@ -17,11 +17,12 @@ _BAND_RATES = tuple(np.geomspace(froc.RATES[0], froc.RATES[-1], 49))
 
 
 def main(words: Sequence[str]) -> int:
-  """Runs the command; a user's mistake is one line on stderr and exit code 2."""
+  """Runs the command and returns its exit code; a user error is one line on stderr and code 2."""
   return tool.run(_run, words)
 
 
 def parser() -> tool.Parser:
+  """Returns the parser of the command line."""
   out = tool.Parser(
     prog='python -m robustmed.metrics.froc',
     description='FROC and CPM of LUNA16 submissions, with bootstrap intervals over scans.',
@@ -41,14 +42,14 @@ def parser() -> tool.Parser:
     type=float,
     default=0.0,
     metavar='MM',
-    help='smaller nodules count neither way (default: 0, all count)',
+    help='smaller nodules are treated as irrelevant findings (default: 0, none)',
   )
   add(
     '--out',
     type=pathlib.Path,
     default=pathlib.Path(),
     metavar='DIR',
-    help='where the curve goes, as CSV and PNG (default: here)',
+    help='folder for the curve as CSV and PNG (default: the current folder)',
   )
   add(
     '--bootstrap',
@@ -69,7 +70,7 @@ def parser() -> tool.Parser:
 def _run(words):
   command = parser().parse_args(list(words))
   if command.bootstrap < 0:
-    raise errors.UserError(f'--bootstrap must not be negative, not {command.bootstrap}')
+    raise errors.UserError(f'--bootstrap must be 0 or more, not {command.bootstrap}')
   annotations = luna16.read_annotations(command.annotations, min_diameter=command.min_diameter)
   scored = _score(command.submission, annotations)
   found = froc.summary(scored, resamples=command.bootstrap)
@@ -96,7 +97,7 @@ def _score(path, annotations):
 
 
 def table(found: froc.Summary, counts: dict[str, int]) -> str:
-  """The counts and the operating points as aligned text."""
+  """Returns the counts and the operating points as aligned text."""
   width = max(map(len, counts))
   lines = [f'{name:<{width}} {value:>7}' for name, value in counts.items()]
   lines += ['', 'false positives per scan  sensitivity  95 % interval']
@@ -131,11 +132,11 @@ def _write_curve(path, curve):
 
 
 def _draw(path, curve, found, band):
-  """The curve with its band from 1/8 to 8 false positives per scan."""
+  """Draws the curve with its interval from 1/8 to 8 false positives per scan."""
   figure = figure_lib.Figure(figsize=(6.4, 4.4), dpi=150, layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   axes = figure.add_subplot()
-  shown = curve.rate > 0  # the axis is logarithmic; beyond its end the last value stands
+  shown = curve.rate > 0  # the axis is logarithmic; the curve is constant beyond its end
   rate = np.append(curve.rate[shown], max(froc.RATES[-1], curve.rate[-1]))
   sensitivity = np.append(curve.sensitivity[shown], curve.sensitivity[-1])
   axes.plot(rate, sensitivity, color='#0072B2', lw=1.5)

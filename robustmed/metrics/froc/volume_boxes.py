@@ -1,4 +1,4 @@
-"""Boxes by centre and size in any number of axes: overlaps, and suppression on the host."""
+"""Boxes given by centre and size in any number of axes: overlaps, and NMS on the host."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def iou(centre: jax.Array, size: jax.Array, other: jax.Array, other_size: jax.Array) -> jax.Array:
-  """Intersection over union of boxes [..., rank] that broadcast, [...]; 0 where none has a size."""
+  """Returns the IoU of boxes [..., rank] that broadcast, [...]; 0 where neither has a volume."""
   low = jnp.maximum(centre - size / 2, other - other_size / 2)
   high = jnp.minimum(centre + size / 2, other + other_size / 2)
   common = jnp.prod(jnp.maximum(high - low, 0), axis=-1)
@@ -20,9 +20,10 @@ def iou(centre: jax.Array, size: jax.Array, other: jax.Array, other_size: jax.Ar
 def nms(
   score: np.ndarray, near: Callable[[int], np.ndarray], *, limit: int | None = None
 ) -> np.ndarray:
-  """Indices that stay, the highest score first (of equal ones the earlier), at most `limit`.
+  """Returns the indices kept by greedy NMS, the highest score first, at most `limit`.
 
-  The best one left is taken and those that near(index) -> [n] bool marks leave, and so on.
+  Each kept index removes those that near(index) -> [n] bool marks. Of equal scores the earlier one
+  comes first.
   """
   order = np.argsort(-score, kind='stable')
   left, kept = np.ones(len(score), bool), []
@@ -37,14 +38,14 @@ def nms(
 
 
 def by_distance(centre: np.ndarray, distance: float) -> Callable[[int], np.ndarray]:
-  """For `nms`: points [n, rank] closer than `distance` are the same."""
+  """Returns `near` of `nms`: which points [n, rank] are closer than `distance` to one of them."""
   return lambda index: np.sum((centre - centre[index]) ** 2, axis=-1) < distance**2
 
 
 def by_overlap(
   centre: np.ndarray, size: np.ndarray, threshold: float
 ) -> Callable[[int], np.ndarray]:
-  """For `nms`: boxes [n, rank] with an IoU above the threshold are the same."""
+  """Returns `near` of `nms`: which boxes [n, rank] have an IoU above the threshold with one."""
   low, high, volume = centre - size / 2, centre + size / 2, size.prod(axis=-1)
 
   def near(index):
