@@ -57,7 +57,7 @@ def test_three_grids_of_three_anchors():
 
 
 def test_a_fresh_network_expects_few_objects():
-  draw = yolo._prior(16, 3, 10**8)  # so wide that nothing random is left
+  draw = yolo._detection_bias(16, 3, 10**8)  # so wide that nothing random is left
   bias = np.asarray(draw(jax.random.key(0), (24,))).reshape(3, 8)
   np.testing.assert_allclose(bias[:, :4], 0, atol=2e-4)
   np.testing.assert_allclose(bias[:, 4], math.log(8 / 1600), atol=2e-4)
