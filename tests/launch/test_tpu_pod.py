@@ -133,7 +133,7 @@ def test_flags_win_over_the_env_file(pod, tmp_path):
     (['create', *AT, '--type=v9-1'], "the runtime version for the type 'v9-1' is unknown"),
     (['run', *AT], "run needs the main program's --config and --workdir"),
     (['run', *AT, '--config=configs/spine.py'], "run needs the main program's --config and"),
-    (['run', *AT, '--config', 'configs/x.py:paper', '--workdir=w'], 'there is no configs/x.py in'),
+    (['run', *AT, '--config', 'configs/x.py:paper', '--workdir=w'], 'has no file configs/x.py'),
     (['run', *AT, *MAIN, '--ref', 'nowhere'], "there is no commit 'nowhere'"),
     (['run', *AT, *MAIN, '--worker', '0'], 'run does not take --worker'),
     (['create', *AT, '--type=v4-8', '--follow'], 'create does not take --follow'),

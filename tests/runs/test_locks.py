@@ -73,7 +73,7 @@ def test_a_process_that_is_gone_holds_nothing(tmp_path, capsys):
     path = _left(tmp_path, **fields)
     with locks.hold(tmp_path, ['train.std']):
       assert json.loads(path.read_text())['token'] != 'other'
-    assert 'is of a run that is gone' in capsys.readouterr().err
+    assert 'is of a run that has ended' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('other', [{'host': 'elsewhere'}, {'boot': 'before'}])

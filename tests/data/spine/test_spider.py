@@ -109,7 +109,7 @@ def test_bad_folders(tmp_path):
   with pytest.raises(errors.UserError, match='has no folders images and masks'):
     find(tmp_path)
   save(tmp_path, 1)
-  with pytest.raises(errors.UserError, match='at least two patients needed'):
+  with pytest.raises(errors.UserError, match='at least two patients are needed'):
     find(tmp_path)
   with pytest.raises(errors.UserError, match=r'no images/\*t1\.mha in'):
     find(tmp_path, 't1')

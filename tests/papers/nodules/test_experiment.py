@@ -106,7 +106,7 @@ def test_the_network_with_boxes_begins_as_the_blob_network(config):
   blob = arms['blob'].network.task.init(jax.random.key(7))
   finished = types.SimpleNamespace(load={'blob': blob}.__getitem__, seed=0)
   drawn = arms['rpn'].network.task.init(jax.random.key(8))
-  begun = arms['rpn'].start(finished)(drawn)
+  begun = arms['rpn'].prepared.variables(finished)(drawn)
   assert jax.tree.map(np.shape, begun) == jax.tree.map(np.shape, drawn)
   np.testing.assert_array_equal(begun['params']['stem']['kernel'], blob['params']['stem']['kernel'])
   assert 'boxes' in begun['params'] and 'boxes' not in blob['params']

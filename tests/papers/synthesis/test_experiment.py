@@ -113,7 +113,7 @@ def test_a_hardened_network_is_that_of_the_target(config):
   assert arms['hardened'].network == (None, {})
   config.synthesis.update({'target': 'nnunet', 'second': 'unet'})
   other = experiment.build(config).arms
-  assert other['hardened'].task is other['nnunet'].task is not None
+  assert other['hardened'].network.task is other['nnunet'].network.task is not None
   assert other['hardened'].model == other['nnunet'].model != {}
   assert not other['hardened'].defense.coupled and other['hardened'].init_from == 'nnunet'
 
