@@ -116,5 +116,5 @@ class Defense(NamedTuple):
   init: Callable[[int], PyTree] = lambda num_examples: ()
   update: Callable[..., PyTree] = lambda memory, aux, batch: memory
   cost: Cost = Cost()
-  coupled: bool = False  # trains on the task's coupled losses; reports say so
+  coupled: bool = False  # trains on the task's coupled losses; shown in reports
   summaries: Mapping[str, Callable[[PyTree], dict[str, Array]]] = {}

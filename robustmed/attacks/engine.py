@@ -73,8 +73,8 @@ class LoopAttack:
   minimise: decrease the objective; 'best' is then the smallest value.
 
   Guarantees: x is in the ball and the box; examples do not depend on each other; no gradient flows
-  through the result. Arithmetic is float32 (float64 where x is) and x keeps its dtype: a narrower
-  one is rounded to, which may leave the ball by the rounding; `distance` is that of the rounded x.
+  through the result. Arithmetic is float32 (float64 where x is), x keeps its dtype. In a narrower
+  dtype x is rounded, which may put it just outside the ball; `distance` is that of the rounded x.
   """
 
   threat: Threat
@@ -241,7 +241,7 @@ class LoopAttack:
 def _rounded(x, dtype):
   """Returns x rounded to the precision of `dtype`, so that its distance also holds after the cast.
 
-  A cast there and back does not do: the compiler may drop it.
+  The compiler may drop a cast there and back.
   """
   target = jnp.finfo(dtype)
   if target.bits >= jnp.finfo(x.dtype).bits:

@@ -4,7 +4,7 @@ import jax
 
 
 class Shared:
-  """Calls `predict` once per traced image, although objective and monitor both ask for it.
+  """Calls `predict` once per traced image, although objective and monitor both call it.
 
       predict = attacks.Shared(lambda image: task.predict(variables, image))
       attack(lambda image: loss(predict(image)), x, monitor=lambda image: dice(predict(image)), ...)

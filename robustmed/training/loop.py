@@ -46,7 +46,7 @@ def fit(
   bit on one machine. `initial` are the variables to start from (warm start), or a function from the
   task's initial ones to these. On SIGTERM the state is saved and `console.Stopped` raised; on a
   non-finite loss `Diverged`. With a `scorer` the result has the weights with the smallest score of
-  all checkpoints, and training ends early when the scorer says so or the loss is not finite.
+  all checkpoints; training ends early if the scorer says so or the loss is not finite.
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
