@@ -43,7 +43,7 @@ class Arm(NamedTuple):
   init_from: str = ''  # the arm whose final weights are the initial ones
   network: Network = Network()
   augment: Callable[[Any], Callable[..., Any] | None] | None = None  # None: the experiment's
-  evaluated: bool | tuple[str, ...] = True  # under all probes, those named, or by studies alone
+  evaluated: bool | tuple[str, ...] = True  # True: by all probes; names: those; False: studies
   prepared: Prepared = Prepared()
 
   @property
