@@ -222,7 +222,7 @@ def test_folders_without_files(tmp_path):
     with pytest.raises(errors.UserError, match=message):
       disk_masks.find(str(folder))
   folder = spines.fill(tmp_path / 'raw', exams=1)
-  with pytest.raises(errors.UserError, match='at least two exams are needed.*found 1'):
+  with pytest.raises(errors.UserError, match=r'at least two exams are needed.*found 1'):
     disk_masks.find(str(folder))
 
 
