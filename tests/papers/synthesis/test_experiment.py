@@ -114,7 +114,7 @@ def test_a_hardened_network_is_that_of_the_target(config):
   config.synthesis.update({'target': 'nnunet', 'second': 'unet'})
   other = experiment.build(config).arms
   assert other['hardened'].network.task is other['nnunet'].network.task is not None
-  assert other['hardened'].model == other['nnunet'].model != {}
+  assert other['hardened'].network.fields == other['nnunet'].network.fields != {}
   assert not other['hardened'].defense.coupled and other['hardened'].init_from == 'nnunet'
 
 
