@@ -1,15 +1,21 @@
-"""A family of paired comparisons: signed-rank tests, effect sizes, corrections over the family.
+"""A family of paired comparisons by the Wilcoxon signed-rank test, the test of the BraTS paper.
 
 One line per comparison of two cells of the grid on one metric, paired by example and reduced to one
-difference per group (`statistics.paired_difference`: Wilcoxon's test with Pratt's zeros, matched-
-pairs rank-biserial correlation, group bootstrap interval). Holm's and Bonferroni's corrections run
-over all lines of the table; its `family` column says how many those were.
+difference per group: signed-rank test with Pratt's zeros, matched-pairs rank-biserial correlation,
+group bootstrap interval. Holm's and Bonferroni's corrections run over all lines of the table; its
+`family` column says how many those were.
+
+The signed-rank test asks whether differences are symmetric about 0, not whether their mean is 0:
+it rejects 16 % (12 groups) to 37 % (60) of skewed differences of mean 0 at 5 %. Claims are
+therefore decided by the tests of `evaluation.hypotheses`.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from robustmed.evaluation import claims, statistics
 
@@ -71,9 +77,9 @@ def table(
         'difference': found.mean,
         'low': found.low,
         'high': found.high,
-        'effect': found.effect if found.n else float('nan'),
-        'groups': found.groups,
-        'p': found.p if found.n else float('nan'),
+        'effect': rank_biserial(found.by_group) if found.n else float('nan'),
+        'groups': len(found.by_group),
+        'p': signed_rank(found.by_group) if found.n else float('nan'),
       }
     )
   result = pd.DataFrame(lines, columns=[*COLUMNS])
@@ -83,3 +89,32 @@ def table(
   tested = int(result['p'].notna().sum())
   result['family'] = f'{family}: {tested} tests' if family else f'{tested} tests'
   return result
+
+
+def signed_rank(differences: np.ndarray, *, alternative: str = 'two-sided') -> float:
+  """p of the Wilcoxon signed-rank test (Pratt's zeros: ranked, then dropped).
+
+  Differences below 1e-12 of the largest are zeros. Nothing to rank (no difference, or only zeros)
+  is no evidence: p = 1.
+  """
+  differences = _without_rounding(differences)
+  if not np.any(differences):
+    return 1.0
+  test = stats.wilcoxon(differences, zero_method='pratt', alternative=alternative)
+  return float(min(1.0, test.pvalue))
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+  """(R+ - R-) / (R+ + R-) with Pratt's ranks; 0 when every difference is zero."""
+  differences = _without_rounding(differences)
+  if not np.any(differences):
+    return 0.0
+  ranks = stats.rankdata(np.abs(differences))
+  used = ranks[differences != 0].sum()
+  return float((np.sign(differences) * ranks).sum() / used)
+
+
+def _without_rounding(differences: np.ndarray) -> np.ndarray:
+  differences = np.asarray(differences, np.float64)
+  largest = np.abs(differences).max(initial=0.0)
+  return np.where(np.abs(differences) <= 1e-12 * largest, 0.0, differences)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from robustmed import errors
 
@@ -38,10 +37,8 @@ class Difference(NamedTuple):
   mean: float  # over examples
   low: float  # group bootstrap interval of the mean
   high: float
-  p: float  # Wilcoxon signed-rank test on the group means of the differences
-  effect: float  # rank-biserial correlation in [-1, 1]; 1 = every group is in favour of the first
+  by_group: np.ndarray  # the mean difference of each group
   n: int  # pairs
-  groups: int
 
 
 def level(eps: float) -> float:
@@ -155,29 +152,6 @@ def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
   return sums / counts
 
 
-def signed_rank(differences: np.ndarray, *, alternative: str = 'two-sided') -> float:
-  """p of the Wilcoxon signed-rank test (Pratt's zeros: ranked, then dropped).
-
-  Differences below 1e-12 of the largest are zeros. Nothing to rank (no difference, or only zeros)
-  is no evidence: p = 1.
-  """
-  differences = _without_rounding(differences)
-  if not np.any(differences):
-    return 1.0
-  test = stats.wilcoxon(differences, zero_method='pratt', alternative=alternative)
-  return float(min(1.0, test.pvalue))
-
-
-def rank_biserial(differences: np.ndarray) -> float:
-  """(R+ - R-) / (R+ + R-) with Pratt's ranks; 0 when every difference is zero."""
-  differences = _without_rounding(differences)
-  if not np.any(differences):
-    return 0.0
-  ranks = stats.rankdata(np.abs(differences))
-  used = ranks[differences != 0].sum()
-  return float((np.sign(differences) * ranks).sum() / used)
-
-
 def pair(first: pd.DataFrame, second: pd.DataFrame, *, metric: str) -> pd.DataFrame:
   """The examples known in both cells: columns group, index, first, second."""
   first = examples(first, metric=metric).rename(columns={'value': 'first'})
@@ -185,45 +159,55 @@ def pair(first: pd.DataFrame, second: pd.DataFrame, *, metric: str) -> pd.DataFr
   return first.merge(second, on=['group', 'index'], how='inner', validate='one_to_one')
 
 
+def contrast(terms: Sequence[tuple[float, pd.DataFrame]], *, metric: str) -> pd.DataFrame:
+  """The weighted sum of cells over the examples known in all of them.
+
+  terms: (weight, rows of a cell). Columns: group, index, value and each cell's own as 0, 1, ...
+  """
+  first, *others = (
+    examples(rows, metric=metric).rename(columns={'value': place})
+    for place, (_, rows) in enumerate(terms)
+  )
+  for other in others:
+    first = first.merge(other, on=['group', 'index'], how='inner', validate='one_to_one')
+  value = sum(weight * first[place] for place, (weight, _) in enumerate(terms))
+  return first.assign(value=value)
+
+
 def paired_difference(
   first: pd.DataFrame,
   second: pd.DataFrame,
   *,
   metric: str,
-  alternative: str = 'two-sided',
   seed: int = 0,
   resamples: int = 2000,
   level: float = 0.95,
 ) -> Difference:
   """Compares two cells of prepared rows, first - second, on the examples that both have.
 
-  The interval resamples groups; the test ranks one mean difference per group. No pair at all
-  gives nan and p = 1.
+  The interval resamples groups. No pair at all gives nan.
   """
   both = pair(first, second, metric=metric)
   difference = (both['first'] - both['second']).to_numpy()
   groups = both['group'].to_numpy()
   low, high = bootstrap_interval(difference, groups, seed=seed, resamples=resamples, level=level)
   means = group_means(difference, groups)
-  return Difference(
-    mean=float(difference.mean()) if len(difference) else math.nan,
-    low=low,
-    high=high,
-    p=signed_rank(means, alternative=alternative),
-    effect=rank_biserial(means),
-    n=len(difference),
-    groups=len(means),
-  )
+  mean = float(difference.mean()) if len(difference) else math.nan
+  return Difference(mean, low, high, means, len(difference))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-  """Holm's step-down adjusted p values; nan (not tested) stays nan and is not counted."""
+  """Holm's step-down adjusted p values of each family, the last axis of `p`.
+
+  nan (not tested) stays nan and is not counted.
+  """
   p = np.asarray(p, np.float64)
-  adjusted = np.full(p.shape, np.nan)
-  tested = np.flatnonzero(~np.isnan(p))
-  order = tested[np.argsort(p[tested], kind='stable')]
-  factors = np.arange(len(order), 0, -1)
-  adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+  order = np.argsort(p, axis=-1, kind='stable')  # nan comes last
+  tested = np.count_nonzero(~np.isnan(p), axis=-1)[..., None]
+  factors = tested - np.arange(p.shape[-1])
+  rising = np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * factors, axis=-1)
+  adjusted = np.empty(p.shape)
+  np.put_along_axis(adjusted, order, np.minimum(1.0, rising), axis=-1)
   return adjusted
 
 
@@ -235,12 +219,6 @@ def bonferroni(p: Sequence[float]) -> np.ndarray:
 
 def _tails(level: float) -> tuple[float, float]:
   return (1 - level) / 2, (1 + level) / 2
-
-
-def _without_rounding(differences: np.ndarray) -> np.ndarray:
-  differences = np.asarray(differences, np.float64)
-  largest = np.abs(differences).max(initial=0.0)
-  return np.where(np.abs(differences) <= 1e-12 * largest, 0.0, differences)
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 """How well a score tells two kinds of images apart; a higher score speaks for the positive kind."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ class Roc(NamedTuple):
 
 class Auroc(NamedTuple):
   value: float
-  low: float  # bootstrap interval; nan with fewer than two groups
+  low: float  # limits; nan with fewer than two groups
   high: float
 
 
@@ -50,37 +49,131 @@ def placements(negative: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, 
   return won.mean(axis=0), won.mean(axis=1)
 
 
+class Clustered(NamedTuple):
+  """AUROCs and how well groups of examples determine them; shapes are those of the runs."""
+
+  value: np.ndarray
+  scale: np.ndarray  # standard error of its logit; nan where nothing can be said
+  freedom: np.ndarray  # degrees of freedom of the scale
+  disjoint: int  # pairs of a positive and a negative group, no group in two of them
+  floor: float  # half a comparison: as near to 0 and 1 as these numbers of examples tell
+
+  def tail(self, at: float, *, sign: int):
+    """p against "the AUROC is not above `at`" (sign 1) or "not below" (sign -1)."""
+    distance = sign * (_logit(self.value) - _logit(at))
+    with np.errstate(divide='ignore', invalid='ignore'):
+      p = stats.t.sf(distance / self.scale, self.freedom)
+    perfect = (at if sign > 0 else 1 - at) ** self.disjoint
+    p = np.where(distance == np.inf, perfect, np.where(distance == -np.inf, 1.0, p))
+    return np.where(np.isfinite(p), p, 1.0)
+
+  def limits(self, level: float):
+    """Two-sided limits; a perfect separation has one that is not perfect, by `disjoint`."""
+    quantile = stats.t.ppf((1 + level) / 2, self.freedom)
+    with np.errstate(invalid='ignore'):
+      low, high = (_expit(_logit(self.value) + s * quantile * self.scale) for s in (-1, 1))
+    open_side = ((1 - level) / 2) ** (1 / self.disjoint) if self.disjoint > 1 else np.nan
+    low = np.where(self.value == 1, open_side, np.where(self.value == 0, 0.0, low))
+    high = np.where(self.value == 0, 1 - open_side, np.where(self.value == 1, 1.0, high))
+    return low, high
+
+
+def clustered(
+  negative: np.ndarray,
+  positive: np.ndarray,
+  *,
+  negative_groups: np.ndarray,
+  positive_groups: np.ndarray,
+  shared: bool = False,
+) -> Clustered:
+  """The AUROC of scores [..., n] whose examples come in groups [n], with its standard error.
+
+  `shared`: a group's negatives and positives are of the same patient. Otherwise equal names of
+  groups mean nothing, and the two kinds are independent.
+
+  The variance is that of the jackknife over groups, on the logit scale. On the plain scale it is
+  that of DeLong et al. 1988 for clusters (Obuchowski 1997), with the covariance of the kinds where
+  they share groups; on the logit scale it also has the curvature, without which 12 groups and a
+  true AUROC of 0.9 reject up to 9 % at 5 %. Degrees of freedom: groups - 1, or Satterthwaite's.
+
+  A perfect separation has no spread. There the chance is bounded instead: with d disjoint pairs of
+  a positive and a negative group it is at most AUROC^d.
+  """
+  negative, positive = _known(negative, rows=True), _known(positive, rows=True)
+  of_positive, of_negative = _shares(negative, positive)
+  value = of_positive.mean(-1)
+  names, parts = [], []
+  for won, groups in ((of_positive, positive_groups), (of_negative, negative_groups)):
+    found, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    member = (inverse[:, None] == np.arange(len(found))).astype(np.float64)
+    count = member.sum(0)
+    names.append(found)
+    with np.errstate(divide='ignore', invalid='ignore'):
+      # How the AUROC moves when the group is left out.
+      parts.append(-((won - value[..., None]) @ member) / (count.sum() - count))
+  sizes = [len(part) for part in names]
+  if shared:
+    every = np.union1d(*names)
+    moved = np.zeros((*value.shape, len(every)))
+    for part, found in zip(parts, names, strict=True):
+      moved[..., np.searchsorted(every, found)] += part
+    parts, disjoint = [moved], min(*sizes, len(every) // 2)
+  else:
+    disjoint = min(sizes)
+  floor = 0.5 / (negative.shape[-1] * positive.shape[-1])
+  variances = [_jackknife(value, part, floor=floor) for part in parts]
+  total = sum(variances)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    freedom = total**2 / sum(v**2 / (p.shape[-1] - 1) for v, p in zip(variances, parts))
+  return Clustered(value, np.sqrt(total), freedom, disjoint, floor)
+
+
 def auroc_interval(
   negative: np.ndarray,
   positive: np.ndarray,
   *,
   negative_groups: np.ndarray,
   positive_groups: np.ndarray,
-  seed: int = 0,
-  resamples: int = 2000,
+  shared: bool = False,
   level: float = 0.95,
 ) -> Auroc:
-  """The AUROC with its percentile interval when whole groups are drawn anew.
-
-  A group that has negatives and positives is drawn with both, so that pairs stay together. Draws
-  that leave one kind empty are left out.
-  """
-  negative, positive = _known(negative), _known(positive)
-  value = auroc(negative, positive)
-  names = np.union1d(negative_groups, positive_groups)
-  if len(names) < 2:
-    return Auroc(value, math.nan, math.nan)
-  of_negative = (np.asarray(negative_groups)[:, None] == names).astype(np.float64)
-  of_positive = (np.asarray(positive_groups)[:, None] == names).astype(np.float64)
-  won = of_positive.T @ _wins(negative, positive) @ of_negative  # [groups, groups]
-  weights = np.random.default_rng(seed).multinomial(
-    len(names), np.full(len(names), 1 / len(names)), size=resamples
+  """The AUROC with the limits of `clustered`; nan with fewer than two groups of a kind."""
+  found = clustered(
+    negative,
+    positive,
+    negative_groups=negative_groups,
+    positive_groups=positive_groups,
+    shared=shared,
   )
-  pairs = (weights @ of_positive.sum(0)) * (weights @ of_negative.sum(0))
-  wins = np.einsum('rg,gh,rh->r', weights, won, weights)
-  drawn = wins[pairs > 0] / pairs[pairs > 0]
-  low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-  return Auroc(value, float(low), float(high))
+  low, high = found.limits(level)
+  return Auroc(float(found.value), float(low), float(high))
+
+
+def _jackknife(value, moved, *, floor: float):
+  """Variance of the logit of `value` [...] whose groups, left out, move it by `moved` [..., g]."""
+  size = moved.shape[-1]
+  if size < 2:
+    return np.full(np.shape(value), np.nan)
+  left = _logit(np.clip(value[..., None] + moved, floor, 1 - floor))
+  return (size - 1) / size * np.square(left - left.mean(-1, keepdims=True)).sum(-1)
+
+
+def _shares(negative, positive):
+  """Each positive's and each negative's share of comparisons won by the positive, by ranks."""
+  count = positive.shape[-1]
+  ranks = stats.rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
+  of_positive = (ranks[..., :count] - stats.rankdata(positive, axis=-1)) / negative.shape[-1]
+  of_negative = 1 - (ranks[..., count:] - stats.rankdata(negative, axis=-1)) / count
+  return of_positive, of_negative
+
+
+def _logit(share):
+  with np.errstate(divide='ignore'):
+    return np.log(share) - np.log1p(-np.asarray(share, np.float64))
+
+
+def _expit(value):
+  return 0.5 * (1 + np.tanh(value / 2))
 
 
 def _wins(negative, positive):
@@ -89,8 +182,9 @@ def _wins(negative, positive):
   return (difference > 0) + 0.5 * (difference == 0)
 
 
-def _known(scores):
+def _known(scores, *, rows: bool = False):
   scores = np.asarray(scores, np.float64)
-  if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+  wrong = scores.ndim < 1 if rows else scores.ndim != 1
+  if wrong or not scores.size or np.isnan(scores).any():
     raise ValueError('scores must be a non-empty row of numbers without nan')
   return scores

@@ -42,7 +42,9 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
     'much another set of patients could change the mean, not how much another training could.',
     '- A **claim** holds when its number lies where the paper says and the test, corrected for '
     f'all claims (Holm), gives p below {claims.ALPHA:g}; it fails when the opposite is that '
-    'certain; otherwise these data leave it undecided. With several seeds it must do so in each.',
+    'certain; otherwise these data leave it undecided. With several seeds it must do so in each. '
+    'Differences are decided on the mean over groups, levels on the median; a time or cost of one '
+    'training is measured, not tested.',
     '- **Checks** look for attacks that are broken or fooled. Where one fails, the arm may look '
     'more robust than it is.',
   ]
@@ -136,12 +138,14 @@ def _claims(decided: pd.DataFrame) -> str:
     'holds': 'hold',
     'fails': 'fail',
     'undecided': 'are undecided',
+    'measured': 'are measured without a test',
     'not run': 'were not run',
   }
   single = {
     'holds': 'holds',
     'fails': 'fails',
     'undecided': 'is undecided',
+    'measured': 'is measured without a test',
     'not run': 'was not run',
   }
   parts = [

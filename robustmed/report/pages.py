@@ -18,7 +18,8 @@ from robustmed.process import files
 
 STATES = {
   'holds': 'good', 'pass': 'good', 'fails': 'bad', 'fail': 'bad',
-  'undecided': 'open', 'warn': 'open', 'not run': 'none', 'skipped': 'none',
+  'undecided': 'open', 'warn': 'open', 'measured': 'none',
+  'not run': 'none', 'skipped': 'none',
 }  # fmt: skip
 
 _NUMBER = re.compile(r'(< )?[-−]?\d[\d.]*(e[-+]?\d+)?|–')

@@ -58,7 +58,7 @@ def with_thresholds(
       values = amat.term_values(
         task, criterion.get('terms'), criterion=criterion.get('criterion', 'loss')
       )
-      index, found = clean_values(
+      index, group, found = clean_values(
         task,
         finished.load(arm),
         values,
@@ -69,7 +69,7 @@ def with_thresholds(
       xi = thresholds.estimate(found, **options)
       if parallel.is_writer():
         with files.replacing(path) as temporary:
-          np.savez_compressed(temporary, values=found, index=index, xi=xi, arm=arm)
+          np.savez_compressed(temporary, values=found, index=index, group=group, xi=xi, arm=arm)
       parallel.barrier('thresholds')
     xi = tuple(float(value) for value in _read(path))
     console.say(f'thresholds from {arm}: {", ".join(f"{value:.6g}" for value in xi)} ({path})')
@@ -102,8 +102,8 @@ def clean_values(
   *,
   batch_size: int,
   view: View | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-  """(index [n], values [n, K] float64) of the training examples, not augmented, inference mode.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(index [n], group [n], values [n, K] float64) of the training examples, in inference mode.
 
   `view(source)` is a function of a batch that may crop images and targets, and clear the mask of
   examples to leave out. None keeps all examples and crops images larger than the network's input
@@ -127,12 +127,12 @@ def clean_values(
   parts = []
   for batch in map(grid.device_batch, batches):
     found, mask = program(variables, batch)
-    table = {'values': found, 'mask': mask, 'index': batch['index']}
+    table = {'values': found, 'mask': mask, 'index': batch['index'], 'group': batch['group']}
     parts.append(parallel.gather_rows({name: np.asarray(leaf) for name, leaf in table.items()}))
   table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   order = np.argsort(table['index'], kind='stable')
   order = order[table['mask'][order]]
-  return table['index'][order], table['values'][order].astype(np.float64)
+  return table['index'][order], table['group'][order], table['values'][order].astype(np.float64)
 
 
 def centre_crop(batch: types.Batch, image_shape: tuple[int, ...]) -> types.Batch:

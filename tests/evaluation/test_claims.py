@@ -55,9 +55,9 @@ def verdict(test, rows):
     (claims.below('adv', threshold=0.3, **AT), 'fails'),
     (claims.above('adv', threshold=0.6, **AT), 'holds'),
     (claims.above('std', threshold=0.6, **AT), 'fails'),
-    (claims.close('rand', 'std', tolerance=0.05, **AT), 'holds'),
-    (claims.close('adv', 'std', tolerance=0.05, **AT), 'fails'),
-    (claims.close('std', 'adv', tolerance=0.05, **AT), 'fails'),
+    (claims.close('rand', 'std', tolerance=0.05, reason='ours', **AT), 'holds'),
+    (claims.close('adv', 'std', tolerance=0.05, reason='ours', **AT), 'fails'),
+    (claims.close('std', 'adv', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.above('std', metric='dice', attack='pgd', eps=0, threshold=0.8), 'holds'),
     (claims.inside(claims.Cell('adv'), claims.Cell('adv', 'pgd', 0.07), metric='dice', low=0.1),
      'holds'),
@@ -77,7 +77,7 @@ def test_noise_leaves_a_claim_undecided():
     found.append((outcome.p < 0.05, outcome.opposite < 0.05))
   holds, fails = np.mean(found, axis=0)
   assert 0 < holds < 0.12 and 0 < fails < 0.12
-  assert verdict(claims.close('a', 'b', tolerance=1e-4, **AT), rows) == 'undecided'
+  assert verdict(claims.close('a', 'b', tolerance=1e-4, reason='ours', **AT), rows) == 'undecided'
 
 
 def test_the_p_value_is_the_signed_rank_test_on_patients(rows):
@@ -174,7 +174,7 @@ def test_tests_print_themselves():
     'dice(adv, pgd 0.07) - dice(std, pgd 0.07) > 0.1'
   )
   assert str(claims.below('std', threshold=0.3, **AT)) == 'dice(std, pgd 0.07) < 0.3'
-  clean = claims.close('a', 'b', metric='dice', attack='none', eps=0, tolerance=0.02)
+  clean = claims.close('a', 'b', metric='dice', attack='none', eps=0, tolerance=0.02, reason='ours')
   assert str(clean) == '-0.02 < dice(a, clean) - dice(b, clean) < 0.02'
 
 

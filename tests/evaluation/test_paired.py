@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,3 +66,36 @@ def test_missing_cells_are_not_counted():
   assert table['p_holm'][0] == table['p'][0] < 0.01 and table['effect'][0] < -0.9
   assert table.loc[1, ['difference', 'effect', 'p', 'p_holm', 'p_bonferroni']].isna().all()
   assert table['groups'][1] == 0
+
+
+@pytest.mark.parametrize('alternative', ['two-sided', 'greater', 'less'])
+def test_signed_rank_without_zeros_is_scipys_exact_test(alternative):
+  differences = np.random.default_rng(4).normal(0.4, size=11)
+  reference = stats.wilcoxon(differences, alternative=alternative, method='exact').pvalue
+  assert paired.signed_rank(differences, alternative=alternative) == pytest.approx(reference)
+
+
+def test_signed_rank_by_enumeration_with_zeros_and_ties():
+  """All 2^5 signs of the non-zero ranks, one-sided."""
+  differences = np.array([0.0, 0.0, 1.0, 1.0, 2.0, -1.0, 3.0])
+  ranks = stats.rankdata(np.abs(differences))[2:]
+  observed = ranks[[0, 1, 2, 4]].sum()
+  sums = [np.dot(signs, ranks) for signs in itertools.product((0, 1), repeat=5)]
+  expected = np.mean([total >= observed - 1e-9 for total in sums])
+  assert paired.signed_rank(differences, alternative='greater') == pytest.approx(expected)
+
+
+def test_degenerate_tests_are_defined():
+  assert paired.signed_rank(np.zeros(5)) == 1.0
+  assert paired.signed_rank(np.array([])) == 1.0
+  assert paired.rank_biserial(np.zeros(5)) == 0.0
+  assert paired.signed_rank(np.array([1.0]), alternative='greater') == 0.5
+  # rounding is no difference
+  assert paired.rank_biserial(np.array([1.0, 1.0, -1e-15])) == 1.0
+
+
+def test_rank_biserial_by_hand():
+  assert paired.rank_biserial(np.array([1.0, 2.0, 3.0])) == 1.0
+  assert paired.rank_biserial(np.array([-1.0, -2.0])) == -1.0
+  assert paired.rank_biserial(np.array([1.0, 2.0, -3.0])) == 0.0
+  assert paired.rank_biserial(np.array([1.0, -2.0, 4.0])) == pytest.approx((1 + 3 - 2) / 6)

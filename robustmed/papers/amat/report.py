@@ -34,13 +34,16 @@ class Page:
   def claims(self):
     if not self.levels:
       return ()
-    none = np.zeros((0, len(self.part.TERMS['loss'])))
+    losses, groups = np.zeros((0, len(self.part.TERMS['loss']))), np.zeros(0, int)
+    if self.thresholds is not None and 'group' in self.thresholds:
+      losses, groups = self.thresholds['values'], self.thresholds['group']
     return amat_claims.of_paper(
       self.held.rows,
       metric=self.part.METRIC,
       sat=self.sat,
       levels=self.levels,
-      losses=none if self.thresholds is None else self.thresholds['values'],
+      losses=losses,
+      groups=groups,
       seconds=amat_claims.ratios(self.held.training, sat=self.sat),
       saying=self.part.SAYING,
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -22,17 +21,19 @@ OURS = 'Carlini and Wagner 2016, not in the paper'
 
 
 @dataclasses.dataclass(frozen=True)
-class Missing:
+class Missing(claims.Kind):
   """A claim that this run cannot decide, and why."""
 
   reason: str
+
+  estimand = 'nothing'
 
   def __str__(self):
     return 'not tested'
 
   def __call__(self, rows: pd.DataFrame) -> claims.Outcome:
     del rows
-    return claims.Outcome('', math.nan, math.nan, math.nan, self.reason)
+    return claims.not_run(self.reason)
 
 
 def arms_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -96,7 +97,9 @@ def _temperature(distilled: Sequence[str]):
       )
   above = [name for name in distilled if int(name.rsplit('_', 1)[1]) >= 100]
   for low, high in itertools.pairwise(above):
-    test = claims.close(high, low, metric='dice_wt', attack='fgsm', eps=EPS, tolerance=SATURATED)
+    test = claims.close(
+      high, low, metric='dice_wt', attack='fgsm', eps=EPS, tolerance=SATURATED, reason='ours'
+    )
     yield claims.Claim(f'Above T = 100 it saturates for whole tumour ({high}, {low})', TEXT, test)
 
 
@@ -173,7 +176,7 @@ def _cost(kinds, training):
   if table.empty:
     yield claims.Claim(statement, TEXT, Missing('no training log with both in it'))
     return
-  test = claims.below('at', metric='ratio', attack='none', eps=0.0, threshold=1.0)
+  test = claims.measured(claims.Cell('at'), metric='ratio', high=1.0)
   yield claims.Claim(statement, TEXT, claims.Elsewhere(test, table))
 
 

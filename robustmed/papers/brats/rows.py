@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustmed.evaluation import statistics
+from robustmed.evaluation import hypotheses, statistics
 from robustmed.metrics import regions
 
 WORST = 'worst'  # the attack of rows that hold the worst of several attacks
@@ -14,7 +14,7 @@ VERDICTS = ('holds', 'partly masked', 'masked', 'no gain')
 SHOWN = ('fgsm', 'ifgsm')  # attacks that know nothing of temperature
 ALPHA, MOST, FEW = 0.05, 0.5, 0.1
 RULE = (
-  'Gains are mean differences to `std`, paired by subject, each with a one-sided signed-rank test '
+  'Gains are mean differences to `std`, paired by subject, each with a one-sided test of the mean '
   'and Holm over the defenses. The gain shown is the larger of those under FGSM and i-FGSM, which '
   'know nothing of temperature. **no gain**: neither it nor the gain under the worst attack is '
   f'significant (p < {ALPHA:g}). **holds**: the gain under the worst attack is significant and at '
@@ -99,7 +99,7 @@ def verdicts(
       for attack, at in ((statistics.CLEAN, 0.0), (by, eps), (WORST, eps))
     ]
     cells = (gains[by], gains[WORST])
-    lines.append((arm, by, *means, *(cell.mean for cell in cells), *(cell.p for cell in cells)))
+    lines.append((arm, by, *means, *(cell.mean for cell in cells), *map(_p, cells)))
   columns = ['arm', 'by', 'clean', 'shown', WORST, 'gain_shown', 'gain_worst']
   columns += ['p_shown', 'p_worst']
   table = pd.DataFrame(lines, columns=columns)
@@ -126,4 +126,8 @@ def _gain(frame, arm, reference, attack, eps, metric) -> statistics.Difference:
   first, second = (
     statistics.select(frame, arm=name, attack=attack, eps=eps) for name in (arm, reference)
   )
-  return statistics.paired_difference(first, second, metric=metric, alternative='greater')
+  return statistics.paired_difference(first, second, metric=metric)
+
+
+def _p(gain: statistics.Difference) -> float:
+  return float(hypotheses.mean_test(gain.by_group, low=0.0).p)

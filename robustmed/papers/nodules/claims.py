@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import claims, statistics
-from robustmed.metrics import detection, froc
+from robustmed.metrics import froc
 
 TABLE_3, TABLE_4, TABLE_5, TABLE_6 = (f'Table {number}' for number in (3, 4, 5, 6))
 TEXT, OURS = 'Discussion', 'not in the paper'
@@ -17,14 +17,13 @@ FOOLED, RESISTS = 0.5, 0.3  # confidence on what is no nodule
 LOW_RATES = (0.125, 0.25)  # false positives per scan
 DETECTS = 0.9  # AUROC from which a score would be enough of a detector
 FAITHFUL = 0.05  # confidence that '+syn' may lack on searched nodules against random ones
-PLACEMENT = 'placement'
 POISSON = 5.0  # photons at which noise is compared
 
 Submissions = Mapping[tuple[str, int], froc.Scored]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cpm:
+class Cpm(claims.Kind):
   """Is the difference of two networks' mean sensitivity inside (low, high)? Decided by drawing the
   scans again, the same ones for both networks."""
 
@@ -35,6 +34,8 @@ class Cpm:
   high: float = math.inf
   rates: tuple[float, ...] = froc.RATES
   resamples: int = 1000
+
+  estimand = 'mean sensitivity of the network, bootstrap over scans'
 
   def __str__(self):
     rates = ' and '.join(f'{rate:g}' for rate in self.rates)
@@ -50,11 +51,11 @@ class Cpm:
     seed = int(rows['seed'].iloc[0])
     for arm in (self.first, self.second):
       if (arm, seed) not in self.scored:
-        return not_run(f'no submission of {arm} (seed {seed})')
+        return claims.not_run(f'no submission of {arm} (seed {seed})')
     one, two = (self.scored[arm, seed] for arm in (self.first, self.second))
     value, drawn = difference(one, two, rates=self.rates, resamples=self.resamples)
     if not len(drawn):
-      return not_run('no draw of the scans has a nodule')
+      return claims.not_run('no draw of the scans has a nodule')
     at_least = lambda hits: (1 + float(np.sum(hits))) / (1 + len(drawn))
     bounds = [(self.low, drawn <= self.low, drawn >= self.low)] * math.isfinite(self.low)
     bounds += [(self.high, drawn >= self.high, drawn <= self.high)] * math.isfinite(self.high)
@@ -64,6 +65,7 @@ class Cpm:
       effect=float(min(value - self.low, self.high - value)),
       p=max(at_least(against) for _, against, _ in bounds),
       opposite=min(1.0, len(bounds) * min(at_least(inside) for _, _, inside in bounds)),
+      least=1 / (1 + len(drawn)),
     )
 
 
@@ -75,27 +77,6 @@ def difference(
   draws = lambda scored: froc.resampled(scored, rates=rates, resamples=resamples).mean(axis=1)
   drawn = draws(one) - draws(two)
   return value, drawn[np.isfinite(drawn)]
-
-
-def not_run(reason: str) -> claims.Outcome:
-  return claims.Outcome(numbers='', effect=math.nan, p=math.nan, opposite=math.nan, reason=reason)
-
-
-def placements(
-  stress: pd.DataFrame, *, attack: str, clean: tuple[str, ...], metric: str
-) -> pd.DataFrame:
-  """Rows under `attack` with `PLACEMENT`: the share of that network's patches under the attacks
-  `clean` that have less of the metric. Its mean over a cell is the AUROC of the metric."""
-  tables = []
-  if metric not in stress.columns:
-    return pd.DataFrame()
-  for _, part in stress[np.isfinite(stress[metric])].groupby(['arm', 'seed'], sort=True):
-    negative = part.loc[part['attack'].isin(clean), metric].to_numpy()
-    positive = part[part['attack'] == attack]
-    if len(negative) and len(positive):
-      won = detection.placements(negative, positive[metric].to_numpy())[1]
-      tables.append(positive.assign(**{PLACEMENT: won}))
-  return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def of_paper(
@@ -196,16 +177,20 @@ def of_paper(
     high=0.0,
   )
   cell('... to below one half', noise('poisson'), place=TABLE_6, high=FOOLED)
-  unsure = placements(
-    stress, attack='noise_pgd', clean=('none', 'clean_negatives'), metric='uncertainty'
-  )
-  cell(
-    f'Uncertainty alone does not tell attacked noise from patches (AUROC below {DETECTS:g})',
+  # Noise begins with no scan, so that its groups are none of the patches'.
+  unsure = claims.auroc_below(
     noise(baseline),
-    place=TEXT,
-    frame=unsure,
-    metric=PLACEMENT,
-    high=DETECTS,
+    ('none', 'clean_negatives'),
+    metric='uncertainty',
+    threshold=DETECTS,
+    shared=False,
+  )
+  found.append(
+    claims.Claim(
+      f'Uncertainty alone does not tell attacked noise from patches (AUROC below {DETECTS:g})',
+      TEXT,
+      claims.Elsewhere(unsure, stress),
+    )
   )
   for metric, statement in (
     ('diameter', 'Searched nodules are smaller than random ones'),

@@ -260,8 +260,8 @@ def uncertainties(stress: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame
           negative['uncertainty'].to_numpy(),
           positive['uncertainty'].to_numpy(),
           negative_groups=negative['group'].to_numpy(),
-          # What begins with no scan has none.
-          positive_groups=positive['group'].to_numpy() - (10**6 if 'noise' in column else 0),
+          positive_groups=positive['group'].to_numpy(),
+          shared='noise' not in column,  # what begins with no scan has none
         )
         line[HEADS.get(column, column)] = f'{found[0]:.2f} ({found[1]:.2f}-{found[2]:.2f})'
     if len(line) > 1:

@@ -18,14 +18,14 @@ ROWS, DETECTORS = 'ood_rows.parquet', 'ood_detectors.csv'
 FACTS, VIRTUAL, STRIPS, PICTURES = 'facts.json', 'virtual.npz', 'strips.npz', 'ood_pictures.npz'
 
 
-def save_rows(results: pathlib.Path, rows: pd.DataFrame, *, seed: int) -> None:
+def save_rows(results: pathlib.Path, rows: pd.DataFrame) -> None:
   """The rows of the attacks from outside and the AUROC of every detector."""
   if not parallel.is_writer():
     return
   with files.replacing(results / ROWS) as temporary:
     rows.to_parquet(temporary, index=False)
   with files.replacing(results / DETECTORS) as temporary:
-    ood.detectors(rows, seed=seed).to_csv(temporary, index=False, float_format='%.6g')
+    ood.detectors(rows).to_csv(temporary, index=False, float_format='%.6g')
 
 
 def save_facts(config, context) -> None:

@@ -181,7 +181,7 @@ def evaluate(config: ml_collections.ConfigDict, context, models, rows) -> None:
   if due:
     ood.run(due, batches=few(wanted), starts=starts, folder=parts, stopper=context.stopper)
     found = ood.gather(ood.finished(chosen, folder=parts), folder=parts)
-    evaluation.save_rows(context.results, ood.with_placements(found), seed=config.seed)
+    evaluation.save_rows(context.results, found)
   evaluation.save_facts(config, context)
   evaluation.save_strips(config, context, models, few(wanted[:1]), index=wanted[0])
   evaluation.save_ood_pictures(context, due, few(wanted[:1]), starts)

@@ -209,11 +209,11 @@ def chosen(batches: grid.Batches, wanted: Iterable[int], *, size: int) -> grid.B
   return one_host if parallel.process_count() == 1 else several_hosts
 
 
-def detectors(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def detectors(rows: pd.DataFrame) -> pd.DataFrame:
   """AUROC of the score for every arm, seed and kind of OOD image against that arm's own `ind`.
 
-  Columns: arm, seed, attack, eps, auroc, low, high (group bootstrap), n. Arms without a score are
-  left out.
+  Columns: arm, seed, attack, eps, auroc, low, high (`detection.clustered`; an OOD image belongs to
+  the patient whose outputs it is to get), n. Arms without a score are left out.
   """
   lines = []
   for (arm, run_seed), part in rows.groupby(['arm', 'seed'], sort=True):
@@ -225,28 +225,10 @@ def detectors(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         positive['score'].to_numpy(),
         negative_groups=negative['group'].to_numpy(),
         positive_groups=positive['group'].to_numpy(),
-        seed=seed,
+        shared=True,
       )
       lines.append((arm, run_seed, attack, eps, *found, len(positive)))
   return pd.DataFrame(lines, columns=['arm', 'seed', 'attack', 'eps', 'auroc', 'low', 'high', 'n'])
-
-
-def with_placements(rows: pd.DataFrame) -> pd.DataFrame:
-  """`rows` with a column 'placement', whose mean over a cell is that cell's AUROC.
-
-  For example i it is the mean of two shares: of the IND scores that its OOD image exceeds, and of
-  the OOD scores that exceed its IND score. Examples are pairs, so a paired test of the placements
-  against 1/2 is one of the AUROC against 1/2.
-  """
-  rows = rows.assign(placement=np.nan)
-  for _, part in rows.groupby(['arm', 'seed']):
-    part = part[np.isfinite(part['score'].astype(float))]
-    negative = part[part['attack'] == IND].set_index('index')['score']
-    for _, positive in part[part['attack'] != IND].groupby(['attack', 'eps']):
-      pair = negative.reindex(positive['index']).to_numpy()
-      of_negative, of_positive = detection.placements(pair, positive['score'].to_numpy())
-      rows.loc[positive.index, 'placement'] = (of_negative + of_positive) / 2
-  return rows
 
 
 def _cell_rows(evaluator, variables, batches, cell, images) -> pd.DataFrame:

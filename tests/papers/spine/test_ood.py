@@ -8,7 +8,6 @@ import pytest
 
 from robustmed import attacks
 from robustmed.evaluation import grid
-from robustmed.metrics import detection
 from robustmed.papers.spine import ood
 from robustmed.process import console
 from support import toys
@@ -197,16 +196,3 @@ def test_detectors_by_hand():
 def test_detectors_leave_networks_without_a_score_out():
   rows = _scored(ind=[np.nan, np.nan], far=[np.nan, np.nan])
   assert ood.detectors(rows).empty
-  assert ood.with_placements(rows)['placement'].isna().all()
-
-
-def test_placements_have_the_auroc_as_mean():
-  rng = np.random.default_rng(0)
-  rows = _scored(ind=rng.normal(size=9), far=rng.normal(1, 1, 9), near=rng.normal(0.1, 1, 9))
-  placed = ood.with_placements(rows)
-  assert placed.loc[placed['attack'] == 'ind', 'placement'].isna().all()
-  for attack in ('far', 'near'):
-    negative = rows.loc[rows['attack'] == 'ind', 'score']
-    positive = rows.loc[rows['attack'] == attack, 'score']
-    mean = placed.loc[placed['attack'] == attack, 'placement'].mean()
-    assert mean == pytest.approx(detection.auroc(negative, positive))
