@@ -53,12 +53,12 @@ class Auroc(kinds.Kind):
       shared=self.shared,
     )
     found = hypotheses.auroc_test(clustered, low=self.low, high=self.high)
+    low = self.low if self.low > 0 else -math.inf  # 0 and 1 are no bounds
+    high = self.high if self.high < 1 else math.inf
     sizes = ' and '.join(
       f'{part["group"].nunique()} groups of {len(part)}' for part in (positive, negative)
     )
-    return kinds.outcome(
-      found, f'AUROC {kinds.shown_limits(found)}, {sizes}', low=self.low, high=self.high
-    )
+    return kinds.outcome(found, f'AUROC {kinds.shown_limits(found)}, {sizes}', low=low, high=high)
 
 
 @dataclasses.dataclass(frozen=True)

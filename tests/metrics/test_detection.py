@@ -62,18 +62,44 @@ def _interval(negative, positive, groups, **more):
   )
 
 
-def test_the_interval_is_that_of_an_explicit_resampling():
+@pytest.mark.parametrize('shared', [False, True])
+def test_the_scale_is_that_of_leaving_groups_out(shared):
+  """To first order: leaving out moves the AUROC by its group's share of wins."""
   rng = np.random.default_rng(4)
-  groups = np.repeat(np.arange(6), 3)
-  negative, positive = rng.normal(size=18), rng.normal(0.7, size=18)
-  found = _interval(negative, positive, groups, resamples=4000)
-  drawn = []
-  for _ in range(4000):
-    picked = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 6, 6)])
-    drawn.append(detection.auroc(negative[picked], positive[picked]))
-  low, high = np.quantile(drawn, [0.025, 0.975])
-  assert found.value == detection.auroc(negative, positive)
-  assert found.low == pytest.approx(low, abs=0.02) and found.high == pytest.approx(high, abs=0.02)
+  groups = np.repeat(np.arange(200), 1 + np.arange(200) % 3)
+  negative, positive = rng.normal(size=len(groups)), rng.normal(0.7, size=len(groups))
+  found = detection.clustered(
+    negative, positive, negative_groups=groups, positive_groups=groups, shared=shared
+  )
+  logit = lambda share: np.log(share / (1 - share))
+  kept = [groups != name for name in range(200)]
+  if shared:
+    sides = [[detection.auroc(negative[keep], positive[keep]) for keep in kept]]
+  else:
+    sides = [
+      [detection.auroc(negative[keep], positive) for keep in kept],
+      [detection.auroc(negative, positive[keep]) for keep in kept],
+    ]
+  variance = sum(199 * logit(np.array(side)).var() for side in sides)
+  assert found.scale == pytest.approx(np.sqrt(variance), rel=0.02)
+  assert found.value == pytest.approx(detection.auroc(negative, positive))
+  assert found.freedom == pytest.approx(199 if shared else 398, rel=0.1)
+
+
+def test_the_scale_is_that_of_delong():
+  """DeLong's components on the plain scale, of examples that are groups, with the covariance."""
+  rng = np.random.default_rng(5)
+  negative, positive = rng.normal(size=400), rng.normal(0.3, size=400)
+  positive = positive + 0.7 * negative
+  names = np.arange(400)
+  found = detection.clustered(
+    negative, positive, negative_groups=names, positive_groups=names, shared=True
+  )
+  won = (positive[:, None] > negative).astype(float)
+  parts = np.cov(won.mean(1), won.mean(0))
+  delong = np.sqrt((parts[0, 0] + parts[1, 1] + 2 * parts[0, 1]) / 400)
+  plain = found.scale * found.value * (1 - found.value)
+  assert plain == pytest.approx(delong, rel=0.01)
 
 
 def test_the_interval_covers_the_truth():
@@ -82,9 +108,39 @@ def test_the_interval_covers_the_truth():
   covered = 0
   for seed in range(200):
     rng = np.random.default_rng(seed)
-    found = _interval(rng.normal(size=40), rng.normal(0.8, size=40), np.arange(40), resamples=300)
+    found = _interval(rng.normal(size=40), rng.normal(0.8, size=40), np.arange(40))
     covered += found.low <= truth <= found.high
-  assert 0.88 <= covered / 200 <= 0.99
+  assert 0.91 <= covered / 200 <= 0.99
+
+
+def test_groups_of_the_two_kinds_are_strangers_unless_shared():
+  rng = np.random.default_rng(6)
+  own = rng.normal(size=30)
+  negative, positive = own + 0.1 * rng.normal(size=30), own + 0.1 * rng.normal(size=30) + 0.5
+  names = np.arange(30)
+  apart = _interval(negative, positive, names)
+  renamed = detection.auroc_interval(
+    negative, positive, negative_groups=names, positive_groups=names + 1000
+  )
+  assert apart == renamed
+  shared = _interval(negative, positive, names, shared=True)
+  assert shared.high - shared.low < 0.5 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize('groups', [2, 5, 12])
+def test_perfect_separation_is_bounded_by_chance(groups):
+  """`groups` independent pairs are all in order with a probability of AUROC^groups."""
+  low, names = np.arange(groups), np.arange(groups)
+  found = _interval(low, low + 100.0, names)
+  assert found.value == found.high == 1 and found.low == pytest.approx(0.025 ** (1 / groups))
+  fooled = _interval(low + 100.0, low, names)
+  assert fooled.value == fooled.low == 0 and fooled.high == pytest.approx(1 - found.low)
+  clustered = detection.clustered(
+    low, low + 100.0, negative_groups=names, positive_groups=names, shared=False
+  )
+  assert clustered.tail(0.9, sign=1) == pytest.approx(0.9**groups)
+  assert clustered.tail(0.9, sign=-1) == 1
+  assert clustered.tail(found.low, sign=1) == pytest.approx(0.025)
 
 
 def test_one_group_has_no_interval():

@@ -64,8 +64,10 @@ def test_a_dice_threshold_looks_at_slices_that_show_every_class():
     view = segmentation.clean_view(chosen)
     return preparation.clean_values(task, {}, shown, source, batch_size=8, view=view)
 
-  index, values = looked_at('dice')
+  index, group, values = looked_at('dice')
   assert index.tolist() == complete and (values == 1).all()
+  owner = {int(one['index']): int(one['group']) for one in source.train}
+  assert group.tolist() == [owner[number] for number in complete]
   assert len(looked_at('loss')[0]) == len(source.train)
 
 

@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -93,18 +92,3 @@ def test_equal_networks_are_equal_within_a_tolerance(scored):
     nodule_rows.rows()
   )
   assert found.effect < 0 and found.p == 1 and found.opposite == pytest.approx(2 / 51)
-
-
-def test_placements_average_to_the_auroc():
-  table = pd.DataFrame(
-    {
-      'arm': 'a', 'seed': 0, 'attack': ['none', 'none', 'noise_pgd', 'noise_pgd'], 'eps': 1.0,
-      'index': range(4), 'group': range(4), 'uncertainty': [0.2, 0.4, 0.3, 0.5],
-    }
-  )  # fmt: skip
-  found = nodules_claims.placements(
-    table, attack='noise_pgd', clean=('none',), metric='uncertainty'
-  )
-  np.testing.assert_array_equal(found[nodules_claims.PLACEMENT], [0.5, 1.0])
-  none = nodules_claims.placements(table, attack='codes', clean=('none',), metric='uncertainty')
-  assert none.empty

@@ -142,17 +142,19 @@ def test_a_folder_without_ood_images_is_found_out_before_training(tmp_path, monk
     spine.build(_config('smoke', ood__images=str(tmp_path / 'empty'))).data.load()
 
 
-def _rows(**columns):
+def _rows(scores):
+  """Scores of 24 patients' own images are around 0."""
   groups = np.arange(24)
-  frame = {'arm': 'P10_std_rec', 'attack': 'rec', 'eps': 20.0, 'seed': 0, 'index': groups}
-  return pd.DataFrame({**frame, 'group': groups, **columns})
+  own = np.random.default_rng(1).normal(size=24)
+  frame = {'arm': 'P10_std_rec', 'seed': 0, 'index': groups, 'group': groups}
+  attacked = pd.DataFrame({**frame, 'attack': 'rec', 'eps': 20.0, 'score': scores})
+  return pd.concat([pd.DataFrame({**frame, 'attack': 'ind', 'eps': 0.0, 'score': own}), attacked])
 
 
 def test_claims_on_attacks_from_outside_are_decided_on_their_own_rows():
   config = _config('smoke')
   random = np.random.default_rng(0)
-  low = _rows(placement=random.uniform(0, 0.4, 24))
-  high = _rows(placement=random.uniform(0.6, 1, 24))
+  low, high = (_rows(random.normal(mean, 1, 24)) for mean in (-3, 3))
   grid = pd.DataFrame(
     {'arm': 'x', 'attack': 'none', 'eps': 0.0, 'index': [0], 'seed': 0, 'group': 0}
   )

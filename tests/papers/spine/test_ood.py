@@ -190,7 +190,10 @@ def test_detectors_by_hand():
   rows = _scored(ind=[0.0, 2.0], far=[5.0, 6.0], near=[1.0, 3.0], fooled=[-1.0, -2.0])
   found = ood.detectors(rows).set_index('attack')
   assert found['auroc'].to_dict() == {'far': 1.0, 'near': 0.75, 'fooled': 0.0}
-  assert (found['n'] == 2).all() and (found['low'] <= found['auroc']).all()
+  assert (found['n'] == 2).all()
+  # two patients: no limits but those of what cannot be exceeded
+  assert found.loc['far', 'high'] == 1 and np.isnan(found.loc['far', 'low'])
+  assert found.loc['fooled', 'low'] == 0 and np.isnan(found.loc['fooled', 'high'])
 
 
 def test_detectors_leave_networks_without_a_score_out():

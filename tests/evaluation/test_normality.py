@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from robustmed.evaluation import normality
+
+
+def test_distance_from_the_normal_as_scipy_has_it():
+  values = np.random.default_rng(2).gamma(2, size=50)
+  fitted = (values - values.mean()) / values.std()
+  found = normality.distance(values, np.arange(50))
+  assert found.value == pytest.approx(stats.kstest(fitted, 'norm').statistic)
+
+
+def test_the_bootstrap_is_that_of_drawing_groups():
+  rng = np.random.default_rng(3)
+  values = rng.gamma(2, size=400)
+  groups = np.arange(400) // 4
+  found = normality.distance(values, groups, draws=1500)
+  drawn = []
+  for _ in range(1500):
+    picked = np.concatenate([np.arange(4 * g, 4 * g + 4) for g in rng.integers(0, 100, 100)])
+    one = values[picked]
+    drawn.append(stats.kstest((one - one.mean()) / one.std(), 'norm').statistic)
+  assert found.value + found.bias == pytest.approx(np.mean(drawn), abs=0.005)
+  assert found.scale == pytest.approx(np.std(drawn), rel=0.15)
+
+
+def test_examples_of_one_volume_are_not_independent():
+  rng = np.random.default_rng(4)
+  groups = np.repeat(np.arange(12), 30)
+  values = rng.normal(size=12)[groups] + 0.1 * rng.normal(size=360)
+  apart, together = (normality.distance(values, names) for names in (np.arange(360), groups))
+  assert together.value == apart.value and together.scale > 2 * apart.scale
+
+
+def test_one_group_has_no_limits():
+  found = normality.distance(np.arange(20.0), np.zeros(20))
+  assert np.isnan(found.limits(0.95)).all()
+  assert found.at_least(0.1) == found.at_most(0.1) == 1
+
+
+def test_order_and_names_do_not_matter():
+  rng = np.random.default_rng(5)
+  values, groups = rng.gamma(2, size=60), np.arange(60) // 5
+  order = rng.permutation(60)
+  first = normality.distance(values, groups)
+  second = normality.distance(values[order], groups[order] + 100)
+  assert first.limits(0.95) == pytest.approx(second.limits(0.95))
