@@ -30,7 +30,9 @@ from robustmed.evaluation import normality, statistics
 from robustmed.metrics import detection
 
 LEVEL = 0.95
-CAUTION = 6.0  # the skewness counts (1 + CAUTION / n) times: small samples show too little of it
+# The skewness counts (1 + CAUTION / n) times: small samples show too little of it. Far from the
+# middle they show still less, so that p below FAR must also stand with FAR_CAUTION.
+CAUTION, FAR_CAUTION, FAR = 6.0, 18.0, 0.02
 ROUNDING = 1e-12
 
 MEAN = 'mean of group means, skewness-corrected t test'
@@ -60,7 +62,12 @@ def mean_test(values: np.ndarray, *, low: float = -math.inf, high: float = math.
   With t the statistic of the n groups that differ from the bound, s = (1 + 6 / n) times their
   unbiased skewness over sqrt(n), and z = t + s t^2 / 3 + s^2 t^3 / 27 + s / 6 (Hall 1992, On the
   removal of skewness by transformation), p is the largest of those of t, of z (n - 1 degrees of
-  freedom) and 2^-n. A group exactly at the bound says nothing of the side on which the mean lies.
+  freedom) and 2^-n; where it is below 0.02, also of z with 18 for 6, or 0.02 if that is less. A
+  group exactly at the bound says nothing of the side on which the mean lies.
+
+  Claims of 20 groups and more err as often as they say also after Holm's correction. At 12 groups
+  corrected p of differences as skewed as an exponential are too small: 30 such claims, none of them
+  true and all independent, give a verdict in 11 % of tables, not 5 %.
 
   No test of the mean of arbitrary distributions can be both valid and powerful (Bahadur and Savage
   1956): outliers that are rarer than one in the number of groups cannot be seen.
@@ -179,7 +186,7 @@ def _moments(values, used):
     deviation = np.sqrt(squares / (n - 1))
     skewness = (centred**3).sum(-1) / n / (squares / n) ** 1.5 * np.sqrt(n * (n - 1)) / (n - 2)
   skewness = np.where((n > 2) & (squares > 0), skewness, 0.0)
-  return n, mean, deviation, (1 + CAUTION / np.maximum(n, 1)) * skewness
+  return n, mean, deviation, skewness
 
 
 def _mean_tail(values):
@@ -187,12 +194,18 @@ def _mean_tail(values):
   n, mean, deviation, skewness = _moments(values, values != 0)
   with np.errstate(divide='ignore', invalid='ignore'):
     t = np.where(deviation > 0, mean / deviation * np.sqrt(n), np.inf * np.sign(mean))
-    s = skewness / np.sqrt(n)
-    z = t + s * t**2 / 3 + s**2 * t**3 / 27 + s / 6
-    z = np.where(np.isinf(t), t, z)
-    p = np.maximum(stats.t.sf(t, n - 1), stats.t.sf(z, n - 1))
+    usual, far = (
+      stats.t.sf(_corrected(t, (1 + caution / n) * skewness / np.sqrt(n)), n - 1)
+      for caution in (CAUTION, FAR_CAUTION)
+    )
+    p = np.maximum(np.maximum(stats.t.sf(t, n - 1), usual), np.minimum(far, FAR))
   alone = np.where(np.nan_to_num(mean) > 0, 0.0, 1.0)
   return np.maximum(np.where(n > 1, p, alone), 0.5**n)
+
+
+def _corrected(t, s):
+  """The statistic `t` without the skewness that `s` stands for."""
+  return np.where(np.isinf(t), t, t + s * t**2 / 3 + s**2 * t**3 / 27 + s / 6)
 
 
 def _mean_limit(values):
@@ -201,7 +214,7 @@ def _mean_limit(values):
   if values.shape[-1] < 2:
     return np.full(values.shape[:-1], np.nan)
   quantile = stats.t.ppf((1 - LEVEL) / 2, n - 1)  # below 0
-  s = skewness / np.sqrt(n)
+  s = (1 + CAUTION / n) * skewness / np.sqrt(n)
   # z(t) = ((1 + s t / 3)^3 - 1) / s + s / 6, solved for t.
   safe = np.where(np.abs(s) < 1e-9, 1.0, s)
   t = np.where(np.abs(s) < 1e-9, quantile, 3 / safe * (np.cbrt(1 + s * (quantile - s / 6)) - 1))

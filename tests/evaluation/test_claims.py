@@ -95,7 +95,8 @@ def test_the_p_value_is_that_of_the_means_of_patients(rows):
   found = test(statistics.prepare(rows))
   by_patient = rows[rows['eps'] == 0.07].pivot_table(index='group', columns='arm', values='dice')
   means = (by_patient['adv'] - by_patient['std']).to_numpy()
-  assert found.p == hypotheses.mean_test(means, low=0.597).p and 2**-12 < found.p < 1
+  assert found.p == pytest.approx(hypotheses.mean_test(means, low=0.597).p)
+  assert 2**-12 < found.p < 1
   outcome = claims.greater('adv', 'std', **AT)(statistics.prepare(rows))
   assert outcome.p == outcome.least == 2**-12
   assert outcome.opposite == pytest.approx(1.0)
@@ -325,7 +326,7 @@ def test_auroc_claims_tell_patients_from_strangers():
   )
   assert verdict(make(0.5, shared=True), rows) == 'fails'
   assert verdict(make(0.97, shared=True), rows) == 'holds'
-  assert verdict(make(0.75, shared=False), rows) == 'undecided'
+  assert verdict(make(0.8, shared=False), rows) == 'undecided'
   above = claims.auroc_above(cell, ['ind'], metric='score', threshold=0.6, shared=False)
   assert verdict(above, rows) == 'holds'
   assert str(above) == 'AUROC of score, a, ood 2 against ind > 0.6'
