@@ -38,7 +38,8 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
     f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
     f'- Every number is a mean over the test examples: {count} in {groups} groups (patients, '
     f'volumes or scans), {trained}. An example run under several seeds counts once.',
-    '- Brackets and shaded bands are 95 % intervals from resampling whole groups. They say how '
+    '- Brackets and shaded bands are 95 % intervals from resampling whole groups (those of a claim '
+    'are the limits of its own test). They say how '
     'much another set of patients could change the mean, not how much another training could.',
     '- A **claim** holds when its number lies where the paper says and the test, corrected for '
     f'all claims (Holm), gives p below {claims.ALPHA:g}; it fails when the opposite is that '

@@ -261,7 +261,8 @@ class Page:
       'A large reconstruction error is to give a foreign image away. `start.ct` and `start.noise` '
       'are unattacked images; `rec_blind` fools the outputs alone, `rec` outputs and detector as '
       'the authors did, `rec_adaptive` with ten times the weight on the detector. AUROC 1 is a '
-      'perfect detector, 0.5 a useless one, less a fooled one. Brackets: patients drawn anew.',
+      'perfect detector, 0.5 a useless one, less a fooled one. Limits are over patients, each '
+      'with the foreign image that is to get its outputs.',
       drawn,
       [('AUROC of the reconstruction error', frame)],
     )
