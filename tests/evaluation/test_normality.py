@@ -16,9 +16,9 @@ def test_the_bootstrap_is_that_of_drawing_groups():
   rng = np.random.default_rng(3)
   values = rng.gamma(2, size=400)
   groups = np.arange(400) // 4
-  found = normality.distance(values, groups, draws=1500)
+  found = normality.distance(values, groups, draws=600)
   drawn = []
-  for _ in range(1500):
+  for _ in range(600):
     picked = np.concatenate([np.arange(4 * g, 4 * g + 4) for g in rng.integers(0, 100, 100)])
     one = values[picked]
     drawn.append(stats.kstest((one - one.mean()) / one.std(), 'norm').statistic)
