@@ -41,12 +41,16 @@ def auroc(negative: np.ndarray, positive: np.ndarray) -> float:
 
 
 def placements(negative: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Each negative's and each positive's share of won comparisons; the mean of either is the AUROC.
+  """Each negative's and each positive's share of comparisons won by the positive, by ranks.
 
-  The share is that won by the positive side, so a value above 0.5 speaks for the score in both.
+  Scores are [..., n]. The mean of either is the AUROC; ties count half.
   """
-  won = _wins(_known(negative), _known(positive))
-  return won.mean(axis=0), won.mean(axis=1)
+  negative, positive = _known(negative, rows=True), _known(positive, rows=True)
+  count = positive.shape[-1]
+  ranks = stats.rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
+  of_positive = (ranks[..., :count] - stats.rankdata(positive, axis=-1)) / negative.shape[-1]
+  of_negative = 1 - (ranks[..., count:] - stats.rankdata(negative, axis=-1)) / count
+  return of_negative, of_positive
 
 
 class Clustered(NamedTuple):
@@ -99,8 +103,7 @@ def clustered(
   A perfect separation has no spread. There the chance is bounded instead: with d disjoint pairs of
   a positive and a negative group it is at most AUROC^d.
   """
-  negative, positive = _known(negative, rows=True), _known(positive, rows=True)
-  of_positive, of_negative = _shares(negative, positive)
+  of_negative, of_positive = placements(negative, positive)
   value = of_positive.mean(-1)
   names, parts = [], []
   for won, groups in ((of_positive, positive_groups), (of_negative, negative_groups)):
@@ -120,7 +123,7 @@ def clustered(
     parts, disjoint = [moved], min(*sizes, len(every) // 2)
   else:
     disjoint = min(sizes)
-  floor = 0.5 / (negative.shape[-1] * positive.shape[-1])
+  floor = 0.5 / (of_negative.shape[-1] * of_positive.shape[-1])
   variances = [_jackknife(value, part, floor=floor) for part in parts]
   total = sum(variances)
   with np.errstate(divide='ignore', invalid='ignore'):
@@ -158,15 +161,6 @@ def _jackknife(value, moved, *, floor: float):
   return (size - 1) / size * np.square(left - left.mean(-1, keepdims=True)).sum(-1)
 
 
-def _shares(negative, positive):
-  """Each positive's and each negative's share of comparisons won by the positive, by ranks."""
-  count = positive.shape[-1]
-  ranks = stats.rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
-  of_positive = (ranks[..., :count] - stats.rankdata(positive, axis=-1)) / negative.shape[-1]
-  of_negative = 1 - (ranks[..., count:] - stats.rankdata(negative, axis=-1)) / count
-  return of_positive, of_negative
-
-
 def _logit(share):
   with np.errstate(divide='ignore'):
     return np.log(share) - np.log1p(-np.asarray(share, np.float64))
@@ -174,12 +168,6 @@ def _logit(share):
 
 def _expit(value):
   return 0.5 * (1 + np.tanh(value / 2))
-
-
-def _wins(negative, positive):
-  """[positives, negatives]: 1 where the positive scores higher, 1/2 for a tie."""
-  difference = positive[:, None] - negative[None, :]
-  return (difference > 0) + 0.5 * (difference == 0)
 
 
 def _known(scores, *, rows: bool = False):
