@@ -6,7 +6,7 @@ group bootstrap interval. Holm's and Bonferroni's corrections run over all lines
 `family` column says how many those were.
 
 The signed-rank test asks whether differences are symmetric about 0, not whether their mean is 0:
-it rejects 16 % (12 groups) to 37 % (60) of skewed differences of mean 0 at 5 %. Claims are
+it rejects 15 % (12 groups) to 35 % (60) of exponential differences of mean 0 at 5 %. Claims are
 therefore decided by the tests of `evaluation.hypotheses`.
 """
 
