@@ -291,7 +291,7 @@ def test_an_empty_list_of_irrelevant_findings_is_fine(folder):
   'change, message',
   [
     (['--annotations', 'nowhere'], 'nowhere: has no annotations.csv'),
-    (['--bootstrap', '-1'], 'must not be negative'),
+    (['--bootstrap', '-1'], 'must be 0 or more'),
     (['--bootstrap', 'many'], 'invalid int value'),
     (['--min-diameter', '99'], 'has no nodule of 99 mm or more'),
     (['--bogus'], 'unrecognized arguments: --bogus'),
