@@ -120,7 +120,7 @@ def _counts(shares: Sequence[float]) -> list[int]:
   whole = [count // math.gcd(*whole) for count in whole]
   if min(whole) < 1 or sum(whole) > LONGEST:
     raise errors.UserError(
-      f'shares of training examples {shares} need more than {LONGEST} draws to hold exactly; round '
-      'them'
+      f'shares of training examples {shares} must be multiples of about 1/1000 and hold exactly '
+      f'within {LONGEST} draws; round them'
     )
   return whole

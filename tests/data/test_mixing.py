@@ -141,5 +141,5 @@ def test_mistakes_are_told():
     mixing.mix(PARTS, {'positive/reel': 1.0})
   with pytest.raises(errors.UserError, match='no examples of the kind a'):
     mixing.mix({'a': split(0)}, {'a': 1.0})
-  with pytest.raises(errors.UserError, match='more than 10000 draws'):
+  with pytest.raises(errors.UserError, match='hold exactly within 10000 draws'):
     mixing.mix(PARTS, {'positive/real': 1.0, 'negative/real': 1e-6})
