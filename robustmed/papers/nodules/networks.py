@@ -55,7 +55,11 @@ def _unit(vector):
 
 
 class Encoder(nn.Module):
-  """image [b, *sides, 1] -> code: conv4 of stride 2 per width, then a dense layer."""
+  """image [b, *sides, 1] -> code: conv4 of stride 2 per width, then a dense layer.
+
+  There is no norm: over an image that is 0 outside its nodule it would take away the scale of the
+  image, and with it the density of the nodule.
+  """
 
   widths: tuple[int, ...]
   latent: int
@@ -65,9 +69,16 @@ class Encoder(nn.Module):
     x, kernel = image, (4,) * (image.ndim - 2)
     for level, features in enumerate(self.widths):
       x = layers.Conv(
-        features, kernel, strides=2, padding=(1,) * len(kernel), init_of=_HE, name=f'conv{level}'
+        features,
+        kernel,
+        strides=2,
+        padding=(1,) * len(kernel),
+        use_bias=True,
+        init_of=_HE,
+        bias_init=nn.initializers.zeros,
+        name=f'conv{level}',
       )(x)
-      x = layers.Norm(1, leak=LEAK, name=f'norm{level}')(x)
+      x = jnp.where(x >= 0, x, LEAK * x)
     x = x.reshape(len(x), -1)
     return vae.latent(layers.Dense(2 * self.latent, use_bias=True, name='code')(x))
 

@@ -86,6 +86,18 @@ def test_losses_are_those_of_the_paper(made):
   assert critic.repeat == 5 and set(aux['state']) == {'batch_stats'}
 
 
+def test_codes_say_how_dense_a_nodule_is(made, trained):
+  model, variables = made
+  batch = lungs.batch(8)
+  image = jnp.asarray(synthesiser.cut_out(batch))
+  later = {'params': trained[3].params, **trained[3].state}
+  for own in (variables, later):
+    code, fainter = (np.asarray(model.encode(own, x).mean) for x in (image, 0.5 * image))
+    spread = np.sqrt(np.square(code - code.mean(0)).mean())
+    moved = np.sqrt(np.square(fainter - code).mean())
+    assert moved > 0.1 * spread, (moved, spread)
+
+
 def test_spectral_convolution_has_a_largest_singular_value_of_one():
   class Alone(nn.Module):
     @nn.compact
