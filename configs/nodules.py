@@ -2,9 +2,12 @@
 synthetic nodules of searched codes, attacked patches or Poisson noise.
 
 Presets: none or `demo` (synthetic chests, small networks, for 2 cores), `smoke` (for tests), `real`
-(`--config.data.dir=...`, LUNA16 with its own list of candidates, all ten variants, pools of a tenth
-and less of the paper's, a GPU) and `paper` (the three candidate networks, the paper's pools: about
-1.5 TB of patches).
+(`--config.data.dir=...`, LUNA16 with its own list of candidates, all ten variants, pools of half
+and less of the paper's, 86 GB of patches, a GPU) and `paper` (the three candidate networks and
+DeepLung's, the paper's pools, three seeds: 1.04 TB of patches). The patches are those of training
+and of the stress tests; whether they fit on the disk is looked at before. LUNA16 has no nodule
+masks: `python -m robustmed.data.chest.lidc_xml` makes them. `--config.data.fold=0` to `9` tests on another
+subset of it.
 """
 
 import ml_collections
@@ -126,6 +129,7 @@ def _data() -> dict:
     'train_subsets': tuple(range(8)),  # of LUNA16
     'validation_subsets': (8,),
     'test_subsets': (9,),
+    'fold': -1,  # of LUNA16, in place of the three: 0 to 9 is the subset to test on
   }
 
 
@@ -207,6 +211,7 @@ def _arms(preset: str) -> dict:
     'ce': {**plain, **short(), 'init_from': 'segmentation', 'model': {'loss': 'ce'}},
     'beta': {**plain, **short(), 'init_from': 'segmentation'},
     'beta_finetune': {**plain, **tune, 'init_from': 'ce'},
+    'longer': variant(),  # the steps and the schedule of the variants, on real patches alone
     'syn_random': variant('random'),
     'syn': variant(*CODES),
     'poisson': variant(*POISSON),
@@ -324,6 +329,8 @@ def _full(config) -> None:
 
 def _paper(config) -> None:
   config.data.candidates = 'blob'
-  config.pools.counts.update({'random': 389_280, 'codes': 389_280, 'noise': 100_000})
+  config.reference.kind = 'detector'
+  # 710 scans, 10 backgrounds of each, 6 codes in each
+  config.pools.counts.update({'random': 42_600, 'codes': 42_600, 'noise': 100_000})
   config.stress.codes = 10_000
   config.seeds = 3

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,6 +202,18 @@ def prepare(
     name: Split(builder.as_data_source(name), groups[name], folder=folder) for name in groups
   }
   return splits, folder
+
+
+def free_bytes(folder: pathlib.Path) -> int:
+  """What the disk of a folder has free, also of a folder that is yet to be made."""
+  while not folder.exists():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
+
+
+def amount(size: float) -> str:
+  """A number of bytes for people."""
+  return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'
 
 
 def counts(folder: pathlib.Path) -> dict[str, int]:

@@ -59,6 +59,9 @@ class Data(NamedTuple):
   sizes: Callable[[], Mapping[str, int]]  # split -> examples, without loading them
   load: Callable[[], Any]  # -> `data.Source`
   augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None  # source -> on-device
+  # (all arms, those to be trained, workdir): a `UserError` for what a training would lack, before
+  # any data are prepared
+  check: Callable[[Collection[str], Collection[str], Any], None] = lambda *_: None
 
 
 class Grid(NamedTuple):

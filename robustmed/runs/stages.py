@@ -122,6 +122,9 @@ class Run:
         f'arm {name!r} was not asked for but is needed; it is trained unless it has finished'
       )
     with console.stop_on_signal() as stopper:
+      if stage in ('all', 'train') and not imported:
+        untrained = {name for name, _ in self.networks.untrained(self.order)}
+        self.exp.data.check(self.order, untrained, self.folder)
       if stage != 'report':
         self._forecast(stage, imported)
       if stage in ('all', 'train') and not imported:

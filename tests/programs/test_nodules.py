@@ -9,7 +9,7 @@ import pytest
 from support import runs
 
 CONFIG = ['--config', 'configs/nodules.py:smoke']
-ARMS = {'ce', 'beta_finetune', 'syn', 'perturb'}
+ARMS = {'ce', 'beta_finetune', 'longer', 'syn', 'perturb'}
 
 
 @pytest.fixture(scope='module')

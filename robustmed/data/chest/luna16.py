@@ -1,9 +1,11 @@
 """LUNA16 (Setio et al. 2017): chest CT with lung nodules, cut into patches.
 
 `dir` is the folder that `luna16_files` describes. Scans are split by their subset, which is a fold
-of the challenge: 0-7 train, 8 validation, 9 test by default; missing subsets are skipped. All
-annotated nodules become patches, whatever their diameter. `exclude` names scans to leave out. The
-patches are those of `nodule_patches`; `scans` reads whole scans.
+of the challenge: 0-7 train, 8 validation, 9 test by default; missing subsets are
+skipped. `fold` k instead tests on subset k, validates on the one before it (9 before 0) and trains on
+the other eight, so that ten runs test every scan once. All annotated nodules become patches,
+whatever their diameter. `exclude` names scans to leave out. The patches are those of
+`nodule_patches`; `scans` reads whole scans.
 """
 
 import functools
@@ -21,8 +23,10 @@ DEFAULTS = {
   'train_subsets': tuple(range(8)),
   'validation_subsets': (8,),
   'test_subsets': (9,),
+  'fold': -1,  # 0 to 9, in place of the three
   'exclude': (),
 }
+FOLDS = 10
 _SCANS, _NODULES = 888, 1186  # of all ten subsets
 
 
@@ -32,7 +36,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   if fields['dir'] and pathlib.Path(fields['dir']).expanduser().is_dir():
     return nodule_patches.sizes(scans(fields), fields)
   per_scan = _NODULES / _SCANS + nodule_patches.others(fields)
-  shares = {name: len(subsets) / 10 for name, subsets in _subsets(fields).items()}
+  shares = {name: len(listed) / FOLDS for name, listed in subsets(fields).items()}
   return {name: round(share * _SCANS * per_scan) for name, share in shares.items() if share}
 
 
@@ -56,14 +60,14 @@ def scans(fields: Mapping[str, Any]) -> nodule_scans.Scans:
     errors.lookup(found.images, uid, kind='scan to exclude')
   splits = {
     name: tuple(
-      uid for uid in found.images if found.subset[uid] in subsets and uid not in fields['exclude']
+      uid for uid in found.images if found.subset[uid] in listed and uid not in fields['exclude']
     )
-    for name, subsets in _subsets(fields).items()
+    for name, listed in subsets(fields).items()
   }
   if not splits['test']:
     raise errors.UserError(
-      f'{found.root}: has no scan in the test subsets {fields["test_subsets"]}; unpack one of them '
-      'there or set data field test_subsets'
+      f'{found.root}: has no scan in the test subsets {subsets(fields)["test"]}; unpack them there '
+      'or set data field test_subsets or fold'
     )
   number = {uid: place for place, uid in enumerate(known.scans)}
   listed = {name: uids for name, uids in splits.items() if uids}
@@ -75,19 +79,28 @@ def scans(fields: Mapping[str, Any]) -> nodule_scans.Scans:
     read=functools.partial(luna16_files.read, found, known),
     tables=functools.partial(luna16_files.tables, known),
     counts=counts,
+    masked=functools.partial(luna16_files.masked, found, known),
   )
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
   nodule_patches.check_fields(fields)
-  named = [subset for subsets in _subsets(fields).values() for subset in subsets]
-  if len(set(named)) < len(named) or not set(named) <= set(range(10)):
+  if fields['fold'] not in range(-1, FOLDS):
+    raise errors.UserError(f'data field fold must be 0 to 9, or -1, not {fields["fold"]}')
+  named = [subset for listed in subsets(fields).values() for subset in listed]
+  if len(set(named)) < len(named) or not set(named) <= set(range(FOLDS)):
     raise errors.UserError(
-      f'each of the subsets 0 to 9 can be in one split only, not {_subsets(fields)}'
+      f'each of the subsets 0 to 9 can be in one split only, not {subsets(fields)}'
     )
 
 
-def _subsets(fields):
+def subsets(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """The subsets of every split."""
+  fold = fields['fold']
+  if fold >= 0:
+    before = (fold - 1) % FOLDS
+    rest = tuple(number for number in range(FOLDS) if number not in (fold, before))
+    return {'train': rest, 'validation': (before,), 'test': (fold,)}
   return {name: fields[f'{name}_subsets'] for name in nodule_patches.SPLITS}
 
 

@@ -8,12 +8,11 @@
                           nodules numbered 1 ... n, and nodules.csv with seriesuid, label, texture,
                           calcification
 
-LUNA16 has no nodule masks. The readers' contours are in LIDC-IDRI; pylidc makes masks of them where
-its DICOM files are: `Scan.cluster_annotations()` groups the readers' contours, `utils.consensus`
-with clevel 0.5 gives the voxels that half of them chose, to be written as number 1 ... n on the
-grid of the scan, and nodules.csv takes the medians of `texture` and `calcification`. Labels and
-annotations are brought together by place. The texture (1 ... 5) says ground glass up to 2, solid
-from 4, part-solid between; a calcification below 6 makes a solid nodule a calcified one.
+LUNA16 has no nodule masks. The readers' contours are in the XML files of LIDC-IDRI, and
+`python -m robustmed.data.chest.lidc_xml` makes nodule_masks of them: the voxels that half of a nodule's
+readers chose, and the medians of their ratings. Labels and annotations are brought together by
+place. The texture (1 ... 5) says ground glass up to 2, solid from 4, part-solid between; a
+calcification below 6 makes a solid nodule a calcified one.
 """
 
 import functools
@@ -160,6 +159,25 @@ def tables(known: Annotations, uid: str) -> nodule_scans.Tables:
   )
 
 
+def masked(found: Found, known: Annotations, uid: str) -> tuple[str, ...]:
+  """The kinds of the nodules that the mask file of a scan holds, without reading it.
+
+  A file of which nodules.csv says nothing has nodules of unknown kind.
+  """
+  if found.mask(uid) is None:
+    return ()
+  return tuple(_kinds(known, uid).values()) or ('unknown',)
+
+
+def _kinds(known, uid):
+  """Label -> kind of what nodules.csv has of a scan."""
+  if known.kinds is None:
+    return {}
+  mine = known.kinds.scan == known.scans.index(uid)
+  columns = (known.kinds.values[name][mine] for name in ('label', 'texture', 'calcification'))
+  return {int(label): kind_of(*rest) for label, *rest in zip(*columns)}
+
+
 def read(found: Found, known: Annotations, uid: str) -> nodule_scans.NoduleScan:
   """Reads one scan; nodules and candidates outside it are a `UserError` with file and row."""
   path = found.images[uid]
@@ -209,12 +227,7 @@ def _with_masks(scan, labels, path, known):
     raise errors.UserError(f'{path}: must have the whole numbers 0 (no nodule), 1, 2, ...')
   labels = labels.astype(np.int64)
   order = np.zeros(labels.max() + 1, np.int16)
-  kinds = {}
-  if known.kinds is not None:
-    mine = known.kinds.scan == known.scans.index(scan.uid)
-    columns = (known.kinds.values[name][mine] for name in ('label', 'texture', 'calcification'))
-    kinds = {int(label): kind_of(*rest) for label, *rest in zip(*columns)}
-  found = []
+  kinds, found = _kinds(known, scan.uid), []
   for row, (centre, diameter) in enumerate(
     zip(nodule_scans.centres(scan.nodules), scan.nodules['diameter_mm'])
   ):

@@ -13,7 +13,6 @@ weights that cut out the nodule with a soft edge, 0 where there is no mask), 'ha
 
 import abc
 import pathlib
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -151,22 +150,17 @@ def announce(count: int, side: int, folder: pathlib.Path) -> None:
   The images count as they are; how far they can be compressed depends on their noise.
   """
   need = round(count * side**3 * 4 * (1 + _SOFT_SHARE))
-  while not folder.exists():
-    folder = folder.parent
-  free = shutil.disk_usage(folder).free
+  free = store.free_bytes(folder)
   if need > free:
     raise errors.UserError(
-      f'{count} patches of {side}^3 points take up to {_amount(need)}, but {folder} has '
-      f'{_amount(free)} free; set the data field cache_dir or $ROBUSTMED_CACHE to a larger disk, '
-      'or lower side, negatives or backgrounds'
+      f'{count} patches of {side}^3 points take up to {store.amount(need)}, but {folder} has '
+      f'{store.amount(free)} free; set the data field cache_dir or $ROBUSTMED_CACHE to a larger '
+      'disk, or lower side, negatives or backgrounds'
     )
   console.say(
-    f'cutting {count} patches of {side}^3 points, at most {_amount(need)} ({_amount(free)} free)'
+    f'cutting {count} patches of {side}^3 points, at most {store.amount(need)} '
+    f'({store.amount(free)} free)'
   )
-
-
-def _amount(size):
-  return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'
 
 
 def cut(scan: nodule_scans.NoduleScan, fields: Mapping[str, Any]) -> list[dict[str, Any]]:

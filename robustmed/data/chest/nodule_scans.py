@@ -54,6 +54,8 @@ class Scans(NamedTuple):
   read: Callable[[str], NoduleScan]
   tables: Callable[[str], Tables]
   counts: Mapping[str, int]  # nodules of every scan, known without reading it
+  # The kinds of a scan's nodules that have a mask, likewise known; None: all nodules have one.
+  masked: Callable[[str], tuple[str, ...]] | None = None
 
 
 def table(uid: str, centres: Any, **columns: Any) -> pd.DataFrame:

@@ -1,14 +1,14 @@
 """The arms of the study of nodules: candidate networks, synthesiser, classifiers and what each of
 them learns from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from robustmed import data, errors, models, tasks, types
 from robustmed.data import mixing, pipeline, store
-from robustmed.data.chest import nodule_augment, nodule_patches
+from robustmed.data.chest import nodule_augment, nodule_patches, nodule_scans
 from robustmed.defenses import standard
 from robustmed.models import weights
 from robustmed.papers.nodules import pools as nodules_pools
@@ -16,8 +16,14 @@ from robustmed.papers.nodules import stored_pools, synthesiser
 from robustmed.runs import experiment, preparation
 
 BLOB, GLASS, BOXES, REFERENCE = 'blob', 'blob_glass', 'rpn', 'deeplung'
+CONTROL = 'longer'  # the baseline, trained on as the variants are, without their pools
 SYNTHESISER = nodules_pools.SYNTHESISER
 GROUND_GLASS = ('ground_glass', 'part_solid')
+NO_MASK = 'no training nodule has a mask to learn from'
+NO_KIND = 'no training nodule is known to be ground glass or part-solid'
+MAKE_MASKS = (
+  'make nodule_masks of the contours of LIDC-IDRI by python -m robustmed.data.chest.lidc_xml'
+)
 # Where a share of the training draws is lacking it goes to the first kind.
 KINDS = ('real', 'synthetic', 'attacked')
 
@@ -146,16 +152,30 @@ def _with_pools(config, added, task_of):
   return source
 
 
+def check_masks(
+  config: ml_collections.ConfigDict, scans: nodule_scans.Scans, untrained: Collection[str]
+) -> None:
+  """A `UserError` if training nodules have no mask, or none of them is known to be glassy, and one
+  of the arms `untrained` needs that. No scan is read."""
+  if scans.masked is None:
+    return
+  kinds = {kind for uid in scans.splits.get('train', ()) for kind in scans.masked(uid)}
+  segments = lambda arm: config.arms.get(arm, {}).get('model', {}).get('loss') == 'segmentation'
+  for arm in untrained:
+    if not kinds and (arm == SYNTHESISER or segments(arm)):
+      raise errors.UserError(f'arm {arm!r}: {NO_MASK}; {MAKE_MASKS}')
+    if arm == GLASS and not kinds & set(GROUND_GLASS):
+      option = 'or set candidates.ground_glass to False'
+      raise errors.UserError(f'arm {arm!r}: {NO_KIND}; {MAKE_MASKS}, {option}')
+
+
 def masked(finished: preparation.Finished) -> data.Source:
   """Training nodules with a mask, for the synthesiser."""
   source = finished.source
   nodules = nodule_patches.of_role(source, 'train', 'nodule')
   places = [place for place in range(len(nodules)) if nodules[place]['has_mask']]
   if not places:
-    raise errors.UserError(
-      'no training nodule has a mask to learn from; add the masks of LIDC (see the docstring of '
-      'robustmed/data/luna16_files.py), or leave out the arms with synthetic nodules'
-    )
+    raise errors.UserError(f'{NO_MASK}; {MAKE_MASKS}')
   return source._replace(train=store.Part(nodules, places), sampling=pipeline.Sampling())
 
 
@@ -164,10 +184,7 @@ def glassy(finished: preparation.Finished, source: data.Source) -> data.Source:
   del finished
   nodules = nodule_patches.of_kind(source, 'train', *GROUND_GLASS)
   if not len(nodules):
-    raise errors.UserError(
-      'no training nodule is known to be ground glass or part-solid; add nodules.csv with their '
-      'texture, or set candidates.ground_glass to False'
-    )
+    raise errors.UserError(f'{NO_KIND}; {MAKE_MASKS}')
   parts = {'nodule': nodules, 'other': nodule_patches.of_role(source, 'train', 'background')}
   parts = {name: part for name, part in parts.items() if len(part)}
   joined, sampling = mixing.mix(parts, dict.fromkeys(parts, 1 / len(parts)))

@@ -3,7 +3,7 @@ scans by augmenting with adversarial attacks'."""
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=functools.cache(lambda: sizes(config)),
       load=lambda: make_source(config),
       augment=lambda source: move,
+      check=functools.partial(preflight, config),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),
@@ -70,6 +71,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   known = dict.fromkeys(('blob', 'luna_v2'))
   errors.lookup(known, config.data.candidates, kind='data field candidates')
   errors.lookup(config.arms, config.pools.victim, kind='arm that the searches attack')
+  source = errors.lookup(data.SOURCES, config.data.source, kind='data source')
+  if config.data.fold >= 0 and 'fold' not in source.DEFAULTS:
+    raise errors.UserError(
+      f'data.fold={config.data.fold} is for luna16, not for {config.data.source}; leave it out'
+    )
   reference = config.reference
   kinds = dict.fromkeys(('', 'detector', 'submission'))
   errors.lookup(kinds, reference.kind, kind='reference')
@@ -80,6 +86,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'reference.submission: there is no file {reference.submission!r}; name a CSV file in the '
         'format of LUNA16'
       )
+
+
+def preflight(
+  config: ml_collections.ConfigDict,
+  arms: Collection[str],
+  untrained: Collection[str],
+  folder: pathlib.Path,
+) -> None:
+  """A `UserError` if nodule masks, their kinds or the disk's space will not do for these arms."""
+  fields = data.fields_of(nodules_arms.source_config(config))
+  scans = data.SOURCES[config.data.source].scans(fields)
+  nodules_arms.check_masks(config, scans, untrained)
+  stress.check_space(config, scans, arms, folder / pools.FOLDER)
 
 
 def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> types.Task:

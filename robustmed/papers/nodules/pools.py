@@ -35,7 +35,7 @@ POOLS = {
   'codes': Pool(2, 'background', 'positive/synthetic', 'code_search'),
   'positives': Pool(3, 'nodule', 'positive/attacked', 'patch_search'),
   'noise': Pool(4, '', 'negative/attacked', 'patch_search'),
-  'negatives': Pool(5, 'negative', 'negative/attacked', 'patch_search'),
+  'negatives': Pool(5, 'background', 'negative/attacked', 'patch_search'),
   'poisson_positives': Pool(6, 'nodule', 'positive/attacked'),
   'poisson_negatives': Pool(7, 'negative', 'negative/attacked'),
   'plain_noise': Pool(8, '', ''),
@@ -116,6 +116,17 @@ def recipe(trained: Trained, name: str, *, victim: str = '') -> recipes.Recipe:
     'plain_noise': lambda: recipes.noise(attacked(), search=None),
   }
   return errors.lookup(known, name, kind='pool')()
+
+
+def begins(
+  config: ml_collections.ConfigDict, scans: nodule_scans.Scans, split: str, role: str
+) -> int:
+  """How many patches of a role a split of scans has; no scan is read."""
+  uids = scans.splits.get(split, ())
+  each = {'negative': config.data.negatives, 'background': config.data.backgrounds}
+  if role == 'nodule':
+    return sum(scans.counts[uid] for uid in uids)
+  return len(uids) * each.get(role, 0)
 
 
 def part_of(source: Any, split: str, role: str) -> store.Split | None:

@@ -8,6 +8,7 @@ version of this code, which lie beside it in facts.json.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from robustmed.process import console, parallel
 
 VERSION = 1  # of what is made of a recipe
 PATIENCE = 20  # candidates for every patch that is wanted
+_BESIDE = 512  # bytes of a patch beside its image, about
 _BYTES = tfds.features.Encoding.BYTES
 
 
@@ -86,6 +88,7 @@ def generate(
     **recipe.provenance,
   }
   program = functools.cache(lambda: _program(recipe))
+  shape = np.shape(source[0]['image']) if source is not None else image_shape
   progress, parts, kept, tried = console.Progress(f'pool {name}', count), [], 0, 0
   size = min(shard_size, -(-count // batch_size) * batch_size)
   while kept < count:
@@ -98,7 +101,8 @@ def generate(
     make = lambda numbers=numbers: _rows(
       program(), recipe, name, numbers, source, image_shape, seed, first, batch_size
     )
-    part = _shard(make, {**provenance, 'candidates': [tried, size]}, root, stopper)
+    need = size_of(count - kept, shape)
+    part = _shard(make, {**provenance, 'candidates': [tried, size]}, root, stopper, need)
     parts.append(part)
     kept, tried = kept + len(part), tried + size
     progress.update(min(kept, count), f'{kept} of {tried} candidates kept')
@@ -107,18 +111,37 @@ def generate(
   return store.Part(joined, range(count))
 
 
-def _shard(make, provenance, root, stopper) -> store.Split:
-  """What is kept of one shard."""
+def size_of(count: int, image_shape: tuple[int, ...]) -> int:
+  """Bytes of `count` patches of a pool on the disk."""
+  return count * (math.prod(image_shape) * np.dtype(np.float32).itemsize + _BESIDE)
+
+
+def check_space(folder: pathlib.Path, need: int, *, what: str) -> None:
+  """A `UserError` if `need` bytes do not fit on the disk of `folder`."""
+  free = store.free_bytes(folder)
+  if need > free:
+    raise errors.UserError(
+      f'{what}: takes {store.amount(need)} more, but {folder} has {store.amount(free)} free; put '
+      'the workdir on a larger disk, or lower pools.counts and the counts of stress'
+    )
+
+
+def _shard(make, provenance, root, stopper, need) -> store.Split:
+  """What is kept of one shard; of one without any its first candidate lies there alone.
+
+  need: bytes that the pool takes from here on.
+  """
   folder = store.location(Pool, root=root, fingerprint=provenance)
   if not bool(parallel.broadcast_from_writer(np.array(store.is_prepared(folder)))):
     if stopper.requested():
       console.say(f'stopped in pool {provenance["pool"]}; the same command goes on from there')
       raise console.Stopped
+    check_space(root, need, what=f'pool {provenance["pool"]}')
     rows = make()
     if parallel.is_writer():
-      keep = [place for place, row in enumerate(rows) if row['keep']]
-      facts = {'provenance': provenance, 'keep': keep}
-      fields = {'rows': rows, 'facts': facts}
+      kept = [row for row in rows if row['keep']]
+      facts = {'provenance': provenance, 'keep': [*range(len(kept))]}
+      fields = {'rows': kept or rows[:1], 'facts': facts}
       store.prepare(Pool, fields, root=root, fingerprint=provenance)
     parallel.barrier('pool')
   splits, folder = store.prepare(Pool, {}, root=root, fingerprint=provenance)

@@ -7,6 +7,7 @@ strength.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from robustmed import errors
 from robustmed.data import pipeline, store
+from robustmed.data.chest import nodule_scans
 from robustmed.evaluation import grid
 from robustmed.papers.nodules import pools as nodules_pools
 from robustmed.papers.nodules import recipes, stored_pools
@@ -62,8 +64,8 @@ def kinds(config) -> list[Kind]:
     Kind('positives', eps, 'nodule', 'positives'),
     Kind('plain_noise', 1.0, '', 'plain_noise'),
     Kind('noise_pgd', eps, '', 'noise'),
-    Kind('clean_negatives', 1.0, 'negative', ''),
-    Kind('negatives', eps, 'negative', 'negatives'),
+    Kind('clean_negatives', 1.0, 'background', ''),
+    Kind('negatives', eps, 'background', 'negatives'),
   ]
   if options.codes:
     found += [Kind('random', 1.0, 'background', 'random')]
@@ -102,9 +104,29 @@ def study_cells(config, arm: str, seed: int, finished: Collection[str]) -> dict[
 
 def _count(config, kind) -> int:
   """Patches of a stress pool; 0: one for each that it begins with."""
-  if kind.role == 'background':
+  if kind.pool in nodules_pools.SYNTHETIC:
     return config.stress.codes
   return config.stress.noise if not kind.role else 0
+
+
+def check_space(
+  config, scans: nodule_scans.Scans, arms: Collection[str], folder: pathlib.Path
+) -> None:
+  """A `UserError` if the pools of these arms, of training and of the stress tests, do not fit on
+  the disk of their `folder`. What is in it already counts as made."""
+  mine = {name: config.arms[name] for name in arms if name in config.arms}
+  added = {name for arm in mine.values() for name in arm.get('added', ())}
+  judged = sum(arm.get('model', {}).get('loss') != 'segmentation' for arm in mine.values())
+  begins = functools.partial(nodules_pools.begins, config, scans)
+  training = sum(
+    config.pools.counts[name] or begins('train', nodules_pools.POOLS[name].role) for name in added
+  )
+  columns = [kind for kind in kinds(config) if kind.pool] + own(config) * judged
+  tested = sum(_count(config, kind) or begins('test', kind.role) for kind in columns)
+  count = config.seeds * (training + tested)
+  need = stored_pools.size_of(count, (config.data.side,) * 3 + (1,))
+  there = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+  stored_pools.check_space(folder, need - there, what=f'pools of {count} patches')
 
 
 def run(context: artifacts.Context, trained: nodules_pools.Trained, models) -> None:

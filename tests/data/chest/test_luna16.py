@@ -48,6 +48,22 @@ class TestSplits:
       'test': ('phantom.00000', 'phantom.00001'),
     }
 
+  def test_the_ten_folds_of_the_challenge_can_be_chosen(self, folder):
+    assert uids(folder, fold=9) == uids(folder)  # the default
+    assert uids(folder, fold=3) == {
+      'train': ('phantom.00000', 'phantom.00002', 'phantom.00003'),
+      'test': ('phantom.00001',),
+    }
+    assert uids(folder, fold=0) == {
+      'train': ('phantom.00001', 'phantom.00002'),
+      'validation': ('phantom.00003',),
+      'test': ('phantom.00000',),
+    }
+    tested = [luna16.subsets({**luna16.DEFAULTS, 'fold': fold})['test'] for fold in range(10)]
+    assert sorted(tested) == [(fold,) for fold in range(10)]
+    with pytest.raises(errors.UserError, match='fold must be 0 to 9, or -1'):
+      data.load(config(folder, fold=10))
+
   def test_excluded_scans(self, folder):
     assert uids(folder, exclude=('phantom.00001', 'phantom.00002')) == {
       'train': ('phantom.00000',),

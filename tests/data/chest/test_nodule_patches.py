@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robustmed import data, errors
-from robustmed.data import pipeline
+from robustmed.data import pipeline, store
 from robustmed.data.chest import nodule_patches, nodule_scans
 from support import chests
 
@@ -126,14 +126,14 @@ class TestDisk:
 
   def test_a_full_disk_is_an_error_with_both_sizes(self, monkeypatch, tmp_path):
     usage = collections.namedtuple('usage', 'total used free')(10, 9, 1_000_000)
-    monkeypatch.setattr(nodule_patches.shutil, 'disk_usage', lambda folder: usage)
+    monkeypatch.setattr(store.shutil, 'disk_usage', lambda folder: usage)
     nodule_patches.announce(1, 32, tmp_path)
     with pytest.raises(errors.UserError, match=r'take up to 1\.1 MB, .* has 1\.0 MB free; set'):
       nodule_patches.announce(8, 32, tmp_path)
 
   def test_nothing_is_left_of_a_source_that_does_not_fit(self, monkeypatch, tmp_path):
     usage = collections.namedtuple('usage', 'total used free')(10, 9, 100)
-    monkeypatch.setattr(nodule_patches.shutil, 'disk_usage', lambda folder: usage)
+    monkeypatch.setattr(store.shutil, 'disk_usage', lambda folder: usage)
     with pytest.raises(errors.UserError, match='free; set the data field cache_dir'):
       data.load({**chests.TWIN, 'cache_dir': str(tmp_path)})
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]

@@ -7,12 +7,13 @@ import SimpleITK as sitk
 
 from robustmed import data, errors
 from robustmed.data import store
-from robustmed.data.chest import nodule_scans
+from robustmed.data.chest import luna16_files, nodule_scans
 from robustmed.evaluation import grid
 from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import candidates as finding
 from robustmed.papers.nodules import experiment as nodules
-from robustmed.papers.nodules import pools, scans, stress
+from robustmed.papers.nodules import pools as nodules_pools
+from robustmed.papers.nodules import scans, stored_pools, stress
 from robustmed.runs import commandline, costs, experiment
 from support import chests, lungs
 
@@ -46,8 +47,8 @@ def test_the_demo_trains_what_the_others_begin_with_first():
   arms = nodules.build(load('demo')).arms
   order, _ = experiment.training_order(arms)
   assert set(order) == {
-    'blob', 'blob_glass', 'synthesiser', 'segmentation', 'ce', 'beta_finetune', 'syn_random',
-    'syn', 'poisson', 'perturb',
+    'blob', 'blob_glass', 'synthesiser', 'segmentation', 'ce', 'beta_finetune', 'longer',
+    'syn_random', 'syn', 'poisson', 'perturb',
   }  # fmt: skip
   before = lambda first, second: order.index(first) < order.index(second)
   assert before('segmentation', 'ce') and before('ce', 'beta_finetune')
@@ -64,14 +65,21 @@ def test_the_paper_has_all_ten_variants_and_three_candidate_networks():
   arms = nodules.build(config).arms
   graded = [name for name, arm in arms.items() if arm.evaluated is not False]
   assert graded == [
-    'ce', 'beta', 'beta_finetune', 'syn_random', 'syn', 'poisson', 'poisson_syn', 'perturb',
-    'perturb_syn',
+    'ce', 'beta', 'beta_finetune', 'longer', 'syn_random', 'syn', 'poisson', 'poisson_syn',
+    'perturb', 'perturb_syn',
   ]  # fmt: skip
   assert {'blob', 'blob_glass', 'rpn'} <= set(arms) and arms['rpn'].needs == ('blob',)
-  with config.unlocked():
-    config.reference.kind = 'detector'
-  assert nodules_arms.REFERENCE in nodules.build(config).arms
+  assert nodules_arms.REFERENCE in arms  # DeepLung's row of Table 3
   assert not nodules_arms.candidate_arms(load('real'))  # LUNA16's own list
+
+
+@pytest.mark.parametrize('preset', ['demo', 'smoke', 'real', 'paper'])
+def test_the_control_is_trained_as_the_variants_are_on_real_patches(preset):
+  arms = nodules.build(load(preset)).arms
+  control, variant = arms[nodules_arms.CONTROL], arms['syn']
+  assert control.train == variant.train and control.init_from == variant.init_from
+  assert control.material is None and control.graded
+  assert variant.material is not None
 
 
 @pytest.mark.parametrize('preset', ['', 'smoke', 'real'])
@@ -96,6 +104,7 @@ def test_mistakes_in_the_configuration_are_one_line(tmp_path):
   fails('for stress tests alone', arms__syn__added=('plain_noise',))
   fails('unknown field of synthesiser.weights', synthesiser__weights={'kl': 1.0})
   fails('augment needs shift', augment__scale=1.5)
+  fails('data.fold=3 is for luna16, not for phantom_nodules', data__fold=3)
   fails('unknown model', model__name='resnet50')
 
 
@@ -151,9 +160,9 @@ def pool(name, target, *, first, count=3):
 def test_shares_are_those_of_the_paper_and_what_is_lacking_is_real(config):
   wanted = nodules_arms.shares(config)
   assert list(wanted['positive']) == ['real', 'synthetic', 'attacked']
-  codes = pool('codes', 1, first=pools.FIRST)
-  attacked = pool('positives', 1, first=2 * pools.FIRST)
-  noise = pool('noise', 0, first=3 * pools.FIRST)
+  codes = pool('codes', 1, first=nodules_pools.FIRST)
+  attacked = pool('positives', 1, first=2 * nodules_pools.FIRST)
+  noise = pool('noise', 0, first=3 * nodules_pools.FIRST)
   whole = {
     'positive/synthetic': codes, 'positive/attacked': attacked, 'negative/attacked': noise,
   }  # fmt: skip
@@ -208,6 +217,97 @@ def test_columns_of_the_stress_tests(config):
     stress.own(config)
 
 
+def test_negatives_of_table_6_begin_in_random_places_of_the_lungs(config):
+  kinds = {kind.attack: kind for kind in stress.kinds(config)}
+  given = source()
+  for name in ('clean_negatives', 'negatives'):
+    begin = stress.begin_of(config, given, kinds[name].role)
+    assert [int(row['role']) for row in begin] == [BACKGROUND] * 2, name
+  begin = nodules_pools.part_of(given, 'train', nodules_pools.POOLS['negatives'].role)
+  assert [int(row['role']) for row in begin] == [BACKGROUND] * 2
+
+
+# Before anything is prepared ----------------------------------------------------------------------
+
+
+def luna(folder, preset='real', **changes):
+  return change(load(preset), data__dir=str(folder), data__negatives_from='lung', **changes)
+
+
+@pytest.fixture(scope='module')
+def bare(tmp_path_factory):
+  """LUNA16 as it is downloaded, without masks."""
+  return chests.fill(tmp_path_factory.mktemp('luna'), masks=False)
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+  usage = types.SimpleNamespace(free=10**15)
+  monkeypatch.setattr(store.shutil, 'disk_usage', lambda folder: usage)
+  return usage
+
+
+def preflight(config, *untrained, arms=(), workdir):
+  exp = nodules.build(config)
+  exp.preflight(arms or untrained, untrained, workdir)
+
+
+@pytest.mark.parametrize('arm', ['synthesiser', 'segmentation'])
+def test_masks_that_are_not_there_are_told_of_before_the_training(bare, roomy, tmp_path, arm):
+  with pytest.raises(
+    errors.UserError, match=f"arm '{arm}': no training nodule has a mask.*lidc_xml"
+  ):
+    preflight(luna(bare), 'ce', arm, workdir=tmp_path)
+  preflight(luna(bare), 'ce', workdir=tmp_path)  # needs none
+  preflight(luna(bare), 'ce', arms=('ce', arm), workdir=tmp_path)  # trained already
+
+
+def test_kinds_that_are_not_there_are_told_of_before_the_training(bare, roomy, tmp_path):
+  whole = chests.fill(tmp_path / 'luna')
+  table = whole / 'nodule_masks' / 'nodules.csv'
+  rows = table.read_text().splitlines()
+  found = luna16_files.find(str(whole))
+  uid = next(iter(found.images))
+  kinds = luna16_files.masked(found, luna16_files.annotations(found), uid)
+  assert kinds and set(kinds) <= {'solid', 'calcified', 'part_solid', 'ground_glass'}
+  solid = [rows[0], *(','.join([*row.split(',')[:2], '5', '6']) for row in rows[1:])]
+  for text, message in (
+    (solid, 'known to be ground glass'),
+    (rows[:1], 'known to be ground glass'),
+  ):
+    table.write_text('\n'.join(text) + '\n')
+    config = luna(whole, 'paper')
+    with pytest.raises(errors.UserError, match=message):
+      preflight(config, 'blob_glass', workdir=tmp_path)
+    preflight(config, 'synthesiser', workdir=tmp_path)
+  assert luna16_files.masked(found, luna16_files.annotations(found), uid) == ('unknown',)
+  glassy = [rows[0], *(','.join([*row.split(',')[:2], '1', '6']) for row in rows[1:])]
+  table.write_text('\n'.join(glassy) + '\n')
+  preflight(luna(whole, 'paper'), 'blob_glass', workdir=tmp_path)
+
+
+def test_the_disk_that_all_pools_need_is_told_of_before_the_training(config, roomy, tmp_path):
+  arms = ('ce', 'beta_finetune', 'syn', 'perturb')
+  preflight(config, *arms, workdir=tmp_path)
+  # codes, positives and noise; 3 columns with 4 of noise or codes each, the rest by nodule or place
+  roomy.free = stored_pools.size_of(12 + 4, nodules.make_task(config, {}).image_shape)
+  with pytest.raises(
+    errors.UserError, match=r'pools of \d+ patches: takes .* MB more, .* free; put'
+  ):
+    preflight(config, *arms, workdir=tmp_path)
+  roomy.free, counts = -1, []
+  for config.seeds in (1, 2):
+    with pytest.raises(errors.UserError, match='takes') as told:
+      preflight(config, *arms, workdir=tmp_path)
+    counts.append(int(str(told.value).split()[2]))
+  assert counts[1] == 2 * counts[0] > 0
+  roomy.free = 0
+  (tmp_path / 'pools').mkdir()
+  made = stored_pools.size_of(counts[1], nodules.make_task(config, {}).image_shape)
+  (tmp_path / 'pools' / 'there').write_bytes(bytes(made))
+  preflight(config, *arms, workdir=tmp_path)
+
+
 def test_codes_are_compared_in_equal_numbers():
   begin = store.Part(source(backgrounds=2).train, [7, 8])
   rows = []
@@ -216,7 +316,7 @@ def test_codes_are_compared_in_equal_numbers():
     image[2:4, 2:4, 2:4] = 0.5
     row = {'image': image, 'index': 100 + candidate, 'group': 5, 'diameter': 7.0 + number}
     rows.append(row)
-  found = pools.synthetic_nodules(store.Split(rows, [5, 5]), begin, first=100)
+  found = nodules_pools.synthetic_nodules(store.Split(rows, [5, 5]), begin, first=100)
   assert found['index'].tolist() == [0, 3] and found['diameter'].tolist() == [7.0, 8.0]
   np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.5)))
   assert found['border'].tolist() == [0.0, 0.0]
@@ -230,7 +330,7 @@ def test_codes_are_compared_in_equal_numbers():
 
 def test_a_synthesiser_that_draws_along_the_border_is_told_of(capsys):
   begin = store.Part(source(backgrounds=2).train, [7, 8])
-  first = pools.FIRST * pools.POOLS['random'].number
+  first = nodules_pools.FIRST * nodules_pools.POOLS['random'].number
 
   def pool(where):
     image = np.array(begin[0]['image'])
@@ -238,9 +338,9 @@ def test_a_synthesiser_that_draws_along_the_border_is_told_of(capsys):
     row = {'image': image, 'index': first, 'group': 5, 'diameter': 7.0}
     return store.Split([row], [5])
 
-  pools.warn('random', pool(np.s_[2:4, 2:4, 2:4]), begin)
+  nodules_pools.warn('random', pool(np.s_[2:4, 2:4, 2:4]), begin)
   assert not capsys.readouterr().err
-  pools.warn('random', pool(np.s_[0:2, 2:4, 2:4]), begin)  # one of two layers
+  nodules_pools.warn('random', pool(np.s_[0:2, 2:4, 2:4]), begin)  # one of two layers
   (line,) = capsys.readouterr().err.splitlines()
   assert 'pool random: 50% of the synthetic nodules lies in the border' in line
 
@@ -255,7 +355,7 @@ def test_real_nodules_are_measured_by_their_masks():
     examples.append({**row, 'index': np.int32(number), 'group': np.int32(4)})
   examples.append({**examples[1], 'has_mask': np.bool_(False)})
   part = store.Split(examples, [4, 4, 4])
-  found = pools.real_nodules(part, spacing=1.5, smallest=4.0)
+  found = nodules_pools.real_nodules(part, spacing=1.5, smallest=4.0)
   assert found['index'].tolist() == [1]  # the ball of 8 voxels of 1.5 mm is smaller than 4 mm
   np.testing.assert_allclose(found['diameter'], 2 * (3 * 27 * 1.5**3 / 4 / np.pi) ** (1 / 3))
   np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.75)))

@@ -1,3 +1,4 @@
+import collections
 import json
 
 import jax
@@ -119,6 +120,29 @@ def test_what_is_not_kept_is_passed_over_and_keeps_its_number(tmp_path):
   pool = generate(tmp_path, recipe(keep_every=2), count=4)
   np.testing.assert_array_equal(pool.stack('origin'), [40, 42, 44, 40])
   np.testing.assert_array_equal(pool.stack('index') - 1000, [0, 2, 4, 5])
+
+
+def test_what_is_not_kept_is_not_stored(tmp_path):
+  pool = generate(tmp_path, recipe(keep_every=4), count=2, source=source(8))
+  np.testing.assert_array_equal(pool.stack('origin'), [40, 44])
+  read = lambda path, name: json.loads((path / name).read_text())
+  kept = [read(path, 'facts.json')['keep'] for path in folders(tmp_path)]
+  stored = [read(path, 'groups.json')['train'] for path in folders(tmp_path)]
+  assert sorted(kept) == [[], [0], [0]]  # of shards of two candidates
+  assert [len(groups) for groups in stored] == [1, 1, 1]  # a data set has one example at least
+
+
+def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
+  calls = []
+  pool = generate(tmp_path, count=4)
+  free = stored_pools.size_of(4, lungs.SHAPE) - 1
+  usage = collections.namedtuple('usage', 'total used free')(10, 9, free)
+  monkeypatch.setattr(stored_pools.store.shutil, 'disk_usage', lambda folder: usage)
+  assert len(generate(tmp_path, count=4)) == len(pool)  # what is there is read
+  with pytest.raises(errors.UserError, match=r'pool toy: takes 0\.0 MB more, .* free; put'):
+    generate(tmp_path / 'other', recipe(calls=calls), count=4)
+  assert not calls and not (tmp_path / 'other').exists()
+  assert 4 * 4 * 8**3 < stored_pools.size_of(4, lungs.SHAPE) < 2 * 4 * 4 * 8**3
 
 
 def test_too_few_to_keep_is_told(tmp_path, monkeypatch):
