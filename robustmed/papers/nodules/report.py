@@ -131,7 +131,10 @@ class Page:
         'Nodules under noise and attacks (Table 5)',
         'Higher is better. The level is the magnitude of uniform noise or the L of Poisson noise.',
       ),
-      6: ('What is no nodule (Table 6)', 'Lower is better.'),
+      6: (
+        'What is no nodule (Table 6)',
+        'Lower is better. Negatives are about random places of the lungs.',
+      ),
     }
     for number, (heading, text) in texts.items():
       columns = tables.COLUMNS[number]

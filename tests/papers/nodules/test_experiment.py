@@ -14,7 +14,8 @@ from robustmed.papers.nodules import candidates as finding
 from robustmed.papers.nodules import experiment as nodules
 from robustmed.papers.nodules import pools as nodules_pools
 from robustmed.papers.nodules import scans, stored_pools, stress
-from robustmed.runs import commandline, costs, experiment
+from robustmed.process import tool
+from robustmed.runs import commandline, costs, experiment, stages
 from support import chests, lungs
 
 NODULE, NEGATIVE, BACKGROUND = 1, 0, 2
@@ -260,6 +261,15 @@ def test_masks_that_are_not_there_are_told_of_before_the_training(bare, roomy, t
     preflight(luna(bare), 'ce', arm, workdir=tmp_path)
   preflight(luna(bare), 'ce', workdir=tmp_path)  # needs none
   preflight(luna(bare), 'ce', arms=('ce', arm), workdir=tmp_path)  # trained already
+
+
+def test_the_command_ends_before_patches_are_cut(bare, roomy, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path / 'cache'))
+  words = ['--config', 'configs/nodules.py:real', f'--config.data.dir={bare}']
+  words += ['--workdir', str(tmp_path / 'run'), '--arms', 'syn']
+  assert tool.run(lambda words: stages.run(commandline.parse(words)), words) == 2
+  assert 'no training nodule has a mask' in capsys.readouterr().err.splitlines()[-1]
+  assert not (tmp_path / 'cache').exists() and not (tmp_path / 'run').exists()
 
 
 def test_kinds_that_are_not_there_are_told_of_before_the_training(bare, roomy, tmp_path):
