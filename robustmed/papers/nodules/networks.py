@@ -16,6 +16,7 @@ from robustmed.ops import conv, resize
 
 Array = jax.Array
 LEAK = 0.2
+EMPTY = -3.0  # logit of what a decoder draws to begin with, 0.05
 _HE = layers.he_normal(LEAK)
 
 
@@ -101,7 +102,9 @@ class Decoder(nn.Module):
       kernel = (3,) * len(coarse)
       x = layers.Conv(features, kernel, init_of=_HE, name=f'conv{level}')(x)
       x = layers.Norm(1, leak=LEAK, name=f'norm{level}')(x)
-    x = layers.Conv(1, (3,) * len(coarse), use_bias=True, name='image')(x)
+    # It begins nearly empty: what no code has been trained for shows nothing.
+    empty = nn.initializers.constant(EMPTY)
+    x = layers.Conv(1, (3,) * len(coarse), use_bias=True, bias_init=empty, name='image')(x)
     return jax.nn.sigmoid(x)
 
 

@@ -73,7 +73,7 @@ class Synthesis(NamedTuple):
   variables: PyTree
   digest: str
   spacing: float = 0.625  # millimetres
-  threshold: float = 0.1
+  threshold: float = 0.2
   smallest: float = 6.0  # millimetres, of what is kept
 
   @property

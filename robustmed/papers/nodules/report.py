@@ -303,7 +303,10 @@ def notes(config) -> tuple[str, ...]:
     'The threshold of the fusion is '
     f'{config.synthesiser.threshold:g} of the window [-1200, 600] HU; synthetic nodules of '
     f'{config.synthesiser.smallest:g} mm or more are kept. The size of the code and all layers are '
-    'ours; the paper gives none. The divergence is summed over the code, the error a mean.',
+    'ours; the paper gives none. The divergence is summed over the code, the error a mean, and the '
+    'weight of the critic is divided by the root of the number of voxels, else it would outweigh '
+    f'the error. Of what the critic is shown {config.synthesiser.weights.prior:g} is decoded from '
+    'random codes; the paper shows it reconstructions alone.',
     'The beta loss is the expected sum of squares with a divergence of the evidence for the wrong '
     f'class, which rises over the first {config.model.anneal:g} of the training. Uncertainty is '
     '2 / S.',

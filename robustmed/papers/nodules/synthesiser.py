@@ -1,5 +1,6 @@
 """The nodule synthesiser of Liu et al. 2020, section 3.3: codes become nodules in real patches."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,13 +22,20 @@ FIELDS = ('latent', 'widths', 'critic_widths')
 class Weights(NamedTuple):
   """Section 3.3: |x~ - x| + divergence * KL - adversarial * D(x~), the critic by Gulrajani et al.
 
+  The critic's share is `adversarial` over the root of the number of voxels: the error is a mean
+  over them, whose gradient is that root shorter than the critic's, which the penalty holds at 1.
   Penalty and steps of the critic are those of Gulrajani et al. 2017, of which the paper says none.
+
+  prior: of what the critic is shown and scores, the share that is decoded from random codes and no
+  reconstruction, as in Larsen et al. 2016. Random codes are what the nodules are made of, and with
+  the small divergence they are not those of reconstructions. The paper has 0.
   """
 
   divergence: float = 1e-5
   adversarial: float = 0.1
   penalty: float = 10.0
   critic_steps: int = 5
+  prior: float = 0.5
 
 
 class Model(NamedTuple):
@@ -81,17 +89,21 @@ def fitting(
   """Auto-encoder and critic in turn, phases of one step; optimisers 'generator' and 'critic'.
 
   `nodules` takes a batch to what is to be learnt. The reconstruction error is a mean over voxels,
-  the divergence a sum over the code; the other way round the latter would vanish. Logged: error,
-  sigma and mean_square of the codes, critic/gap = D(x) - D(x~).
+  the divergence a sum over the code; the other way round the latter would vanish. With the critic's
+  share as in `Weights` one formula serves patches of all sides. Logged: error, sigma and
+  mean_square of the codes, critic/gap = D(x) - D(x~).
   """
-
-  def again(variables, image, keys):
-    found = model.encode(variables, image)
-    return model.decode(variables, vae.draw(found, keys)), found
+  random_codes = lambda keys: vae.normal(_other(keys, 1), (model.latent,))
 
   def critic_loss(params, context):
     image, variables = nodules(context.batch), {'params': params, **context.state}
-    fake, _ = again(jax.lax.stop_gradient(variables), image, context.keys)
+    frozen = jax.lax.stop_gradient(variables)
+    code = vae.draw(model.encode(frozen, image), context.keys)
+    if weights.prior:
+      coin = jax.vmap(lambda key: jax.random.bernoulli(key, weights.prior))
+      free = coin(_other(context.keys, 2))[:, None]
+      code = jnp.where(free, random_codes(context.keys), code)
+    fake = model.decode(frozen, code)
     real_score, state = model.judge(variables, image, train=True)
     variables = {**variables, **state}
     fake_score, _ = model.judge(variables, fake)
@@ -104,10 +116,15 @@ def fitting(
   def generator_loss(params, context):
     image, frozen = nodules(context.batch), jax.lax.stop_gradient(params)
     variables = {'params': {**frozen, GENERATOR: params[GENERATOR]}, **context.state}
-    fake, found = again(variables, image, context.keys)
+    found = model.encode(variables, image)
+    fake = model.decode(variables, vae.draw(found, context.keys))
     error = distances.absolute_error(fake, image)
     total = error + weights.divergence * vae.divergence(found)
-    total -= weights.adversarial * model.judge(variables, fake)[0]
+    score = model.judge(variables, fake)[0]
+    if weights.prior:
+      free = model.judge(variables, model.decode(variables, random_codes(context.keys)))[0]
+      score = (1 - weights.prior) * score + weights.prior * free
+    total -= weights.adversarial / math.sqrt(image[0].size) * score
     return total, {'scalars': {'error': error, **vae.spread(found)}}
 
   return types.Defense(
@@ -115,11 +132,17 @@ def fitting(
       types.Phase(CRITIC, critic_loss, f'^{CRITIC}/', CRITIC, repeat=weights.critic_steps),
       types.Phase(GENERATOR, generator_loss, f'^{GENERATOR}/', GENERATOR),
     ),
-    cost=types.Cost(forwards=weights.critic_steps, passes=1 + 3 * weights.critic_steps),
+    cost=types.Cost(
+      forwards=weights.critic_steps, passes=1 + (weights.prior > 0) + 3 * weights.critic_steps
+    ),
   )
 
 
-def fuse(nodule: Array, background: Array, *, threshold: float = 0.1) -> tuple[Array, Array]:
+def _other(keys, number):
+  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def fuse(nodule: Array, background: Array, *, threshold: float = 0.2) -> tuple[Array, Array]:
   """(x~ m + background (1 - m), m), m = 1 where x~ > threshold, constant to differentiation.
 
   With the window of [-1200, 600] HU lung is about 0.2 and ground glass 0.25 to 0.4.

@@ -91,6 +91,15 @@ def test_every_network_that_the_page_shows_fits_the_preset(preset):
     assert costs.multiply_adds(task) > 0, name
 
 
+def test_all_presets_have_the_papers_loss_and_one_threshold():
+  for preset in ('demo', 'smoke', 'real', 'paper'):
+    options = load(preset).synthesiser
+    assert options.threshold == 0.2, preset
+    assert options.weights.prior == 0.5, preset
+    assert (options.weights.divergence, options.weights.adversarial) == (1e-5, 0.1), preset
+  assert load('paper').pools.counts.codes == 710 * 10 * 6
+
+
 def test_mistakes_in_the_configuration_are_one_line(tmp_path):
   def fails(message, **changes):
     with pytest.raises(errors.UserError, match=message):

@@ -7,9 +7,10 @@ import pytest
 from flax import linen as nn
 
 from robustmed import errors
-from robustmed.generators import vae
+from robustmed.generators import networks, vae
 from robustmed.ops import conv
-from robustmed.papers.nodules import networks, synthesiser
+from robustmed.papers.nodules import networks as nodule_networks
+from robustmed.papers.nodules import synthesiser
 from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
 from support import lungs
@@ -61,21 +62,27 @@ def test_both_phases_train_and_the_reconstruction_gets_better(trained):
     np.testing.assert_allclose(np.linalg.norm(leaf), 1, rtol=1e-5)
 
 
+def context_of(variables, batch):
+  keys = jax.random.split(jax.random.key(2), len(batch['image']))
+  state = {'batch_stats': variables['batch_stats']}
+  return types.SimpleNamespace(batch=batch, keys=keys, state=state)
+
+
 def test_losses_are_those_of_the_paper(made):
   model, variables = made
-  weights = synthesiser.Weights(divergence=0.3, adversarial=0.7, penalty=0.0)
+  weights = synthesiser.Weights(divergence=0.3, adversarial=0.7, penalty=0.0, prior=0.0)
   critic, generator = synthesiser.fitting(model, weights=weights).phases
   batch = lungs.batch(3)
-  keys = jax.random.split(jax.random.key(2), 3)
-  state = {'batch_stats': variables['batch_stats']}
-  context = types.SimpleNamespace(batch=batch, keys=keys, state=state)
+  context = context_of(variables, batch)
+  keys = context.keys
   image = batch['image'] * batch['target']['soft']
   found = model.encode(variables, image)
   fake = model.decode(variables, vae.draw(found, keys))
   score = lambda image: np.asarray(model.judge(variables, image)[0])
   values, aux = generator.loss(variables['params'], context)
   expected = np.abs(fake - image).mean((1, 2, 3, 4)) + 0.3 * np.asarray(vae.divergence(found))
-  np.testing.assert_allclose(values, expected - 0.7 * score(fake), rtol=2e-4, atol=1e-5)
+  expected -= 0.7 / np.sqrt(image[0].size) * score(fake)
+  np.testing.assert_allclose(values, expected, rtol=2e-4, atol=1e-5)
   values, aux = critic.loss(variables['params'], context)
   # The critic's pass in training makes a step of power iteration first.
   after = {**variables, **model.judge(variables, image, train=True)[1]}
@@ -98,11 +105,64 @@ def test_codes_say_how_dense_a_nodule_is(made, trained):
     assert moved > 0.1 * spread, (moved, spread)
 
 
+def test_the_critic_is_also_shown_what_random_codes_make(made):
+  model, variables = made
+  context = context_of(variables, lungs.batch(3))
+  image = synthesiser.cut_out(context.batch)
+  keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(context.keys)
+  random = model.decode(variables, vae.normal(keys, (model.latent,)))
+  again = model.decode(variables, vae.draw(model.encode(variables, image), context.keys))
+  score = lambda image: np.asarray(model.judge(variables, image)[0])
+
+  def losses(prior):
+    weights = synthesiser.Weights(penalty=0.0, prior=prior)
+    phases = synthesiser.fitting(model, weights=weights).phases
+    return [np.asarray(phase.loss(variables['params'], context)[0]) for phase in phases]
+
+  after = {**variables, **model.judge(variables, image, train=True)[1]}
+  real = np.asarray(model.judge(variables, image, train=True)[0])
+  shown = lambda image: np.asarray(model.judge(after, image)[0]) - real
+  np.testing.assert_allclose(losses(0.0)[0], shown(again), rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(losses(1.0)[0], shown(random), rtol=1e-3, atol=1e-5)
+  moved = losses(0.25)[1] - losses(0.0)[1]
+  share = 0.1 / np.sqrt(image[0].size) * 0.25
+  np.testing.assert_allclose(moved, share * (score(again) - score(random)), rtol=2e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize('side', [4, 16])
+def test_the_critics_share_of_the_gradient_is_that_of_the_paper_at_every_size(side):
+  shape = (1, side, side, side, 1)
+  along = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  along /= np.linalg.norm(along)  # a critic whose gradient has norm 1, as its penalty wants
+  code = networks.Latent(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+  model = synthesiser.Model(
+    encode=lambda variables, image: code,
+    decode=lambda variables, code: variables['params']['generator'],
+    judge=lambda variables, image, train=False: ((image * along).sum()[None], {}),
+    task=None,
+    latent=2,
+  )
+  batch = {'image': jnp.zeros(shape), 'target': {'soft': jnp.ones(shape)}}
+  context = types.SimpleNamespace(
+    batch=batch, keys=jax.random.split(jax.random.key(0), 1), state={}
+  )
+
+  def norm(**weights):
+    chosen = synthesiser.Weights(divergence=0.0, **weights)
+    _, generator = synthesiser.fitting(model, weights=chosen).phases
+    loss = lambda image: generator.loss({'generator': image}, context)[0].sum()
+    return jax.grad(loss)(jnp.ones(shape))
+
+  alone = norm(adversarial=0.0)
+  critic = norm(adversarial=0.1) - alone
+  assert np.linalg.norm(critic) == pytest.approx(0.1 * np.linalg.norm(alone), rel=1e-3)
+
+
 def test_spectral_convolution_has_a_largest_singular_value_of_one():
   class Alone(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
-      layer = networks.SpectralConv(5, (2, 2, 2), padding=(0, 0, 0), name='conv')
+      layer = nodule_networks.SpectralConv(5, (2, 2, 2), padding=(0, 0, 0), name='conv')
       return layer(x, train=train)
 
   # On one window the layer is the product with its matrix, so its columns can be read off.
@@ -139,7 +199,7 @@ def test_fusion_takes_the_nodule_where_it_is_bright_enough():
 def test_the_gradient_of_fusion_is_that_of_a_fixed_mask():
   nodule = jnp.array([0.0, 0.1, 0.2, 0.9]).reshape(1, 2, 2, 1, 1)
   lung = jnp.full_like(nodule, 0.3)
-  total = lambda nodule, lung: jnp.sum(jnp.square(synthesiser.fuse(nodule, lung)[0]))
+  total = lambda nodule, lung: jnp.sum(jnp.square(synthesiser.fuse(nodule, lung, threshold=0.1)[0]))
   for_nodule, for_lung = jax.grad(total, argnums=(0, 1))(nodule, lung)
   np.testing.assert_allclose(for_nodule.ravel(), [0, 0, 0.4, 1.8], rtol=1e-6)
   np.testing.assert_allclose(for_lung.ravel(), [0.6, 0.6, 0, 0], rtol=1e-6)
