@@ -1,5 +1,6 @@
 """The command `python -m robustmed.main --config FILE --workdir DIR`."""
 
+import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def _run(words: Sequence[str]) -> int:
     automatic=command.distributed,
   )
 
+  _share_compiled_programs()
+
   from robustmed import papers
   from robustmed.runs import stages
 
@@ -52,6 +55,16 @@ def _run(words: Sequence[str]) -> int:
 
     console.say(f'done in {console.format_exact_duration(time.monotonic() - started)}')
   return 0
+
+
+def _share_compiled_programs() -> None:
+  """Turns on the persistent compilation cache in the user's home, unless one is set."""
+  import jax
+
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 
 import jax
 import ml_collections
@@ -33,7 +32,6 @@ LARGE = 2**22  # elements of a batch from which the memory of a step is printed 
 def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
   """Runs the stages of a command; `module` is the experiment's, with `build` (see `papers`)."""
   config = command.config
-  _compilation_cache()
   if not hasattr(module, 'build'):
     if command.stage == 'describe':
       print(json.dumps(module.describe(config), indent=2))
@@ -122,12 +120,13 @@ class Run:
         f'arm {name!r} was not asked for but is needed; it is trained unless it has finished'
       )
     with console.stop_on_signal() as stopper:
-      if stage in ('all', 'train') and not imported:
+      training = stage in ('all', 'train') and not imported
+      if training:
         untrained = {name for name, _ in self.networks.untrained(self.order)}
         self.exp.data.check(self.order, untrained, self.folder)
       if stage != 'report':
         self._forecast(stage, imported)
-      if stage in ('all', 'train') and not imported:
+      if training:
         self.train(stopper)
       if stage in ('all', 'evaluate'):
         self.evaluate(stopper, imported)
@@ -341,11 +340,3 @@ def _stop_if_asked(stopper: console.Stopper) -> None:
   if stopper.requested():
     console.say('stopped; run the same command to resume')
     raise console.Stopped
-
-
-def _compilation_cache() -> None:
-  """Turns on the persistent compilation cache in the user's home, unless one is set."""
-  if jax.config.jax_compilation_cache_dir is None:
-    folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
-    jax.config.update('jax_compilation_cache_dir', str(folder))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

@@ -6,12 +6,11 @@ LUNA16 has no nodule masks. Its scans are those of LIDC-IDRI, where up to four r
 around every nodule of 3 mm or more; LIDC-XML-only.zip of the archive has their contours without the
 images. The command writes FOLDER/nodule_masks as `luna16_files` reads it: for every scan of the
 folder `<series id>.nii.gz`, its nodules numbered 1 ... n, and nodules.csv with the medians of
-texture and calcification over the readers of each.
+texture and calcification over its readers.
 
-A contour runs over the first pixels outside the nodule, so the mask is what lies strictly within
-(pylidc reads them alike); a contour with inclusion FALSE is a hole. Nodules of different readers
-are one if their contours come within a slice of each other. The consensus has the voxels that half
-or more of the readers of a nodule have chosen.
+A contour runs over the first pixels outside the nodule, so the mask is what lies inside it, as in
+pylidc; a contour with inclusion FALSE is a hole. Nodules of different readers are one if their
+contours are at most a slice apart. The mask is the voxels that half or more of its readers chose.
 """
 
 import csv
@@ -335,10 +334,10 @@ def _run(words):
     allow_abbrev=False,
   )
   folder = {'type': pathlib.Path, 'required': True, 'metavar': 'DIR'}
-  parser.add_argument('--xml', **folder, help='folder of the unpacked LIDC-XML-only.zip')
+  parser.add_argument('--xml', **folder, help='folder of LIDC-XML-only.zip, unpacked')
   parser.add_argument('--luna', **folder, help='folder of LUNA16; its nodule_masks is written')
-  command = parser.parse_args(list(words))
-  convert(command.xml.expanduser(), command.luna.expanduser())
+  given = parser.parse_args(list(words))
+  convert(given.xml.expanduser(), given.luna.expanduser())
   return 0
 
 

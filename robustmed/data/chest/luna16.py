@@ -3,8 +3,9 @@
 `dir` is the folder that `luna16_files` describes. Scans are split by their subset, which is a fold
 of the challenge: 0-7 train, 8 validation, 9 test by default; missing subsets are skipped. `fold` k
 instead tests on subset k, validates on the one before it (9 before 0) and trains on the other
-eight, so that ten runs test every scan once. All annotated nodules become patches, whatever their diameter. `exclude` names scans to leave out. The patches are those of
-`nodule_patches`; `scans` reads whole scans.
+eight, so that ten runs test every scan once. All annotated nodules become patches, whatever their
+diameter. `exclude` names scans to leave out. The patches are those of `nodule_patches`; `scans`
+reads whole scans.
 """
 
 import functools

@@ -8,12 +8,11 @@
                           nodules numbered 1 ... n, and nodules.csv with seriesuid, label, texture,
                           calcification
 
-LUNA16 has no nodule masks. The readers' contours are in the XML files of LIDC-IDRI, and
-`python -m robustmed.data.chest.lidc_xml` makes nodule_masks of them: the voxels that half of a
-nodule's readers chose, and the medians of their ratings. Labels and annotations are brought together by
+LUNA16 has no nodule masks. The readers' contours are in the XML files of LIDC-IDRI, and `python -m
+robustmed.data.chest.lidc_xml` makes nodule_masks of them: the voxels that half of a nodule's
+readers chose, and the medians of their ratings. Labels and annotations are brought together by
 place. The texture (1 ... 5) says ground glass up to 2, solid from 4, part-solid between; a
-calcification below 6 makes a solid nodule a calcified one.
-"""
+calcification below 6 makes a solid nodule a calcified one."""
 
 import functools
 import pathlib

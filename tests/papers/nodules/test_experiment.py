@@ -79,8 +79,8 @@ def test_the_control_is_trained_as_the_variants_are_on_real_patches(preset):
   arms = nodules.build(load(preset)).arms
   control, variant = arms[nodules_arms.CONTROL], arms['syn']
   assert control.train == variant.train and control.init_from == variant.init_from
-  assert control.material is None and control.graded
-  assert variant.material is not None
+  assert control.prepared.source is None and control.evaluated is True
+  assert variant.prepared.source is not None
 
 
 @pytest.mark.parametrize('preset', ['', 'smoke', 'real'])
@@ -259,7 +259,7 @@ def roomy(monkeypatch):
 
 def preflight(config, *untrained, arms=(), workdir):
   exp = nodules.build(config)
-  exp.preflight(arms or untrained, untrained, workdir)
+  exp.data.check(arms or untrained, untrained, workdir)
 
 
 @pytest.mark.parametrize('arm', ['synthesiser', 'segmentation'])
@@ -276,7 +276,7 @@ def test_the_command_ends_before_patches_are_cut(bare, roomy, tmp_path, capsys, 
   monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path / 'cache'))
   words = ['--config', 'configs/nodules.py:real', f'--config.data.dir={bare}']
   words += ['--workdir', str(tmp_path / 'run'), '--arms', 'syn']
-  assert tool.run(lambda words: stages.run(commandline.parse(words)), words) == 2
+  assert tool.run(lambda words: stages.run(commandline.parse(words), nodules), words) == 2
   assert 'no training nodule has a mask' in capsys.readouterr().err.splitlines()[-1]
   assert not (tmp_path / 'cache').exists() and not (tmp_path / 'run').exists()
 
