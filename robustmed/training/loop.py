@@ -50,8 +50,9 @@ def fit(
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
+  updates = step.updates_per_step(defense)
   rules = {
-    rule: optimisers.make(options, num_steps=num_steps)
+    rule: optimisers.make(options, num_steps=num_steps, updates_per_step=updates.get(rule, 1))
     for rule, options in config['optimisers'].items()
   }
   state = train_state.create(

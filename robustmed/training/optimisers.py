@@ -10,10 +10,15 @@ import optax
 from robustmed import errors
 
 
-def schedule(config: Mapping[str, Any], *, num_steps: int) -> Callable[[Any], Any]:
-  """Learning rate by step. 'constant'; 'poly': lr (1 - t)^power; 'cosine' and 'linear' down to
-  final_fraction * lr. The rate rises over `warmup_steps`, or over `warmup_share` of all steps.
-  With steps_per_epoch t only moves at epoch borders, as torch schedulers do.
+def schedule(
+  config: Mapping[str, Any], *, num_steps: int, updates_per_step: int = 1
+) -> Callable[[Any], Any]:
+  """Learning rate by number of updates done. 'constant'; 'poly': lr (1 - t)^power; 'cosine' and
+  'linear' down to final_fraction * lr. The rate rises over `warmup_steps`, or over `warmup_share`
+  of all steps. With steps_per_epoch t only moves at epoch borders, as torch schedulers do.
+
+  All lengths are in training steps: the `updates_per_step` updates of one step have one rate, and
+  t is 1 after the last update of step `num_steps`.
   """
   name, lr = config.get('schedule', 'constant'), config['lr']
   per_epoch = max(1, config.get('steps_per_epoch', 1))
@@ -28,8 +33,8 @@ def schedule(config: Mapping[str, Any], *, num_steps: int) -> Callable[[Any], An
   }
   shape = errors.lookup(shapes, name, kind='learning-rate schedule')
 
-  def rate(step):
-    step = jnp.asarray(step, jnp.float32)
+  def rate(updates):
+    step = (jnp.asarray(updates) // updates_per_step).astype(jnp.float32)
     t = jnp.floor(step / per_epoch) * per_epoch / max(1, num_steps)
     warm = jnp.minimum(1.0, (step + 1) / warmup) if warmup else 1.0
     return lr * warm * shape(jnp.clip(t, 0.0, 1.0))
@@ -37,7 +42,9 @@ def schedule(config: Mapping[str, Any], *, num_steps: int) -> Callable[[Any], An
   return rate
 
 
-def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransformation:
+def make(
+  config: Mapping[str, Any], *, num_steps: int, updates_per_step: int = 1
+) -> optax.GradientTransformation:
   """An optax optimiser from {'name', 'lr', 'schedule', 'clip', 'weight_decay', ...}.
 
   Weight decay of sgd, adam and adamax is coupled: an L2 term added to the gradient after clipping
@@ -45,7 +52,8 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   'a/b/c' paths, only parameters that it matches decay (in `step.FlatOptimiser`). sgd with nesterov
   is torch's g + momentum * buffer. rmsprop follows TensorFlow 1: the mean square starts at 1 and
   epsilon is inside the root. `clip` bounds the global gradient norm first. `clip_weights` c > 0
-  keeps every parameter in [-c, c] after its update (Arjovsky et al. 2017).
+  keeps every parameter in [-c, c] after its update (Arjovsky et al. 2017). `num_steps` and
+  `updates_per_step` (`step.updates_per_step`) are those of `schedule`.
   """
   name = config.get('name', 'adam')
   b1, b2, eps = config.get('b1', 0.9), config.get('b2', 0.999), config.get('eps', 1e-8)
@@ -69,7 +77,8 @@ def make(config: Mapping[str, Any], *, num_steps: int) -> optax.GradientTransfor
   chain.append(rule)
   if decay and name == 'adamw':
     chain.append(optax.add_decayed_weights(decay))
-  chain.append(optax.scale_by_learning_rate(schedule(config, num_steps=num_steps)))
+  rate = schedule(config, num_steps=num_steps, updates_per_step=updates_per_step)
+  chain.append(optax.scale_by_learning_rate(rate))
   if config.get('clip_weights', 0.0):
     chain.append(_clip_parameters(config['clip_weights']))
   return optax.chain(*chain)

@@ -81,6 +81,14 @@ def for_phases(
   return chosen
 
 
+def updates_per_step(defense: types.Defense) -> dict[str, int]:
+  """How often one training step updates with each optimiser that the phases name."""
+  counted: dict[str, int] = {}
+  for phase in defense.phases:
+    counted[phase.optimiser] = counted.get(phase.optimiser, 0) + phase.repeat
+  return counted
+
+
 def make(
   defense: types.Defense,
   *,

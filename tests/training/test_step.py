@@ -249,3 +249,9 @@ def test_standard_training_on_an_objective_of_the_task():
   assert 'main/bce' in scalars
   with pytest.raises(errors.UserError, match='unknown objective'):
     standard.make(task, objective='luck')
+
+
+def test_updates_of_a_step_are_counted_by_optimiser():
+  phases = [types.Phase('critic', None, optimiser='critic', repeat=5)]
+  phases += [types.Phase('first', None), types.Phase('second', None)]
+  assert step.updates_per_step(types.Defense(tuple(phases))) == {'critic': 5, 'main': 2}
