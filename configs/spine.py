@@ -170,12 +170,14 @@ def _ood(*, side_share: float, steps: int, rec_steps: int) -> dict:
     'eps': 20.0 * side_share,
     'num_steps': steps,
     'step_size': 0.01,
+    'random_start': True,  # Algorithm 1, lines 1 and 2
     'bounds': BOUNDS,
     'start': 'ct',
   }
   rec = {**plain, 'eps': 40.0 * side_share, 'num_steps': rec_steps}
   return {
     'images': '',  # folder of pictures; empty: phantom lung slices
+    'ct_slices': 1,  # different ones to start from; the paper has one for all examples
     'count': 20,  # examples whose outputs are wanted, each on an image from elsewhere
     'seed': 0,
     'attacks': {

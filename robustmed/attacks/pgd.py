@@ -57,9 +57,11 @@ def latent(**settings):
   return pgd(**settings)
 
 
-def ood(*, norm='l2', rule='adamax', random_start=False, max_change=1.0, **settings):
+def ood(*, norm='l2', rule='adamax', random_start=True, max_change=1.0, **settings):
   """Returns PGD in a ball around an out-of-distribution image x that minimises the objective.
 
+  It starts at clip(x + xi), xi random with |xi| <= eps (in L2 on the sphere, so at a large eps the
+  first image is visibly noisy): Chen et al. 2021, Algorithm 1. `random_start=False` starts at x.
   The objective is a mismatch of outputs, see `mismatch`. The change is clipped element-wise to
   `max_change` (None: not at all). Takes the settings of `pgd`.
   """

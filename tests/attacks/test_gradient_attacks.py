@@ -138,6 +138,18 @@ def test_ood_reproduces_target_outputs(problems):
   )
 
 
+def test_ood_starts_at_a_random_point_of_its_ball(problems):
+  """Algorithm 1, lines 1 and 2: clip(x + xi) with |xi| <= eps; in L2 xi lies on the sphere."""
+  x = 0.5 * jnp.ones((3, 8, 8, 1))
+  objective = problems.linear(jnp.ones((1, 8, 8, 1)))
+  start = lambda **more: problems.call(attacks.ood(num_steps=0, **more), objective, x, 2.0)
+  np.testing.assert_allclose(start().distance, 2.0, rtol=1e-5)
+  boxed = start(bounds=(0.4, 0.6))
+  np.testing.assert_allclose(boxed.x, np.clip(start().x, 0.4, 0.6), atol=1e-6)
+  assert not np.allclose(boxed.x[0], boxed.x[1])
+  np.testing.assert_array_equal(start(random_start=False).x, x)
+
+
 def test_latent_search_moves_the_code(problems):
   decoder = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
   decode = lambda code: jax.nn.sigmoid(code @ decoder)

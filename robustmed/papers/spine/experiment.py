@@ -106,7 +106,10 @@ def ood_settings(config: ml_collections.ConfigDict) -> dict[str, ood.Setting]:
 
 STARTS = {
   'ct': lambda config, count: ood_images.load_images(
-    config.ood.images, side=config.data.side, count=count, seed=config.ood.seed
+    config.ood.images,
+    side=config.data.side,
+    count=max(1, min(count, config.ood.ct_slices)),
+    seed=config.ood.seed,
   ),
   'noise': lambda config, count: ood_images.noise_images(
     side=config.data.side, count=count, seed=config.ood.seed

@@ -1,8 +1,8 @@
 """What an out-of-distribution attack on the disk-shape task minimises, and what it is judged by.
 
 `own` outputs are those of the network on the in-distribution image, which the attacked image from
-elsewhere is to reproduce: 'contour' [b, 176, 2] and 'mask' [b, side, side, 1], the segmentation
-thresholded at logit 0.
+elsewhere is to reproduce: 'contour' [b, 176, 2] and 'probability' [b, side, side, 1] (authors'
+code). 'mask' is the segmentation thresholded at logit 0, by which agreement is measured.
 """
 
 import jax
@@ -17,8 +17,13 @@ DETECTOR_WEIGHT = 10.0  # of the reconstruction error in the adaptive attack
 
 def own(outputs):
   """The outputs that an attack is to reproduce."""
-  mask = (outputs['segmentation'] > 0).astype(jnp.float32)
-  return lax.stop_gradient({'contour': outputs['contour'], 'mask': mask})
+  logits = outputs['segmentation']
+  wanted = {
+    'contour': outputs['contour'],
+    'probability': jax.nn.sigmoid(logits),
+    'mask': (logits > 0).astype(jnp.float32),
+  }
+  return lax.stop_gradient(wanted)
 
 
 def score(outputs, image) -> jax.Array:
@@ -34,8 +39,8 @@ def contour_distance(outputs, wanted, image) -> jax.Array:
 
 
 def mask_distance(outputs, wanted, image) -> jax.Array:
-  """1 - soft Dice, J_OOD_seg of the paper turned round."""
-  return 1 - losses.soft_dice(jax.nn.sigmoid(outputs['segmentation']), wanted['mask'])
+  """1 - soft Dice of both probabilities, J_OOD_seg of the paper turned round."""
+  return 1 - losses.soft_dice(jax.nn.sigmoid(outputs['segmentation']), wanted['probability'])
 
 
 def joint(outputs, wanted, image) -> jax.Array:

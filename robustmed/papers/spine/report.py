@@ -56,6 +56,11 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
   )
 
 
+def _among(outside) -> str:
+  fixed = [name for name, options in outside.items() if not options.get('random_start', True)]
+  return f'all but {", ".join(fixed)}' if fixed else 'all'
+
+
 def _style(name: str) -> spec.Arm:
   shape, kind = name.split('_', 1)
   return spec.Arm(name, '', drawings.COLOURS[shape], LINES[kind])
@@ -75,7 +80,10 @@ def _notes(config) -> tuple[str, ...]:
     f'(text): {reading.attack_objectives}. Evaluation attacks ascend eqs. 4 and 5 in both.',
     "Attacks from outside: one joint objective against the network's own outputs (code), here "
     '`ood`; the separate objectives of the text, here `ood_reg` and `ood_seg`, against the same '
-    'outputs.',
+    'outputs, the segmentation as a probability (code).',
+    'Attacks from outside start at a random point of their budget (Algorithm 1): '
+    f'{_among(config.ood.attacks)}. Lung slices that they go out from: {config.ood.ct_slices}, one '
+    'for all examples in the paper.',
     'The warp is consistent to half a pixel, where the released code shifts by half a pixel; its '
     'spline kernel is r in both.',
     'Dice of two empty masks is 1; of an empty and a filled one 0.',

@@ -91,6 +91,17 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   assert (rec.eps, rec.attack.num_steps, rec.attack.threat.max_change) == (40.0, 4000, 1.0)
 
 
+@pytest.mark.parametrize('preset', ['demo', 'smoke', 'real', 'paper'])
+def test_attacks_from_outside_start_as_algorithm_1_does(preset):
+  config = _config(preset)
+  assert all(one.attack.random_start for one in spine.ood_settings(config).values())
+  # one lung slice for all examples, where noise is drawn for each
+  assert spine.STARTS['ct'](config, 5).shape == (1, config.data.side, config.data.side, 1)
+  assert len(spine.STARTS['noise'](config, 5)) == 5
+  config.ood.ct_slices = 3
+  assert len(spine.STARTS['ct'](config, 5)) == 3
+
+
 def _objectives(config, arm):
   return set(config.arms[arm].defense.objectives)
 

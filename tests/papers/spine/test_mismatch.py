@@ -29,7 +29,7 @@ def _disk(radius):
   return (np.hypot(x - 16, y - 16) <= radius).astype(np.float32)[None, ..., None]
 
 
-def test_own_outputs_are_thresholded_at_logit_zero():
+def test_the_mask_to_compare_with_is_thresholded_at_logit_zero():
   logit = np.linspace(-1, 1, SIDE * SIDE)
   wanted = mismatch.own(_outputs(logit=logit))
   assert float(wanted['mask'].mean()) == pytest.approx(0.5)
@@ -37,6 +37,16 @@ def test_own_outputs_are_thresholded_at_logit_zero():
     jnp.asarray(logit, jnp.float32)
   )
   assert not gradient.any()
+
+
+def test_the_wanted_segmentation_is_the_networks_probability():
+  logit = np.linspace(-3, 3, SIDE * SIDE)
+  other = _outputs(logit=logit[::-1])
+  wanted = mismatch.own(_outputs(logit=logit))
+  p, q = (1 / (1 + np.exp(-values)) for values in (logit, logit[::-1]))
+  np.testing.assert_allclose(np.ravel(wanted['probability']), p, rtol=1e-5)
+  found = mismatch.mask_distance(other, wanted, None)
+  np.testing.assert_allclose(found, 1 - 2 * (p * q).sum() / (p + q).sum(), rtol=1e-5)
 
 
 def test_mismatches_vanish_where_the_outputs_agree():
@@ -52,7 +62,7 @@ def test_mismatches_by_hand():
   logit = 200 * (_disk(8) - 0.5)
   rec = jnp.full((1, SIDE, SIDE, 1), 0.25)
   outputs = _outputs(logit=logit, contour=_circle(8) + 2.0, reconstruction=rec)
-  wanted = {'contour': _circle(8), 'mask': jnp.asarray(_disk(8))}
+  wanted = {'contour': _circle(8), 'probability': jnp.asarray(_disk(8))}
   image = jnp.zeros((1, SIDE, SIDE, 1))
   value = lambda name: float(mismatch.MISMATCHES[name](outputs, wanted, image)[0])
   assert value('reg') == pytest.approx(2, abs=1e-5)
