@@ -65,12 +65,11 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
 def _read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The configuration with its arms as config.reading wants them, in the names of the task."""
   reading = config.reading
-  errors.lookup(
-    dict.fromkeys(('code', 'paper')), reading.attack_objectives, kind='reading of the objectives'
-  )
   config = experiment.editable(config)
-  prefix = 'train_' if reading.attack_objectives == 'code' else ''
   for arm in config.arms.values():
+    chosen = arm.get('attack_objectives', reading.attack_objectives)
+    errors.lookup(dict.fromkeys(('code', 'paper')), chosen, kind='reading of the objectives')
+    prefix = 'train_' if chosen == 'code' else ''
     if not reading.warm_start:
       arm.init_from = ''
     if 'objectives' not in arm.defense:

@@ -78,6 +78,8 @@ def _notes(config) -> tuple[str, ...]:
     f'{"yes" if reading.eps_ramp else "no"}, {wording[bool(reading.eps_ramp)]}.',
     'Training attacks ascend the mean absolute error and BCE + Dice (code) or eqs. 4 and 5 '
     f'(text): {reading.attack_objectives}. Evaluation attacks ascend eqs. 4 and 5 in both.',
+    '`P10_adv_rs_scratch`, of the paper preset, is the text to the letter: from scratch, constant '
+    "budget, eqs. 4 and 5, 2e-3, Adamax's default.",
     "Attacks from outside: one joint objective against the network's own outputs (code), here "
     '`ood`; the separate objectives of the text, here `ood_reg` and `ood_seg`, against the same '
     'outputs, the segmentation as a probability (code).',

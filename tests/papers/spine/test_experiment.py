@@ -72,9 +72,12 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   # one more map of the last transposed convolution: 5 x 5 x 32 weights and a bias
   assert told['networks']['disk_shape, num_maps=2']['parameters'] == 38_998_721 + 801
   assert told['data'] == {'train': 400, 'test': 100}
-  rules = [arm.train['optimisers'] for arm in spine.build(_config('paper')).arms.values()]
-  adamax = {'main': {'name': 'adamax', 'lr': 1e-3, 'schedule': 'constant'}}
-  assert all(rule == adamax for rule in rules)
+  built = spine.build(_config('paper')).arms
+  rules = {name: arm.train['optimisers']['main'] for name, arm in built.items()}
+  letter = rules.pop('P10_adv_rs_scratch')
+  adamax = {'name': 'adamax', 'lr': 1e-3, 'schedule': 'constant'}
+  assert all(rule == adamax for rule in rules.values())
+  assert letter == {**adamax, 'lr': 2e-3}  # 'default parameters' of Adamax
   arms = told['arms']
   assert all(arm['steps'] == 10_000 and arm['batch_size'] == 64 for arm in arms.values())
   assert len([name for name in arms if name.split('_', 1)[1] in KINDS]) == 15
@@ -120,6 +123,10 @@ def test_the_readings_of_the_paper():
   assert _objectives(text, 'P10_adv_rs') == {'reg', 'seg'}
   assert all(not arm.get('init_from') for arm in text.arms.values())
   assert text.arms.P10_adv_rs.defense.ramp_levels == 0
+  letter = spine._read(_config('paper'))
+  assert _objectives(letter, 'P10_adv_rs') == {'train_reg', 'train_seg'}
+  assert _objectives(letter, 'P10_adv_rs_scratch') == {'reg', 'seg'}  # eqs. 4 and 5
+  assert letter.arms.P10_adv_rs_scratch.defense.ramp_levels == 0
   assert given.arms.P10_adv_rs.init_from == 'P10_std'  # what was given is left as it was
   assert spine.build(given).arms['P10_adv_rs'].needs == ()
 
