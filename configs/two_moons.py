@@ -54,16 +54,16 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'train': {'batch_size': 240, 'steps': 600, 'checkpoint_every': 600},
     }
   )
-  # real: 'full' or 'tail'; added: nothing, or one of
-  # codes, searched_codes (positives), uniform, searched_uniform (negatives)
+  # real: 'full' or 'tail'; added: any of codes, searched_codes (positives), uniform,
+  # searched_uniform (negatives). The panels add up: c fills the hole, then d and f bound it.
   config.arms = ml_collections.ConfigDict(
     {
-      'a_full': {'real': 'full', 'added': ''},
-      'b_tail': {'real': 'tail', 'added': ''},
-      'c_codes': {'real': 'tail', 'added': 'codes'},
-      'd_uniform': {'real': 'tail', 'added': 'uniform'},
-      'e_searched_codes': {'real': 'tail', 'added': 'searched_codes'},
-      'f_searched_uniform': {'real': 'tail', 'added': 'searched_uniform'},
+      'a_full': {'real': 'full', 'added': ()},
+      'b_tail': {'real': 'tail', 'added': ()},
+      'c_codes': {'real': 'tail', 'added': ('codes',)},
+      'd_uniform': {'real': 'tail', 'added': ('codes', 'uniform')},
+      'e_searched_codes': {'real': 'tail', 'added': ('searched_codes',)},
+      'f_searched_uniform': {'real': 'tail', 'added': ('codes', 'searched_uniform')},
     },
     sort_keys=False,
   )

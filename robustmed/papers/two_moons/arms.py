@@ -1,4 +1,4 @@
-"""The six panels as arms, the auto-encoder that two of them need, and the points they add."""
+"""The six panels as arms, the auto-encoder that four of them need, and the points they add."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -59,32 +59,38 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
   train = sum(moons.sizes(config.data)[name] for name in ('train',))
   for name, options in config.arms.items():
     errors.lookup(REAL, options.real, kind=f'real points of arm {name!r}')
-    how = (
-      errors.lookup(ADDITIONS, options.added, kind='kind of added points')
-      if options.added
-      else None
-    )
+    kinds = _kinds(name, options.added)
     needs, passes = (), 0.0
-    if how is not None and how.needs_codes:
-      needs += (VAE,)
-    if how is not None and how.searched:
-      errors.lookup(config.arms, config.search.victim, kind='arm that the searches attack')
-      needs += (config.search.victim,)
-      steps = config.search.attacks[how.count].num_steps
-      passes = steps * config.search[how.count] * config.data.replicates / train
+    for how in kinds:
+      if how.needs_codes:
+        needs += (VAE,)
+      if how.searched:
+        errors.lookup(config.arms, config.search.victim, kind='arm that the searches attack')
+        needs += (config.search.victim,)
+        steps = config.search.attacks[how.count].num_steps
+        passes += steps * config.search[how.count] * config.data.replicates / train
     arms[name] = experiment.Arm(
       name=name,
       defense=standard.make(task),
       train=experiment.train_options(config, {}),
       prepared=experiment.Prepared(
-        needs=needs,
+        needs=tuple(dict.fromkeys(needs)),
         passes=passes,
-        source=lambda finished, real=options.real, how=how: _mixed(
-          real, how and (lambda: added(config, task, how, finished)), finished
+        source=lambda finished, real=options.real, kinds=kinds: _mixed(
+          real, kinds and (lambda: added(config, task, kinds, finished)), finished
         ),
       ),
     )
   return arms
+
+
+def _kinds(arm: str, names) -> tuple[Addition, ...]:
+  names = tuple(names)
+  for name in names:
+    errors.lookup(ADDITIONS, name, kind='kind of added points')
+    if names.count(name) > 1:
+      raise errors.UserError(f'arm {arm!r} adds {name!r} twice')
+  return tuple(ADDITIONS[name] for name in names)
 
 
 def make_vae(config) -> points.Vae:
@@ -100,28 +106,29 @@ def training_points(source, kinds) -> store.Split:
 def _mixed(real: str, make_added, finished: preparation.Finished) -> data.Source:
   """Real and added points at shares by their numbers, so that each counts alike."""
   parts = {'real': training_points(finished.source, REAL[real])}
-  if make_added is not None:
+  if make_added:
     parts['added'] = make_added()
   joined, sampling = mixing.mix(parts, {name: len(part) for name, part in parts.items()})
   return finished.source._replace(train=joined, sampling=sampling)
 
 
-def added(config, task, how: Addition, finished: preparation.Finished) -> store.Split:
-  """The added points of an arm, made once and kept in its folder."""
+def added(config, task, kinds: tuple[Addition, ...], finished: preparation.Finished) -> store.Split:
+  """The added points of an arm, kind after kind, made once and kept in its folder."""
   path = finished.folder / ADDED
   if not bool(parallel.broadcast_from_writer(np.array(path.is_file()))):
-    made = np.asarray(_search(config, task, how, finished))
+    made = [np.asarray(_search(config, task, how, finished)) for how in kinds]
+    label = np.repeat([how.label for how in kinds], [len(image) for image in made])
     if parallel.is_writer():
       with files.replacing(path) as temporary:
-        np.savez_compressed(temporary, image=made)
+        np.savez_compressed(temporary, image=np.concatenate(made), label=label)
     parallel.barrier(ADDED)
-  image = inputs.arrays(path)['image']
+  image, label = (inputs.arrays(path)[name] for name in ('image', 'label'))
   sizes = moons.sizes(config.data)
   return moons.split(
     image[:, :2],
     replicate=image[:, 2],
-    label=how.label,
-    kind=moons.KEPT if how.label else moons.NEGATIVE,
+    label=label,
+    kind=np.where(label, moons.KEPT, moons.NEGATIVE),
     first=sizes['train'] + sizes['test'],
   )
 
@@ -158,10 +165,10 @@ def points_of(config, source, arm: str, folder) -> Mapping[str, np.ndarray]:
   found['added'] = np.zeros(len(real), bool)
   if not options.added:
     return found
-  image, how = inputs.arrays(folder / ADDED)['image'], ADDITIONS[options.added]
+  kept = inputs.arrays(folder / ADDED)
   more = {
-    'image': image,
-    'label': np.full(len(image), how.label, np.float32),
-    'added': np.ones(len(image), bool),
+    'image': kept['image'],
+    'label': kept['label'].astype(np.float32),
+    'added': np.ones(len(kept['image']), bool),
   }
   return {name: np.concatenate([found[name], more[name]]) for name in found}

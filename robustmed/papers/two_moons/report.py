@@ -15,7 +15,6 @@ from robustmed.runs import artifacts
 
 PICTURES, PLACE = 'two_moons.npz', 'Liu et al. 2020, Fig. 7'
 WORDS = {
-  '': 'the moons',
   'codes': 'random codes',
   'searched_codes': 'searched codes',
   'uniform': 'uniform negatives',
@@ -52,7 +51,8 @@ def _panel(config, context, source, model):
   found = arms.points_of(config, source, model.arm, folder)
   own = found['image'][:, 2] == 0
   # One length for all arms, so that they lie in one array.
-  extra = 2 * config.data.points + max(config.search.codes, config.search.uniform) - own.sum()
+  most = max(_count_added(config, options.added) for options in config.arms.values())
+  extra = 2 * config.data.points + most - own.sum()
   pad = lambda array, value: np.concatenate([array, np.full((extra, *array.shape[1:]), value)])
   return {
     'arm': [model.arm],
@@ -61,6 +61,10 @@ def _panel(config, context, source, model):
     'label': pad(found['label'][own], 0)[None],
     'added': pad(found['added'][own], False)[None],
   }
+
+
+def _count_added(config, kinds) -> int:
+  return sum(config.search[arms.ADDITIONS[name].count] for name in kinds)
 
 
 def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
@@ -74,8 +78,8 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
       f'{config.data.kept} of {config.data.points} points are kept, most of them from the '
       'beginning of its arc. Missing positives are replaced by samples of a small auto-encoder '
       'fitted to the kept ones: from random codes, or from codes searched by PGD for points that '
-      'the network of panel b does not take for positives. Negatives are added at random, or moved '
-      'by PGD to where that network is sure of a positive.',
+      'the network of panel b does not take for positives. Negatives are added to the positives of '
+      'panel c, at random, or moved by PGD to where the network of panel b is sure of a positive.',
       f'Points, networks and searches were drawn {config.data.replicates} times, and these '
       'replicates are the groups of all intervals and tests. What is far away counts as negative.',
     ),
@@ -88,7 +92,11 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     arms=tuple(spec.Arm(name, label) for name, label in labels.items()),
     claims=make_claims(config),
     notes=(
-      'The paper gives no settings for its figure; all numbers here are ours.',
+      'The paper gives no settings for its figure; all numbers here are ours. Its panels are read '
+      'as adding up: the samples of c fill the hole, then the negatives of d bound it, so d keeps '
+      'the positives of c; e has searched samples in their place. Of f the text says only that its '
+      'searched negatives come "in addition to the uniform spots": here they take the place of the '
+      'uniform ones beside the positives of c, so that d and f differ in their negatives alone.',
       f'Search: Linf, eps {config.search.codes_eps:g} of the code and '
       f'{config.search.uniform_eps:g} of the point; {config.search.codes} codes and '
       f'{config.search.uniform} negatives are added to every replicate. '
@@ -101,7 +109,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
 def _label(config, arm: str) -> str:
   options = config.arms[arm]
   real = 'all positives' if options.real == 'full' else f'{config.data.kept} positives'
-  shown = f'{real} + {WORDS[options.added]}' if options.added else real
+  shown = ' + '.join((real, *(WORDS[name] for name in options.added)))
   return f'{arm[0]}: {shown}' if arm[1:2] == '_' else f'{arm}: {shown}'
 
 
@@ -139,11 +147,13 @@ def table(rows: pd.DataFrame, labels) -> pd.DataFrame:
 
 def make_claims(config) -> tuple[claims.Claim, ...]:
   """What the figure shows, each decided over the replicates."""
-  arm = {(options.real, options.added): name for name, options in config.arms.items()}
-  find = lambda real, added='': arm.get((real, added), f'({real}, {added or "nothing"} added)')
+  arm = {(options.real, *options.added): name for name, options in config.arms.items()}
+  find = lambda real, *added: arm.get(
+    (real, *added), f'({real}, {" and ".join(added) or "nothing"} added)'
+  )
   full, tail = find('full'), find('tail')
   codes, searched = find('tail', 'codes'), find('tail', 'searched_codes')
-  uniform, moved = find('tail', 'uniform'), find('tail', 'searched_uniform')
+  uniform, moved = (find('tail', 'codes', name) for name in ('uniform', 'searched_uniform'))
   clean = {'attack': 'none', 'eps': 0.0}
   greater = lambda first, second, metric, margin=0.0: claims.greater(
     first, second, metric=metric, margin=margin, **clean
@@ -155,7 +165,7 @@ def make_claims(config) -> tuple[claims.Claim, ...]:
     ),
     ('Random codes bring part of the tail back', greater(codes, tail, 'tail')),
     ('Searched codes bring more of it back', greater(searched, codes, 'tail')),
-    ('Uniform negatives lower the confidence far away', greater(tail, uniform, 'far')),
+    ('Uniform negatives lower the confidence far away', greater(codes, uniform, 'far')),
     ('Searched negatives lower it more', greater(uniform, moved, 'far')),
   )
   return tuple(claims.Claim(statement, PLACE, test) for statement, test in made)

@@ -30,9 +30,9 @@ def test_arms_need_what_their_points_are_made_with(config):
     'a_full': set(),
     'b_tail': set(),
     'c_codes': {'vae'},
-    'd_uniform': set(),
+    'd_uniform': {'vae'},
     'e_searched_codes': {'vae', 'b_tail'},
-    'f_searched_uniform': {'b_tail'},
+    'f_searched_uniform': {'vae', 'b_tail'},
   }
   assert [name for name, arm in arms.items() if arm.evaluated is False] == ['vae']
   order, _ = experiment.training_order(arms, ('e_searched_codes',))
@@ -70,7 +70,9 @@ def test_added_points_lie_in_object_stores_too(config, monkeypatch):
   again = exp.arms['d_uniform'].prepared.source(finished).train
   np.testing.assert_array_equal(again.stack('image'), first.stack('image'))
   found = two_moons_arms.points_of(config, source, 'd_uniform', folder)
-  assert found['added'].sum() == config.data.replicates * config.search.uniform
+  each = config.search.codes + config.search.uniform
+  assert found['added'].sum() == config.data.replicates * each
+  assert found['label'][found['added']].sum() == config.data.replicates * config.search.codes
 
 
 def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):
@@ -79,7 +81,8 @@ def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):
   per, kept, added = config.data.points, config.data.kept, config.search
   expected = {'vae': kept, 'a_full': 2 * per, 'b_tail': per + kept}
   expected |= dict.fromkeys(('c_codes', 'e_searched_codes'), per + kept + added.codes)
-  expected |= dict.fromkeys(('d_uniform', 'f_searched_uniform'), per + kept + added.uniform)
+  both = ('d_uniform', 'f_searched_uniform')
+  expected |= dict.fromkeys(both, per + kept + added.codes + added.uniform)
   made = {}
   for name, arm in exp.arms.items():
     own = finished._replace(folder=tmp_path / name)
@@ -89,11 +92,18 @@ def test_an_arm_learns_from_its_real_and_its_added_points(config, tmp_path):
     assert len(set(index)) == len(index) and not set(index) & set(source.test.stack('index'))
     if (own.folder / two_moons_arms.ADDED).is_file():
       made[name] = np.load(own.folder / two_moons_arms.ADDED)['image']
+      label = np.load(own.folder / two_moons_arms.ADDED)['label']
+      wanted = [1] * added.codes + ([0] * added.uniform if name in both else [])
+      assert sorted(label) == sorted(wanted * config.data.replicates), name
       again = arm.prepared.source(own).train  # read, not made again
       np.testing.assert_array_equal(again.stack('image'), material.train.stack('image'))
-      assert (again.stack('label')[-1] == (1 if 'codes' in name else 0)).all()
+      assert again.stack('label').sum() == config.data.replicates * (kept + added.codes)
   assert set(made) == set(config.arms) - {'a_full', 'b_tail'}
   change = np.abs(made['f_searched_uniform'] - made['d_uniform'])
+  codes = config.data.replicates * added.codes
+  # Panels accumulate: c's positives are those of d, and of f, whose negatives alone are moved.
+  np.testing.assert_array_equal(made['d_uniform'][:codes], made['c_codes'])
+  assert not change[:codes].any() and change[codes:].any(axis=1).all()
   assert 0.1 < change[:, :2].max() <= 1.0 + 1e-5 and (change[:, 2] == 0).all()
   assert np.abs(made['e_searched_codes'] - made['c_codes']).max() > 1e-3
 
@@ -126,9 +136,9 @@ VALUES = {
   'a_full': (0.99, 0.6, 0.99),
   'b_tail': (0.2, 0.6, 0.9),
   'c_codes': (0.5, 0.6, 0.93),
-  'd_uniform': (0.2, 0.4, 0.9),
+  'd_uniform': (0.45, 0.4, 0.9),
   'e_searched_codes': (0.8, 0.6, 0.95),
-  'f_searched_uniform': (0.2, 0.1, 0.9),
+  'f_searched_uniform': (0.45, 0.1, 0.9),
 }
 
 
@@ -140,6 +150,9 @@ def test_claims_follow_the_figure(config):
   swap = dict(zip(['e_searched_codes', 'c_codes'], (VALUES['c_codes'], VALUES['e_searched_codes'])))
   other = claims.decide(made, _rows(config, {**VALUES, **swap})).set_index('statement')
   assert other.loc['Searched codes bring more of it back', 'verdict'] == 'fails'
+  looser = {**VALUES, 'c_codes': (0.5, 0.3, 0.93)}  # b is at 0.6, so d is compared with c
+  far = claims.decide(made, _rows(config, looser)).set_index('statement')['verdict']
+  assert far['Uniform negatives lower the confidence far away'] == 'fails'
   fewer = {name: VALUES[name] for name in names[:2]}
   some = claims.decide(made, _rows(config, fewer)).set_index('statement')['verdict']
   assert some.iloc[0] == 'holds' and (some.iloc[1:] == 'not run').all()
@@ -206,7 +219,8 @@ def test_an_attacked_point_is_saved_as_json(tmp_path):
 @pytest.mark.parametrize(
   ('change', 'match'),
   [
-    ({'arms': {'a_full': {'added': 'code'}}}, "unknown kind of added points 'code'"),
+    ({'arms': {'a_full': {'added': ('code',)}}}, "unknown kind of added points 'code'"),
+    ({'arms': {'a_full': {'added': ('codes', 'codes')}}}, "'a_full' adds 'codes' twice"),
     ({'arms': {'a_full': {'real': 'some'}}}, "unknown real points of arm 'a_full' 'some'"),
     ({'search': {'victim': 'nobody'}}, "unknown arm that the searches attack 'nobody'"),
     ({'data': {'kept': 0}}, 'kept must be at least 1'),
