@@ -25,7 +25,7 @@ def get_config(preset: str = ''):
       'train': {
         'steps': 300,
         'batch_size': 16,
-        'optimisers': {'main': {'name': 'adam', 'lr': 2e-3, 'schedule': 'cosine'}},
+        'optimisers': {'main': {'name': 'adam', 'lr': 1e-2, 'schedule': 'cosine'}},
       },
       'judged': 32,
     },

@@ -86,10 +86,10 @@ class BratsUNet(nn.Module):
 
   `rank` spatial axes, each a multiple of 16. Level l has 16 * 2^l features, scaled by `width`. The
   logits are the sum of those of the three finest levels, coarser ones upsampled (deep supervision
-  by sums), times `logit_gain`: distillation at temperature T with logit_gain=T keeps the scale at
-  which the softmax is trained. The gain is the variable 'logit_gain' of the collection 'fixed', so
-  that networks that differ only in it share programs. With `remat` every level is recomputed in the
-  backward pass instead of being kept. Logits are float32 for any `dtype`.
+  by sums), times `logit_gain`: distillation at temperature T of networks with logit_gain=T is that
+  of networks without it at T = 1. The gain is the variable 'logit_gain' of the collection 'fixed',
+  so that networks that differ only in it share programs. With `remat` every level is recomputed in
+  the backward pass instead of being kept. Logits are float32 for any `dtype`.
   """
 
   rank: int = 3

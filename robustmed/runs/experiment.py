@@ -41,6 +41,7 @@ class Arm(NamedTuple):
   defense: types.Defense
   train: Mapping[str, Any]  # steps, batch_size, optimisers, ...
   init_from: str = ''  # the arm whose final weights are the initial ones
+  key: int = 0  # arms with equal keys draw equal initial weights and randomness of training
   network: Network = Network()
   augment: Callable[[Any], Callable[..., Any] | None] | None = None  # None: the experiment's
   evaluated: bool | tuple[str, ...] = True  # True: by all probes; names: those; False: studies
@@ -205,7 +206,9 @@ def make_arms(
   that it is evaluated under. 'thresholds_from' names the arm from whose losses on clean training
   examples the defense's thresholds are estimated, with the options 'thresholds' (fields of
   `thresholds.estimate`); `clean_view` is the `view` of `preparation.clean_values`. 'teacher_from'
-  names the arm whose outputs are the defense's soft targets; both have the same model fields.
+  names the arm whose outputs are the defense's soft targets; both have the same model fields. 'key'
+  is `Arm.key`. 'copy_of' names an arm whose trained weights are this arm's, without any training,
+  under this arm's own 'model' fields.
   """
   return {
     name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment, clean_view)
@@ -221,7 +224,13 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
   own = make_task(model) if model else None
   attacked = options.get('attacks')
   defense, prepared = options['defense'], Prepared()
-  if options.get('thresholds_from'):
+  trained = train_options(config, options)
+  if options.get('copy_of'):
+    other = options['copy_of']
+    errors.lookup(config.arms, other, kind=f'arm (network of {name!r})')
+    defense, trained = {'name': 'standard'}, {**trained, 'steps': 0}
+    prepared = Prepared(needs=(other,), variables=preparation.as_copy(other))
+  elif options.get('thresholds_from'):
     defense = _with_placeholder(name, defense, 'thresholds')
     prepared = Prepared(
       needs=(options['thresholds_from'],),
@@ -243,8 +252,9 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
   return Arm(
     name=name,
     defense=make_defense(own or task, defense),
-    train=train_options(config, options),
+    train=trained,
     init_from=options.get('init_from', ''),
+    key=options.get('key', 0),
     network=Network(own, model),
     augment=make_augment(augment) if augment else None,
     evaluated=True if attacked is None else tuple(attacked),

@@ -16,6 +16,7 @@ from robustmed.evaluation import grid
 from robustmed.process import console, files, parallel
 
 PyTree = Any
+FIXED = 'fixed'  # the collection of what model fields decide, such as a gain of the logits
 View = Callable[[Any], Callable[[types.Batch], types.Batch]]
 
 
@@ -92,6 +93,17 @@ def with_teacher(
     return make(task, {**defense, 'teacher': finished.load(arm)})
 
   return prepare
+
+
+def as_copy(arm: str) -> Callable[[Finished], Callable[[PyTree], PyTree]]:
+  """What `Arm.start` is of a network that is that of `arm`, but for what its model fields fix."""
+
+  def start(finished: Finished) -> Callable[[PyTree], PyTree]:
+    console.say(f'the network of {arm} is taken as it is, without training')
+    trained = finished.load(arm)
+    return lambda own: {**trained, **{name: own[name] for name in own if name == FIXED}}
+
+  return start
 
 
 def clean_values(

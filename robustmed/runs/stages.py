@@ -169,8 +169,9 @@ class Run:
         sampling=source.sampling,
       )
 
-    console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
-    if batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
+    if options['steps']:
+      console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
+    if options['steps'] and batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
       needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
       console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
     state = loop.fit(
@@ -181,7 +182,7 @@ class Run:
       config=options,
       folder=folder / 'state',
       log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
-      key=jax.random.fold_in(jax.random.key(self.config.seed), seed),
+      key=_key(self.config.seed, seed, arm.key),
       num_examples=preparation.memory_slots(defense, source.train),
       stopper=stopper,
       augment=(arm.augment or self.exp.data.augment)(source),
@@ -334,6 +335,11 @@ class Run:
     for check in files.read_json(self.folder / 'results' / 'checks.json'):
       if check['status'] in ('warn', 'fail'):
         print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
+
+
+def _key(config_seed: int, seed: int, own: int) -> jax.Array:
+  key = jax.random.fold_in(jax.random.key(config_seed), seed)
+  return jax.random.fold_in(key, own) if own else key
 
 
 def _stop_if_asked(stopper: console.Stopper) -> None:

@@ -86,7 +86,7 @@ def logit_scale(logits: Array) -> Array:
 def scaled_dice(outputs, batch) -> Array:
   """Returns the Dice loss of logits divided by `logit_scale`, which is held constant.
 
-  A network distilled at temperature T has logits that are about T times too large; where its
+  A network distilled at temperature T has logits that are up to T times too large; where its
   softmax is exactly 0 or 1, the Dice loss has no gradient (Carlini and Wagner 2016). This loss is
   the same for a network and for the same network with its logits multiplied by any number.
   """

@@ -8,7 +8,7 @@ import pytest
 from robustmed import errors, types
 from robustmed.defenses import distillation
 from robustmed.process import console
-from robustmed.training import checkpoints, loop
+from robustmed.training import checkpoints, loop, optimisers
 from support import toys
 
 TEACHER = toys.variables()
@@ -58,6 +58,37 @@ def test_the_teacher_learns_the_truth_at_temperature():
   np.testing.assert_allclose(values, want, rtol=1e-5)
   assert defense.init(8) == {'temperature': 20}
   assert (defense.cost.forwards, defense.cost.passes) == (0, 1)
+
+
+def test_adam_moves_as_far_at_any_temperature():
+  """A gradient 1/T as large is small beside Adam's epsilon, so it is given its size back."""
+  batch, rule = toys.batch(6), optimisers.make({'name': 'adam', 'lr': 1.0}, num_steps=1)
+  flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+  def first_step(temperature, **more):
+    defense = _make(temperature, stage='teacher', **more)
+    context = _context(defense, batch)
+    loss = lambda params: jnp.mean(defense.phases[0].loss(params, context)[0])
+    value, gradient = jax.value_and_grad(loss)(TEACHER['params'])
+    moved, _ = rule.update(gradient, rule.init(TEACHER['params']))
+    return float(value), flat(gradient), np.abs(flat(moved))
+
+  logged, gradient, moved = first_step(1e6)
+  same, small, stuck = first_step(1e6, full_gradient=False)
+  assert logged == same  # the loss that is logged is the printed one
+  np.testing.assert_allclose(gradient, 1e6 * small, rtol=1e-4, atol=1e-6)
+  assert np.median(moved) > 0.999 and np.median(stuck) < 0.9
+
+
+def test_the_temperature_rises_by_equal_factors():
+  defense, batch = _make(16.0, stage='teacher', rise=0.5), toys.batch(6)
+  context = _context(defense, batch)
+  for progress, temperature in ((0.0, 1), (0.25, 4), (0.5, 16), (0.9, 16)):
+    values, _ = defense.phases[0].loss(
+      TEACHER['params'], context._replace(progress=jnp.float32(progress))
+    )
+    want = _entropy(_logit(TEACHER, batch) / temperature, batch['target']['label'])
+    np.testing.assert_allclose(values, want, rtol=1e-5)
 
 
 def test_temperature_is_an_argument_so_that_arms_share_programs():
@@ -154,6 +185,7 @@ def test_a_teacher_to_come_has_a_cost_and_no_weights():
     ({'stage': 'teacher', 'teacher': TEACHER}, 'no teacher of its own'),
     ({'temperature': 0.0, 'teacher': TEACHER}, 'temperature must be above 0'),
     ({'coupled': True, 'teacher': TEACHER}, 'no coupled losses'),
+    ({'rise': 1.5, 'teacher': TEACHER}, r'rise must be in \[0, 1\]'),
   ],
 )
 def test_mistakes(fields, says):

@@ -1,15 +1,20 @@
 """The study of gliomas at smoke size, as a real process."""
 
+import itertools
 import re
 
+import jax
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from robustmed.papers.brats import experiment
+from robustmed.runs import commandline
+from robustmed.training import checkpoints
 from support import gliomas, runs
 
-ARMS = {'std', 'teacher_100', 'distil_100'}
+ARMS = {'std', 'teacher_5', 'teacher_20', 'distil_5'}
 ATTACKS = {
   'none', 'fgsm', 'ifgsm', 'tifgsm', 'scaled_ifgsm', 'transfer', 'square', 'noise',
 }  # fmt: skip
@@ -19,23 +24,38 @@ ATTACKS = {
 def run(tmp_path_factory):
   """Slices, all arms, with NIfTI files."""
   folder = tmp_path_factory.mktemp('brats')
-  words = ['--config', 'configs/brats2d.py:smoke', '--arms', 'std,distil_100']
+  words = ['--config', 'configs/brats2d.py:smoke', '--arms', 'std,teacher_20,distil_5']
   words += ['--config.evaluate.save_nifti=True']
   return folder, runs.main(*words, '--workdir', folder)
 
 
 def test_arms_meet_the_attacks_volume_by_volume(run):
   rows = pd.read_parquet(run[0] / 'results' / 'rows.parquet')
-  assert set(rows['arm']) == {'std', 'distil_100'}
+  assert set(rows['arm']) == ARMS - {'teacher_5'}
   assert {path.name for path in (run[0] / 'checkpoints').iterdir()} == ARMS
   found = rows.groupby('arm')['attack'].agg(set)
-  assert found['distil_100'] == ATTACKS and found['std'] == ATTACKS - {'transfer'}
+  assert found['teacher_20'] == {'none'}
+  assert found['distil_5'] == ATTACKS and found['std'] == ATTACKS - {'transfer'}
   assert sorted(rows['index'].unique()) == sorted(rows['group'].unique()) == [3, 4]
   parts = pd.read_parquet(run[0] / 'results' / 'parts' / 'std.seed0.fgsm.0.05.parquet')
   assert len(parts) == 2 * 2 and '_both_wt' in parts.columns
   attacked = rows[rows['attack'] != 'none']
   assert (attacked['_distance'] <= attacked['eps'] * (1 + 1e-4)).all()
   np.testing.assert_allclose(attacked['psnr'], -20 * np.log10(attacked['rmse']), rtol=1e-6)
+
+
+def test_trainings_at_different_temperatures_are_different_trainings(run):
+  """With one key: T must not cancel, or teachers would be std up to rounding."""
+  task = experiment.build(commandline.load_config('configs/brats2d.py:smoke')).task
+
+  def weights(arm):
+    path = run[0] / 'checkpoints' / arm / 'seed0' / 'variables'
+    leaves = jax.tree.leaves(checkpoints.load_variables(path, task)['params'])
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+  for one, two in itertools.combinations(('std', 'teacher_5', 'teacher_20'), 2):
+    apart = np.abs(weights(one) - weights(two))
+    assert apart.max() > 1e-3 and apart.mean() > 1e-5, (one, two)
 
 
 def test_curves_over_iterations_begin_at_the_clean_image(run):
@@ -70,7 +90,7 @@ def test_the_report_has_the_papers_tables_and_an_answer_to_every_claim(run):
 
 
 def test_volumes_are_written_as_nifti(run):
-  folder = run[0] / 'results' / 'nifti' / 'distil_100'
+  folder = run[0] / 'results' / 'nifti' / 'distil_5'
   names = sorted(path.name for path in folder.iterdir())
   assert names == sorted(
     f'phantom000{case}_{kind}.nii.gz'

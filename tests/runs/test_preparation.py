@@ -250,6 +250,32 @@ def test_a_student_has_the_finished_teacher_in_its_memory(tmp_path):
   assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(teacher)))
 
 
+def test_a_copy_is_the_trained_network_and_other_keys_are_other_trainings(tmp_path):
+  config, source = _distilling(), _source()
+  student = config.arms.student.to_dict()
+  config.arms.update({'again': student, 'other': {**student, 'key': 1}})
+  config.arms.copied = {'defense': config.arms.student.defense, 'copy_of': 'student'}
+  exp = _experiment(config, source)
+  assert exp.arms['copied'].needs == ('student',)
+  told = description.describe(exp, config, light=True)['gradients']['per_arm']
+  assert told['copied'] == 0 < told['student']
+  stages.Run(
+    exp, config, commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)
+  ).train(console.Stopper())
+  found = {
+    name: checkpoints.load_variables(tmp_path / f'checkpoints/{name}/seed0/variables', exp.task)
+    for name in exp.arms
+  }
+  for name in ('copied', 'again'):  # equal keys: equal training
+    toys.assert_equal_trees(found[name], found['student'])
+  apart = jax.tree.map(lambda a, b: np.any(a != b), found['other'], found['student'])
+  assert any(jax.tree.leaves(apart))
+  assert not (tmp_path / 'logs' / 'copied.seed0.csv').exists()
+  with pytest.raises(errors.UserError, match="'studnt'; did you mean 'student'"):
+    config.arms.copied.copy_of = 'studnt'
+    _experiment(config, source)
+
+
 @pytest.mark.parametrize(
   'student, message',
   [

@@ -15,9 +15,10 @@ from robustmed.papers.brats import evaluation, report
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.runs import experiment
 
+STUDENT_KEY = 1  # of all students, so that temperatures are compared; teachers have the run's
 PLANES = {2: 'axial', 3: 'volume'}
 READINGS = {
-  'distillation': ('logit_gain', 'literal'),
+  'distillation': ('literal', 'logit_gain'),
   'updates': ('in_turn', 'together'),
   'epochs': ('equal', 'paper'),
 }
@@ -127,7 +128,9 @@ def make_augment(
 def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The configuration with its arms as config.reading wants them.
 
-  Slices train on one Dice for the whole batch (`coupled`): most of them hold no tumour.
+  Slices train on one Dice for the whole batch (`coupled`): most of them hold no tumour. All
+  teachers draw alike, as std does, and all students draw alike, so that arms of different
+  temperature differ in nothing else.
   """
   reading = config.reading
   for name, known in READINGS.items():
@@ -138,15 +141,42 @@ def read(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defense.coupled = config.dimension == 2
     if defense.name in ('adversarial', 'noise'):
       defense.in_turn = reading.updates == 'in_turn'
-    if defense.name == 'distillation' and reading.distillation == 'logit_gain':
-      arm.model = ml_collections.ConfigDict({'logit_gain': float(defense.temperature)})
+    if defense.name == 'distillation' and defense.get('stage', 'student') == 'student':
+      arm.key = STUDENT_KEY
     if defense.name == 'standard' and reading.epochs == 'paper' and config.dimension == 3:
       rules = config.train.optimisers.to_dict()
       rules['main']['lr'] /= 5
       arm.train = ml_collections.ConfigDict(
         {'steps': max(1, config.train.steps // 4), 'optimisers': rules}
       )
+  if reading.distillation == 'logit_gain':
+    _multiply(config.arms)
   return config
+
+
+def _multiply(arms) -> None:
+  """Gives distilled arms the gain of their temperature, and trains one of those alike but for it.
+
+  T cancels from a loss that divides by it what the network has multiplied by it, so such arms would
+  be the same training over again.
+  """
+  given, trained = {name: arm.to_dict() for name, arm in arms.items()}, {}
+
+  def without_temperature(name):
+    fields = {**given.get(name, {})}
+    teacher = fields.pop('teacher_from', '')
+    fields['defense'] = {k: v for k, v in fields.get('defense', {}).items() if k != 'temperature'}
+    return fields, teacher
+
+  for name, arm in arms.items():
+    if arm.defense.name != 'distillation':
+      continue
+    arm.model = ml_collections.ConfigDict({'logit_gain': float(arm.defense.temperature)})
+    arm.defense.update({'rise': 0.0, 'full_gradient': False})
+    own, teacher = without_temperature(name)
+    other = trained.setdefault(repr((own, without_temperature(teacher)[0])), name)
+    if other != name:
+      arm.copy_of, arm.teacher_from = other, ''
 
 
 def study_cells(

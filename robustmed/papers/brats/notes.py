@@ -18,14 +18,18 @@ def label(name: str, defense) -> str:
 def notes(config) -> tuple[str, ...]:
   reading = config.reading
   gain = {
-    'logit_gain': 'logits are multiplied by T in the network that is trained at T, so that the '
-    'softmax starts at the scale it has without temperature; read literally, only the softmax is '
-    'divided, short runs end with everything foreground',
-    'literal': 'as printed, the logits are divided by T and nothing else; short runs tend to end '
-    'with everything foreground',
+    'logit_gain': 'logits are multiplied by T in the network that is trained at T, so T cancels '
+    'from the loss. That is the limit of the training as printed, for a network that has followed '
+    'T, and not that training: one teacher and one student are trained for all T, and networks of '
+    'different T differ in the factor on their logits alone',
+    'literal': 'as printed, the softmax of logits divided by T in both trainings and T = 1 '
+    'afterwards' + _rise(config) + ". The gradient is multiplied by T, for Adam's epsilon to have "
+    'no more say than at T = 1 (at T = 5000 two thirds of the gradients lie below 1e-8 else)',
   }
   return (
-    f'Distillation: {gain[reading.distillation]}. Attacks take the gradient at T = 1.',
+    f'Distillation: {gain[reading.distillation]}. All teachers begin at the same weights and see '
+    'the same images in the same order, and so do all students, so that temperatures are compared '
+    'and not draws. Attacks take the gradient at T = 1.',
     f'Updates of AT and noise: {reading.updates.replace("_", " ")}; learning rate and number of '
     f'steps: {reading.epochs} (in the paper the undefended 3D network has 100 epochs and 1e-4, all '
     'others 400 and 5e-4, which favours the defenses).',
@@ -50,6 +54,16 @@ def notes(config) -> tuple[str, ...]:
       if config.dimension == 2
       else 'One volume is one example.'
     ),
+  )
+
+
+def _rise(config) -> str:
+  shares = {arm.defense.get('rise', 0.0) for arm in config.arms.values()} - {0.0}
+  if not shares:
+    return ''
+  return (
+    f'; T climbs from 1 by equal factors over the first {max(shares):.0%} of the training, and is '
+    'small, because a short training cannot make logits T times as large'
   )
 
 

@@ -168,8 +168,9 @@ class Page:
     told = ', '.join(f'{self.arms[a]}: **{v}**' for a, v in verdicts[['arm', 'verdict']].to_numpy())
     return spec.Section(
       'What an attacker does who knows (the adaptive column)',
-      'Networks distilled at T have logits about T times too large. Their softmax is exactly 0 or '
-      '1 in float32, the gradient of the Dice loss exactly 0, and FGSM moves nothing there. '
+      'Networks distilled at T tend to have logits that are several times too large, at most T '
+      'times. Where their softmax is 0 or 1 in float32, the gradient of the Dice loss is exactly '
+      '0, and FGSM moves nothing there. '
       '`scaled` attacks divide the logits by their mean margin first, `pgd_margin` and `pgd_ce` '
       'climb the margin and the cross-entropy, `transfer` uses images that attack std, `square` '
       f'asks for no gradient.\n\n{brats_rows.RULE}\n\nWhole tumour at eps {EPS:g}: '

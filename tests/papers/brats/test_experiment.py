@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from robustmed import errors
@@ -9,7 +10,7 @@ from robustmed.data.files import nifti
 from robustmed.evaluation import claims, examples
 from robustmed.papers.brats import claims as brats_claims
 from robustmed.papers.brats import evaluation, experiment, published, tables
-from robustmed.runs import commandline, costs, description
+from robustmed.runs import commandline, costs, description, preparation
 from support import tumour_rows
 
 
@@ -31,26 +32,72 @@ def test_paper_presets_are_the_papers_networks(dimension, parameters, gmacs):
   assert chosen.evaluate.levels == tuple(np.round(np.arange(1, 11) / 100, 2))
 
 
-def test_students_differ_from_the_rest_in_the_gain_of_their_logits_alone():
-  exp = experiment.build(config())
-  task = exp.task_of('distil_100')
-  assert task.predict is exp.task.predict and task.init is not exp.task.init
+def _multiplied(preset='demo'):
+  chosen = config(3, preset)
+  with chosen.unlocked():
+    chosen.reading.distillation = 'logit_gain'
+  return experiment.build(chosen)
+
+
+def _temperatures(exp):
+  return [name.removeprefix('distil_') for name in exp.arms if name.startswith('distil_')]
+
+
+def test_multiplied_logits_are_trained_once_for_all_temperatures():
+  exp = _multiplied('paper')
+  assert _temperatures(exp) == ['20', '100', '500', '5000']
+  for kind, waits in (('teacher', ()), ('distil', ('teacher_20',))):
+    first, *others = (f'{kind}_{number}' for number in _temperatures(exp))
+    assert exp.arms[first].train['steps'] == exp.arms['std'].train['steps']
+    assert exp.arms[first].needs == waits and exp.arms[first].prepared.variables is None
+    for name in others:
+      arm, gain = exp.arms[name], float(name.split('_')[1])
+      assert arm.train['steps'] == 0 and arm.needs == (first,) and arm.prepared.defense is None
+      assert arm.network.fields == {'logit_gain': gain}
+      load = {first: {'params': {'w': 3}, 'fixed': {'logit_gain': 20.0}}}.get
+      start = arm.prepared.variables(preparation.Finished(load, None, None, 0, None))
+      own = {'params': {'w': 1}, 'fixed': {'logit_gain': gain}}
+      assert start(own) == {'params': {'w': 3}, 'fixed': {'logit_gain': gain}}
+  assert (
+    description.describe(exp, config(3, 'paper'), light=True)['gradients']['per_arm']['distil_5000']
+    == 0
+  )
+
+
+def test_networks_with_a_gain_share_all_programs():
+  exp = _multiplied()
+  for number in _temperatures(exp):
+    task = exp.task_of(f'distil_{number}')
+    assert task.predict is exp.task.predict and task.init is not exp.task.init
+    variables = task.init(jax.random.key(0))
+    assert float(variables['fixed']['logit_gain']) == float(number)
   assert exp.task_of('std').init is exp.task.init
-  for name in ('teacher_100', 'distil_100'):
-    assert exp.arms[name].network.fields == {'logit_gain': 100.0}
-  variables = task.init(jax.random.key(0))
-  assert float(variables['fixed']['logit_gain']) == 100.0
-  assert exp.arms['distil_100'].needs == ('teacher_100',)
-  assert exp.arms['teacher_100'].evaluated == ()
+
+
+@pytest.mark.parametrize('preset', ['demo', 'smoke', 'real', 'paper'])
+@pytest.mark.parametrize('dimension', [2, 3])
+def test_distillation_is_literal_and_compares_temperatures_alone(preset, dimension):
+  chosen = config(dimension, preset)
+  exp = experiment.build(chosen)
+  assert chosen.reading.distillation == 'literal' and len(_temperatures(exp)) >= 1
+  teachers = [exp.arms[f'teacher_{number}'] for number in _temperatures(exp)]
+  students = [exp.arms[f'distil_{number}'] for number in _temperatures(exp)]
+  assert {arm.key for arm in teachers} == {exp.arms['std'].key} == {0}
+  assert {arm.key for arm in students} == {1}
+  for number, teacher, student in zip(_temperatures(exp), teachers, students, strict=True):
+    assert teacher.network.task is None and student.network.fields == {}
+    assert student.prepared.variables is None
+    assert student.needs == (f'teacher_{number}',) and teacher.evaluated == ()
+    assert teacher.train == student.train == exp.arms['at_05'].train
+    assert float(teacher.defense.init(1)['temperature']) == float(number)
 
 
 def test_readings_reach_the_arms():
   chosen = config(3, 'demo')
   assert len(experiment.build(chosen).arms['at_05'].defense.phases) == 2
   with chosen.unlocked():
-    chosen.reading.update({'distillation': 'literal', 'updates': 'together', 'epochs': 'paper'})
+    chosen.reading.update({'updates': 'together', 'epochs': 'paper'})
   exp = experiment.build(chosen)
-  assert exp.arms['distil_100'].network == (None, {})
   assert len(exp.arms['at_05'].defense.phases) == 1
   std, other = exp.arms['std'].train, exp.arms['at_05'].train
   assert std['steps'] == other['steps'] // 4
@@ -190,11 +237,31 @@ def decide(frame, **fields):
   return claims.decide(made, frame).set_index('statement')
 
 
+def _seeds(frame, count):
+  return pd.concat([frame.assign(seed=seed) for seed in range(count)], ignore_index=True)
+
+
+def test_what_grows_with_temperature_takes_three_trainings():
+  frame = tumour_rows.rows()
+  for count, verdict in ((1, 'undecided'), (2, 'undecided'), (3, 'holds')):
+    found = decide(_seeds(frame, count))
+    grows = found[found.index.str.startswith('Robustness to FGSM grows with T')]
+    assert len(grows) == 3 and set(grows['verdict']) == {verdict}, count
+    said = grows['numbers'].str.contains('per temperature, at least 3 are needed')
+    assert said.all() if count < 3 else not said.any()
+    assert (grows['p_holm'].isna() == (count < 3)).all()
+  backwards = {**tumour_rows.DICE, 'distil_5000': tumour_rows.DICE['std']}
+  found = decide(_seeds(tumour_rows.rows(backwards), 3))
+  grows = found[found.index.str.startswith('Robustness to FGSM grows with T')]
+  assert set(grows['verdict']) == {'fails'}
+
+
 def test_claims_hold_where_the_numbers_are_the_papers():
-  other = tumour_rows.rows({'std': (0.78, 0.5, 0.3, 0.4, 0.5)})
-  found = decide(tumour_rows.rows(), other=other, training=tumour_rows.log(at=0.8))
+  other = _seeds(tumour_rows.rows({'std': (0.78, 0.5, 0.3, 0.4, 0.5)}), 3)
+  log = _seeds(tumour_rows.log(at=0.8), 3)
+  found = decide(_seeds(tumour_rows.rows(), 3), other=other, training=log)
   cost = 'Adversarial training is cheaper than distillation (seconds per step)'
-  assert found.loc[cost, 'verdict'] == 'measured'  # one training of each
+  assert found.loc[cost, 'verdict'] == 'measured'  # fewer than five trainings of each
   waiting = found.drop(cost)[found.drop(cost)['verdict'] != 'holds']
   assert waiting.index.tolist() == ['A larger training eps is not always better']
   assert waiting['numbers'].item() == 'fewer than three training levels of adversarial training'

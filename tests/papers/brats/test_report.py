@@ -15,7 +15,7 @@ from support import tumour_rows
 
 
 def config(dimension, other=''):
-  chosen = commandline.load_config(f'configs/brats{dimension}d.py:demo')
+  chosen = commandline.load_config(f'configs/brats{dimension}d.py:paper')
   with chosen.unlocked():
     chosen.report.other = str(other)
   return chosen
