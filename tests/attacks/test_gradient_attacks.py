@@ -212,7 +212,7 @@ def test_an_eps_below_zero_is_a_mistake(eps):
     (lambda: attacks.pgd(keep='all'), "unknown keep 'all'"),
     (lambda: attacks.pgd(restarts=2, random_start=False), 'one and the same run'),
     (lambda: attacks.pgd(num_steps=-1), 'num_steps >= 0'),
-    (lambda: attacks.pgd(num_steps=0, score_last=False), '0 steps'),
+    (lambda: attacks.pgd(num_steps=0, score_last=False), 'num_steps=0'),
     (lambda: attacks.make('pdg'), "did you mean 'pgd'"),
     (lambda: attacks.make('pgd', num_step=3), "did you mean 'num_steps'"),
     (lambda: attacks.make('fgsm', step_size=3), "setting of attack 'fgsm' 'step_size'"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -57,7 +56,7 @@ class Repeated(claims.Kind):
     if found.reason or self.seeds >= FEWEST_SEEDS:
       return found
     reason = f'{self.seeds} training(s) per temperature, at least {FEWEST_SEEDS} are needed'
-    return found._replace(numbers=f'{found.numbers}; {reason}', p=math.nan, opposite=math.nan)
+    return found._replace(numbers=f'{found.numbers}; {reason}', p=1.0, opposite=1.0)
 
 
 def arms_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
