@@ -16,7 +16,7 @@ DOCUMENTS = [
   *(runs.ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
   *(path for path in sorted((runs.ROOT / 'docs').rglob('*.md')) if path.name != 'page.md'),
 ]
-COUNTS = ['holds', 'fails', 'undecided', 'not_run']
+COUNTS = ['holds', 'fails', 'undecided', 'measured', 'not_run']
 
 
 def _script(root):

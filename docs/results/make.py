@@ -29,6 +29,7 @@ VERDICTS = {
   'holds': 'holds',
   'fails': 'fails',
   'undecided': 'undecided',
+  'measured': 'measured',
   'not_run': 'not run',
 }
 NOT_COUNTED = 'not counted'
