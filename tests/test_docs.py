@@ -54,13 +54,13 @@ def test_pages_are_what_the_script_makes_of_the_tables(make, capsys):
 
 def test_a_changed_number_changes_its_page_and_the_readme(copied, capsys):
   path = copied / 'docs' / 'results' / 'runs.csv'
-  path.write_text(path.read_text('utf-8').replace('32,21,0,9,2', '32,20,1,9,2'), 'utf-8')
+  path.write_text(path.read_text('utf-8').replace('5,1,0,4,0,0', '5,0,1,4,0,0'), 'utf-8')
   make = _script(copied)
   assert make.main(['--check']) == 1
-  assert capsys.readouterr().out == 'docs/results/brats.md: differs\nREADME.md: differs\n'
-  assert '| 32 | 21 | 0 | 9 | 2 |' in (copied / 'README.md').read_text('utf-8')
+  assert capsys.readouterr().out == 'docs/results/two_moons.md: differs\nREADME.md: differs\n'
+  assert '| 5 | 1 | 0 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
   assert make.main([]) == 0 and make.main(['--check']) == 0
-  assert '| 32 | 20 | 1 | 9 | 2 |' in (copied / 'README.md').read_text('utf-8')
+  assert '| 5 | 0 | 1 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def test_tables_keep_their_digits_and_join_pairs_of_columns(make, tmp_path):
 def test_counts_that_are_not_known_are_not_made_up(make):
   table = pd.DataFrame(
     {'claims': ['', '3', ''], 'holds': ['', '1', '2'], 'fails': ['', '0', ''], 'undecided': ''}
-  ).assign(not_run=['', '2', ''])
+  ).assign(measured=['', '0', ''], not_run=['', '2', ''])
   found = make.counted(table)
   assert found.to_numpy().tolist() == [
-    ['3', '1', '0', 'not counted', '2'],
-    ['not counted', '2', 'not counted', 'not counted', 'not counted'],
+    ['3', '1', '0', 'not counted', '0', '2'],
+    ['not counted', '2', 'not counted', 'not counted', 'not counted', 'not counted'],
   ]
 
 
 def test_verdicts_add_up_to_the_claims(make):
   table = make.read(RESULTS / 'runs.csv')
   whole = table[(table[['claims', *COUNTS]] != '').all(axis=1)]
-  assert len(whole) > 5
+  assert len(whole)
   assert (whole[COUNTS].astype(int).sum(axis=1) == whole['claims'].astype(int)).all()
 
 
