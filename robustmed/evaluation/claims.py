@@ -114,14 +114,39 @@ def close(
   return dataclasses.replace(test, reason=f'tolerance {tolerance:g}: {reason}')
 
 
-def below(arm: str, *, metric: str, attack: str, eps: float, threshold: float) -> kinds.Level:
-  """The median of the metric over groups is below `threshold`."""
-  return inside(Cell(arm, attack, eps), metric=metric, high=threshold)
+def no_more(
+  arm_a: str,
+  arm_b: str,
+  *,
+  metric: str,
+  attack: str,
+  eps: float,
+  tolerance: float,
+  reason: str,
+) -> kinds.Difference:
+  """The mean of `arm_a` is above that of `arm_b` by less than `tolerance`, if it is above at all.
+
+  `reason` says where the tolerance comes from; it is printed.
+  """
+  cells = Cell(arm_a, attack, eps), Cell(arm_b, attack, eps)
+  test = inside(*cells, metric=metric, high=tolerance)
+  return dataclasses.replace(test, reason=f'tolerance {tolerance:g}: {reason}')
 
 
-def above(arm: str, *, metric: str, attack: str, eps: float, threshold: float) -> kinds.Level:
-  """The median of the metric over groups is above `threshold`."""
-  return inside(Cell(arm, attack, eps), metric=metric, low=threshold)
+def below(
+  arm: str, *, metric: str, attack: str, eps: float, threshold: float, reason: str = ''
+) -> kinds.Level:
+  """The median of the metric over groups is below `threshold`; `reason` of it is printed."""
+  test = inside(Cell(arm, attack, eps), metric=metric, high=threshold)
+  return dataclasses.replace(test, reason=reason)
+
+
+def above(
+  arm: str, *, metric: str, attack: str, eps: float, threshold: float, reason: str = ''
+) -> kinds.Level:
+  """The median of the metric over groups is above `threshold`; `reason` of it is printed."""
+  test = inside(Cell(arm, attack, eps), metric=metric, low=threshold)
+  return dataclasses.replace(test, reason=reason)
 
 
 def best_of(
@@ -155,11 +180,14 @@ def auroc_above(
 
 
 def measured(
-  cell: Cell, *, metric: str, low: float = -math.inf, high: float = math.inf
+  cell: Cell, *, metric: str, low: float = -math.inf, high: float = math.inf, reason: str = ''
 ) -> sample_kinds.Measured:
-  """A cost or time ratio, tested over runs (seeds) if there are enough of them."""
+  """A cost or time ratio, tested over runs (seeds) if there are enough of them.
+
+  `reason` of the bounds is printed.
+  """
   _check(low, high)
-  return sample_kinds.Measured(metric, cell, float(low), float(high))
+  return sample_kinds.Measured(metric, cell, float(low), float(high), reason)
 
 
 def decide(claims: Sequence[Claim], rows: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:

@@ -64,7 +64,7 @@ class Level(Kind):
   first: Cell
   low: float
   high: float
-  reason: str = ''  # of a tolerance
+  reason: str = ''  # of a bound
 
   second = None
   estimand = hypotheses.MEDIAN
@@ -90,7 +90,7 @@ class Contrast(Kind):
   terms: tuple[tuple[float, Cell], ...]
   low: float
   high: float
-  reason: str = ''  # of a tolerance
+  reason: str = ''  # of a bound
 
   estimand = hypotheses.MEAN
 
@@ -190,8 +190,10 @@ class AtLeast(Kind):
     )
     effects = sorted((one.effect for one in found), reverse=True)
     inside = sum(one.effect > 0 for one in found)
+    names = [getattr(test, 'first', test) for test in self.tests]
+    shown = [f'{name}: {one.numbers}' for name, one in zip(names, found, strict=True)]
     return Outcome(
-      numbers=f'{inside} of {len(found)} lie so: ' + '; '.join(one.numbers for one in found),
+      numbers=f'{inside} of {len(found)} lie so: {"; ".join(shown)}',
       effect=effects[self.number - 1],
       p=float(p),
       opposite=float(opposite),

@@ -102,6 +102,7 @@ class Measured(kinds.Kind):
   first: kinds.Cell
   low: float
   high: float
+  reason: str = ''  # of the bounds
 
   over_runs = True
   estimand = f'mean of the log over runs, from {MANY_RUNS} runs: skewness-corrected t test'

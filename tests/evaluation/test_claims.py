@@ -66,6 +66,9 @@ def verdict(test, rows):
     (claims.above('adv', threshold=0.6, **AT), 'holds'),
     (claims.above('std', threshold=0.6, **AT), 'fails'),
     (claims.close('rand', 'std', tolerance=0.05, reason='ours', **AT), 'holds'),
+    (claims.no_more('rand', 'std', tolerance=0.05, reason='ours', **AT), 'holds'),
+    (claims.no_more('std', 'adv', tolerance=0.05, reason='ours', **AT), 'holds'),
+    (claims.no_more('adv', 'std', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.close('adv', 'std', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.close('std', 'adv', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.above('std', metric='dice', attack='pgd', eps=0, threshold=0.8), 'holds'),
@@ -189,6 +192,13 @@ def test_tests_print_themselves():
   assert str(claims.below('std', threshold=0.3, **AT)) == 'dice(std, pgd 0.07) < 0.3'
   clean = claims.close('a', 'b', metric='dice', attack='none', eps=0, tolerance=0.02, reason='ours')
   assert str(clean) == ('-0.02 < dice(a, clean) - dice(b, clean) < 0.02 (tolerance 0.02: ours)')
+  reason = {'threshold': 0.5, 'reason': 'as the paper'}
+  assert str(claims.above('std', **reason, **AT)) == 'dice(std, pgd 0.07) > 0.5 (as the paper)'
+  assert str(claims.below('std', **reason, **AT)) == 'dice(std, pgd 0.07) < 0.5 (as the paper)'
+  bounded = claims.no_more('a', 'b', tolerance=0.05, reason='ours', **AT)
+  assert str(bounded) == 'dice(a, pgd 0.07) - dice(b, pgd 0.07) < 0.05 (tolerance 0.05: ours)'
+  cost = claims.measured(claims.Cell('a'), metric='ratio', high=1.25, reason='ours')
+  assert str(cost) == 'ratio(a, clean) < 1.25 (ours)'
 
 
 @pytest.mark.parametrize('bounds', [{}, {'low': 1.0, 'high': 0.0}, {'low': 0.5, 'high': 0.5}])
@@ -250,6 +260,8 @@ def test_almost_all_is_at_least_a_number():
   tests = [claims.greater('a', rival, **AT) for rival in 'bcd']
   verdicts = [verdict(claims.at_least(number, tests), rows) for number in (1, 2, 3)]
   assert verdicts == ['holds', 'holds', 'fails']
+  numbers = claims.at_least(2, tests)(statistics.prepare(rows)).numbers
+  assert numbers.startswith('2 of 3 lie so: a, pgd 0.07: 0.7996, 0.5022; difference')
   with pytest.raises(ValueError, match='at least 4 of 3'):
     claims.at_least(4, tests)(statistics.prepare(rows))
 
