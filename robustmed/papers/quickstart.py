@@ -4,6 +4,7 @@ import ml_collections
 
 from robustmed import data
 from robustmed.evaluation import claims
+from robustmed.papers.spine import claims as spine_claims
 from robustmed.papers.spine import disks
 from robustmed.report import spec
 from robustmed.runs import experiment
@@ -44,6 +45,7 @@ def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
   eps = config.report.picture_eps
   at = {'metric': 'DICE_seg', 'attack': 'pgd_seg', 'eps': eps}
   clean = {'metric': 'DICE_seg', 'attack': 'none', 'eps': 0.0}
+  half = {'threshold': spine_claims.COLLAPSE, 'reason': spine_claims.COLLAPSE_REASON}
   return spec.ReportSpec(
     title='Quickstart: a disk-segmentation network under attack',
     description=(
@@ -64,18 +66,20 @@ def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
       spec.Arm('adv', 'adv (attacked images)'),
     ),
     claims=(
+      claims.Claim('The standard network collapses', PLACE, claims.below('std', **half, **at)),
       claims.Claim(
-        'The standard network collapses', PLACE, claims.below('std', threshold=0.3, **at)
-      ),
-      claims.Claim(
-        'Adversarial training keeps the segmentation',
-        PLACE,
-        claims.above('adv', threshold=0.6, **at),
+        'Adversarial training keeps the segmentation', PLACE, claims.above('adv', **half, **at)
       ),
       claims.Claim(
         'Random noise in training does not help',
         PLACE,
-        claims.close('rand', 'std', tolerance=0.15, **at),
+        claims.no_more(
+          'rand',
+          'std',
+          tolerance=spine_claims.NO_HELP,
+          reason=spine_claims.NO_HELP_REASON,
+          **at,
+        ),
       ),
       claims.Claim(
         'Adversarial training helps more than random noise',

@@ -86,3 +86,16 @@ def test_expected_verdicts_are_checked():
     replication.check(made, make(), holds=['better', 'level'], **rest)
   assert replication.superiority(made) == ['better', 'worse', 'missing', 'best']
   assert replication.held(made, make()) == ['better', 'best']
+
+
+def test_thresholds_without_a_reason_are_found():
+  plain = claims.above('adv', threshold=0.6, **AT)
+  made = [
+    claims.Claim('plain', '', plain),
+    claims.Claim('said', '', claims.above('adv', threshold=0.6, reason='ours', **AT)),
+    claims.Claim('elsewhere', '', claims.Elsewhere(plain, TABLE)),
+    claims.Claim('above 0', '', claims.greater('adv', 'std', **AT)),
+    claims.Claim('margin', '', claims.greater('adv', 'std', margin=0.1, **AT)),
+    claims.Claim('best', '', claims.best_of('adv', ['std'], **AT)),
+  ]
+  assert replication.unexplained(made) == ['plain', 'elsewhere', 'margin']

@@ -9,6 +9,7 @@ std and correlation, which go before `Spread`; `published.tables()` of a paper i
 * `without_effect(table, seed=3, ...)`: random rows of the same cells, all of one distribution.
 * `check(made, rows, holds=[...], undecided=[...])`: the claims' verdicts are the expected ones,
   each claim is named, and no other statement is.
+* `unexplained(made)`: claims with a threshold that prints no reason; there should be none.
 * `superiority(made)`: those claims that say that something is better than something else, of which
   none may hold in rows without effect.
 """
@@ -109,6 +110,24 @@ def held(made: Sequence[claims.Claim], frame: pd.DataFrame) -> list[str]:
   """The statements of superiority that hold in `frame`."""
   table = claims.decide(made, frame).set_index('statement')['verdict']
   return [name for name in superiority(made) if table[name] == 'holds']
+
+
+def unexplained(made: Sequence[claims.Claim]) -> list[str]:
+  """The statements with a threshold other than 0, or chance, whose reason is not printed."""
+  return [claim.statement for claim in made if not _explained(claim.test)]
+
+
+def _explained(test) -> bool:
+  if isinstance(test, kinds.Elsewhere):
+    return _explained(test.test)
+  if isinstance(test, kinds.AtLeast):
+    return all(map(_explained, test.tests))
+  natural = (0.0, 0.5, 1.0) if isinstance(test, sample_kinds.Auroc) else (0.0,)
+  bounds = [getattr(test, name, 0.0) for name in ('low', 'high', 'bound')]
+  if all(math.isinf(bound) or bound in natural for bound in bounds if isinstance(bound, float)):
+    return True
+  reason = getattr(test, 'reason', '')
+  return bool(reason) and reason in str(test)
 
 
 def _compares(test) -> bool:

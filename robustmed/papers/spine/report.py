@@ -4,7 +4,7 @@ import pathlib
 
 from robustmed.papers.spine import claims, published, sections
 from robustmed.papers.spine import figures as drawings
-from robustmed.report import inputs, spec, tables
+from robustmed.report import inputs, spec
 
 LINES = {
   'std': '--',
@@ -21,11 +21,9 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
   """The page of a finished run in `folder`; its figures are drawn into report/figures."""
   held = inputs.read(folder)
   page = sections.Page(config, folder, held)
-  levels = tables.levels(held.summary, attack='pgd_seg')
   shapes = tuple(
     shape for shape in drawings.COLOURS if any(arm.startswith(shape) for arm in config.arms)
   )
-  small = min((eps for eps in levels if eps > 0), default=0.01)
   return spec.ReportSpec(
     title='Lumbar disk shapes under attack',
     description=(
@@ -46,7 +44,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     level_units=task.units,
     arms=tuple(_style(name) for name in MODELS),
     claims=(
-      *claims.inside_attacks(shapes, small=small),
+      *claims.inside_attacks(shapes),
       *claims.outside_attacks(config, page.ood),
     ),
     paper=published.tables(),
