@@ -88,6 +88,15 @@ def test_expected_verdicts_are_checked():
   assert replication.held(made, make()) == ['better', 'best']
 
 
+def test_errors_in_rows_without_effect_are_counted():
+  better = [claims.Claim('better', '', claims.greater('adv', 'std', **AT))]
+  options = {'sizes': (1,) * 20, 'spread': SPREAD}
+  draw = lambda seed: replication.without_effect(TABLE, seed=seed, **options)
+  replication.check_without_effect(lambda rows: better, draw)
+  with pytest.raises(AssertionError, match='better'):
+    replication.check_without_effect(lambda rows: better, lambda seed: make(seed=seed))
+
+
 def test_thresholds_without_a_reason_are_found():
   plain = claims.above('adv', threshold=0.6, **AT)
   made = [

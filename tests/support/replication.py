@@ -10,13 +10,13 @@ std and correlation, which go before `Spread`; `published.tables()` of a paper i
 * `check(made, rows, holds=[...], undecided=[...])`: the claims' verdicts are the expected ones,
   each claim is named, and no other statement is.
 * `unexplained(made)`: claims with a threshold that prints no reason; there should be none.
-* `superiority(made)`: those claims that say that something is better than something else, of which
-  none may hold in rows without effect.
+* `check_without_effect(make, draw)`: no claim that something is better than something else holds in
+  rows without effect, save as seldom as a table of claims may err; `superiority` are those claims.
 """
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,22 @@ def check(made: Sequence[claims.Claim], frame: pd.DataFrame, **expected: Sequenc
     f'{name}: {found[name]}, not {wanted[name]} ({table["numbers"][name]})' for name in wrong
   ]
   assert not lines, '\n'.join(lines)
+
+
+def check_without_effect(
+  make: Callable[[pd.DataFrame], Sequence[claims.Claim]],
+  draw: Callable[[int], pd.DataFrame],
+  *,
+  seeds: int = 10,
+) -> None:
+  """Asserts that superiority is found as seldom in rows without effect as claims may err.
+
+  draw: seed -> rows `without_effect`; make: rows -> claims. A table may err in one of 20 seeds, so
+  that 2 of 10 are allowed.
+  """
+  found = {seed: held(make(rows), rows) for seed in range(seeds) for rows in [draw(seed)]}
+  wrong = {seed: names for seed, names in found.items() if names}
+  assert len(wrong) <= stats.binom.ppf(0.95, seeds, claims.ALPHA), wrong
 
 
 def superiority(made: Sequence[claims.Claim]) -> list[str]:

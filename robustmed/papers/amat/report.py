@@ -35,7 +35,9 @@ class Page:
     if not self.levels:
       return ()
     losses, groups = np.zeros((0, len(self.part.TERMS['loss']))), np.zeros(0, int)
-    if self.thresholds is not None and 'group' in self.thresholds:
+    # With the Dice criterion the stored values are no losses.
+    of_losses = self.config.reading.criterion == 'loss'
+    if of_losses and self.thresholds is not None and 'group' in self.thresholds:
       losses, groups = self.thresholds['values'], self.thresholds['group']
     return amat_claims.of_paper(
       self.held.rows,
@@ -45,7 +47,7 @@ class Page:
       losses=losses,
       groups=groups,
       seconds=amat_claims.ratios(self.held.training, sat=self.sat),
-      saying=self.part.SAYING,
+      saying=self.part.saying(self.config),
     )
 
   def sections(self) -> tuple[spec.Section, ...]:

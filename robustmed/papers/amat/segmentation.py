@@ -28,7 +28,6 @@ CLASSES = {
   'hippocampus': ('anterior', 'posterior'),
   'prostate': ('peripheral', 'transition'),
 }
-SAYING = claims.Saying(volumes=True)
 COUPLED = ('batch_dice', ('standard',))  # the reading, and the defenses it makes coupled
 write_example, pictures = slice_examples.write_example, slice_examples.pictures
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
@@ -92,6 +91,11 @@ def make_augment(config: ml_collections.ConfigDict):
     return made[0]
 
   return build
+
+
+def saying(config: ml_collections.ConfigDict) -> claims.Saying:
+  better_clean = 'std' if config.data.task == 'prostate' else ''
+  return claims.Saying(levels=True, better_clean=better_clean, volumes=True)
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
