@@ -47,6 +47,7 @@ def test_a_whole_run(name, tmp_path):
     'fails',
     'undecided',
     'not run',
+    'measured',
   }
   pictures = list((tmp_path / 'results' / 'worst').glob('*/*.png'))
   assert len(pictures) >= len(ARMS)
