@@ -11,12 +11,11 @@ import ml_collections
 from robustmed import data, errors, models, tasks, types
 from robustmed.data import label_noise
 from robustmed.data.brain import brain_augment, brains, brats_files
-from robustmed.papers.brats import evaluation, report
+from robustmed.papers.brats import evaluation, pairing, report
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.runs import experiment
 
 STUDENT_KEY = 1  # of all students, so that temperatures are compared; teachers have the run's
-PLANES = {2: 'axial', 3: 'volume'}
 READINGS = {
   'distillation': ('literal', 'logit_gain'),
   'updates': ('in_turn', 'together'),
@@ -27,7 +26,7 @@ READINGS = {
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a configuration of configs/brats2d.py or brats3d.py; touches no data, but
   looks into the folder of real data, if there is one, for the number of series."""
-  errors.lookup(PLANES, config.dimension, kind='number of dimensions')
+  errors.lookup(pairing.PLANES, config.dimension, kind='number of dimensions')
   report.other_run(config)  # a mistake there would else be told after the training
   task = make_task(config)
   arms = experiment.make_arms(
@@ -105,7 +104,7 @@ def _channels(config) -> int:
 
 def source_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows."""
-  return {'planes': PLANES[config.dimension], **data.source_config(config.data.to_dict())}
+  return {'planes': pairing.PLANES[config.dimension], **data.source_config(config.data.to_dict())}
 
 
 def make_augment(

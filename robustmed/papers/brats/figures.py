@@ -130,25 +130,34 @@ def attacked_slices(
 def models(
   stored: Mapping[str, np.ndarray], *, arms: Mapping[str, str], attack: str, eps: float
 ) -> bytes | None:
-  """Fig. 9: the slice as each network's own attack left it, with what the network then says."""
+  """Fig. 9: what each network says of the slice as it is, the slice as the network's own attack
+  left it, and what the network then says; in the first column the slice and the truth."""
   here = (stored['attack'] == attack) & np.isclose(stored['eps'], eps)
   found = {name: np.flatnonzero(here & (stored['arm'] == name)) for name in arms}
   found = {name: int(places[0]) for name, places in found.items() if len(places)}
   if not found:
     return None
-  figure = figures.blank(1.9 * len(found), 6.0)
-  grid = figure.subplots(3, len(found), squeeze=False)
+  figure = figures.blank(1.9 * (1 + len(found)), 7.8)
+  grid = figure.subplots(4, 1 + len(found), squeeze=False)
   channel = _channels(stored)['FLAIR']
-  for column, (name, at) in zip(grid.T, found.items()):
+  first = next(iter(found.values()))
+  image, truth = stored['image'][first][..., channel], stored['truth'][first]
+  for axes, labels in zip(grid[:3, 0], (truth, None, truth)):
+    _slice(axes, image, labels, truth)
+  grid[3, 0].axis('off')
+  grid[0, 0].set_title('truth', fontsize=9)
+  for column, (name, at) in zip(grid.T[1:], found.items()):
     image, truth = stored['image'][at][..., channel], stored['truth'][at]
     attacked = stored['adversarial'][at][..., channel]
-    _slice(column[0], attacked, None, truth)
-    _slice(column[1], attacked, stored['attacked'][at], truth)
+    _slice(column[0], image, stored['clean'][at], truth)
+    _slice(column[1], attacked, None, truth)
+    _slice(column[2], attacked, stored['attacked'][at], truth)
     change = attacked - image
-    column[2].imshow(change, cmap='PuOr', vmin=-eps, vmax=eps, interpolation='nearest')
+    column[3].imshow(change, cmap='PuOr', vmin=-eps, vmax=eps, interpolation='nearest')
     column[0].set_title(arms[name], fontsize=9)
-  for axes, title in zip(grid[:, 0], ('attacked', 'prediction', 'change')):
+  for axes, title in zip(grid[:, 0], ('prediction', 'attacked', 'prediction, attacked')):
     axes.set_ylabel(title, fontsize=9)
+  grid[3, 1].set_ylabel('change', fontsize=9)
   for axes in grid.flat:
     axes.set(xticks=[], yticks=[])
   _key(figure)

@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from robustmed import errors
 from robustmed.papers.brats import claims as brats_claims
-from robustmed.papers.brats import evaluation, notes, published
+from robustmed.papers.brats import evaluation, notes, pairing, published
 from robustmed.papers.brats import figures as drawings
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.papers.brats import tables as brats_tables
@@ -46,6 +47,8 @@ class Page:
     self.kinds = brats_claims.arms_of(list(self.arms))
     self.levels = tuple(e for e in tables.levels(held.summary, attack='fgsm') if e > 0)
     self.adaptive = brats_tables.adaptive(held.rows)
+    self.curves = evaluation.curves(self.results)
+    self.rivals = brats_rows.equal_steps(config.evaluate.attacks.to_dict())
 
   def claims(self):
     return brats_claims.of_paper(
@@ -54,13 +57,19 @@ class Page:
       arms=list(self.config.arms),
       adaptive=self.adaptive,
       training=self.held.training,
-      other=self.other(),
+      curves=self.curves,
+      alpha=self.config.evaluate.alpha,
+      **self.other(),
     )
 
-  def other(self) -> pd.DataFrame | None:
-    """The rows of the run in the other dimension, if the configuration names one."""
+  def other(self) -> dict[str, Any]:
+    """The rows of the run in the other dimension, if the configuration names one, or why they are
+    not paired with these."""
     folder = other_run(self.config)
-    return None if folder is None else inputs.read(folder).rows
+    if folder is None:
+      return {}
+    reason = pairing.mismatch(self.folder, folder)
+    return {'unpaired': reason} if reason else {'other': inputs.read(folder).rows}
 
   def sections(self) -> tuple[spec.Section, ...]:
     made = (
@@ -80,7 +89,7 @@ class Page:
   def _attacks(self):
     if 'std' not in self.arms:
       return None
-    curves = evaluation.curves(self.results)
+    curves = self.curves
     if curves is not None:
       curves = curves[curves['arm'] == 'std']
     stored, pictures = inputs.arrays(self.results / evaluation.PICTURES), []
@@ -113,7 +122,8 @@ class Page:
     )
     base = {'std': self.arms['std']}
     distilled = {**base, **{n: t for n, t in self.arms.items() if n.startswith('distil_')}}
-    others = {n: t for n, t in self.arms.items() if n not in distilled}
+    others = {n: t for n, t in self.arms.items() if n.startswith('at_') or n == 'noise'}
+    more = {n: t for n, t in self.arms.items() if n not in {**distilled, **others}}
     style = {'attack': 'fgsm', 'paper': published.defenses(dimension)}
     drawn = [
       *self._draw(
@@ -127,11 +137,14 @@ class Page:
         ),
       ),
     ]
+    if more:
+      png = drawings.against_eps(self.held.summary, arms={**base, **more}, attack='fgsm')
+      drawn += self._draw('more_defenses', png)
     return spec.Section(
       f'Defenses under FGSM (Table {number}, Figs. {first} and {first + 2})',
       'What the paper reports: one step of FGSM at T = 1. * differs from no defense at the same '
-      'eps, paired signed-rank test with Holm over the whole family; the paper prints raw p values '
-      'and stars those of 0.05 or less.',
+      "eps, paired signed-rank test with Holm over the family: the paper's defenses, or those of "
+      'ours beside them; the paper prints raw p values and stars those of 0.05 or less.',
       drawn,
       [
         (f'Table {number}', table),
@@ -148,7 +161,12 @@ class Page:
     found = pd.concat(
       [
         brats_rows.verdicts(
-          rows, arms=list(self.arms), attacks=self.adaptive, eps=EPS, metric=m
+          rows,
+          arms=list(self.arms),
+          attacks=self.adaptive,
+          eps=EPS,
+          metric=m,
+          rivals=self.rivals,
         ).assign(region=region)
         for m, region in brats_tables.HEADS.items()
       ],
@@ -211,7 +229,9 @@ class Page:
       return None
     return spec.Section(
       'The same slice under FGSM, network by network (Fig. 9)',
-      f'Each network meets the image that attacks itself at eps {eps:g}. FLAIR; below the change.',
+      'Above, the truth and what each network says of the image as it is; below it the image that '
+      f'attacks the network itself at eps {eps:g}, what the network says of that, and the change. '
+      'FLAIR.',
       self._draw('fig9_models', png),
     )
 
@@ -263,9 +283,16 @@ class Page:
 def _readable(found: pd.DataFrame) -> pd.DataFrame:
   """A table of verdicts with short numbers; region and arm first."""
   names = {'gain_shown': 'gain, shown', 'gain_worst': 'gain, worst', 'kept': 'share kept'}
-  names |= {'p_shown': 'p (Holm), shown', 'p_worst': 'p (Holm), worst', 'by': 'shown by'}
+  names |= {
+    'p_shown': 'p (Holm), shown',
+    'p_worst': 'p (Holm), worst',
+    'p_gone': 'p (Holm), below a third',
+    'p_holds': 'p (Holm), above two thirds',
+    'by': 'attack of equal steps',
+    'p_aware': 'p (Holm), it hurts more',
+  }
   shown = found.copy()
-  for column in ('p_shown', 'p_worst'):
+  for column in ('p_shown', 'p_worst', 'p_gone', 'p_holds', 'p_aware'):
     shown[column] = [tables.probability(p) for p in shown[column]]
   rest = [name for name in shown.columns if name not in ('region', 'arm')]
   return shown[['region', 'arm', *rest]].rename(columns=names)
