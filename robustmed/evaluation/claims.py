@@ -17,7 +17,7 @@ Verdicts, with Holm's correction over all claims that could be tested:
 * fails: the estimate lies outside and the corrected `opposite` is below alpha;
 * undecided: neither, so these data cannot tell; where no data of that many groups could, because
   the smallest p of the test is not below alpha, before or after Holm's correction over the smallest
-  p of all claims, `numbers` says so;
+  p of all claims, or no data of that few trainings (`repeated`), `numbers` says so;
 * measured: a number with its spread that has no replicates to be tested with;
 * not run: an arm, an attack, a level or a metric is missing; `numbers` says which.
 
@@ -190,6 +190,11 @@ def measured(
   return sample_kinds.Measured(metric, cell, float(low), float(high), reason)
 
 
+def repeated(test: kinds.Kind, rows: pd.DataFrame, *, needed: int) -> kinds.Repeated:
+  """The test in every seed of `rows`, of which there must be `needed`."""
+  return kinds.Repeated(test, int(rows['seed'].nunique()), needed)
+
+
 def decide(claims: Sequence[Claim], rows: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
   """Tests every claim in every seed and returns one line per claim with `COLUMNS`."""
   rows = statistics.prepare(rows)
@@ -222,7 +227,9 @@ def decide(claims: Sequence[Claim], rows: pd.DataFrame, *, alpha: float = ALPHA)
       texts.append(one.reason or one.numbers)
       if verdicts[-1] == 'fails':
         texts[-1] += f', p of the opposite {adjusted_opposite[seed, row]:.2g}'
-      if verdicts[-1] == 'undecided':
+      if one.short:
+        texts[-1] += f'; too few trainings: {one.short}'
+      elif verdicts[-1] == 'undecided':
         family = int(tested[seed].sum())
         texts[-1] += _undecidable(one.least, reachable[seed, row], family, alpha=alpha)
     verdict = verdicts[0] if len(set(verdicts)) == 1 else 'undecided'
@@ -244,6 +251,8 @@ def decide(claims: Sequence[Claim], rows: pd.DataFrame, *, alpha: float = ALPHA)
 def _verdict(outcome: Outcome, decided: int) -> str:
   if outcome.reason:
     return 'not run'
+  if outcome.short:
+    return 'undecided'
   if math.isnan(outcome.p):
     return 'measured'
   return {1: 'holds', -1: 'fails', 0: 'undecided'}[int(decided)]

@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
   opposite: float  # evidence against it
   reason: str = ''  # why it was not run
   least: float = 0.0  # the smallest p that these numbers of groups allow
+  short: str = ''  # why these runs cannot decide the claim, whatever their numbers are
 
 
 class Kind(abc.ABC):
@@ -223,6 +224,30 @@ class Elsewhere(Kind):
     if 'seed' not in self.frame.columns:
       return self.test(self.frame)
     return self.test(self.frame[self.frame['seed'].isin(rows['seed'].unique())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated(Kind):
+  """`test` in each of `runs` trainings; with fewer than `needed` it decides nothing, as what is
+  claimed of a setting could be the luck of one training."""
+
+  test: Kind
+  runs: int
+  needed: int
+
+  @property
+  def estimand(self) -> str:
+    return f'{self.test.estimand}, in each of at least {self.needed} trainings'
+
+  def __str__(self):
+    return str(self.test)
+
+  def __call__(self, rows: pd.DataFrame) -> Outcome:
+    found = self.test(rows)
+    if found.reason or self.runs >= self.needed:
+      return found
+    short = f'{self.runs} of at least {self.needed} trainings (config.seeds)'
+    return found._replace(p=math.nan, opposite=math.nan, short=short)
 
 
 def not_run(reason: str) -> Outcome:

@@ -226,6 +226,8 @@ CALIBRATION = {
 }
 WITHOUT_TEST = {
   'Elsewhere': 'tests other rows',
+  'Collapse': 'has the p of a level, or 1',
+  'Repeated': 'has the test of its own in every training',
   'Missing': 'is never tested',
   # 400 runs gave 4.8, 5.8 and 7.3 % at 12, 20 and 60 scans, too few to tell from 6 %.
   'Cpm': 'is slow: percentile bootstrap over scans',

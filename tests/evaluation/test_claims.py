@@ -343,3 +343,20 @@ def test_auroc_claims_tell_patients_from_strangers():
   assert verdict(above, rows) == 'holds'
   assert str(above) == 'AUROC of score, a, ood 2 against ind > 0.6'
   assert verdict(dataclasses.replace(above, negatives=('gone',)), rows) == 'not run'
+
+
+def test_what_is_said_of_a_setting_takes_several_trainings():
+  cells = {('adv', 'pgd', 0.07): 0.7, ('std', 'pgd', 0.07): 0.1}
+  better = claims.greater('adv', 'std', **AT)
+  for seeds, expected in (((0,), 'undecided'), ((0, 1), 'undecided'), ((0, 1, 2), 'holds')):
+    rows = make_rows(cells, seeds=seeds)
+    both = [claims.Claim('', '', claims.repeated(better, rows, needed=3)),
+            claims.Claim('', '', better)]  # fmt: skip
+    table = claims.decide(both, rows)
+    assert table['verdict'].tolist() == [expected, 'holds']
+    few = f'too few trainings: {len(seeds)} of at least 3 trainings (config.seeds)'
+    assert (few in table.loc[0, 'numbers']) == (expected == 'undecided')
+    # What cannot be decided is not in the family.
+    assert table.loc[1, 'p_holm'] == table.loc[1, 'p'] * (1 if len(seeds) < 3 else 2)
+  only = claims.repeated(claims.greater('gone', 'std', **AT), rows, needed=3)
+  assert verdict(only, rows) == 'not run'
