@@ -38,7 +38,11 @@ class Page:
   def claims(self):
     options, fresh = self.config.synthesis, self.single
     own = synthesis_claims.of_paper(
-      self.subjects, target=self.target, levels=self.levels, single=self.single
+      self.subjects,
+      target=self.target,
+      levels=self.levels,
+      single=self.single,
+      stops=self.stops(),
     )
     if options.hardened_at:
       fresh = float(max(options.fresh_levels, default=self.single))
@@ -46,6 +50,17 @@ class Page:
     more = synthesis_claims.beyond(self.subjects, single=self.single, fresh=fresh, **hardened)
     eps = self.config.report.picture_eps
     return (*own, *more, synthesis_claims.hardened_under_pgd(eps=eps, **hardened))
+
+  def stops(self) -> dict[tuple[float, int], str]:
+    """(xi, seed) -> why the training of a generator against the target ended early."""
+    if not len(self.looks):
+      return {}
+    named = {name: xi for name, (xi, arm) in self.cases.items() if arm == self.target}
+    ended = self.looks[self.looks['arm'].isin(named) & self.looks['stop'].fillna('').ne('')]
+    return {
+      (named[arm], int(seed)): str(stop)
+      for arm, seed, stop in ended[['arm', 'seed', 'stop']].itertuples(index=False)
+    }
 
   def sections(self) -> tuple[spec.Section, ...]:
     if not len(self.subjects):
@@ -75,7 +90,7 @@ class Page:
       self.target, ('d', 'v', 'smooth', 'pgd'), self.config.synthesis.controls_at
     )
     ours = evaluation.table(self.subjects, ORGANS, cells)
-    line = {organ: evaluation.SUCCESS * ours.loc[0, organ] for organ in ORGANS}
+    line = {organ: synthesis_claims.SUCCESS * ours.loc[0, organ] for organ in ORGANS}
     ours = pd.concat([ours.iloc[:1], pd.DataFrame([{'image': '30 % decrease', **line}]), ours[1:]])
     seen = self.subjects[self.subjects['arm'] == self.target]['group'].nunique()
     return spec.Section(

@@ -265,8 +265,7 @@ def subjects(rows: pd.DataFrame, organs: Sequence[str], *, min_pixels: float) ->
 
   Columns: DICE_<organ> (nan if neither truth nor output has it), their mean DICE, the same against
   the truth moved with D as MOVED_<organ>, and the means of X, p, folds, D, V and spread over slices
-  with `min_pixels` organ pixels in the clean output. `line_<organ>` is Dice minus 0.7 times the
-  mean clean Dice of that segmenter: at or below 0 the attack succeeds.
+  with `min_pixels` organ pixels in the clean output.
   """
   keys = ['arm', 'seed', 'attack', 'eps', 'group']
   counts = [
@@ -284,16 +283,7 @@ def subjects(rows: pd.DataFrame, organs: Sequence[str], *, min_pixels: float) ->
   kept = rows[rows['_pixels'] >= min_pixels]
   extra = [n for n in ('X', 'p', 'folds', 'D', 'V', 'spread') if n in rows.columns]
   means = kept.groupby(keys, as_index=False)[extra].mean()
-  result = result.merge(means, on=keys, how='left')
-  clean = result[result['attack'] == grid.CLEAN].groupby(['arm', 'seed'])
-  for organ in organs:
-    of = clean[f'DICE_{organ}'].mean()
-    base = of.reindex(pd.MultiIndex.from_frame(result[['arm', 'seed']])).to_numpy()
-    result[f'line_{organ}'] = result[f'DICE_{organ}'] - SUCCESS * base
-  return result
-
-
-SUCCESS = 0.7  # of the clean Dice: a fall of 30 % is a success (Chen et al. 2019, section 4)
+  return result.merge(means, on=keys, how='left')
 
 
 def table(found: pd.DataFrame, organs: Sequence[str], cells: Mapping[str, tuple]) -> pd.DataFrame:

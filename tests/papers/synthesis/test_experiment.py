@@ -9,7 +9,7 @@ from robustmed import errors
 from robustmed.evaluation import claims
 from robustmed.papers.synthesis import arms as synthesis_arms
 from robustmed.papers.synthesis import claims as synthesis_claims
-from robustmed.papers.synthesis import experiment, figures, published
+from robustmed.papers.synthesis import experiment, figures, published, report
 from support import runs
 
 ORGANS = experiment.ORGANS
@@ -129,7 +129,6 @@ def _subjects(cells, *, count=12):
           'arm': arm, 'seed': 0, 'attack': attack, 'eps': xi, 'group': group, 'index': group,
           **{f'DICE_{o}': d for o, d in own.items()}, 'DICE': np.mean(list(own.values())),
           'MOVED': np.mean(list(own.values())) + 0.01, 'p': p + rng.normal(0, 0.001), 'X': x,
-          **{f'line_{o}': d - 0.7 * 0.9 for o, d in own.items()},
         }
       )  # fmt: skip
   return pd.DataFrame(lines)
@@ -160,8 +159,10 @@ def test_claims_hold_where_the_numbers_are_those_of_the_paper():
   decided = _decide(_subjects(PAPER))
   large = decided.index[decided.index.str.startswith('A very large xi')]
   assert decided.loc[large, 'verdict'].tolist() == ['not run']  # 3 was not trained
+  said = 'no xi above 3 in config.synthesis.levels'
+  assert decided.loc[large, 'numbers'].tolist() == [said]
   others = decided.drop(index=large)
-  assert len(others) == 2 + 4 + 4 + 4 + 4
+  assert len(others) == 2 + 8 + 4 + 4 + 4
   assert (others['verdict'] == 'holds').all(), others[others['verdict'] != 'holds']
 
 
@@ -171,16 +172,65 @@ def test_claims_fail_where_the_numbers_say_the_opposite():
   decided = _decide(_subjects(cells))['verdict']
   assert decided['Dice falls with xi (2 against 0.5)'] == 'fails'
   assert decided['At xi 2 Dice of the liver falls by 30 % or more'] == 'fails'
+  assert decided['At xi 0.5 Dice of the liver falls by less than 30 %'] == 'fails'
   assert decided['Perceptibility grows with xi (2 against 0.5)'] == 'holds'
 
 
-def test_a_strength_that_is_not_reached_is_a_collapse():
-  cells = [*PAPER, ('unet', 'dv', 3.0, 0.3, 0.2, 9.0)]
-  own = synthesis_claims.of_paper(
-    _subjects(cells), target='unet', levels=(0.5, 2.0, 3.0), single=2.0
+@pytest.mark.parametrize(
+  ('x', 'stop', 'verdict'),
+  [
+    (1.5, 'X is 1.5, was at best 1.2 from 10', 'holds'),
+    (10.0, '', 'fails'),
+    (1.5, '', 'undecided'),  # far from xi, but the training went to its end
+    (10.0, 'a value is not finite', 'undecided'),
+  ],
+)
+def test_a_very_large_strength_collapses_where_training_ends_far_from_it(x, stop, verdict):
+  subjects = _subjects(
+    [*PAPER, ('unet', 'dv', 3.0, 0.3, 0.2, 3.0), ('unet', 'dv', 10.0, 0.3, 1, x)]
   )
-  decided = claims.decide(own, _subjects(cells)).set_index('statement')['verdict']
-  assert decided['A very large xi (3) is not reached: training collapses'] == 'holds'
+  own = synthesis_claims.of_paper(
+    subjects,
+    target='unet',
+    levels=(0.5, 2.0, 3.0, 10.0),
+    single=2.0,
+    stops={(10.0, 0): stop} if stop else {},
+  )
+  decided = claims.decide(own, subjects).set_index('statement')
+  line = decided.loc['A very large xi (10) is not reached: training collapses']
+  assert line['verdict'] == verdict
+  assert (stop or 'went to its end') in line['numbers']
+  # What the paper tables is not judged by a strength beyond its own.
+  assert 'Dice falls with xi (3 against 0.5)' in decided.index
+
+
+def test_lines_are_shares_of_the_clean_dice_of_the_same_subject():
+  """Subjects whose clean Dice varies, each exactly at 0.69 of its own."""
+  subjects = _subjects(PAPER)
+  clean = subjects[subjects['attack'] == 'none'].set_index('group')
+  wide = np.linspace(0.3, 1.0, len(clean))
+  for organ in ORGANS:
+    for attack, scale in (('none', 1.0), ('dv', 0.69)):
+      here = (subjects['attack'] == attack) & (subjects['arm'] == 'unet')
+      here &= subjects['eps'].isin([0.0, 2.0])
+      subjects.loc[here, f'DICE_{organ}'] = scale * wide
+  decided = _decide(subjects)['verdict']
+  assert decided['At xi 2 Dice of the liver falls by 30 % or more'] == 'holds'
+
+
+def test_the_report_finds_why_generators_ended_early():
+  page = report.Page.__new__(report.Page)
+  page.target, page.cases = 'unet', {'gen_2': (2.0, 'unet'), 'gen_2_nnunet': (2.0, 'nnunet')}
+  page.looks = pd.DataFrame(
+    {
+      'arm': ['gen_2', 'gen_2', 'gen_2_nnunet'],
+      'seed': [0, 0, 0],
+      'stop': [np.nan, '|D| has run to its bound', 'a value is not finite'],
+    }
+  )
+  assert page.stops() == {(2.0, 0): '|D| has run to its bound'}
+  page.looks = pd.DataFrame()
+  assert page.stops() == {}
 
 
 def test_the_papers_table():
