@@ -134,7 +134,7 @@ def unexplained(made: Sequence[claims.Claim]) -> list[str]:
 
 
 def _explained(test) -> bool:
-  if isinstance(test, kinds.Elsewhere):
+  if isinstance(test, kinds.Elsewhere | kinds.Repeated):
     return _explained(test.test)
   if isinstance(test, kinds.AtLeast):
     return all(map(_explained, test.tests))
@@ -147,7 +147,7 @@ def _explained(test) -> bool:
 
 
 def _compares(test) -> bool:
-  if isinstance(test, kinds.Elsewhere):
+  if isinstance(test, kinds.Elsewhere | kinds.Repeated):
     return _compares(test.test)
   if isinstance(test, kinds.AtLeast):
     return all(map(_compares, test.tests))
