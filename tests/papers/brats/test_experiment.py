@@ -247,9 +247,8 @@ def test_what_grows_with_temperature_takes_three_trainings():
     found = decide(_seeds(frame, count))
     grows = found[found.index.str.startswith('Robustness to FGSM grows with T')]
     assert len(grows) == 3 and set(grows['verdict']) == {verdict}, count
-    said = grows['numbers'].str.contains('per temperature, at least 3 are needed')
+    said = grows['numbers'].str.contains('too few trainings: . of at least 3 trainings')
     assert said.all() if count < 3 else not said.any()
-    assert ((grows['p_holm'] == 1) == (count < 3)).all()
   backwards = {**tumour_rows.DICE, 'distil_5000': tumour_rows.DICE['std']}
   found = decide(_seeds(tumour_rows.rows(backwards), 3))
   grows = found[found.index.str.startswith('Robustness to FGSM grows with T')]
@@ -263,10 +262,15 @@ def test_claims_hold_where_the_numbers_are_the_papers():
   cost = 'Adversarial training is cheaper than distillation (seconds per step)'
   assert found.loc[cost, 'verdict'] == 'measured'  # fewer than five trainings of each
   waiting = found.drop(cost)[found.drop(cost)['verdict'] != 'holds']
-  assert waiting.index.tolist() == ['A larger training eps is not always better']
-  assert waiting['numbers'].item() == 'fewer than three training levels of adversarial training'
+  curves = waiting.index.str.startswith('Dice falls with the iterations')
+  assert curves.sum() == 6 and waiting[curves]['numbers'].str.startswith('no curves').all()
+  assert waiting[~curves].index.tolist() == ['A larger training eps is not always better']
+  assert waiting[~curves]['numbers'].item() == (
+    'fewer than three training levels of adversarial training'
+  )
   assert 'i-FGSM lowers core Dice more than ti-FGSM' in found.index
-  assert 'Under the worst attack distil_5000 is less than 0.1 better than no defense' in found.index
+  left = 'of distil_5000 under FGSM less than a third is left under the worst attack'
+  assert found.index.str.endswith(left).sum() == 1
 
 
 def test_claims_that_cannot_be_decided_say_why():
@@ -297,7 +301,7 @@ def test_more_budgets_make_the_claim_about_them_testable():
   }
   found = decide(tumour_rows.rows(more), arms=list(more))
   named = [text for text in found.index if text.startswith('A larger training eps')]
-  assert [text.rsplit(': ', 1)[1] for text in named] == ['at_05 above at_01', 'at_05 above at_10']
+  assert [text.rsplit(': ', 1)[1] for text in named] == ['at_05 above at_10']
   assert set(found.loc[named, 'verdict']) == {'holds'}
 
 
@@ -309,7 +313,8 @@ def test_tables_carry_the_papers_numbers_and_their_family():
   arms = {name: name for name in tumour_rows.DICE}
   table, tests = tables.defenses(frame, arms=arms, dimension=3, levels=(0.05, 0.1))
   assert len(tests) == 4 * 3 * 3 and set(tests['family']) == {
-    '4 defenses x 3 regions x 3 levels: 36 tests'
+    '3 defenses of the paper x 3 regions x 3 levels: 27 tests',
+    '1 more defenses x 3 regions x 3 levels: 9 tests',
   }
   paper = table[table['defense'] == 'distil_5000 (paper)'].iloc[0]
   assert paper['Dice 0.05'] == '0.809 ± 0.161*' and paper['p (Holm) 0'] == '0.871 (raw)'

@@ -24,6 +24,8 @@ def config(dimension, other=''):
   chosen = commandline.load_config(f'configs/brats{dimension}d.py:paper')
   with chosen.unlocked():
     chosen.report.other = str(other)
+    for name in ('teacher_20', 'distil_20', 'teacher_500', 'distil_500'):  # not in the rows
+      del chosen.arms[name]
   return chosen
 
 
@@ -40,9 +42,10 @@ def curves(rows, *, alpha=0.005, steps=20):
 
 
 def workdir(folder, rows, *, dimension=3, **fields):
-  """`fields` replace those of config.data."""
+  """`fields` replace those of the demo's config.data."""
   (folder / 'results').mkdir(parents=True)
-  data = {**config(dimension).data.to_dict(), **fields}
+  demo = commandline.load_config(f'configs/brats{dimension}d.py:demo')
+  data = {**demo.data.to_dict(), **fields}
   stored = json.loads(json.dumps({'dimension': dimension, 'data': data}))
   files.write_json(folder / 'config.json', {'config': stored})
   found = phantom.fingerprint(pairing.source_fields(stored))
