@@ -64,6 +64,9 @@ class Task(NamedTuple):
   units: str = ''  # what eps is measured in, printed beside it
   # (outputs) -> {'_saturated': [b], ...}: what the checks of the results read
   diagnostics: Callable[..., dict[str, Array]] = lambda outputs: {}
+  # (outputs, batch) -> {output: ([b, ...], its target of the same shape)}, in the same units: that
+  # an output moves with the image as its target does is one of the checks
+  compared: Callable[..., dict[str, tuple[Array, Array]]] = lambda outputs, batch: {}
   # losses with terms that couple the examples of a batch, e.g. a Dice of the whole batch: the
   # gradient of their masked mean is that of the coupled loss. In training only, never in attacks
   coupled: Callable[..., dict[str, Array]] | None = None

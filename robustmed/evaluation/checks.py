@@ -3,7 +3,8 @@
 Columns besides the metric, each optional (a check without its columns is reported as `skipped`):
 `_value` and `_start` the attack's objective at the result and at the clean point, `_distance` from
 the centre of the ball, `_zero_grad` the share of gradient entries that are exactly zero,
-`_saturated` the share of outputs that are exactly 0 or 1.
+`_saturated` the share of outputs that are exactly 0 or 1, `_output.*` and `_target.*` what
+`movement` reads.
 
 A difference counts when its 99 % group bootstrap interval, paired by example, lies wholly on one
 side. It is a failure if it also exceeds 1 % of the quantity's range over the levels of that arm,
@@ -18,12 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed.evaluation import statistics
+from robustmed.evaluation import movement, statistics
 
 STATUSES = ('pass', 'warn', 'fail', 'skipped')
 LEVEL = 0.99
 TRIFLE = 0.01  # share of the range over the levels that a failure exceeds
 ZERO_GRADIENT = 0.99  # share of zero entries from which a gradient is useless
+# Of the deviation of an output over that of its target. Below 0.1 the network keeps nine tenths of
+# the error of a constant that has not seen the image, below 0.25 three quarters (see `movement`).
+STILL, SLUGGISH = 0.1, 0.25
 DISTANCE_RTOL, DISTANCE_ATOL = 1e-4, 1e-6  # float32 rounding of x - centre
 
 
@@ -88,6 +92,7 @@ def run(
       ('inside the ball', *_inside(grid)),
       ('objective above its start', *_above_start(grid, noise=noise)),
       ('defined values', *_defined(grid)),
+      ('outputs move with the image', *_moves(grid)),
     ]
     found += [Check(name, arm, status, detail) for name, status, detail in arm_checks]
   return found
@@ -227,6 +232,26 @@ def _defined(grid: _Grid):
   unknown = ~np.isfinite(grid.rows[grid.metric].astype(float))
   detail = f'{int(unknown.sum())} of {len(unknown)} values of {grid.metric} are not finite'
   return ('warn' if unknown.any() else 'pass'), detail
+
+
+def _moves(grid: _Grid):
+  """A network that ignores its input gives the same output for every clean image."""
+  clean = grid.rows[grid.rows['attack'] == statistics.CLEAN]
+  seeds = [part for _, part in clean.groupby('seed')]
+  found: dict[str, float] = {}
+  for name, share in (pair for part in seeds for pair in movement.shares(part).items()):
+    found[name] = min(share, found.get(name, math.inf))
+  if not found:
+    return 'skipped', f'no column {movement.OUTPUT}* of clean images'
+  shown = ', '.join(f'{name} {share:.1%}' for name, share in found.items())
+  detail = f'deviation from image to image, of that of the targets: {shown}'
+  slow = [name for name, share in found.items() if share < SLUGGISH]
+  still = [name for name in slow if found[name] < STILL]
+  if still:
+    return 'fail', f'{" and ".join(still)} (nearly) the same for every image; {detail}'
+  if slow:
+    return 'warn', f'{" and ".join(slow)} hardly moves; {detail}'
+  return 'pass', detail
 
 
 def _compare(grid, attack_a, eps_a, attack_b, eps_b, *, column) -> statistics.Difference:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors, types
+from robustmed.evaluation import movement
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 
@@ -100,8 +101,9 @@ class Evaluator:
 def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
   """Returns a compiled (variables, batch, images) -> (columns, outputs).
 
-  Columns: the metrics, the task's diagnostics, every objective as `_value.<name>` and `_zero_grad`,
-  the share of the entries of the gradient of `main` that are exactly zero.
+  Columns: the metrics, the task's diagnostics, those of `movement`, every objective as
+  `_value.<name>` and `_zero_grad`, the share of the entries of the gradient of `main` that are
+  exactly zero.
   """
 
   def one_device(variables, batch, images):
@@ -116,10 +118,12 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
 
     gradient, (values, outputs) = jax.grad(scored, has_aux=True)(images)
     zero = jnp.mean((gradient == 0).astype(jnp.float32), axis=tuple(range(1, gradient.ndim)))
-    metrics = task.metrics(outputs, {**with_clean, 'image': images})
+    seen = {**with_clean, 'image': images}
+    metrics, compared = task.metrics(outputs, seen), task.compared(outputs, seen)
     columns = {
       **contracts.columns(metrics, len(images), what="the task's metrics"),
       **contracts.columns(task.diagnostics(outputs), len(images), what="the task's diagnostics"),
+      **contracts.columns(movement.columns(compared), len(images), what='compared outputs'),
       **{f'_value.{name}': value for name, value in values.items()},
       '_zero_grad': zero,
     }
@@ -307,6 +311,8 @@ def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
   for batch in map(device_batch, batches):
     images, distance = attacker.attack(attacked, batch, cell.attack, cell.eps)
     columns = evaluator.score(variables, batch, images).columns
+    if cell.attack != CLEAN:  # movement is that of clean images
+      columns = {name: value for name, value in columns.items() if not movement.is_column(name)}
     keep = {name: batch[name] for name in ('mask', 'index', 'group')}
     pending.append({**keep, '_distance': distance, **columns})
   tables = []

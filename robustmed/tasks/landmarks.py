@@ -97,6 +97,9 @@ def make(
     image_shape=tuple(image_shape),
     units=units,
     diagnostics=diagnostics,
+    compared=lambda outputs, batch: {
+      'landmarks': (points(outputs, radius=radius), batch['target']['landmarks'])
+    },
   )
 
 

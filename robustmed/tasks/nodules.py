@@ -83,6 +83,12 @@ def make(
     found, true = outputs['segmentation'] > 0, batch['target']['soft'] > 0.5
     return {'DICE': overlap.dice(found, true)}
 
+  def compared(outputs, batch):
+    if segments:
+      found = jax.nn.sigmoid(outputs['segmentation'])
+      return {'segmentation': (found, batch['target']['soft'])}
+    return {'confidence': (confidence_of(outputs), _label(batch))}
+
   segments = loss == 'segmentation'
   return types.Task(
     init=network.init,
@@ -96,6 +102,7 @@ def make(
     diagnostics=(lambda outputs: {})
     if segments
     else (lambda outputs: _saturated(confidence_of(outputs))),
+    compared=compared,
   )
 
 

@@ -72,6 +72,7 @@ def make(
     image_shape=tuple(image_shape),
     units=units,
     diagnostics=diagnostics,
+    compared=compared,
     coupled=coupled_terms,
   )
 
@@ -194,6 +195,13 @@ def diagnostics(outputs) -> dict[str, Array]:
   """Returns the share of the pixels whose float32 probability of one class is exactly 1."""
   top = jnp.max(jax.nn.softmax(outputs['head0']), axis=-1)
   return {'_saturated': jnp.mean((top == 1).astype(jnp.float32), axis=tuple(range(1, top.ndim)))}
+
+
+def compared(outputs, batch) -> dict[str, tuple[Array, Array]]:
+  """Returns the probabilities of all classes but the background with the labels, one-hot."""
+  logits = outputs['head0']
+  truth = one_hot(batch['target']['labels'], logits)
+  return {'segmentation': (jax.nn.softmax(logits)[..., 1:], truth[..., 1:])}
 
 
 OBJECTIVES = {

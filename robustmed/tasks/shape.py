@@ -37,6 +37,7 @@ def make(module: nn.Module, *, side: int) -> types.Task:
     image_shape=(side, side, 1),
     units='fraction of the image range [0, 1]',
     diagnostics=diagnostics,
+    compared=compared,
   )
 
 
@@ -53,6 +54,18 @@ def diagnostics(outputs) -> dict[str, jax.Array]:
   probability = jax.nn.sigmoid(outputs['segmentation'])
   hard = (probability == 0) | (probability == 1)
   return {'_saturated': jnp.mean(hard.astype(jnp.float32), axis=(1, 2, 3))}
+
+
+def compared(outputs, batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """Returns contour, probability of the mask and reconstruction, if any, with their targets."""
+  target = batch['target']
+  found = {
+    'contour': (outputs['contour'], target['contour']),
+    'segmentation': (jax.nn.sigmoid(outputs['segmentation']), target['mask']),
+  }
+  if 'reconstruction' in outputs:
+    found['reconstruction'] = (outputs['reconstruction'], batch['image'])
+  return found
 
 
 def mean_absolute(outputs, batch) -> jax.Array:

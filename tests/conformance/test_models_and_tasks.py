@@ -101,6 +101,8 @@ def test_perfect_outputs_score_perfectly():
   metrics = task.metrics(outputs, batch)
   np.testing.assert_allclose(metrics['DICE_seg'], 1)
   np.testing.assert_allclose(metrics['Error_reg'], 0)
+  for name, (found, target) in task.compared(outputs, batch).items():
+    np.testing.assert_allclose(found, target, atol=1e-6, err_msg=name)
   losses = task.losses(outputs, batch)
   assert max(float(v.max()) for v in losses.values()) < 1e-3
   for name in ('reg', 'seg', 'train_reg', 'train_seg', 'joint'):

@@ -5,14 +5,25 @@ import pandas as pd
 import pytest
 
 from robustmed import errors
-from robustmed.evaluation import checks
+from robustmed.evaluation import checks, movement
 
 LEVELS = (0.03, 0.07, 0.2)
 NAMES = (
   'zero gradients', 'more budget, more harm', 'more budget, larger objective',
   'many steps beat one', 'gradients beat noise', 'saturated outputs', 'inside the ball',
-  'objective above its start', 'defined values',
+  'objective above its start', 'defined values', 'outputs move with the image',
 )  # fmt: skip
+
+
+def sketches(random, count, **moves):
+  """Columns of outputs that move as far as their targets, times the number given."""
+  target = random.normal(size=(count, movement.SKETCHES))
+  made = {}
+  for name, share in moves.items():
+    for place, values in enumerate(target.T):
+      made[f'{movement.TARGET}{name}.{place}'] = values
+      made[f'{movement.OUTPUT}{name}.{place}'] = 3 + share * values
+  return made
 
 
 def make_rows(arms=('std', 'adv'), *, count=24):
@@ -28,6 +39,8 @@ def make_rows(arms=('std', 'adv'), *, count=24):
         extra = {'_value': 1 - dice, '_start': 0.05, '_distance': eps, '_zero_grad': 0.01}
         part = part.assign(arm=arm, attack=attack, eps=eps, seed=0, _saturated=0.1, **extra)
         part['_gain'] = part['_value'] - part['_start']
+        if attack == 'none':
+          part = part.assign(**sketches(random, count, mask=1.0, contour=0.9))
         parts.append(part)
   return pd.concat(parts, ignore_index=True)
 
@@ -197,3 +210,55 @@ def test_worst():
   assert checks.worst(make('pass', 'skipped')) == 'pass'
   assert checks.worst(make('pass', 'warn')) == 'warn'
   assert checks.worst(make('warn', 'fail', 'pass')) == 'fail'
+
+
+def test_a_network_that_ignores_its_input():
+  rows = make_rows()
+  mine = where(rows, arm='adv', attack='none')
+  outputs = [name for name in rows.columns if name.startswith(movement.OUTPUT)]
+  rows.loc[mine, outputs] = 3.0
+  found = run(rows)
+  assert found['outputs move with the image', 'adv'].status == 'fail'
+  assert found['outputs move with the image', 'adv'].detail.startswith('mask and contour (nearly)')
+  assert found['outputs move with the image', 'std'].status == 'pass'
+
+
+@pytest.mark.parametrize(('share', 'status'), [(0.0, 'fail'), (0.15, 'warn'), (0.4, 'pass')])
+def test_one_output_that_ignores_the_input_is_named(share, status):
+  rows = make_rows()
+  mine = where(rows, arm='adv', attack='none')
+  for place in range(movement.SKETCHES):
+    output, target = (f'{kind}contour.{place}' for kind in (movement.OUTPUT, movement.TARGET))
+    rows.loc[mine, output] = share * rows.loc[mine, target]
+  found = run(rows)['outputs move with the image', 'adv']
+  assert found.status == status and f'contour {share:.1%}' in found.detail
+  assert found.detail.startswith('contour ') == (status != 'pass')
+  assert 'mask 100.0%' in found.detail
+
+
+def test_one_image_alone_does_not_count_as_movement():
+  rows = make_rows()
+  mine = where(rows, arm='adv', attack='none')
+  outputs = [name for name in rows.columns if name.startswith(movement.OUTPUT)]
+  rows.loc[mine, outputs] = 0.0
+  rows.loc[np.flatnonzero(mine)[0], outputs] = 1.0  # as far as the targets' deviation
+  assert run(rows)['outputs move with the image', 'adv'].status == 'fail'
+
+
+def test_networks_of_several_seeds_are_judged_one_by_one():
+  rows = make_rows()
+  other = rows.assign(seed=1)
+  outputs = [name for name in rows.columns if name.startswith(movement.OUTPUT)]
+  for seed, part in enumerate((rows, other)):
+    part.loc[where(part, arm='adv', attack='none'), outputs] = 100.0 * seed
+  found = run(pd.concat([rows, other], ignore_index=True))
+  assert found['outputs move with the image', 'adv'].status == 'fail'
+
+
+def test_rows_without_outputs_do_not_say_whether_they_move():
+  rows = make_rows()
+  old = rows[[name for name in rows.columns if not movement.is_column(name)]]
+  assert run(old)['outputs move with the image', 'std'].status == 'skipped'
+  for place in range(movement.SKETCHES):  # nothing to follow
+    rows[[f'{movement.TARGET}{name}.{place}' for name in ('mask', 'contour')]] = 1.0
+  assert run(rows)['outputs move with the image', 'std'].status == 'skipped'

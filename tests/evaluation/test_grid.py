@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.evaluation import examples, grid
+from robustmed.evaluation import examples, grid, movement
 from robustmed.process import console, parallel, tool
 from support import toys
 
@@ -181,6 +181,27 @@ def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
   found = moved.sort_values('index')['brightness']
   np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-6)
   assert moved['_gain'].isna().all()  # it did not climb there
+
+
+def test_outputs_beside_their_targets_are_stored_of_clean_images(tmp_path):
+  plain = toys.task()
+  task = plain._replace(
+    compared=lambda outputs, batch: {
+      'label': (jax.nn.sigmoid(outputs['logit']), batch['target']['label'])
+    }
+  )
+  rows = _run(tmp_path, task)
+  clean = rows['attack'] == grid.CLEAN
+  columns = [name for name in rows.columns if movement.is_column(name)]
+  assert len(columns) == 2 * movement.SKETCHES
+  assert rows.loc[clean, columns].notna().all().all()
+  assert rows.loc[~clean, columns].isna().all().all()
+  here = rows[clean & (rows['arm'] == 'std')].sort_values('index')
+  np.testing.assert_allclose(here['_target.label.0'].abs(), _labels()[:, 0])
+  images = np.concatenate([batch['image'] for batch in _valid()])
+  logit = plain.predict(plain.init(jax.random.key(0)), images)['logit']
+  wanted = jax.nn.sigmoid(logit)[:, 0]
+  np.testing.assert_allclose(here['_output.label.0'].abs(), wanted, rtol=1e-5)
 
 
 def test_an_attack_that_minimises_gains_by_going_down(tmp_path):

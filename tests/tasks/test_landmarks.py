@@ -93,6 +93,8 @@ def test_perfect_maps_have_no_loss_and_vote_for_the_nearest_pixel():
     'SDR_3mm': 1.0,
     'SDR_4mm': 1.0,
   }
+  found, wanted = made.compared(outputs, data)['landmarks']
+  assert found.shape == np.shape(wanted) == (1, 2, 2)
   assert float(made.diagnostics(outputs)['_saturated'][0]) > 0.1  # sigmoid(60) is 1 in float32
 
 

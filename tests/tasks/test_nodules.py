@@ -162,6 +162,8 @@ def test_every_function_is_per_example(loss):
   other = jax.tree.map(lambda leaf: np.concatenate([leaf[:1], 1 - leaf[1:]]), out)
   state = lambda outputs, batch: made.diagnostics(outputs)
   functions = {'losses': made.losses, 'metrics': made.metrics, 'state': state, **made.objectives}
+  for found, target in made.compared(out, data).values():
+    assert found.shape == target.shape and found.shape[0] == 4
   for name, function in functions.items():
     first, second = (jax.tree.leaves(function(o, data)) for o in (out, other))
     for a, b in zip(first, second, strict=True):

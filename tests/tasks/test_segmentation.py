@@ -146,6 +146,16 @@ def test_every_function_is_per_example():
       assert not np.allclose(a[1:], b[1:]), name
 
 
+def test_probabilities_are_compared_with_the_labels():
+  labels = np.array([[[0, 1], [2, 0]]], np.int32)
+  logits = 50.0 * np.eye(3, dtype=np.float32)[labels]
+  found, truth = segmentation.compared({'head0': logits}, {'target': {'labels': labels}})[
+    'segmentation'
+  ]
+  assert found.shape == truth.shape == (1, 2, 2, 2)
+  np.testing.assert_allclose(found, truth, atol=1e-6)
+
+
 def test_saturation_is_counted():
   logits = np.zeros((1, 2, 2, 3), np.float32)
   logits[0, 0, 0, 1] = 200
