@@ -29,6 +29,7 @@ of the weakest seed. With g groups no p can be below 2^-g.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -246,6 +247,23 @@ def decide(claims: Sequence[Claim], rows: pd.DataFrame, *, alpha: float = ALPHA)
       )
     )
   return pd.DataFrame(lines, columns=[*COLUMNS])
+
+
+class Reach(NamedTuple):
+  """What rows of a number of groups can decide, whatever their values."""
+
+  groups: int
+  tested: int  # claims that are tested over these groups
+  decidable: int  # of them, those that can hold or fail after Holm's correction
+  least: float  # the smallest p that any of them can have
+
+
+def reach(claims: Sequence[Claim], groups: int, *, alpha: float = ALPHA) -> Reach:
+  """What a test set of `groups` groups can decide of the claims, all other data being as wished."""
+  least = np.array([claim.test.least(groups) for claim in claims], np.float64)
+  least = least[~np.isnan(least)]
+  decidable = int((statistics.holm(least) < alpha).sum())
+  return Reach(groups, len(least), decidable, float(least.min(initial=1.0)))
 
 
 def _verdict(outcome: Outcome, decided: int) -> str:

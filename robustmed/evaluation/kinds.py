@@ -40,6 +40,10 @@ class Kind(abc.ABC):
   def estimand(self) -> str:
     """What is estimated, and by which test."""
 
+  def least(self, groups: int) -> float:
+    """The smallest p that rows of so many groups can have; nan if their number does not tell."""
+    return 0.5**groups
+
   @abc.abstractmethod
   def __call__(self, rows: pd.DataFrame) -> Outcome:
     """Tests the claim."""
@@ -178,6 +182,9 @@ class AtLeast(Kind):
   def estimand(self) -> str:
     return f'{self.tests[0].estimand}; partial conjunction'
 
+  def least(self, groups: int) -> float:
+    return (len(self.tests) - self.number + 1) * max(test.least(groups) for test in self.tests)
+
   def __str__(self):
     return f'at least {self.number} of {len(self.tests)}: {"; ".join(map(str, self.tests))}'
 
@@ -216,6 +223,9 @@ class Elsewhere(Kind):
   @property
   def over_runs(self) -> bool:
     return self.test.over_runs
+
+  def least(self, groups: int) -> float:
+    return self.test.least(groups)
 
   def __str__(self):
     return str(self.test)

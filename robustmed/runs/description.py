@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_collections
 
+from robustmed.evaluation import claims
 from robustmed.process import parallel
 from robustmed.runs import costs, experiment
 
@@ -74,10 +75,28 @@ def describe(
     },
     'eps_units': exp.task.units,
     'data': sizes,
+    'claims': _claims(exp),
     'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
     'device_bytes': device_bytes(exp, tuple(exp.arms)),
     'gradients': gradients,
   }
+
+
+def reach(exp: experiment.Experiment) -> claims.Reach | None:
+  """What the test split can decide of the claims; None where its groups or they are not known."""
+  groups, known = exp.data.groups(), tuple(exp.claims())
+  return claims.reach(known, groups) if groups and known else None
+
+
+def too_few_groups(found: claims.Reach | None) -> str:
+  """One line if there are claims that no results of this size could decide, else ''."""
+  if found is None or found.decidable == found.tested:
+    return ''
+  some = f'only {found.decidable} of' if found.decidable else 'none of'
+  return (
+    f'{found.groups} groups (patients, volumes, ...) in the test split can decide {some} the '
+    f"{found.tested} claims: no p can be below {found.least:.3g}, before Holm's correction"
+  )
 
 
 def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
@@ -95,6 +114,14 @@ def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
     costs.device_bytes(task, batch_per_device=batch, optimiser_slots=2, copies=copies)
     for (_, batch, copies), task in kinds.items()
   )
+
+
+def _claims(exp) -> dict[str, Any]:
+  found = reach(exp)
+  if found is None:
+    return {}
+  warning = too_few_groups(found)
+  return {**found._asdict(), **({'warning': warning} if warning else {})}
 
 
 def _networks(exp, config) -> dict[str, Any]:

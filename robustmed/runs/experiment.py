@@ -1,7 +1,7 @@
 """The contract of an experiment; `stages` trains, evaluates and reports whatever fulfils it."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -60,6 +60,7 @@ class Data(NamedTuple):
   sizes: Callable[[], Mapping[str, int]]  # split -> examples, without loading them
   load: Callable[[], Any]  # -> `data.Source`
   augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None  # source -> on-device
+  groups: Callable[[], int | None] = lambda: None  # of the test split, without loading it
   # (all arms, those to be trained, workdir): a `UserError` for what a training would lack, before
   # any data are prepared
   check: Callable[[Collection[str], Collection[str], Any], None] = lambda *_: None
@@ -101,6 +102,8 @@ class Experiment(NamedTuple):
   report: Callable[[Any], Any]  # workdir -> `report.ReportSpec`
   artifacts: Artifacts = Artifacts()
   studies: tuple[Study, ...] = ()
+  # the `claims.Claim`s of the report, as far as they are known without results
+  claims: Callable[[], Sequence[Any]] = lambda: ()
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; for an unknown arm (of another run's network) the experiment's."""

@@ -115,6 +115,9 @@ class Run:
       f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
       f'{flags}'
     )
+    few = description.too_few_groups(description.reach(self.exp)) if stage != 'report' else ''
+    if few:
+      console.say(few)
     for name in self.extra:
       console.say(
         f'arm {name!r} was not asked for but is needed; it is trained unless it has finished'

@@ -44,6 +44,8 @@ def test_presets_are_plain_data_and_build(path):
       assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)
       assert plan['gradients']['total'] > 0
+      few = description.too_few_groups(description.reach(exp))
+      assert not few or preset in ('smoke', 'real', 'paper'), few
       assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
 
 

@@ -360,3 +360,30 @@ def test_what_is_said_of_a_setting_takes_several_trainings():
     assert table.loc[1, 'p_holm'] == table.loc[1, 'p'] * (1 if len(seeds) < 3 else 2)
   only = claims.repeated(claims.greater('gone', 'std', **AT), rows, needed=3)
   assert verdict(only, rows) == 'not run'
+
+
+@pytest.mark.parametrize(
+  ('groups', 'decidable', 'least'),
+  [(3, 0, 0.125), (5, 0, 1 / 32), (6, 0, 1 / 64), (7, 4, 1 / 128), (20, 4, 2**-20)],
+)
+def test_the_number_of_groups_alone_says_what_can_be_decided(groups, decidable, least):
+  tests = [
+    claims.greater('adv', 'std', **AT),
+    claims.below('std', **AT, threshold=0.3),
+    claims.best_of('adv', ('std', 'rand'), **AT),
+    claims.Elsewhere(claims.greater('adv', 'rand', **AT), pd.DataFrame()),
+    claims.measured(claims.Cell('adv'), metric='ratio', high=1.2),  # not over these groups
+  ]
+  found = claims.reach([claims.Claim('it is so', 'Table 1', test) for test in tests], groups)
+  assert found == claims.Reach(groups, 4, decidable, least)
+
+
+def test_the_smallest_p_is_the_one_that_tests_report():
+  rows = make_rows(
+    {('std', 'pgd', 0.07): 0.1, ('rand', 'pgd', 0.07): 0.3, ('adv', 'pgd', 0.07): 0.7}, groups=5
+  )
+  better = [claims.greater('adv', arm, **AT) for arm in ('std', 'rand')]
+  almost = claims.at_least(1, better)
+  best = claims.best_of('adv', ('std', 'rand'), **AT)
+  for test in (*better, claims.above('adv', **AT, threshold=0.3), almost, best):
+    assert test(rows).least == test.least(5) > 0

@@ -3,8 +3,8 @@ import json
 import ml_collections
 import pytest
 
-from robustmed import errors, papers, types
-from robustmed.runs import commandline, experiment, workdir
+from robustmed import errors, main, papers, types
+from robustmed.runs import commandline, description, experiment, workdir
 from support import toys
 
 
@@ -114,10 +114,6 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path):
 
 
 def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatch, tmp_path):
-  import json
-
-  from robustmed import main
-
   monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path))
   monkeypatch.setattr(commandline, 'PROJECT', commandline.PROJECT)
   config = str(commandline.PROJECT / 'configs' / 'quickstart.py') + ':paper'
@@ -167,3 +163,21 @@ def test_experiments_keep_the_order_of_the_arms(name):
   config = commandline.load_config(f'configs/{name}.py:smoke')
   built = papers.find(config.experiment).build(config)
   assert list(built.arms) == list(config.arms)
+
+
+@pytest.mark.parametrize(
+  ('config', 'groups', 'least'),
+  [('amat_heart.py:paper', 3, 0.125), ('amat_prostate.py:paper', 5, 0.03125)],
+)
+def test_claims_that_the_test_volumes_cannot_decide_are_told(config, groups, least, capsys):
+  assert main.main(['--config', f'configs/{config}', '--stage', 'describe']) == 0
+  found = json.loads(capsys.readouterr().out)['claims']
+  assert found['groups'] == groups and found['least'] == least and found['decidable'] == 0
+  assert found['tested'] > 10 and 'can decide none of the' in found['warning']
+
+
+def test_enough_test_volumes_are_no_warning():
+  config = commandline.load_config('configs/amat_hippocampus.py:paper')
+  found = description.reach(papers.find(config.experiment).build(config))
+  assert found.groups == 35 and found.decidable == found.tested
+  assert description.too_few_groups(found) == description.too_few_groups(None) == ''

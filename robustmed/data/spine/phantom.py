@@ -34,6 +34,11 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   }
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of patients of the test split."""
+  return fields['test_patients']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   for name in ('train_patients', 'test_patients', 'disks_per_patient'):

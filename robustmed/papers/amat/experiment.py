@@ -35,6 +35,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=lambda: data.sizes(data.source_config(config.data.to_dict())),
       load=lambda: part.load(config),
       augment=part.make_augment(config),
+      groups=lambda: data.groups(data.source_config(config.data.to_dict())),
     ),
     grid=experiment.Grid(
       probes,
@@ -49,6 +50,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, part, task, folder),
+    claims=lambda: report.claims_before(config, part, levels=probes['pgd'].levels),
     artifacts=experiment.Artifacts(part.write_example, part.pictures),
     studies=part.studies(config, probes['pgd'].attack),
   )

@@ -21,13 +21,32 @@ _READINGS = {
 }
 
 
+def claims_before(config, part, *, levels: tuple[float, ...]):
+  """The claims of a run that has no results yet."""
+  keys = ['arm', 'attack', 'eps', 'index', 'seed', 'group', part.METRIC]
+  return amat_claims.of_paper(
+    pd.DataFrame(columns=keys),
+    metric=part.METRIC,
+    sat=_sat(config),
+    levels=tuple(levels),
+    losses=np.zeros((0, len(part.TERMS['loss']))),
+    groups=np.zeros(0, int),
+    seconds=amat_claims.ratios(None, sat=_sat(config)),
+    saying=part.SAYING,
+  )
+
+
+def _sat(config) -> tuple[str, ...]:
+  return tuple(name for name in config.arms if name.startswith('sat_'))
+
+
 class Page:
   """The parts of the page that only this paper's report has."""
 
   def __init__(self, config, part, folder: pathlib.Path, held: inputs.Inputs):
     self.config, self.part, self.folder, self.held = config, part, folder, held
     self.results = folder / 'results'
-    self.sat = tuple(name for name in config.arms if name.startswith('sat_'))
+    self.sat = _sat(config)
     self.levels = tuple(e for e in tables.levels(held.summary, attack='pgd') if e > 0)
     self.thresholds = inputs.arrays(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz')
 
