@@ -249,6 +249,9 @@ class Repeated(Kind):
   def estimand(self) -> str:
     return f'{self.test.estimand}, in each of at least {self.needed} trainings'
 
+  def least(self, groups: int) -> float:
+    return self.test.least(groups) if self.runs >= self.needed else math.nan
+
   def __str__(self):
     return str(self.test)
 

@@ -17,11 +17,12 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   task = disks.make_task(config)
   return experiment.Experiment(
     task=task,
-    arms=experiment.make_arms(task, config),
+    arms=_arms(task, config),
     data=experiment.Data(
       sizes=lambda: data.sizes(disks.source_config(config)),
       load=lambda: data.load(disks.source_config(config)),
       augment=disks.make_augment(config),
+      groups=lambda: data.groups(disks.source_config(config)),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),
@@ -36,8 +37,19 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda workdir: report_spec(task, config),
+    claims=lambda: report_spec(task, config).claims,
     artifacts=experiment.Artifacts(disks.write_example, disks.pictures),
   )
+
+
+def _arms(task, config: ml_collections.ConfigDict) -> dict[str, experiment.Arm]:
+  arms = experiment.make_arms(task, config)
+  if config.mean_contour:
+    for name, arm in arms.items():
+      if not arm.init_from:
+        made = arm.prepared._replace(variables=disks.from_mean_contour)
+        arms[name] = arm._replace(prepared=made)
+  return arms
 
 
 def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:

@@ -66,6 +66,8 @@ def test_a_run_leaves_what_it_promises(whole):
   assert list(rows.columns[:6]) == ['arm', 'attack', 'eps', 'index', 'seed', 'group']
   assert len(rows) == 3 * (1 + 3 * 2) * 10 and rows.groupby('index').group.nunique().eq(1).all()
   assert f'report: {folder}/report/report.html' in done.stdout
+  few = '2 groups (patients, volumes, ...) in the test split can decide none of the 5 claims'
+  assert done.stderr.index(few) < done.stderr.index('training std')
   assert 'DICE_seg under pgd_seg' in done.stdout and 'adv' in done.stdout
   assert not list(folder.rglob('*.tmp*'))
   assert re.search(r'\[robustmed\] done in (\d+ min )?\d+ s\n$', done.stderr)

@@ -13,6 +13,9 @@ from robustmed import data, errors, models, tasks, types
 from robustmed.data import augment
 from robustmed.data.spine import lumbar_disks, shapes
 from robustmed.evaluation import examples
+from robustmed.runs import preparation
+
+CONTOUR_LAYERS = ('head_dense1', 'head')  # of disk_shape, of disk_shape_lite
 
 
 def make_task(config: ml_collections.ConfigDict, differs: Mapping[str, Any] = {}) -> types.Task:
@@ -64,6 +67,28 @@ def make_augment(config: ml_collections.ConfigDict, differs: Mapping[str, Any] =
 
 def shape_model(source, components: int) -> shapes.ShapeModel:
   return shapes.fit(source.train.stack('contour'), components)
+
+
+def from_mean_contour(finished: preparation.Finished):
+  """A map of random variables to those of a network whose contour is the training contours' mean.
+
+  The contour's last layer gets this bias and no weight on its inputs.
+  """
+  mean = finished.source.train.stack('contour').mean(0) - finished.config.data.side / 2
+
+  def start(variables):
+    params = dict(variables['params'])
+    name = next((name for name in CONTOUR_LAYERS if name in params), '')
+    if not name:
+      raise errors.UserError('the network has no known contour layer; set mean_contour=False')
+    layer = params[name]
+    params[name] = {
+      'kernel': jnp.zeros_like(layer['kernel']),
+      'bias': jnp.asarray(mean.reshape(-1), layer['bias'].dtype),
+    }
+    return {**variables, 'params': params}
+
+  return start
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
