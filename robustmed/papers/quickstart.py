@@ -44,7 +44,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
 
 def _arms(task, config: ml_collections.ConfigDict) -> dict[str, experiment.Arm]:
   arms = experiment.make_arms(task, config)
-  if config.mean_contour:
+  if config.get('mean_contour', False):  # older workdirs have none
     for name, arm in arms.items():
       if not arm.init_from:
         made = arm.prepared._replace(variables=disks.from_mean_contour)
