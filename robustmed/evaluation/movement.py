@@ -7,9 +7,8 @@ squared length of the vector, so that a few of them stand for its spread. The co
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -18,7 +17,7 @@ OUTPUT, TARGET = '_output.', '_target.'
 FEW = 3  # images without which nothing is said
 
 
-def columns(compared: Mapping[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+def columns(compared: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
   """The columns [b] of outputs [b, ...] and their targets, {name: (output, target)}."""
   found = {}
   for name, pair in compared.items():
@@ -65,8 +64,11 @@ def names(rows: pd.DataFrame) -> list[str]:
   ]
 
 
-def _sketch(values: jax.Array, place: int) -> jax.Array:
+def _sketch(values, place: int):
   """The sums [b] of the elements of values [b, ...] times the signs of this sketch."""
+  import jax  # here: reports read the columns without JAX
+  import jax.numpy as jnp
+
   flat = jnp.asarray(values, jnp.float32).reshape(len(values), -1)
   # Hashed numbers of the elements: a stored array of signs would be as large as the outputs.
   bits = jax.lax.iota(jnp.uint32, flat.shape[1]) + jnp.uint32(0x9E3779B9 * (place + 1) & 0xFFFFFFFF)

@@ -115,8 +115,7 @@ class Run:
       f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
       f'{flags}'
     )
-    few = description.too_few_groups(description.reach(self.exp)) if stage != 'report' else ''
-    if few:
+    if stage != 'report' and (few := description.too_few_groups(description.reach(self.exp))):
       console.say(few)
     for name in self.extra:
       console.say(

@@ -185,5 +185,5 @@ def test_every_function_is_per_example():
 def test_mistakes(fields, says):
   with pytest.raises(errors.UserError, match=says):
     task(**fields)
-  with pytest.raises(errors.UserError, match='network of 4 outputs, not 3'):
+  with pytest.raises(errors.UserError, match='network with 4 outputs, not 3'):
     task().metrics({'head0': np.zeros((3, SIDE, SIDE, 3), np.float32)}, batch())

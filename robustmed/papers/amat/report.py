@@ -32,7 +32,7 @@ def claims_before(config, part, *, levels: tuple[float, ...]):
     losses=np.zeros((0, len(part.TERMS['loss']))),
     groups=np.zeros(0, int),
     seconds=amat_claims.ratios(None, sat=_sat(config)),
-    saying=part.SAYING,
+    saying=part.saying(config),
   )
 
 

@@ -84,8 +84,13 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
   return arms
 
 
+def added_names(value) -> tuple[str, ...]:
+  """The kinds of points of an arm's `added`: names, or as in earlier configurations one or ''."""
+  return tuple(filter(None, [value])) if isinstance(value, str) else tuple(value)
+
+
 def _kinds(arm: str, names) -> tuple[Addition, ...]:
-  names = tuple(names)
+  names = added_names(names)
   for name in names:
     errors.lookup(ADDITIONS, name, kind='kind of added points')
     if names.count(name) > 1:
