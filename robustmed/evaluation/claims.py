@@ -41,7 +41,7 @@ VERDICTS = ('holds', 'fails', 'undecided', 'measured', 'not run')
 ALPHA = 0.05
 
 Cell, Outcome, Kind, Elsewhere = kinds.Cell, kinds.Outcome, kinds.Kind, kinds.Elsewhere
-not_run = kinds.not_run
+not_run, outcome, between = kinds.not_run, kinds.outcome, kinds.between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,18 +166,31 @@ def at_least(number: int, tests: Sequence[kinds.Kind]) -> kinds.AtLeast:
 
 
 def auroc_below(
-  positive: Cell, negatives: Sequence[str], *, metric: str, threshold: float, shared: bool
+  positive: Cell,
+  negatives: Sequence[str],
+  *,
+  metric: str,
+  threshold: float,
+  shared: bool,
+  reason: str = '',
 ) -> sample_kinds.Auroc:
   """The metric tells `positive` from the same arm's rows under the attacks `negatives` with an
-  AUROC below `threshold`; `shared`: groups of one name are the same patient."""
-  return sample_kinds.Auroc(metric, positive, tuple(negatives), 0.0, threshold, shared)
+  AUROC below `threshold`; `shared`: groups of one name are the same patient; `reason` is printed.
+  """
+  return sample_kinds.Auroc(metric, positive, tuple(negatives), 0.0, threshold, shared, reason)
 
 
 def auroc_above(
-  positive: Cell, negatives: Sequence[str], *, metric: str, threshold: float, shared: bool
+  positive: Cell,
+  negatives: Sequence[str],
+  *,
+  metric: str,
+  threshold: float,
+  shared: bool,
+  reason: str = '',
 ) -> sample_kinds.Auroc:
   """The same with an AUROC above `threshold`."""
-  return sample_kinds.Auroc(metric, positive, tuple(negatives), threshold, 1.0, shared)
+  return sample_kinds.Auroc(metric, positive, tuple(negatives), threshold, 1.0, shared, reason)
 
 
 def measured(

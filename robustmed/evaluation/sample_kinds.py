@@ -27,12 +27,14 @@ class Auroc(kinds.Kind):
   low: float
   high: float
   shared: bool
+  reason: str = ''  # of the bound
 
   estimand = hypotheses.AUROC
 
   def __str__(self):
     of = f'AUROC of {self.metric}, {self.positive} against {" and ".join(self.negatives)}'
-    return f'{of} < {self.high:g}' if self.low <= 0 else f'{of} > {self.low:g}'
+    said = f'{of} < {self.high:g}' if self.low <= 0 else f'{of} > {self.low:g}'
+    return f'{said} ({self.reason})' if self.reason else said
 
   def __call__(self, rows: pd.DataFrame) -> kinds.Outcome:
     if self.metric not in rows.columns:

@@ -15,7 +15,8 @@ from scipy import stats
 
 import robustmed
 from robustmed.evaluation import hypotheses, kinds, normality, sample_kinds
-from robustmed.metrics import detection
+from robustmed.metrics import detection, froc
+from robustmed.papers.nodules import scan_kinds
 from support import simulated
 
 ALPHA, MOST = 0.05, 0.06
@@ -223,14 +224,14 @@ CALIBRATION = {
   sample_kinds.Auroc: (auroc,),
   sample_kinds.Normal: (normal,),
   sample_kinds.Measured: (measured,),
+  scan_kinds.Found: (contrast,),
 }
 WITHOUT_TEST = {
   'Elsewhere': 'tests other rows',
   'Collapse': 'has the p of a level, or 1',
   'Repeated': 'has the test of its own in every training',
   'Missing': 'is never tested',
-  # 400 runs gave 4.8, 5.8 and 7.3 % at 12, 20 and 60 scans, too few to tell from 6 %.
-  'Cpm': 'is slow: percentile bootstrap over scans',
+  'Cpm': 'is measured below, in fewer runs',
 }
 FUNCTIONS = sorted({one for found in CALIBRATION.values() for one in found}, key=str)
 
@@ -289,6 +290,29 @@ def test_a_table_of_skewed_differences(groups, most):
   decided = hypotheses.decided(*families, alpha=ALPHA)
   assert np.mean((decided > 0).any(-1)) <= MOST
   assert np.mean((decided < 0).any(-1)) <= most
+
+
+@pytest.mark.parametrize('scans', [12, 20, 60])
+def test_a_difference_of_the_cpm(scans):
+  """Two networks of one distribution on the same scans; one that sees nodules better.
+
+  1,000 runs have a standard error of 0.7 %, so that 7 % is as near to 6 % as they can tell.
+  """
+  rng, rejected = np.random.default_rng(scans), {}
+  for name, gain in (('equal', 0.0), ('better', 2.0)):
+    p, opposite = [], []
+    for run in range(1000 if gain == 0 else 100):
+      one, two = simulated.submissions(rng, scans, gain=gain)
+      drawn = [froc.resampled(each, resamples=150, seed=run).mean(axis=1) for each in (one, two)]
+      drawn = (drawn[0] - drawn[1])[np.isfinite(drawn[0])]
+      value = froc.cpm(one) - froc.cpm(two)
+      found = scan_kinds.bootstrap_test(value, drawn, scans=scans, low=0.0, high=math.inf)
+      p.append(found.p)
+      opposite.append(found.opposite)
+    rejected[name] = np.mean(np.array([p, opposite]) < ALPHA, axis=1)
+  assert (rejected['equal'] <= 0.07).all(), rejected
+  asked = {12: 0.5, 20: 0.8, 60: 0.95}[scans]
+  assert rejected['better'][0] >= asked and rejected['better'][1] == 0, rejected
 
 
 def every_kind() -> set[type]:

@@ -71,4 +71,4 @@ def test_the_report_has_the_papers_tables_figures_and_claims(run):
   assert all((run / 'report' / link).is_file() for link in links)
   decided = pd.read_csv(run / 'report' / 'tables' / 'claims.csv')
   verdicts = {'holds', 'fails', 'undecided', 'not run'}
-  assert len(decided) == 24 and set(decided['verdict']) <= verdicts
+  assert len(decided) == 44 and set(decided['verdict']) <= verdicts

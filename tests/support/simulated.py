@@ -7,6 +7,8 @@ exact, so that each is a null.
 import numpy as np
 from scipy import optimize, stats
 
+from robustmed.metrics import froc
+
 RUNS = 4000
 ORACLE = {12: 0.90, 20: 0.68, 60: 0.38}  # effects at which a t test on Gaussian means has 90 %
 SHAPE = 1.785016576726183  # gamma whose distance from the normal of its mean and deviation is 0.1
@@ -91,3 +93,28 @@ def heavy_tailed(groups: int, rng: np.random.Generator, *, shape: float, per_gro
   if np.isinf(shape):
     return normal, group
   return stats.gamma.ppf(stats.norm.cdf(normal), shape), group
+
+
+def submissions(
+  rng: np.random.Generator, scans: int, *, gain: float
+) -> tuple[froc.Scored, froc.Scored]:
+  """Two submissions of 95 % of the same nodules and about four false marks a scan.
+
+  Scans and nodules are hard or easy for both alike; the first scores nodules higher by `gain`.
+  """
+  nodules = rng.integers(0, 4, size=scans)
+  nodules[0] += 1
+  false = rng.poisson(4 * np.exp(0.5 * rng.normal(size=scans) - 0.125))
+  of_nodule, of_false = (np.repeat(np.arange(scans), count) for count in (nodules, false))
+  ease = 1.5 + 0.6 * rng.normal(size=scans)[of_nodule] + 0.6 * rng.normal(size=len(of_nodule))
+  doubt = 0.7 * rng.normal(size=len(of_false))
+  made = []
+  for more in (gain, 0.0):
+    score = ease + more + 0.6 * rng.normal(size=len(ease))
+    found = rng.random(len(ease)) < 0.95
+    probability = np.concatenate([score[found], doubt + 0.7 * rng.normal(size=len(doubt))])
+    order = np.argsort(-probability, kind='stable')
+    hit = np.arange(len(probability)) < found.sum()
+    scan = np.concatenate([of_nodule[found], of_false])
+    made.append(froc.Scored(probability[order], scan[order], hit[order], nodules, {}))
+  return made[0], made[1]

@@ -16,6 +16,7 @@ RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives per scan
 MAX_MARKS = 100  # per scan
 UNKNOWN_DIAMETER = 10.0  # mm, of findings with a negative diameter
 BOUNDS = (0.025, 0.975)  # of the 95 % intervals
+_BLOCK = 4_000_000  # numbers held at once
 
 
 class Findings(NamedTuple):
@@ -175,12 +176,28 @@ def resampled(
   ends = _ends(scored.probability)
   rng = np.random.default_rng(seed)
   num_scans = len(scored.nodules)
-  rows = []
-  for _ in range(resamples):
-    weight = np.bincount(rng.integers(num_scans, size=num_scans), minlength=num_scans)
-    rate, sensitivity = _points(scored, ends, weight)
-    rows.append(np.interp(rates, rate, sensitivity))
-  return np.asarray(rows).reshape(resamples, len(rates))
+  parts = [np.empty((0, len(rates)))]
+  block = max(1, _BLOCK // max(1, num_scans, len(scored.probability)))
+  for start in range(0, resamples, block):
+    drawn = rng.integers(num_scans, size=(min(block, resamples - start), num_scans))
+    weight = np.zeros(drawn.shape, np.int64)
+    np.add.at(weight, (np.arange(len(drawn))[:, None], drawn), 1)
+    parts.append(_interpolated(rates, *_points(scored, ends, weight)))
+  return np.concatenate(parts)
+
+
+def _interpolated(rates, x, y):
+  """Returns np.interp of every row of the rising x [n, k] and y [n, k]: [n, len(rates)]."""
+  row = np.arange(len(x))
+  columns = []
+  for rate in rates:
+    left = (x <= rate).sum(axis=1) - 1  # x begins with 0
+    right = np.minimum(left + 1, x.shape[1] - 1)
+    step = x[row, right] - x[row, left]
+    share = (rate - x[row, left]) / np.where(step > 0, step, 1.0)
+    share = np.where(step > 0, share, 0.0)
+    columns.append(y[row, left] + share * (y[row, right] - y[row, left]))
+  return np.stack(columns, axis=1)
 
 
 def _ends(probability):
@@ -191,15 +208,15 @@ def _ends(probability):
 
 
 def _points(scored, ends, weight):
-  """Returns rates and sensitivities, from (0, 0) on, with scan s counted weight[s] times."""
-  weights = weight[scored.scan]
-  zero = np.zeros(1, np.int64)
+  """Returns rates and sensitivities, from (0, 0) on, with scan s counted weight[..., s] times."""
+  weights = weight[..., scored.scan]
+  zero = np.zeros((*weight.shape[:-1], 1), np.int64)
   found, marked = (
-    np.concatenate([zero, np.cumsum(each)])[np.concatenate([zero, ends])]
+    np.concatenate([zero, np.cumsum(each, axis=-1)], axis=-1)[..., np.append(0, ends)]
     for each in (weights * scored.hit, weights)
   )
-  nodules = weight @ scored.nodules
-  sensitivity = found / nodules if nodules else np.full(len(found), np.nan)
+  nodules = (weight @ scored.nodules)[..., None]
+  sensitivity = np.where(nodules > 0, found / np.maximum(nodules, 1), np.nan)
   return (marked - found) / len(scored.nodules), sensitivity
 
 

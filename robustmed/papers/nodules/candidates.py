@@ -100,18 +100,30 @@ class Finder:
     self, scan: np.ndarray, *, heat: Sequence[PyTree] = (), boxes: PyTree = None
   ) -> Candidates:
     """The candidates of a scan [*spatial] by heat maps, by boxes, or by both (`union`)."""
-    limit, distance = self._settings.limit, self._settings.distance
-    parts = []
+    return self.joined(self.parts(scan, heat=heat, boxes=boxes))
+
+  def parts(
+    self, scan: np.ndarray, *, heat: Sequence[PyTree] = (), boxes: PyTree = None
+  ) -> dict[str, Candidates]:
+    """The candidates of a scan by each kind of network, 'heat' and 'boxes'."""
+    settings, parts = self._settings, {}
     if heat:
-      whole = self.heat(scan, heat)
-      parts.append(
-        maxima(whole, distance=distance, threshold=self._settings.threshold, limit=limit)
+      parts['heat'] = maxima(
+        self.heat(scan, heat),
+        distance=settings.distance,
+        threshold=settings.threshold,
+        limit=settings.limit,
       )
     if boxes is not None:
-      parts.append(self.boxes(scan, boxes))
+      parts['boxes'] = self.boxes(scan, boxes)
     if not parts:
       raise errors.UserError('candidates need the variables of a network')
-    return union(parts, distance=distance, limit=limit)
+    return parts
+
+  def joined(self, parts: Mapping[str, Candidates]) -> Candidates:
+    """The `union` of the candidates of each kind."""
+    settings = self._settings
+    return union(list(parts.values()), distance=settings.distance, limit=settings.limit)
 
   def _tiles(self, program, variables, scan):
     return sliding.tiles(

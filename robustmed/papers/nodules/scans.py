@@ -26,6 +26,7 @@ from robustmed.runs import artifacts
 
 FOLDER, ANNOTATIONS, KINDS, PARTS = 'froc', 'annotations', 'nodules.csv', 'parts'
 FOUND = 'candidates'  # the submission whose probabilities are those of the candidate networks
+HEAT, BOXES = f'{FOUND}_heat', f'{FOUND}_boxes'  # the same of each kind alone, where there are two
 READ = ('confidence', 'uncertainty', 'entropy')
 
 
@@ -40,7 +41,8 @@ def run(config, context: artifacts.Context, trained: pools.Trained, models) -> N
   folder = context.results / FOLDER
   if parallel.is_writer() and not (folder / KINDS).is_file():
     save_annotations(folder, [scans.tables(uid) for uid in uids])
-  names = [FOUND, *([nodules_arms.REFERENCE] if networks.reference is not None else [])]
+  names = [FOUND, *([HEAT, BOXES] if networks.heat and networks.boxes is not None else [])]
+  names += [nodules_arms.REFERENCE] if networks.reference is not None else []
   wanted = {f'{name}.seed{trained.seed}': None for name in names}
   wanted |= {f'{model.arm}.seed{model.seed}': model for model in models}
   scorer = functools.cache(functools.partial(_scorer, context, wanted, {}))
@@ -122,8 +124,11 @@ def _settings(config):
   return {**options, **cells}
 
 
-def found_in(config, scan: nodule_scans.NoduleScan, networks: Networks) -> finding.Candidates:
-  """The candidates of a scan, centres (x, y, z) in mm."""
+def found_in(
+  config, scan: nodule_scans.NoduleScan, networks: Networks
+) -> dict[str, finding.Candidates]:
+  """The candidates of a scan by submission, centres (x, y, z) in mm: `FOUND`, and with networks of
+  two kinds `HEAT` and `BOXES`."""
   if networks.finder is None:
     if scan.candidates is None:
       raise errors.UserError(
@@ -131,18 +136,21 @@ def found_in(config, scan: nodule_scans.NoduleScan, networks: Networks) -> findi
         'data.negatives_from=candidates with a list'
       )
     points = nodule_scans.centres(scan.candidates)
-    return finding.Candidates(points, np.full(len(points), 0.5))
+    return {FOUND: finding.Candidates(points, np.full(len(points), 0.5))}
   regular = nodule_scans.resample(scan, config.tiles.spacing)
-  found = networks.finder(regular.image, heat=networks.heat, boxes=networks.boxes)
-  return finding.in_world(found, regular)
+  parts = networks.finder.parts(regular.image, heat=networks.heat, boxes=networks.boxes)
+  found = {FOUND: networks.finder.joined(parts)}
+  if len(parts) > 1:
+    found |= {HEAT: parts['heat'], BOXES: parts['boxes']}
+  return {name: finding.in_world(one, regular) for name, one in found.items()}
 
 
 def _marked(config, networks, name, score, scan, candidates) -> pd.DataFrame:
-  """What submission `name` says of a scan; `candidates` () -> those of the candidate networks."""
+  """What submission `name` says of a scan; `candidates` () -> what `found_in` gives."""
   if score is not None:
-    return scored(config, scan, candidates(), score)
+    return scored(config, scan, candidates()[FOUND], score)
   if name.startswith(FOUND):
-    marks = candidates()
+    marks = candidates()[name.rsplit('.seed', 1)[0]]
   else:
     regular = nodule_scans.resample(scan, config.tiles.spacing)
     marks = networks.reference(regular.image, boxes=networks.reference_variables)
@@ -234,7 +242,8 @@ def read_scored(
     paths[nodules_arms.REFERENCE, 0] = pathlib.Path(other).expanduser()
   found = {}
   for (arm, seed), path in paths.items():
-    limit = froc.MAX_MARKS if arm != FOUND else np.iinfo(np.int32).max  # a list of ties
+    lists = arm in (FOUND, HEAT, BOXES)  # a list of ties
+    limit = np.iinfo(np.int32).max if lists else froc.MAX_MARKS
     marks = _marks(path, known.scans)
     number = len(known.scans)
     found[arm, seed] = froc.match(marks, known.findings, num_scans=number, max_marks=limit)

@@ -7,8 +7,8 @@ import pandas as pd
 
 from robustmed.evaluation import statistics
 from robustmed.metrics import detection, froc
-from robustmed.papers.nodules import claims
 from robustmed.papers.nodules import published as papers
+from robustmed.papers.nodules import scan_kinds
 from robustmed.papers.nodules import scans as nodules_froc
 from robustmed.report import tables
 
@@ -30,6 +30,8 @@ HEADS = {
   'clean_negatives': 'negatives',
   'negatives': 'PGD negatives',
 }
+# Submissions of candidates -> the networks whose they are.
+KINDS = {nodules_froc.FOUND: 'all', nodules_froc.HEAT: 'heat maps', nodules_froc.BOXES: 'boxes'}
 # What the paper does not have.
 SYNTHETIC = {'random': 'random', 'codes': 'searched'}
 MORE = ('uniform_wide 0.3', 'uniform_wide 0.6', 'uniform_wide 0.9', 'poisson 1')
@@ -96,7 +98,7 @@ def networks(ours: Mapping[str, tuple[int, int, int]]) -> pd.DataFrame:
 
 
 def detection_table(
-  scored: claims.Submissions, arms: Mapping[str, str], *, resamples: int
+  scored: scan_kinds.Submissions, arms: Mapping[str, str], *, resamples: int
 ) -> pd.DataFrame:
   """Table 3 in per cent: CPM with its interval, sensitivities, both benchmarks of the paper below.
 
@@ -130,7 +132,7 @@ def _interval(value, low, high):
 
 
 def differences(
-  scored: claims.Submissions,
+  scored: scan_kinds.Submissions,
   arms: Mapping[str, str],
   *,
   baseline: str,
@@ -159,14 +161,15 @@ def differences(
   return table
 
 
-def candidates(scored: claims.Submissions) -> pd.DataFrame:
+def candidates(scored: scan_kinds.Submissions) -> pd.DataFrame:
   """How many of the nodules the candidate networks found at all."""
   lines = []
   for (arm, seed), one in sorted(scored.items()):
-    if arm == nodules_froc.FOUND:
+    if arm in KINDS:
       count = one.counts
       lines.append(
         {
+          'networks': KINDS[arm],
           'seed': seed,
           'nodules': count['nodules'],
           'with a candidate': count['true positives'],

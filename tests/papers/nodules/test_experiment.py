@@ -404,9 +404,33 @@ def test_a_list_of_candidates_can_stand_in_for_networks(config):
   scan = chests.scan(np.zeros((4, 4, 4)), candidates=listed)
   networks = scans.Networks(None, (), None, None, None)
   found = scans.found_in(config, scan, networks)
-  np.testing.assert_array_equal(found.centre, [[1.0, 2.0, 3.0]])
+  assert set(found) == {scans.FOUND}
+  np.testing.assert_array_equal(found[scans.FOUND].centre, [[1.0, 2.0, 3.0]])
   with pytest.raises(errors.UserError, match='has no list of candidates'):
     scans.found_in(config, scan._replace(candidates=None), networks)
+
+
+def test_networks_of_two_kinds_are_also_asked_alone(config):
+  class Finder:
+    def parts(self, image, *, heat, boxes):
+      made = {'heat': [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], 'boxes': [[2.0, 2.0, 2.0]]}
+      wanted = {'heat': heat, 'boxes': boxes}
+      return {
+        kind: finding.Candidates(np.array(points), np.full(len(points), 0.5))
+        for kind, points in made.items()
+        if wanted[kind]
+      }
+
+    def joined(self, parts):
+      return finding.union(list(parts.values()), distance=0.1)
+
+  scan = chests.scan(np.zeros((4, 4, 4)))
+  found = scans.found_in(config, scan, scans.Networks(Finder(), (1,), 1, None, None))
+  sizes = {name: len(one.centre) for name, one in found.items()}
+  assert sizes == {scans.FOUND: 3, scans.HEAT: 2, scans.BOXES: 1}
+  assert set(scans.found_in(config, scan, scans.Networks(Finder(), (1,), None, None, None))) == {
+    scans.FOUND
+  }
 
 
 def test_an_attacked_patch_is_written_where_it_lies(config, tmp_path):
