@@ -6,8 +6,8 @@ augmenting with adversarial attacks". Configuration: configs/nodules.py.
   networks.py, synthesiser.py   the auto-encoder and critic that make nodules of codes
   recipes.py, pools.py, stored_pools.py   how patches are searched, made, stored and drawn
   candidates.py, scans.py   candidates and submissions of whole scans (Table 3)
-  stress.py      disturbed patches that every network is evaluated on (Tables 4 to 6)
-  evaluation.py  what is measured beside the grid
+  evaluation.py  what is measured beside the grid: disturbed patches (Tables 4 to 6), whole scans
+  scan_kinds.py  claims that are decided over whole scans
   claims.py, tables.py, figures.py, report.py   statements as tests, tables, the page
   published/     the printed Tables 1 to 6
 

@@ -15,7 +15,7 @@ from robustmed import data, errors, models, tasks, types
 from robustmed.data import store
 from robustmed.data.chest import nodule_augment, nodule_patches, nodule_scans
 from robustmed.papers.nodules import arms as nodules_arms
-from robustmed.papers.nodules import evaluation, pools, report, stress
+from robustmed.papers.nodules import evaluation, pools, report
 from robustmed.process import files
 from robustmed.runs import experiment
 
@@ -60,7 +60,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       experiment.Study(
         'whole scans and stress tests',
         functools.partial(evaluation.evaluate, config, task_of),
-        functools.partial(stress.study_cells, config),
+        functools.partial(evaluation.study_cells, config),
       ),
     ),
   )
@@ -98,7 +98,7 @@ def preflight(
   fields = data.fields_of(nodules_arms.source_config(config))
   scans = data.SOURCES[config.data.source].scans(fields)
   nodules_arms.check_masks(config, scans, untrained)
-  stress.check_space(config, scans, arms, folder / pools.FOLDER)
+  evaluation.check_space(config, scans, arms, folder / pools.FOLDER)
 
 
 def make_task(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> types.Task:

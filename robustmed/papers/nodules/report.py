@@ -7,8 +7,8 @@ import pandas as pd
 from robustmed.metrics import froc
 from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import claims as nodules_claims
+from robustmed.papers.nodules import evaluation, pools, published, tables
 from robustmed.papers.nodules import figures as drawings
-from robustmed.papers.nodules import pools, published, stress, tables
 from robustmed.papers.nodules import scans as nodules_froc
 from robustmed.process import files
 from robustmed.report import figures, inputs, spec
@@ -24,9 +24,9 @@ class Page:
     self.config, self.task, self.folder = config, task, folder
     results = folder / 'results'
     self.froc = results / nodules_froc.FOLDER
-    self.stress = _frame(results / stress.ROWS)
-    self.made = _frame(results / stress.MADE)
-    self.pictures = inputs.arrays(results / stress.PICTURES) or {}
+    self.stress = _frame(results / evaluation.ROWS)
+    self.made = _frame(results / evaluation.MADE)
+    self.pictures = inputs.arrays(results / evaluation.PICTURES) or {}
     reference = config.reference
     self.scored = nodules_froc.read_scored(
       self.froc,

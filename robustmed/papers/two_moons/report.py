@@ -51,7 +51,9 @@ def _panel(config, context, source, model):
   found = arms.points_of(config, source, model.arm, folder)
   own = found['image'][:, 2] == 0
   # One length for all arms, so that they lie in one array.
-  most = max(_count_added(config, arms.added_names(options.added)) for options in config.arms.values())
+  most = max(
+    _count_added(config, arms.added_names(options.added)) for options in config.arms.values()
+  )
   extra = 2 * config.data.points + most - own.sum()
   pad = lambda array, value: np.concatenate([array, np.full((extra, *array.shape[1:]), value)])
   return {
@@ -147,7 +149,9 @@ def table(rows: pd.DataFrame, labels) -> pd.DataFrame:
 
 def make_claims(config) -> tuple[claims.Claim, ...]:
   """What the figure shows, each decided over the replicates."""
-  arm = {(options.real, *arms.added_names(options.added)): name for name, options in config.arms.items()}
+  arm = {
+    (options.real, *arms.added_names(options.added)): name for name, options in config.arms.items()
+  }
   find = lambda real, *added: arm.get(
     (real, *added), f'({real}, {" and ".join(added) or "nothing"} added)'
   )

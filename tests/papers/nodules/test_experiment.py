@@ -11,9 +11,9 @@ from robustmed.data.chest import luna16_files, nodule_scans
 from robustmed.evaluation import grid
 from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import candidates as finding
+from robustmed.papers.nodules import evaluation, scans, stored_pools
 from robustmed.papers.nodules import experiment as nodules
 from robustmed.papers.nodules import pools as nodules_pools
-from robustmed.papers.nodules import scans, stored_pools, stress
 from robustmed.process import tool
 from robustmed.runs import commandline, costs, experiment, stages
 from support import chests, lungs
@@ -214,24 +214,24 @@ def test_networks_are_judged_on_negatives_and_large_nodules():
 
 
 def test_columns_of_the_stress_tests(config):
-  kinds = {(kind.attack, kind.eps): kind for kind in stress.kinds(config)}
+  kinds = {(kind.attack, kind.eps): kind for kind in evaluation.kinds(config)}
   assert {('none', 0.0), ('uniform', 0.3), ('uniform_wide', 0.3), ('poisson', 5)} <= set(kinds)
   assert {('codes', 0.15), ('random', 1.0), ('noise_pgd', 0.15), ('plain_noise', 1.0)} <= set(kinds)
-  assert [kind.attack for kind in stress.own(config)] == ['own_noise_pgd']
+  assert [kind.attack for kind in evaluation.own(config)] == ['own_noise_pgd']
   assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
-  cells = stress.study_cells(config, 'syn', 1, ())
+  cells = evaluation.study_cells(config, 'syn', 1, ())
   assert cells == {'stress/syn.seed1.own_noise_pgd.0.15.parquet': 4 * 2}
   with config.unlocked():
     config.stress.white_box = ('random',)
   with pytest.raises(errors.UserError, match='unknown pool to search in the white box'):
-    stress.own(config)
+    evaluation.own(config)
 
 
 def test_negatives_of_table_6_begin_in_random_places_of_the_lungs(config):
-  kinds = {kind.attack: kind for kind in stress.kinds(config)}
+  kinds = {kind.attack: kind for kind in evaluation.kinds(config)}
   given = source()
   for name in ('clean_negatives', 'negatives'):
-    begin = stress.begin_of(config, given, kinds[name].role)
+    begin = evaluation.begin_of(config, given, kinds[name].role)
     assert [int(row['role']) for row in begin] == [BACKGROUND] * 2, name
   begin = nodules_pools.part_of(given, 'train', nodules_pools.POOLS['negatives'].role)
   assert [int(row['role']) for row in begin] == [BACKGROUND] * 2
@@ -339,9 +339,9 @@ def test_codes_are_compared_in_equal_numbers():
   assert found['index'].tolist() == [0, 3] and found['diameter'].tolist() == [7.0, 8.0]
   np.testing.assert_allclose(found['hu'], nodule_scans.to_hu(np.float64(0.5)))
   assert found['border'].tolist() == [0.0, 0.0]
-  first = stress._FIRST
+  first = evaluation._FIRST
   made = store.Split([{**row, 'index': row['index'] - 100 + first} for row in rows], [5, 5])
-  stored = stress.slices('codes 0.15', made, begin, count=8)
+  stored = evaluation.slices('codes 0.15', made, begin, count=8)
   np.testing.assert_array_equal(stored['codes 0.15/number'], [0, 3])
   np.testing.assert_array_equal(stored['codes 0.15/before'][1], begin[1]['image'][4, ..., 0])
   assert (stored['codes 0.15'][:, 2:4, 2:4] != 0.5).all()  # slice 4 lies beyond the nodule
