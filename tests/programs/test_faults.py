@@ -24,7 +24,7 @@ def _until_beyond(step, folder, started):
   end = time.monotonic() + 900
   while not (_steps(folder) and _steps(folder)[-1] > step):
     for process in started:
-      assert process.poll() is None, process.stderr.read()
+      assert process.poll() is None, process.said()[1]
     assert time.monotonic() < end, 'no checkpoint'
     time.sleep(0.1)
 

@@ -23,8 +23,8 @@ LONG = ['--config.train.steps=30', '--config.train.checkpoint_every=5']
 def whole(tmp_path_factory):
   """An undisturbed run."""
   folder = tmp_path_factory.mktemp('whole')
-  done = runs.main(*CONFIG, *LONG, '--workdir', folder, '--config.evaluate.save_examples=2')
-  return folder, done
+  words = [*CONFIG, *LONG, '--workdir', folder, '--config.evaluate.save_examples=2']
+  return folder, runs.main(*words, fresh=True)
 
 
 def _summary(folder):

@@ -8,9 +8,19 @@ import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
+
+from support import forked
 
 ROOT = pathlib.Path(__file__).parents[2]
 CACHE = os.environ.get('ROBUSTMED_TEST_CACHE', str(ROOT / '.jax_cache'))
+
+
+class Done(NamedTuple):
+  """The output of a run that has ended."""
+
+  stdout: str
+  stderr: str
 
 
 def environment(**more):
@@ -30,30 +40,37 @@ def command(*words):
   return [sys.executable, '-m', 'robustmed.main', *[str(word) for word in words]]
 
 
-def main(*words, code=0, timeout=1200, **env):
-  """Runs the program to its end; returns the process with .stdout and .stderr."""
-  done = subprocess.run(
+def start(*words, fresh=False, env=None):
+  """Starts the program; `fresh`: by a new Python, as a user does, which takes seconds longer."""
+  env = environment() if env is None else env
+  if not fresh:
+    return forked.Process([str(word) for word in words], env=env, cwd=ROOT)
+  return subprocess.Popen(
     command(*words),
-    env=environment(**env),
+    env=env,
     cwd=ROOT,
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    timeout=timeout,
-    check=False,
   )
-  assert done.returncode == code, f'exit code {done.returncode}\n{done.stdout}\n{done.stderr}'
+
+
+def main(*words, code=0, timeout=1200, fresh=False, **env):
+  """Runs the program to its end; returns what it said, as .stdout and .stderr."""
+  process = start(*words, fresh=fresh, env=environment(**env))
+  try:
+    done = Done(*process.communicate(timeout=timeout))
+  finally:
+    process.kill()
+    process.wait()
+  ended = process.returncode
+  assert ended == code, f'exit code {ended}\n{done.stdout}\n{done.stderr}'
   return done
 
 
 def interrupted(*words, when, signal_number=signal.SIGKILL, timeout=1200, **env):
   """Starts the program and sends it a signal as soon as `when()` is true; returns its exit code."""
-  process = subprocess.Popen(
-    command(*words),
-    env=environment(**env),
-    cwd=ROOT,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
+  process = start(*words, env=environment(**env))
   try:
     end = time.monotonic() + timeout
     while not when():
@@ -91,16 +108,7 @@ def hosts(*words, processes, devices):
     flags = re.sub(r'(device_count)=\d+', rf'\1={devices}', os.environ['XLA_FLAGS'])
     env = environment(**slurm, JAX_PLATFORMS='cpu') | {'XLA_FLAGS': flags}
     env.pop('NPROC', None)
-    started.append(
-      subprocess.Popen(
-        command(*words, *(['--distributed'] if processes > 1 else [])),
-        env=env,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-    )
+    started.append(start(*words, *(['--distributed'] if processes > 1 else []), env=env))
   return started
 
 

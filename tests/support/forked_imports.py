@@ -1,0 +1,13 @@
+"""What the main program imports before it does anything; see forked.py."""
+
+import gc
+
+import matplotlib.pyplot  # noqa: F401
+
+from robustmed import main  # noqa: F401
+from robustmed.runs import (
+  commandline,
+  stages,  # noqa: F401
+)
+
+gc.freeze()  # collections of a run need not look at modules, nor copy their pages
