@@ -1,11 +1,26 @@
 #!/usr/bin/env bash
 # The environment of local.sh plus the test tools; ruff, then the tests, a process per core (at most
-# eight; `-n 0` for one that prints as it goes). Arguments go to pytest.
+# eight).
+# usage: test.sh [--quick | --all] [pytest arguments, as -n 0 for one process that prints as it goes]
+#
+#   --quick  what runs in little time, for everyday work: no test that is marked `slow`, because it
+#            starts the whole program or takes seconds even when its programs are compiled. At most
+#            3 minutes on 2 cores from the second time on.
+#   (none)   everything but what is marked `long`: at most 12 minutes, installation included.
+#   --all    everything; CI does so. `long` are runs on several hosts, which are two at a time on the
+#            same cores, the notebook, at the speed of users' programs, and whole runs of networks
+#            whose study runs as a whole on another task, too.
 set -euo pipefail
+chosen=(-m 'not long')
+case ${1-} in
+  --quick) chosen=(-m 'not long and not slow') && shift ;;
+  --all) chosen=() && shift ;;
+esac
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements.txt tests/requirements.txt
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 workers=$("$venv/bin/python" -c 'import os; print(min(8, os.cpu_count() or 1))')
-exec "$venv/bin/python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder --durations 20 "$@"
+exec "$venv/bin/python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder \
+  --durations 20 ${chosen[@]+"${chosen[@]}"} "$@"

@@ -17,6 +17,7 @@ for _flag, _value in _flags.items():
 os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 12))
 os.environ.setdefault('MPLBACKEND', 'agg')
 
+import gc
 import pathlib
 import warnings
 
@@ -35,9 +36,16 @@ def pytest_configure(config):
   config.addinivalue_line('filterwarnings', 'error')
 
 
+def pytest_collection_finish():
+  # Tracing makes many objects: without this each full collection also goes through all modules.
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_collection_modifyitems(items):
-  # Whole programs first: of several processes none is then left alone with a long one at the end.
-  items.sort(key=lambda item: item.path.parent.name != 'programs')
+  # Slow files first: of several processes none is then left alone with a long one at the end.
+  slow = {item.path for item in items if any(map(item.get_closest_marker, ('slow', 'long')))}
+  items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from robustmed.papers.amat import experiment
 from robustmed.runs import commandline, forecast
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/amat_hippocampus.py:smoke']
 
 

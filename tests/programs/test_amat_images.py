@@ -8,6 +8,8 @@ import pytest
 
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 ARMS = ('std', 'amat')  # the others differ in their defense alone
 TERMS = {'ceph': ['heat', 'offset_x', 'offset_y'], 'bccd': ['box', 'obj', 'cls']}
 WORDS = {
@@ -20,7 +22,7 @@ CLAIMS = {
 }
 
 
-@pytest.mark.parametrize('name', ['ceph', 'bccd'])
+@pytest.mark.parametrize('name', ['ceph', pytest.param('bccd', marks=pytest.mark.long)])
 def test_a_whole_run(name, tmp_path):
   words = ['--config', f'configs/amat_{name}.py:smoke', '--workdir', tmp_path]
   runs.main(*words, '--arms', ','.join(ARMS))

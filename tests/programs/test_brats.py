@@ -14,6 +14,8 @@ from robustmed.runs import commandline
 from robustmed.training import checkpoints
 from support import gliomas, runs
 
+pytestmark = pytest.mark.slow
+
 ARMS = {'std', 'teacher_5', 'teacher_20', 'distil_5'}
 ATTACKS = {
   'none', 'fgsm', 'ifgsm', 'tifgsm', 'scaled_ifgsm', 'transfer', 'square', 'noise',

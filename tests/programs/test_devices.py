@@ -1,15 +1,14 @@
 """One device, eight, and two processes of two devices each give the same answers."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from support import runs
+from support import forked, runs
+
+pytestmark = pytest.mark.slow
 
 _WORKER = """
 import json, os, sys
@@ -113,14 +112,12 @@ def _run(folder, *, processes, devices, per_device):
       'coordinator': coordinator,
       'out': str(path),
     }
-    env = runs.environment(PYTHONPATH=os.pathsep.join([str(runs.ROOT), str(runs.ROOT / 'tests')]))
-    words = [sys.executable, '-c', _WORKER, json.dumps(spec)]
     started.append(
-      subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+      forked.Process([json.dumps(spec)], code=_WORKER, env=runs.environment(), cwd=runs.ROOT)
     )
   for process in started:
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+    texts = process.communicate(timeout=900)
+    assert process.returncode == 0, texts
   with np.load(path) as stored:
     return {name: stored[name] for name in stored.files}
 

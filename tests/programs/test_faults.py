@@ -29,7 +29,7 @@ def _until_beyond(step, folder, started):
     time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_killed_and_resumed_elsewhere(tmp_path):
   started = runs.hosts(*WORDS, '--workdir', tmp_path, processes=2, devices=2)
   try:

@@ -8,6 +8,8 @@ import pytest
 
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/nodules.py:smoke']
 ARMS = {'ce', 'beta_finetune', 'longer', 'syn', 'perturb'}
 

@@ -28,6 +28,7 @@ def test_outputs_are_stripped(path):
     assert cell['outputs'] == [] and cell['execution_count'] is None
 
 
+@pytest.mark.long
 def test_the_spine_notebook_runs_and_fools_the_network(tmp_path):
   cells = [''.join(cell['source']) for cell in _cells(FOLDER / 'spine.ipynb')]
   script = tmp_path / 'spine.py'

@@ -14,6 +14,8 @@ import pytest
 from robustmed import data
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/quickstart.py:smoke']
 # Long enough to be met in the middle of a training.
 LONG = ['--config.train.steps=30', '--config.train.checkpoint_every=5']

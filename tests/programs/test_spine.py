@@ -10,6 +10,8 @@ import pytest
 from robustmed.metrics import detection
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/spine.py:smoke']
 ARMS = ['--arms', 'P10_std,P10_rand,P10_adv_rs_rec']
 

@@ -13,6 +13,8 @@ from robustmed.papers.synthesis import experiment
 from robustmed.runs import commandline, forecast
 from support import runs, torsos
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/synthesis.py:smoke']
 
 

@@ -74,7 +74,7 @@ def test_quickstart(tmp_path):
   pd.testing.assert_frame_equal(again, two)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_amat(tmp_path):
   attacks, arms = {'pgd'}, {'std', 'amat'}
   config = _config(tmp_path, 'amat_hippocampus', attacks=attacks, arms=arms, batch=8)
@@ -85,7 +85,7 @@ def test_amat(tmp_path):
   assert margins[0]['drawn'].iloc[-1] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_brats(tmp_path):
   config = _config(tmp_path, 'brats2d', attacks={'fgsm'}, arms={'std'}, batch=4)
   two, one = _both(tmp_path, config)

@@ -6,6 +6,8 @@ import pytest
 
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ['--config', 'configs/two_moons.py:smoke']
 
 

@@ -1,4 +1,4 @@
-"""The main program in a process that has imported its libraries before it begins.
+"""The main program, or another one, in a process that has imported the libraries before it begins.
 
 A run at smoke size spends a third of its time on imports. Here one server per test process imports
 them once and forks for every run. No JAX backend exists in the server, so that a run makes its own,
@@ -17,16 +17,20 @@ import threading
 import unittest.mock
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['forked_imports'])
+_context.set_forkserver_preload(['support.forked_imports'])
 
 
 class Process:
-  """A run of the main program, with the methods of `subprocess.Popen` that the tests use."""
+  """A run with the methods of `subprocess.Popen` that the tests use.
 
-  def __init__(self, words, *, env, cwd):
+  `code` is run with sys.argv[1:] = words, as `python -c` does; None is the main program.
+  """
+
+  def __init__(self, words, *, env, cwd, code=None):
     (out, out_end), (err, err_end) = _context.Pipe(duplex=False), _context.Pipe(duplex=False)
     _start_server(env)
-    self._process = _context.Process(target=_run, args=(words, env, str(cwd), out_end, err_end))
+    given = (code, words, env, str(cwd), out_end, err_end)
+    self._process = _context.Process(target=_run, args=given)
     self._process.start()
     self.pid = self._process.pid
     self._texts = [bytearray(), bytearray()]
@@ -73,8 +77,8 @@ class Process:
 
 def _start_server(env):
   # What is read when Python or JAX is imported must be right from the start.
-  support = str(pathlib.Path(__file__).parent)
-  env = {**env, 'PYTHONPATH': os.pathsep.join([env['PYTHONPATH'], support])}
+  tests = str(pathlib.Path(__file__).parents[1])
+  env = {**env, 'PYTHONPATH': os.pathsep.join([env['PYTHONPATH'], tests])}
   with unittest.mock.patch.dict(os.environ, env, clear=True):
     multiprocessing.forkserver.ensure_running()
 
@@ -85,7 +89,7 @@ def _read(pipe, text):
   pipe.close()
 
 
-def _run(words, env, cwd, out, err):
+def _run(code, words, env, cwd, out, err):
   from support import forked_imports
 
   for number, pipe in ((1, out), (2, err)):
@@ -94,8 +98,10 @@ def _run(words, env, cwd, out, err):
   os.environ.clear()
   os.environ.update(env)
   os.chdir(cwd)
-  sys.argv = ['robustmed.main', *words]
+  sys.argv = ['-c', *words]
   try:
-    sys.exit(forked_imports.main.main(words))
+    if code is None:
+      sys.exit(forked_imports.main.main(words))
+    exec(code, {'__name__': '__main__'})
   finally:
     atexit._run_exitfuncs()  # which multiprocessing leaves out
