@@ -13,6 +13,8 @@ STORED = pathlib.Path(__file__).parent / 'fixtures' / 'workdir_552aab2'
 CONFIG = """
 import json, ml_collections
 
+pytestmark = pytest.mark.slow
+
 def _plain(value):
   if isinstance(value, dict):
     return {key: _plain(inner) for key, inner in value.items()}
