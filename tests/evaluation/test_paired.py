@@ -99,3 +99,20 @@ def test_rank_biserial_by_hand():
   assert paired.rank_biserial(np.array([-1.0, -2.0])) == -1.0
   assert paired.rank_biserial(np.array([1.0, 2.0, -3.0])) == 0.0
   assert paired.rank_biserial(np.array([1.0, -2.0, 4.0])) == pytest.approx((1 + 3 - 2) / 6)
+
+
+@pytest.mark.parametrize('alternative', ['two-sided', 'greater', 'less'])
+def test_signed_rank_with_zeros_and_ties_is_scipys_permutation_test(alternative):
+  rng = np.random.default_rng(5)
+  for number in (1, 2, 3, 5, 8):
+    differences = rng.integers(-2, 4, number) / 10
+    if differences.any():
+      reference = stats.wilcoxon(differences, zero_method='pratt', alternative=alternative)
+      assert paired.signed_rank(differences, alternative=alternative) == reference.pvalue
+
+
+def test_signed_rank_of_few_groups_is_no_loop_over_the_patterns_of_signs(monkeypatch):
+  monkeypatch.setattr(stats, 'permutation_test', None)
+  differences = np.array([0.0, *[0.1] * 9, -0.1, 0.2, 0.3])
+  # Of 12 signs: no negative one, or that of one of the ten smallest.
+  assert paired.signed_rank(differences, alternative='greater') == (1 + 10) / 2**12
