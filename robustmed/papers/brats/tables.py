@@ -67,15 +67,16 @@ def defenses(
   published = papers.defenses(dimension)
   known = set(published['arm'])
   families = {
-    'defenses of the paper': [name for name in arms if name in known and name != 'std'],
-    'more defenses': [name for name in arms if name not in known],
+    'of the paper': [name for name in arms if name in known and name != 'std'],
+    'beside them': [name for name in arms if name not in known],
   }
   found = pd.concat(
     [
       paired.table(
         paired.against(names, 'std', metrics=tuple(HEADS), attack='fgsm', levels=levels),
         rows,
-        family=f'{len(names)} {what} x {len(HEADS)} regions x {len(levels)} levels',
+        family=f'{len(names)} defense{"s" if len(names) > 1 else ""} {what} x {len(HEADS)} regions '
+        f'x {len(levels)} levels',
       )
       for what, names in families.items()
       if names

@@ -269,8 +269,8 @@ def test_claims_hold_where_the_numbers_are_the_papers():
     'fewer than three training levels of adversarial training'
   )
   assert 'i-FGSM lowers core Dice more than ti-FGSM' in found.index
-  left = 'of distil_5000 under FGSM less than a third is left under the worst attack'
-  assert found.index.str.endswith(left).sum() == 1
+  left = 'Of the gain of distil_5000 under FGSM less than a third is left under the worst attack'
+  assert found.loc[left, 'verdict'] == 'holds'
 
 
 def test_claims_that_cannot_be_decided_say_why():
@@ -286,7 +286,7 @@ def test_costs_are_compared_with_both_trainings_of_a_student():
   dear = decide(tumour_rows.rows(), training=tumour_rows.log(at=1.2))
   statement = 'Adversarial training is cheaper than distillation (seconds per step)'
   assert dear.loc[statement, 'verdict'] == 'measured'
-  assert '1.33' in dear.loc[statement, 'numbers']  # 1.2 / 0.9
+  assert dear.loc[statement, 'numbers'].startswith('1.333 (1.333 to 1.333 over ')
   ratio = brats_claims.cost_ratios(
     tumour_rows.log(at=0.8), brats_claims.arms_of(list(tumour_rows.DICE))
   )['ratio']
@@ -314,7 +314,7 @@ def test_tables_carry_the_papers_numbers_and_their_family():
   table, tests = tables.defenses(frame, arms=arms, dimension=3, levels=(0.05, 0.1))
   assert len(tests) == 4 * 3 * 3 and set(tests['family']) == {
     '3 defenses of the paper x 3 regions x 3 levels: 27 tests',
-    '1 more defenses x 3 regions x 3 levels: 9 tests',
+    '1 defense beside them x 3 regions x 3 levels: 9 tests',
   }
   paper = table[table['defense'] == 'distil_5000 (paper)'].iloc[0]
   assert paper['Dice 0.05'] == '0.809 ± 0.161*' and paper['p (Holm) 0'] == '0.871 (raw)'
