@@ -1,5 +1,6 @@
 """Fig. 7 of Liu et al. 2020: p(positive) in the plane, and the points it was learnt from."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
@@ -9,6 +10,7 @@ from robustmed.report import figures
 
 NEGATIVE, POSITIVE = '#0072B2', '#D55E00'
 COLUMNS = 3
+WIDEST = 40  # characters of a title's line, which is to stay above its panel
 
 
 def panels(
@@ -41,7 +43,7 @@ def panels(
     )
     _line(axes, stored['probability'][at], box)
     _points(axes, *(stored[name][at] for name in ('xy', 'label', 'added')))
-    axes.set_title(title, fontsize=11, loc='left')
+    axes.set_title(textwrap.fill(title, WIDEST), fontsize=10, loc='left')
     axes.set(xlim=(left, right), ylim=(below, above))
   for axes in list(grid.flat)[len(arms) :]:
     axes.set_visible(False)

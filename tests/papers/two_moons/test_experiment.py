@@ -190,6 +190,19 @@ def test_the_figure_draws_the_panels_that_are_there():
   assert png != figures.panels(_stored(), arms=titles[1:2], box=box)
 
 
+def test_titles_of_panels_do_not_reach_into_the_next(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures.figures, 'png', drawn.append)
+  long = 'd: 20 positives + random codes + uniform negatives'
+  stored = _stored()
+  figures.panels(stored, arms=[(name, long) for name in stored['arm']], box=((-3, 4), (-3, 3)))
+  (figure,) = drawn
+  figure.draw_without_rendering()
+  for axes in figure.axes[: len(stored['arm'])]:
+    title = axes.title if axes.title.get_text() else axes._left_title
+    assert title.get_text() and title.get_window_extent().x1 <= axes.get_window_extent().x1 + 8
+
+
 def test_a_kept_map_is_the_networks_own(config, tmp_path):
   source = two_moons.make_source(config)
   exp = two_moons.build(config)
