@@ -4,9 +4,8 @@
 # usage: test.sh [--quick | --all] [pytest arguments, as -n 0 for one process that prints as it goes]
 #
 #   --quick  what runs in little time, for everyday work: no test that is marked `slow`, because it
-#            starts the whole program or takes seconds even when its programs are compiled. At most
-#            3 minutes on 2 cores from the second time on.
-#   (none)   everything but what is marked `long`: at most 12 minutes, installation included.
+#            starts the whole program or takes seconds even when its programs are compiled.
+#   (none)   everything but what is marked `long`.
 #   --all    everything; CI does so. `long` are runs on several hosts, which are two at a time on the
 #            same cores, the notebook, at the speed of users' programs, and whole runs of networks
 #            whose study runs as a whole on another task, too.
