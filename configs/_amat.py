@@ -48,6 +48,7 @@ def segmentation(
       'dir': '',  # the folder Task0X_..., of the msd source
       'cache_dir': '',
       'slices': 'complete',  # test slices that hold every class; 'foreground': any class
+      'folds': 0,  # 5: an arm is trained in each fold, and every case is tested once
     }
   )
   used = tuple(demo['patch']) if small else patch

@@ -146,7 +146,8 @@ def load(config: Mapping[str, Any]) -> Source:
   result = Source(**splits)
   if hasattr(source, 'arrange'):
     result = source.arrange(result, fields, store.facts(folder))
-  splits = {name: getattr(result, name) for name in splits}
+  named = dict.fromkeys((*splits, 'validation'))  # which may be cut out of what is stored
+  splits = {name: part for name in named if (part := getattr(result, name)) is not None}
   info = {
     'name': fields['name'],
     'sizes': {name: len(split) for name, split in splits.items()},

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed.evaluation import movement, statistics
+from robustmed.evaluation import movement, statistics, trials
 
 STATUSES = ('pass', 'warn', 'fail', 'skipped')
 LEVEL = 0.99
@@ -237,9 +237,9 @@ def _defined(grid: _Grid):
 def _moves(grid: _Grid):
   """A network that ignores its input gives the same output for every clean image."""
   clean = grid.rows[grid.rows['attack'] == statistics.CLEAN]
-  seeds = [part for _, part in clean.groupby('seed')]
+  networks = [part for _, part in clean.groupby(trials.names(clean))]
   found: dict[str, float] = {}
-  for name, share in (pair for part in seeds for pair in movement.shares(part).items()):
+  for name, share in (pair for part in networks for pair in movement.shares(part).items()):
     found[name] = min(share, found.get(name, math.inf))
   if not found:
     return 'skipped', f'no column {movement.OUTPUT}* of clean images'

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors, types
-from robustmed.evaluation import movement
+from robustmed.evaluation import movement, trials
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 
 PyTree = Any
-Batches = Callable[[], Iterable[dict[str, Any]]]
+Batches = Callable[..., Iterable[dict[str, Any]]]  # (*fold of the trial) -> batches
 KEYS = ('arm', 'attack', 'eps', 'index', 'seed', 'group')
 CLEAN = 'none'
 
@@ -25,7 +25,7 @@ class Probe(NamedTuple):
   """One attack of the grid, the objective that it maximises, and its levels.
 
   With `source` it is a transfer attack: images are made against that arm's network (of the same
-  seed), and all other arms are evaluated on them.
+  trial), and all other arms are evaluated on them.
   """
 
   attack: types.Attack
@@ -42,27 +42,31 @@ class Model(NamedTuple):
   """
 
   arm: str
-  seed: int
+  trial: trials.Trial
   load: Callable[[], PyTree]
   evaluator: Any = None
   attacks: tuple[str, ...] | None = None
+
+  @property
+  def seed(self) -> int:
+    return self.trial.seed
 
 
 class Cell(NamedTuple):
   """One network under one attack at one level; its rows are one file."""
 
   arm: str
-  seed: int
+  trial: trials.Trial
   attack: str
   eps: float
 
   @property
   def file(self) -> str:
-    return f'{self.arm}.seed{self.seed}.{self.attack}.{self.eps:g}.parquet'
+    return f'{self.arm}.{self.trial}.{self.attack}.{self.eps:g}.parquet'
 
   def __str__(self) -> str:
     what = 'without attack' if self.attack == CLEAN else f'under {self.attack!r} at {self.eps:g}'
-    return f'arm {self.arm!r} (seed {self.seed}) {what}'
+    return f'arm {self.arm!r} ({self.trial.said}) {what}'
 
 
 class Scores(NamedTuple):
@@ -152,14 +156,14 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
   """The whole grid, arm by arm so that each network is loaded once; the clean cell comes first."""
   out = []
   for model in models:
-    out.append((model, Cell(model.arm, model.seed, CLEAN, 0.0)))
+    out.append((model, Cell(model.arm, model.trial, CLEAN, 0.0)))
     for name, probe in probes.items():
       if model.attacks is not None and name not in model.attacks:
         continue
       if model.arm == probe.source:
         continue  # the attacked network itself: no transfer
       out += [
-        (model, Cell(model.arm, model.seed, name, eps)) for eps in sorted(probe.levels) if eps > 0
+        (model, Cell(model.arm, model.trial, name, eps)) for eps in sorted(probe.levels) if eps > 0
       ]
   return out
 
@@ -223,15 +227,16 @@ def run(
   batches: Batches,
   folder,
   stopper: console.Stopper,
-  source: Callable[[str, int], Model] | None = None,
+  source: Callable[[str, trials.Trial], Model] | None = None,
 ) -> pd.DataFrame:
   """Evaluates all cells and returns their rows, sorted; cells in `folder` are not repeated.
 
-  `source` returns the model of (arm, seed) that a transfer attack is made against. A cell is one
+  `source` returns the model of (arm, trial) that a transfer attack is made against. A cell is one
   file, written whole or not at all, and depends only on its network, its data and the evaluator's
   key; so a resumed run ends with the rows of an uninterrupted one.
   """
-  stored = functools.cache(lambda: [dict(batch) for batch in batches()])
+  # Networks of one fold follow each other.
+  stored = functools.lru_cache(maxsize=1)(lambda *fold: [dict(b) for b in batches(*fold)])
   load = loader()
 
   def make(model, cell):
@@ -239,8 +244,8 @@ def run(
     variables = load(model)
     victim = (own, variables)
     if probe is not None and probe.source:
-      victim = _victim(source(probe.source, model.seed), evaluator)
-    return _cell_rows(own, variables, stored(), cell, victim)
+      victim = _victim(source(probe.source, model.trial), evaluator)
+    return _cell_rows(own, variables, stored(*model.trial.fold), cell, victim)
 
   tables = [
     cell_table(cell, functools.partial(make, m, cell))
@@ -324,7 +329,8 @@ def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
   table.insert(0, 'arm', cell.arm)
   table.insert(1, 'attack', cell.attack)
   table.insert(2, 'eps', float(cell.eps))
-  table.insert(3, 'seed', cell.seed)
+  for place, (name, number) in enumerate(cell.trial.columns.items(), 3):
+    table.insert(place, name, number)
   return table.sort_values('index', kind='stable').reset_index(drop=True)
 
 

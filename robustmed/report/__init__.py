@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustmed.evaluation import claims
+from robustmed.evaluation import claims, folds, trials
 from robustmed.process import files
 from robustmed.report import content, figures, pages, tables
 from robustmed.report import inputs as inputs_lib
@@ -65,6 +65,7 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
     *_results(build),
     *_examples(build),
     *_claims(build),
+    *_folds(build),
     *_checks(build),
     *_sections(build),
     *_notes(build),
@@ -158,6 +159,30 @@ def _claims(build: _Build) -> list:
   ]
 
 
+def _folds(build: _Build) -> list:
+  spec, rows = build.spec, build.held.rows
+  if 'fold' not in rows.columns or not spec.panels:
+    return []
+  panel, arms = spec.panels[0], build.arms
+  eps = content.headline(build.held.summary, panel=panel, arms=arms, wanted=spec.headline_eps)
+  frame = folds.table(
+    rows,
+    arms=[arm.name for arm in arms],
+    metric=panel.metric,
+    attack=panel.attack,
+    levels=[0.0] if eps is None else [0.0, eps],
+  )
+  _csv(build, 'folds', frame)
+  shown = frame.assign(arm=frame['arm'].map({arm.name: arm.shown for arm in arms}))
+  shown['p'] = [tables.probability(p) for p in frame['p']]
+  caption = f'{panel.shown} under {panel.attack}: mean over the groups of each fold'
+  return [
+    pages.Heading(2, 'Folds'),
+    pages.Text(content.over_folds(rows)),
+    pages.Table(caption, shown.map(_printed)),
+  ]
+
+
 def _checks(build: _Build) -> list:
   frame = tables.check_frame(build.held.checks)
   _csv(build, 'checks', frame)
@@ -197,7 +222,7 @@ def _training(build: _Build) -> list:
   png = None if log is None else figures.training(log, arms=build.arms)
   if png is None:
     return []
-  caption = 'Training loss of every arm and seed.'
+  caption = f'Training loss of every {" and ".join(["arm", *trials.names(log)])}.'
   return [pages.Heading(2, 'Training'), _figure(build, 'training', png, caption)]
 
 

@@ -33,6 +33,8 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   groups = rows['group'].nunique()
   units = f' Levels are given in: {spec.level_units}.' if spec.level_units else ''
   trained = f'{seeds} training runs (seeds) per arm' if seeds > 1 else 'one training run per arm'
+  if 'fold' in rows.columns:
+    trained += f' in each of {rows["fold"].nunique()} folds, which test every group once'
   lines = [
     '- An **arm** is one way of training the network. An **attack** changes the image, by at most '
     f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
@@ -59,6 +61,20 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   if unknown:
     lines.append(f'- {unknown} metric values are not defined; means and n leave them out.')
   return '\n'.join(lines)
+
+
+def over_folds(rows: pd.DataFrame) -> str:
+  """For which networks the results of a run over all folds hold, and what F is."""
+  number = rows['fold'].nunique()
+  return (
+    f'Every arm was trained {number} times for each seed, each time without the groups of one '
+    'fold, and tested on those. Means, intervals and verdicts are over all groups and are conditional on '
+    'these networks: they say what other patients could change, not what networks trained on other '
+    'patients, or once more, would give. F compares the variance between the means of folds with '
+    'that of groups within a fold (one-way analysis of variance, p not corrected for the number of '
+    'lines). A small p says that the networks of some folds are better than those of others; a '
+    'large one does not say that they are alike.'
+  )
 
 
 def check_notes(found: Sequence[checks.Check], *, status: str) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib import figure as figure_lib
 from matplotlib.backends import backend_agg
 
+from robustmed.evaluation import trials
 from robustmed.process import files
 from robustmed.report import spec as spec_lib
 from robustmed.report import tables
@@ -104,7 +105,7 @@ def bars(
 
 
 def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None:
-  """Loss against step, one colour per arm and one line per seed; None without losses."""
+  """Loss against step, one colour per arm and one line per trial; None without losses."""
   if not {'arm', 'step', 'loss'} <= set(log.columns):
     return None
   log = log[np.isfinite(pd.to_numeric(log['loss'], errors='coerce'))]
@@ -117,8 +118,8 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
   handles = []
   for arm, colour, _, style in _styled(arms):
     lines = log[log['arm'] == arm.name]
-    seeds = lines.groupby('seed', sort=True) if 'seed' in lines.columns else [(0, lines)]
-    for _, line in seeds:
+    names = trials.names(lines)
+    for _, line in lines.groupby(names, sort=True) if names else [(0, lines)]:
       line = line.sort_values('step')
       loss = line['loss'].astype(float)
       window = len(line) // 40

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.evaluation import checks, statistics
+from robustmed.evaluation import checks, statistics, trials
 from robustmed.process import files
 
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
@@ -45,7 +45,7 @@ def read(workdir: pathlib.Path) -> Inputs:
   rows = statistics.prepare(files.read_with(path, pd.read_parquet))
   if rows.empty:
     raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
-  skip = {*statistics.KEYS, 'group'}
+  skip = {*statistics.KEYS, 'group', *trials.AXES}
   metrics = tuple(
     name
     for name in rows.columns
@@ -107,20 +107,19 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:
   """Seconds per step of every interval of the training log; the first, with compilation, left out.
 
-  Columns arm, seed, step and per_step. Time starts from 0 again where a run was resumed;
+  Columns arm, seed (and fold), step and per_step. Time starts from 0 again where a run was resumed;
   such an interval is left out too.
   """
-  columns = ['arm', 'seed', 'step', 'per_step']
   if training is None:
-    return pd.DataFrame(columns=columns)
-  lines = []
-  for (arm, seed), part in training.groupby(['arm', 'seed'], sort=False):
+    return pd.DataFrame(columns=['arm', 'seed', 'step', 'per_step'])
+  keys, lines = ['arm', *trials.names(training)], []
+  for values, part in training.groupby(keys, sort=False):
     part = part.sort_values('step')
     passed = part['seconds'].diff() / part['step'].diff()
     for step, value in list(zip(part['step'], passed))[1:]:
       if value > 0:
-        lines.append((arm, seed, step, value))
-  return pd.DataFrame(lines, columns=columns)
+        lines.append((*values, step, value))
+  return pd.DataFrame(lines, columns=[*keys, 'step', 'per_step'])
 
 
 def _examples(path: pathlib.Path):

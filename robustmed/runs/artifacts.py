@@ -1,5 +1,6 @@
 """Saves attacked examples: arrays for the report's pictures, worst cases as data files."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.data import pipeline
-from robustmed.evaluation import examples, grid
+from robustmed.evaluation import examples, grid, trials
 from robustmed.process import console, files, parallel
 from robustmed.runs import experiment
 
@@ -37,7 +38,7 @@ class Context(NamedTuple):
   results: pathlib.Path
   evaluator: grid.Evaluator
   batches: grid.Batches
-  source: Callable[[], Any]
+  source: Callable[..., Any]  # (*fold of the trial) -> `data.Source`
   stopper: console.Stopper
   everyone: Sequence[grid.Model] = ()  # all finished networks, also those of earlier calls
 
@@ -46,7 +47,7 @@ class Context(NamedTuple):
     return examples.attack(
       model.evaluator or self.evaluator,
       model.load(),
-      self.batches,
+      functools.partial(self.batches, *model.trial.fold),
       attack=self.exp.grid.main,
       eps=eps,
       wanted=wanted,
@@ -58,15 +59,16 @@ class Context(NamedTuple):
 
 
 def save_pictures(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
-  """results/examples.npz: evenly spaced examples of the first seed under the main attack."""
+  """results/examples.npz: evenly spaced examples of the first trial under the main attack."""
   options, path = context.config.report, context.results / 'examples.npz'
-  if context.exp.artifacts.pictures is None or not options.pictures:
+  first = first_trial(models)
+  if context.exp.artifacts.pictures is None or not options.pictures or not first:
     return
-  indices = np.sort(rows['index'].unique())
+  indices = np.sort(trials.select(rows, first[0].trial)['index'].unique())
   indices = indices[:: max(1, len(indices) // options.pictures)][: options.pictures]
   add_pictures(
     path,
-    filter(context.meets_main, first_seed(models)),
+    filter(context.meets_main, first),
     lambda model: _pictures(context, model, indices),
   )
 
@@ -87,9 +89,9 @@ def _pictures(context: Context, model: grid.Model, indices) -> dict[str, np.ndar
   }
 
 
-def first_seed(models: Sequence[grid.Model]) -> list[grid.Model]:
-  """The models of the first seed, which are those that pictures show."""
-  return [model for model in models if model.seed == models[0].seed]
+def first_trial(models: Sequence[grid.Model]) -> list[grid.Model]:
+  """The models of the first trial, which are those that pictures show."""
+  return [model for model in models if model.trial == models[0].trial]
 
 
 def add_pictures(
@@ -129,7 +131,7 @@ def _arms_of(path: pathlib.Path) -> set[str]:
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:
   """Saves the worst evaluate.save_examples examples of every network at the largest level.
 
-  They are data files that the task's own source reads, in results/worst/ARM.seedN.ATTACK.EPS/.
+  They are data files that the task's own source reads, in results/worst/ARM.TRIAL.ATTACK.EPS/.
   """
   count, name = max(0, context.config.evaluate.save_examples), context.exp.grid.main
   if not count or context.exp.artifacts.write_example is None:
@@ -138,9 +140,9 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
   metric, higher = context.exp.grid.checks['metric'], context.exp.grid.checks['higher_is_better']
   cell = rows[(rows.attack == name) & (rows.eps == eps)]
   for model in filter(context.meets_main, models):
-    here = cell[(cell.arm == model.arm) & (cell.seed == model.seed)]
+    here = trials.select(cell[cell.arm == model.arm], model.trial)
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(count)
-    folder = context.results / 'worst' / f'{model.arm}.seed{model.seed}.{name}.{eps:g}'
+    folder = context.results / 'worst' / f'{model.arm}.{model.trial}.{name}.{eps:g}'
     with files.building_folder(folder) as place:
       for found in context.attacked(model, eps=eps, wanted=worst['index']):
         context.exp.artifacts.write_example(place, found.image, found.example)

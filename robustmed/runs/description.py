@@ -1,5 +1,6 @@
 """What `--stage describe` prints: counts and costs, from shapes alone, without loading data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -21,11 +22,12 @@ def describe(
   With `light` only 'gradients', which needs no tracing of networks.
   """
   order, extra = experiment.training_order(exp.arms, tuple(wanted))
+  once = exp.trials()  # every fold
   sizes = dict(exp.data.sizes())
   arms, per_arm = {}, {}
   for name in order:
     arm = exp.arms[name]
-    per_arm[name] = costs.training_gradients(
+    per_arm[name] = len(once) * costs.training_gradients(
       arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
     ) + round(arm.prepared.passes * sizes.get('train', 0))
     arms[name] = {
@@ -40,7 +42,8 @@ def describe(
     if name not in extra and exp.arms[name].evaluated is not False
   }
   evaluate = sum(sum(cells.values()) for cells in evaluated.values()) * config.seeds
-  studies = sum(sum(exp.study_cells(name, 0, order).values()) for name in evaluated) * config.seeds
+  studied = [exp.study_cells(name, trial, order) for name in evaluated for trial in once]
+  studies = sum(sum(cells.values()) for cells in studied) * config.seeds
   train = sum(per_arm.values()) * config.seeds
   gradients = {
     'train': train,
@@ -64,6 +67,7 @@ def describe(
     },
     'arms': arms,
     'seeds': config.seeds,
+    **({'folds': len(once)} if exp.data.folds else {}),
     'attacks': {
       name: {
         'objective': probe.objective,
@@ -74,9 +78,9 @@ def describe(
       for name, probe in exp.grid.probes.items()
     },
     'eps_units': exp.task.units,
-    'data': sizes,
+    'data': _data(exp),
     'claims': _claims(exp),
-    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds,
+    'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds * len(once),
     'device_bytes': device_bytes(exp, tuple(exp.arms)),
     'gradients': gradients,
   }
@@ -88,15 +92,64 @@ def reach(exp: experiment.Experiment) -> claims.Reach | None:
   return claims.reach(known, groups) if groups and known else None
 
 
-def too_few_groups(found: claims.Reach | None) -> str:
-  """One line if there are claims that no results of this size could decide, else ''."""
+def announcement(exp: experiment.Experiment) -> list[str]:
+  """What a run says first: which claims it can decide, and for which networks."""
+  found = reach(exp)
+  lines = [too_few_groups(found, larger=_larger(exp, found)), over_folds(exp, found)]
+  return [line for line in lines if line]
+
+
+def too_few_groups(
+  found: claims.Reach | None, *, larger: Sequence[tuple[str, claims.Reach]] = ()
+) -> str:
+  """One line if there are claims that no results of this size could decide, else ''.
+
+  larger: other settings, and what each could decide.
+  """
   if found is None or found.decidable == found.tested:
     return ''
   some = f'only {found.decidable} of' if found.decidable else 'none of'
+  offers = [
+    f'; --{setting} tests {other.groups} groups, which can decide {_all(other)}'
+    for setting, other in larger
+    if other.decidable > found.decidable
+  ]
   return (
     f'{found.groups} groups (patients, volumes, ...) in the test split can decide {some} the '
     f"{found.tested} claims: no p can be below {found.least:.3g}, before Holm's correction"
+    + ''.join(offers)
   )
+
+
+def over_folds(exp: experiment.Experiment, found: claims.Reach | None) -> str:
+  """One line on what a run over all folds tests, '' for a run without folds."""
+  if not exp.data.folds:
+    return ''
+  decides = f', which can decide {_all(found)}' if found else ''
+  return (
+    f'{len(exp.data.folds)} folds are one run: every arm is trained in each, and tested on '
+    f'{exp.data.groups()} groups in all, none of them twice{decides}; verdicts are conditional on '
+    'these networks'
+  )
+
+
+def _all(found) -> str:
+  number = 'all' if found.decidable == found.tested else f'{found.decidable} of the'
+  return f'{number} {found.tested} claims'
+
+
+def _larger(exp, found) -> list[tuple[str, claims.Reach]]:
+  if found is None or found.decidable == found.tested:
+    return []
+  known, groups = tuple(exp.claims()), [(name, count()) for name, count in exp.data.larger.items()]
+  return [(name, claims.reach(known, count)) for name, count in groups if count]
+
+
+def _data(exp) -> dict[str, Any]:
+  """Examples of each split; of a run over all folds those of each."""
+  if not exp.data.folds:
+    return dict(exp.data.sizes())
+  return {f'fold{fold}': dict(data.sizes()) for fold, data in enumerate(exp.data.folds)}
 
 
 def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
@@ -120,8 +173,11 @@ def _claims(exp) -> dict[str, Any]:
   found = reach(exp)
   if found is None:
     return {}
-  warning = too_few_groups(found)
-  return {**found._asdict(), **({'warning': warning} if warning else {})}
+  lines = {
+    'warning': too_few_groups(found, larger=_larger(exp, found)),
+    'folds': over_folds(exp, found),
+  }
+  return {**found._asdict(), **{name: line for name, line in lines.items() if line}}
 
 
 def _networks(exp, config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import ml_collections
 import pandas as pd
 
 from robustmed import attacks, defenses, errors, types
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.ops import corruptions
 from robustmed.runs import preparation
 from robustmed.training import optimisers
@@ -57,13 +57,32 @@ class Arm(NamedTuple):
 class Data(NamedTuple):
   """The examples of an experiment."""
 
-  sizes: Callable[[], Mapping[str, int]]  # split -> examples, without loading them
+  sizes: Callable[[], Mapping[str, int]]  # split -> examples, without loading them; over all folds
   load: Callable[[], Any]  # -> `data.Source`
   augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None  # source -> on-device
   groups: Callable[[], int | None] = lambda: None  # of the test split, without loading it
   # (all arms, those to be trained, workdir): a `UserError` for what a training would lack, before
   # any data are prepared
   check: Callable[[Collection[str], Collection[str], Any], None] = lambda *_: None
+  folds: tuple['Data', ...] = ()  # of a run over all folds, see `over_folds`
+  # settings under which more groups would be tested -> their number
+  larger: Mapping[str, Callable[[], int | None]] = {}
+
+
+def over_folds(parts: Sequence[Data]) -> Data:
+  """The data of a run over all folds.
+
+  Every arm is trained once per fold, on data of its own, and tested on the groups of that fold. No
+  group is tested twice; 'index' and 'group' of an example are the same in every fold.
+  """
+
+  def load():
+    raise ValueError('a run over folds has one source for each')
+
+  total = lambda name: sum(part.sizes().get(name, 0) for part in parts)
+  sizes = lambda: {name: total(name) for name in parts[0].sizes()}
+  groups = lambda: sum(part.groups() or 0 for part in parts) or None
+  return parts[0]._replace(sizes=sizes, load=load, groups=groups, folds=tuple(parts))
 
 
 class Grid(NamedTuple):
@@ -88,8 +107,8 @@ class Study(NamedTuple):
 
   name: str
   run: Callable[..., None]  # (artifacts.Context, models, rows); repeats nothing that is finished
-  # (arm, seed, all arms of the run) -> {file in results/: input gradients that it costs}
-  cells: Callable[[str, int, Collection[str]], Mapping[str, int]] = lambda *_: {}
+  # (arm, trial, all arms of the run) -> {file in results/: input gradients that it costs}
+  cells: Callable[[str, trials.Trial, Collection[str]], Mapping[str, int]] = lambda *_: {}
 
 
 class Experiment(NamedTuple):
@@ -123,9 +142,17 @@ class Experiment(NamedTuple):
     own = self.arms[arm].network.fields if arm in self.arms else {}
     return {**config.model.to_dict(), **own}
 
-  def study_cells(self, arm: str, seed: int, arms: Collection[str]) -> dict[str, int]:
+  def study_cells(self, arm: str, trial: trials.Trial, arms: Collection[str]) -> dict[str, int]:
     """{file in results/: input gradients that it costs} of a network, over all studies."""
-    return {k: v for study in self.studies for k, v in study.cells(arm, seed, arms).items()}
+    return {k: v for study in self.studies for k, v in study.cells(arm, trial, arms).items()}
+
+  def trials(self, seeds: int = 1) -> list[trials.Trial]:
+    """All trainings of an arm: every seed, in every fold."""
+    return trials.listed(seeds, len(self.data.folds))
+
+  def data_of(self, *fold: int) -> Data:
+    """The data of the networks of a fold; of a run without folds those of all."""
+    return self.data.folds[fold[0]] if fold else self.data
 
 
 def training_order(

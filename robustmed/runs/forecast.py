@@ -27,7 +27,7 @@ def remaining_gradients(
 ) -> int:
   """Gradient evaluations that a run has still to do.
 
-  untrained: arms to be trained, once per seed. models: networks to be evaluated, without the files
+  untrained: arms to be trained, once per trial. models: networks to be evaluated, without the files
   that are in `results` already. finished: other arms that are trained.
   """
   arms = [exp.arms[name] for name in untrained]
@@ -40,12 +40,13 @@ def remaining_gradients(
   )
   for model in models:
     due = costs.evaluation_cells(
-      exp.probes_of(model.arm), num_examples=exp.data.sizes().get('test', 0)
+      exp.probes_of(model.arm),
+      num_examples=exp.data_of(*model.trial.fold).sizes().get('test', 0),
     )
     for (attack, eps), gradients in due.items():
-      cell = grid.Cell(model.arm, model.seed, attack, eps)
+      cell = grid.Cell(model.arm, model.trial, attack, eps)
       total += gradients * (not (results / 'parts' / cell.file).is_file())
-    for file, gradients in exp.study_cells(model.arm, model.seed, there).items():
+    for file, gradients in exp.study_cells(model.arm, model.trial, there).items():
       total += gradients * (not (results / file).is_file())
   return total
 

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from robustmed import errors
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.runs import experiment, workdir
 from robustmed.training import checkpoints
 
@@ -25,20 +25,20 @@ class Networks:
     self._exp, self._config, self._root = exp, config, root
     self._evaluators = {}
 
-  def folder(self, arm: str, seed: int) -> pathlib.Path:
-    return self._root / 'checkpoints' / arm / f'seed{seed}'
+  def folder(self, arm: str, trial: trials.Trial) -> pathlib.Path:
+    return self._root / 'checkpoints' / arm / trial.folder
 
-  def final(self, arm: str, seed: int) -> pathlib.Path:
+  def final(self, arm: str, trial: trials.Trial) -> pathlib.Path:
     """The folder of the trained variables; it exists once the training has finished."""
-    return self.folder(arm, seed) / 'variables'
+    return self.folder(arm, trial) / 'variables'
 
-  def untrained(self, arms: Iterable[str]) -> list[tuple[str, int]]:
-    """(arm, seed) of the networks that are not finished, in the order of training."""
+  def untrained(self, arms: Iterable[str]) -> list[tuple[str, trials.Trial]]:
+    """(arm, trial) of the networks that are not finished, in the order of training."""
     return [
-      (name, seed)
-      for seed in range(self._config.seeds)
+      (name, trial)
+      for trial in self._exp.trials(self._config.seeds)
       for name in arms
-      if not self.final(name, seed).exists()
+      if not self.final(name, trial).exists()
     ]
 
   def card(self, arm: str) -> dict[str, Any]:
@@ -48,11 +48,11 @@ class Networks:
       'image_shape': list(self._exp.task.image_shape),
     }
 
-  def load(self, arm: str, seed: int) -> PyTree:
-    path = self.final(arm, seed)
+  def load(self, arm: str, trial: trials.Trial) -> PyTree:
+    path = self.final(arm, trial)
     if not path.exists():
       raise errors.UserError(
-        f'arm {arm!r} (seed {seed}) is not trained in {self._root}; run --stage train --arms {arm}'
+        f'arm {arm!r} ({trial.said}) is not trained in {self._root}; run --stage train --arms {arm}'
       )
     return checkpoints.load_variables(path, self._exp.task_of(arm))
 
@@ -67,16 +67,17 @@ class Networks:
       self._evaluators[same] = made
     return self._evaluators[same]
 
-  def model(self, arm: str, seed: int, load=None) -> grid.Model:
+  def model(self, arm: str, trial: trials.Trial, load=None) -> grid.Model:
     """An arm's `grid.Model`; `load` () -> variables replaces loading the trained network."""
     evaluated = self._exp.arms[arm].evaluated if arm in self._exp.arms else True
     attacks = None if evaluated is True else evaluated or ()
-    load = load or (lambda: self.load(arm, seed))
-    return grid.Model(arm, seed, load, self.evaluator(arm), attacks)
+    load = load or (lambda: self.load(arm, trial))
+    return grid.Model(arm, trial, load, self.evaluator(arm), attacks)
 
   def models(self, arms: Iterable[str]) -> list[grid.Model]:
     evaluated = [name for name in arms if self._exp.arms[name].evaluated is not False]
-    return [self.model(name, seed) for seed in range(self._config.seeds) for name in evaluated]
+    every = self._exp.trials(self._config.seeds)
+    return [self.model(name, trial) for trial in every for name in evaluated]
 
   def imported(self, folder: pathlib.Path) -> list[grid.Model]:
     """[the saved network in `folder`], which must be of a model that this configuration has."""
@@ -91,5 +92,12 @@ class Networks:
       raise errors.UserError(
         f'the network in {folder} is not the one this configuration describes: {"; ".join(changed)}'
       )
+    trial, folds = trials.of(card), len(self._exp.data.folds)
+    if folds and trial.fold not in [(fold,) for fold in range(folds)]:
+      raise errors.UserError(
+        f'the network in {folder} is of none of the {folds} folds, so it is not known which cases '
+        'it may be tested on; leave config.data.folds at 0'
+      )
+    trial = trials.Trial(trial.seed, *(trial.fold if folds else ()))
     load = lambda: checkpoints.load_variables(folder / 'variables', self._exp.task_of(arm))
-    return [self.model(arm, card['seed'], load)]
+    return [self.model(arm, trial, load)]

@@ -95,19 +95,23 @@ def make(
   exp: experiment.Experiment,
   *,
   order: Sequence[str],
-  seeds: int,
+  trials: int,
   unfinished: Iterable[str],
   jobs: int,
 ) -> list[Wave]:
-  """The waves of the arms `order`; all but those `unfinished` are trained already."""
-  unfinished, size = set(unfinished), exp.data.sizes()
+  """The waves of the arms `order`; all but those `unfinished` are trained already.
+
+  Every arm has so many `trials`, which cost as much as the first.
+  """
+  first = exp.trials()[0]
+  unfinished, size = set(unfinished), exp.data_of(*first.fold).sizes()
   known: dict[int, int] = {}
 
   def multiply_adds(arm):
     task = exp.task_of(arm)
     if id(task) not in known:
       known[id(task)] = costs.multiply_adds(task)
-    return known[id(task)] * seeds
+    return known[id(task)] * trials
 
   def training_gradients(arm):
     options = exp.arms[arm].train
@@ -118,7 +122,7 @@ def make(
 
   def evaluation_gradients(arm):
     cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
-    return sum(cells.values()) + sum(exp.study_cells(arm, 0, order).values())
+    return sum(cells.values()) + sum(exp.study_cells(arm, first, order).values())
 
   return waves(
     {arm: exp.arms[arm].needs for arm in order},

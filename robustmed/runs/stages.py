@@ -1,5 +1,6 @@
 """The stages of every experiment: describe, train, evaluate, report. Each can be resumed."""
 
+import functools
 import json
 import math
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from robustmed import errors, report
 from robustmed.data import pipeline
-from robustmed.evaluation import checks, grid, statistics
+from robustmed.evaluation import checks, grid, statistics, trials
 from robustmed.process import console, files, parallel
 from robustmed.runs import (
   artifacts,
@@ -18,6 +19,7 @@ from robustmed.runs import (
   experiment,
   forecast,
   locks,
+  logs,
   networks,
   plan,
   preparation,
@@ -62,7 +64,7 @@ def _plan(exp, command) -> list[str]:
   found = plan.make(
     exp,
     order=order,
-    seeds=command.config.seeds,
+    trials=len(exp.trials(command.config.seeds)),
     unfinished=[name for name, _ in unfinished],
     jobs=command.jobs,
   )
@@ -80,7 +82,8 @@ class Run:
     self.order, self.extra = experiment.training_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
     self.networks = networks.Networks(exp, config, self.folder)
-    self._source = None
+    # (*fold) -> its source; networks of one fold follow each other.
+    self.source = functools.lru_cache(maxsize=1)(self._load)
 
   def go(self) -> None:
     stage, config = self.command.stage, self.config
@@ -115,8 +118,8 @@ class Run:
       f'{facts["devices"]} x {facts["device"]} ({facts["platform"]}) on {facts["hosts"]} host(s)'
       f'{flags}'
     )
-    if stage != 'report' and (few := description.too_few_groups(description.reach(self.exp))):
-      console.say(few)
+    for line in description.announcement(self.exp) if stage != 'report' else ():
+      console.say(line)
     for name in self.extra:
       console.say(
         f'arm {name!r} was not asked for but is needed; it is trained unless it has finished'
@@ -138,24 +141,24 @@ class Run:
   # Stages -------------------------------------------------------------------------------------
 
   def train(self, stopper) -> None:
-    for name, seed in self.networks.untrained(self.order):
+    for name, trial in self.networks.untrained(self.order):
       _stop_if_asked(stopper)
-      with errors.during(f'training arm {name!r} (seed {seed})'):
-        self._train_arm(self.exp.arms[name], seed, stopper)
+      with errors.during(f'training arm {name!r} ({trial.said})'):
+        self._train_arm(self.exp.arms[name], trial, stopper)
         parallel.drop_compiled_programs()
     if parallel.is_writer():
       with locks.exclusive(self.folder, 'logs'):
-        self._merge_logs()
+        logs.merge(self.folder)
 
-  def _train_arm(self, arm, seed, stopper) -> None:
-    source, options = self.source(), arm.train
+  def _train_arm(self, arm, trial, stopper) -> None:
+    source, options, seed = self.source(*trial.fold), arm.train, trial.seed
     batch_size = options['batch_size']
     self._check_batch(batch_size)
-    folder = self.networks.folder(arm.name, seed)
-    load = lambda other: self.networks.load(other, seed)
+    folder = self.networks.folder(arm.name, trial)
+    load = lambda other: self.networks.load(other, trial)
     finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
     made = arm.prepared
-    initial = self.networks.load(arm.init_from, seed) if arm.init_from else None
+    initial = load(arm.init_from) if arm.init_from else None
     initial = made.variables(finished) if made.variables else initial
     source = made.source(finished) if made.source else source
     defense = made.defense(finished) if made.defense else arm.defense
@@ -172,7 +175,7 @@ class Run:
       )
 
     if options['steps']:
-      console.say(f'training {arm.name} (seed {seed}): {options["steps"]} steps of {batch_size}')
+      console.say(f'training {arm.name} ({trial.said}): {options["steps"]} steps of {batch_size}')
     if options['steps'] and batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
       needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
       console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
@@ -183,7 +186,7 @@ class Run:
       batches=batches,
       config=options,
       folder=folder / 'state',
-      log=self.folder / 'logs' / f'{arm.name}.seed{seed}.csv',
+      log=logs.path(self.folder, arm.name, trial),
       key=_key(self.config.seed, seed, arm.key),
       num_examples=preparation.memory_slots(defense, source.train),
       stopper=stopper,
@@ -196,11 +199,11 @@ class Run:
       {
         'experiment': self.config.experiment,
         'arm': arm.name,
-        'seed': seed,
+        **trial.columns,
         **self.networks.card(arm.name),
       },
     )
-    final = self.networks.final(arm.name, seed)
+    final = self.networks.final(arm.name, trial)
     checkpoints.save_variables(final, train_state.variables(state))
 
   def evaluate(self, stopper, imported=None) -> None:
@@ -263,18 +266,18 @@ class Run:
     results = self.folder / 'results'
     with files.replacing(results / 'rows.parquet') as temporary:
       rows.to_parquet(temporary, index=False)
-    metrics = [name for name in rows.columns if name not in grid.KEYS and name[0] != '_']
+    keys = {*grid.KEYS, *trials.AXES}
+    metrics = [name for name in rows.columns if name not in keys and name[0] != '_']
     table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
     with files.replacing(results / 'summary.csv') as temporary:
       table.to_csv(temporary, index=False, float_format='%.6g')
     found = checks.run(rows, **self.exp.grid.checks)
     files.write_json(results / 'checks.json', [check._asdict() for check in found])
 
-  def source(self):
-    if self._source is None:
-      self._source = self.exp.data.load()
-      workdir.claim_data(self.folder, self._source.info)
-    return self._source
+  def _load(self, *fold):
+    source = self.exp.data_of(*fold).load()
+    workdir.claim_data(self.folder, source.info)
+    return source
 
   def _evaluated(self) -> list[str]:
     """The arms to evaluate: those asked for, and the needs of those that are left to studies."""
@@ -285,8 +288,9 @@ class Run:
       dict.fromkeys(name for names in found for name in names if arms[name].evaluated is not False)
     )
 
-  def _test_batches(self):
-    return artifacts.evaluation_batches(self.source().test, self.source(), self.config)
+  def _test_batches(self, *fold):
+    source = self.source(*fold)
+    return artifacts.evaluation_batches(source.test, source, self.config)
 
   def _check_batch(self, batch_size) -> None:
     if batch_size % parallel.device_count():
@@ -305,23 +309,9 @@ class Run:
       finished=[name for name in self.exp.arms if not self.networks.untrained([name])],
     )
     evaluator = self.networks.evaluator()
+    batches = functools.partial(self._test_batches, *self.exp.trials()[0].fold)
     with errors.during('measuring the speed for the forecast'):
-      forecast.announce(
-        gradients, task=self.exp.task, evaluator=evaluator, batches=self._test_batches
-      )
-
-  def _merge_logs(self) -> None:
-    tables = []
-    for path in sorted((self.folder / 'logs').glob('*.seed*[0-9].csv')):
-      arm, seed = path.stem.rsplit('.seed', 1)
-      table = files.read_with(path, pd.read_csv)
-      table.insert(0, 'arm', arm)
-      table.insert(1, 'seed', int(seed))
-      tables.append(table.rename(columns={'main/loss': 'loss'}))
-    if not tables:
-      return
-    with files.replacing(self.folder / 'logs' / 'train.csv') as temporary:
-      pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+      forecast.announce(gradients, task=self.exp.task, evaluator=evaluator, batches=batches)
 
   def _print_table(self) -> None:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')

@@ -18,6 +18,8 @@ from robustmed.process import files, parallel
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
 ABSENT = '(absent)'
+# Fields that a workdir of an earlier version lacks, with the value that changes nothing.
+ADDED = (f'config.data.folds: {ABSENT} there, 0 here',)
 KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks are those of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -25,8 +27,8 @@ PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """Ties `folder` to a configuration; a folder of another one is a `UserError` and stays as it is.
 
-  Configurations that differ in `EDITABLE` alone count as the same; the newest is stored. Returns
-  True if the folder had no configuration before.
+  Configurations that differ in `EDITABLE` or `ADDED` alone count as the same; the newest is stored.
+  Returns True if the folder had no configuration before.
   """
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
@@ -44,6 +46,7 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   if not new:
     found = differences(files.read_json(path), plain)
     changed = [line for line in found if line.partition(':')[0] not in EDITABLE]
+    changed = [line for line in changed if line not in ADDED]
     moved = bool(found)
     if changed:
       raise errors.UserError(

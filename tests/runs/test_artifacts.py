@@ -37,4 +37,4 @@ def test_pictures_of_other_arms_stay_and_only_new_ones_are_made(tmp_path):
 
 def test_the_first_seed_stands_for_an_arm():
   models = [_model('a', 1), _model('b', 1), _model('a', 2)]
-  assert artifacts.first_seed(models) == models[:2]
+  assert artifacts.first_trial(models) == models[:2]

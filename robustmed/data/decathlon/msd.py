@@ -3,7 +3,8 @@
 `dir` is the folder of one task, e.g. `Task04_Hippocampus`, with `dataset.json`, `imagesTr` and
 `labelsTr` (Antonelli et al. 2022). Cases, classes and modalities are those that dataset.json lists;
 files whose names start with a dot are left out. Splits and preprocessing are those of nnU-Net v1,
-see `volumes` and `preprocess`; fold 0 is that of the published study.
+see `volumes` and `preprocess`; fold 0 is that of the published study. With `folds=5` all held-out
+cases of its five folds are test cases.
 """
 
 import functools
@@ -16,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from robustmed import errors
-from robustmed.data.decathlon import preprocess, volumes
+from robustmed.data.decathlon import folds, preprocess, volumes
 from robustmed.data.files import exams
 
 DEFAULTS = {'dir': '', 'task': '', **volumes.FIELDS}
@@ -34,6 +35,7 @@ class Task(NamedTuple):
   sizes: Mapping[str, int]  # slices of the published splits, approximately
   depths: tuple[int, ...]  # slices of the test volumes, approximately
   names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
+  cases: int
 
 
 TASKS = {
@@ -43,6 +45,7 @@ TASKS = {
     {'train': 1840, 'test': 200, 'validation': 115},
     (115,) * 3,
     ('heart', 'leftatrium'),
+    20,
   ),
   'hippocampus': Task(
     (56, 40),
@@ -50,9 +53,15 @@ TASKS = {
     {'train': 7400, 'test': 190, 'validation': 600},
     (35,) * 35,
     ('hippocampus',),
+    260,
   ),
   'prostate': Task(
-    (320, 320), 2, {'train': 490, 'test': 60, 'validation': 40}, (20,) * 5, ('prostate',)
+    (320, 320),
+    2,
+    {'train': 490, 'test': 60, 'validation': 40},
+    (20,) * 5,
+    ('prostate',),
+    32,
   ),
 }
 
@@ -60,15 +69,21 @@ TASKS = {
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Returns the slices per split, read from the volumes; without the folder, approximate ones."""
   if not _folder_exists(fields):
-    return dict(_nominal_task(fields).sizes)
+    return _nominal_sizes(fields)
   return volumes.sizes(find(fields), fields)
 
 
 def depths(fields: Mapping[str, Any]) -> list[int]:
   """Returns the slices of every test volume; without the folder, approximate ones."""
   if not _folder_exists(fields):
-    return list(_nominal_task(fields).depths)
+    return [_nominal_task(fields).depths[0]] * len(_nominal_cases(fields)['test'])
   return volumes.depths(find(fields))
+
+
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of test volumes; without the folder, that of the published data set."""
+  cases = volumes.split(find(fields)) if _folder_exists(fields) else _nominal_cases(fields)
+  return len(cases['test'])
 
 
 def _folder_exists(fields):
@@ -77,6 +92,21 @@ def _folder_exists(fields):
 
 def _nominal_task(fields):
   return errors.lookup(TASKS, fields['task'] or 'hippocampus', kind='task')
+
+
+def _nominal_cases(fields):
+  volumes.check_fields(fields)
+  cases = _nominal_task(fields).cases
+  return folds.partition(cases, fold=fields['fold'], folds=fields['folds'])
+
+
+def _nominal_sizes(fields):
+  task = _nominal_task(fields)
+  if not fields['folds']:
+    return dict(task.sizes)
+  found = {name: len(cases) * task.depths[0] for name, cases in _nominal_cases(fields).items()}
+  # Not all slices of a test volume are evaluated.
+  return {**found, 'test': found['test'] * task.sizes['test'] // sum(task.depths)}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
@@ -169,13 +199,14 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
   if not cases:
     raise errors.UserError(f"{root / 'dataset.json'}: field 'training' lists no cases; {_HELP}")
   limits = volumes.limits_of(fields)
-  text = [sorted(stamps), fields['fold'], limits, found['labels'], found['modality']]
+  text = [sorted(stamps), folds.key(fields), limits, found['labels'], found['modality']]
   return volumes.Study(
     key=json.dumps(text, sort_keys=True),
     cases=tuple(cases[name] for name in sorted(cases)),
     modalities=tuple(str(found['modality'][str(n)]) for n in range(len(found['modality']))),
     classes=tuple(str(found['labels'][str(n)]) for n in range(len(found['labels']))),
     fold=fields['fold'],
+    folds=fields['folds'],
     limits=limits,
   )
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustmed import errors
-from robustmed.data.decathlon import preprocess, volumes
+from robustmed.data.decathlon import folds, preprocess, volumes
 
 VERSION = '2'  # to be raised when the same fields give other voxels
 _SMALLEST = (6, 16, 16)  # slices, rows and columns, at least
@@ -47,10 +47,9 @@ def defaults(anatomy: Anatomy) -> dict[str, Any]:
 
 def fingerprint(anatomy: Anatomy, fields: Mapping[str, Any]) -> Any:
   volumes.check_fields(fields)
-  if fields['cases'] < volumes.FOLDS:
-    raise errors.UserError(
-      f'data field cases must be at least {volumes.FOLDS}, not {fields["cases"]}'
-    )
+  least = fields['folds'] or folds.FOLDS
+  if fields['cases'] < least:
+    raise errors.UserError(f'data field cases must be at least {least}, not {fields["cases"]}')
   if not 0.05 <= fields['scale'] <= 4:
     raise errors.UserError(f'data field scale must lie in [0.05, 4], not {fields["scale"]}')
   return study(anatomy, fields).key
@@ -86,6 +85,12 @@ def depths(anatomy: Anatomy, fields: Mapping[str, Any]) -> list[int]:
   return [shapes[i][0] for i in found['test']] if _large(shapes, found) else volumes.depths(whole)
 
 
+def groups(anatomy: Anatomy, fields: Mapping[str, Any]) -> int:
+  """Returns the number of test volumes."""
+  fingerprint(anatomy, fields)
+  return len(volumes.split(study(anatomy, fields))['test'])
+
+
 def _large(shapes, found):
   return sum(int(np.prod(shapes[number])) for number in found['test']) > _DRAWN_AT_ONCE
 
@@ -99,12 +104,14 @@ def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:
     reader = functools.partial(case, anatomy, number, fields)
     cases.append(volumes.Case(name, reader, name, known))
   names = ('cases', 'seed', 'scale', 'fold', 'train_cases', 'test_cases')
+  content = {**fields, 'fold': folds.key(fields)}
   return volumes.Study(
-    key=json.dumps([anatomy.name, VERSION, *(fields[name] for name in names)]),
+    key=json.dumps([anatomy.name, VERSION, *(content[name] for name in names)]),
     cases=tuple(cases),
     modalities=anatomy.modalities,
     classes=anatomy.classes,
     fold=fields['fold'],
+    folds=fields['folds'],
     limits=volumes.limits_of(fields),
   )
 

@@ -89,6 +89,7 @@ ANATOMY = phantom_organs.Anatomy(
 DEFAULTS = phantom_organs.defaults(ANATOMY)
 sizes = functools.partial(phantom_organs.sizes, ANATOMY)
 depths = functools.partial(phantom_organs.depths, ANATOMY)
+groups = functools.partial(phantom_organs.groups, ANATOMY)
 fingerprint = functools.partial(phantom_organs.fingerprint, ANATOMY)
 arrange = functools.partial(phantom_organs.arrange, ANATOMY)
 

@@ -8,6 +8,9 @@ of the case by name) and 'name'. Slices of two cases may differ in size.
 
 'index' counts all slices: of the training cases, then the test cases, then the validation cases, so
 it does not depend on which test slices are evaluated.
+
+With `folds` above 0 the cases are partitioned into so many folds, of which `fold` is tested.
+'index' then counts the slices of the cases by name; it is the same in every fold, as 'group' is.
 """
 
 import abc
@@ -21,12 +24,11 @@ import tensorflow_datasets as tfds
 
 from robustmed import errors
 from robustmed.data import store
-from robustmed.data.decathlon import patches, preprocess
+from robustmed.data.decathlon import folds, patches, preprocess
 
-FOLDS = 5
 SLICES = ('complete', 'foreground', 'all')
 FIELDS = {
-  'fold': 0,
+  **folds.FIELDS,
   'slices': 'complete',  # of the test set: those with all foreground classes of their case
   'slices_per_case': 0,  # of the test set: at most so many of a case, evenly spaced; 0: all
   'patch': (),  # of the network, rows and columns; (): the published one
@@ -34,7 +36,6 @@ FIELDS = {
   'test_cases': 0,
   'margin': True,  # training loads more than the patch, which augmentation rotates and scales
 }
-_SEED = 12345  # of the published folds
 _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
 
 
@@ -53,12 +54,17 @@ class Study:
   cases: tuple[Case, ...] = dataclasses.field(compare=False)
   modalities: tuple[str, ...] = dataclasses.field(compare=False)
   classes: tuple[str, ...] = dataclasses.field(compare=False)  # the background first
-  fold: int = 0
-  limits: tuple[int, int] = (0, 0)  # cases of the training split and of each other one, 0: all
+  fold: int = dataclasses.field(default=0, compare=False)
+  folds: int = dataclasses.field(default=0, compare=False)
+  # cases of the training split and of each other one, 0: all
+  limits: tuple[int, int] = dataclasses.field(default=(0, 0), compare=False)
 
 
 class VolumeBuilder(store.Builder):
-  """'train', 'test' (all slices of the test cases) and, where the fold has any, 'validation'."""
+  """'train', 'test' (all slices of the test cases) and, where the fold has any, 'validation'.
+
+  With `folds` all cases that a fold uses are stored once, as 'test'; see `folds.of_fold`.
+  """
 
   @abc.abstractmethod
   def study(self) -> Study:
@@ -83,7 +89,7 @@ class VolumeBuilder(store.Builder):
 
   def splits(self):
     study = self.study()
-    found = split(study)
+    found = stored(study)
     surveys, plan = survey(study)
     self.facts = {
       'properties': plan._asdict(),
@@ -91,6 +97,7 @@ class VolumeBuilder(store.Builder):
       'modalities': list(study.modalities),
       'cases': {name: [study.cases[i].name for i in chosen] for name, chosen in found.items()},
       'present': {name: [] for name in found},
+      'folds': every_fold(study),
     }
     result, first = {}, 0
     for name, chosen in found.items():
@@ -120,33 +127,31 @@ class VolumeBuilder(store.Builder):
         first += 1
 
 
-def held_out(count: int, fold: int = 0) -> list[int]:
-  """Returns the sorted positions, of `count` names, that a shuffled 5-fold partition holds out.
-
-  The published folds are scikit-learn's KFold(5, shuffle=True, random_state=12345).
-  """
-  order = np.arange(count)
-  np.random.RandomState(_SEED).shuffle(order)
-  return sorted(np.array_split(order, FOLDS)[fold].tolist())
-
-
 def split(study: Study) -> dict[str, list[int]]:
-  """Returns the cases of 'train', 'test' and 'validation'.
-
-  'validation' is the first third of the held-out cases, absent where that is less than one case;
-  'test' is the rest of them.
-  """
-  count = len(study.cases)
-  if count < FOLDS:
+  """Returns the cases of each split, see `folds.partition`, within the limits of the study."""
+  count, number = len(study.cases), study.folds or folds.FOLDS
+  if count < number:
     raise errors.UserError(
       f'{study.cases[0].where if count else "the data set"}: {count} cases are too few for '
-      f'{FOLDS} folds; at least {FOLDS} are needed'
+      f'{number} folds; at least {number} are needed'
     )
-  held = held_out(count, study.fold)
-  first = len(held) // 3
   train, others = (limit or None for limit in study.limits)
-  result = {'train': sorted(set(range(count)) - set(held))[:train], 'test': held[first:][:others]}
-  return {**result, 'validation': held[:first][:others]} if first else result
+  found = folds.partition(count, fold=study.fold, folds=study.folds)
+  return {name: chosen[: train if name == 'train' else others] for name, chosen in found.items()}
+
+
+def every_fold(study: Study) -> list[dict[str, list[int]]]:
+  """Returns `split` of each of the folds that are run as one; [] with `folds` 0."""
+  return [split(dataclasses.replace(study, fold=fold)) for fold in range(study.folds)]
+
+
+def stored(study: Study) -> dict[str, list[int]]:
+  """Returns the cases of each stored split: those of `split`, or with `folds` all in 'test'."""
+  if not study.folds:
+    return split(study)
+  return {
+    'test': sorted({i for parts in every_fold(study) for part in parts.values() for i in part})
+  }
 
 
 @functools.lru_cache(maxsize=8)
@@ -250,8 +255,7 @@ def _evenly_spaced(places, count):
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
-  if not 0 <= fields['fold'] < FOLDS:
-    raise errors.UserError(f'data field fold must be 0 to {FOLDS - 1}, not {fields["fold"]}')
+  folds.check(fields)
   if fields['slices'] not in SLICES:
     raise errors.UserError(f'data field slices must be one of {SLICES}, not {fields["slices"]!r}')
   for name in ('train_cases', 'test_cases', 'slices_per_case'):
@@ -273,6 +277,7 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
   'modalities', 'cases' per split, 'patch' and 'loader_patch'.
   """
   loader = patches.loader_patch(patch) if fields['margin'] else tuple(patch)
+  source, facts = folds.of_fold(source, fields, facts)
   return with_sampling(source, fields, facts, patch=patch, loader=loader, seen=patch)._replace(
     info={
       **{name: facts[name] for name in ('properties', 'classes', 'modalities', 'cases')},

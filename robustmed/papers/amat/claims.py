@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from robustmed.evaluation import claims, sample_kinds, statistics
+from robustmed.evaluation import claims, sample_kinds, statistics, trials
 from robustmed.metrics import slice_sets
 from robustmed.report import inputs
 
@@ -69,7 +69,7 @@ def of_paper(
   """The claims on one data set; `levels` are those of `pgd`, the attacked ones, rising.
 
   `losses` are the clean losses V of the std arm, `groups` their volumes or images, `seconds` one
-  row per seed and interval of the training log with AMAT's time over SAT's.
+  row per trial and interval of the training log with AMAT's time over SAT's.
   """
   found, lowest, highest = [], min(levels), max(levels)
   standards = tuple(arm for arm in dict.fromkeys(rows['arm']) if arm.startswith('std')) or ('std',)
@@ -168,7 +168,7 @@ def of_paper(
 def ratios(training: pd.DataFrame | None, *, sat: tuple[str, ...]) -> pd.DataFrame:
   """AMAT's seconds per step over the mean of the SAT arms', interval by interval, as rows."""
   table = inputs.seconds_per_step(training)
-  keys = ['seed', 'step']
+  keys = [*trials.names(table), 'step']
   ours = table[table['arm'] == 'amat'].set_index(keys)['per_step']
   theirs = table[table['arm'].isin(sat)].groupby(keys)['per_step'].mean()
   found = (ours / theirs).dropna().rename('ratio').reset_index()

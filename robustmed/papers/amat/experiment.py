@@ -7,9 +7,10 @@ import pathlib
 import ml_collections
 
 from robustmed import data, errors
+from robustmed.data.decathlon import folds
 from robustmed.defenses import thresholds
 from robustmed.models import weights
-from robustmed.papers.amat import landmarks, objects, report, segmentation
+from robustmed.papers.amat import landmarks, objects, parts, report, segmentation
 from robustmed.runs import experiment
 
 # What differs between kinds of tasks: networks, data, pictures, files, studies.
@@ -31,12 +32,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   return experiment.Experiment(
     task=task,
     arms={name: _initialised(arm, pretrained) for name, arm in arms.items()},
-    data=experiment.Data(
-      sizes=lambda: data.sizes(data.source_config(config.data.to_dict())),
-      load=lambda: part.load(config),
-      augment=part.make_augment(config),
-      groups=lambda: data.groups(data.source_config(config.data.to_dict())),
-    ),
+    data=_data(config, part),
     grid=experiment.Grid(
       probes,
       'pgd',
@@ -53,6 +49,29 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     claims=lambda: report.claims_before(config, part, levels=probes['pgd'].levels),
     artifacts=experiment.Artifacts(part.write_example, part.pictures),
     studies=part.studies(config, probes['pgd'].attack),
+  )
+
+
+def _data(config, part) -> experiment.Data:
+  one = functools.partial(_data_of, config, part, part.make_augment(config))
+  if 'folds' not in config.data:
+    return one()
+  if config.data.folds:
+    folds.check({'fold': 0, 'folds': config.data.folds})
+    return experiment.over_folds([one(fold) for fold in range(config.data.folds)])
+  joined = experiment.editable(config)
+  joined.data.folds = folds.FOLDS
+  setting = f'config.data.folds={folds.FOLDS}'
+  return one()._replace(larger={setting: lambda: _data(joined, part).groups()})
+
+
+def _data_of(config, part, augment, *fold: int) -> experiment.Data:
+  fields = functools.partial(parts.source_config, config, *fold)
+  return experiment.Data(
+    sizes=lambda: data.sizes(fields()),
+    load=lambda: part.load(config, *fold),
+    augment=augment,
+    groups=lambda: data.groups(fields()),
   )
 
 

@@ -1,5 +1,7 @@
 """Shared by the kinds of tasks of AMAT: networks from plain data, worst cases."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,17 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed import errors, models
+from robustmed import data, errors, models
+from robustmed.evaluation import trials
 from robustmed.runs import artifacts
 
 FILE = 'worst.npz'
+
+
+def source_config(config: ml_collections.ConfigDict, *fold: int) -> dict[str, Any]:
+  """The `config` of `data.load`; of a run over all folds that of one of them."""
+  chosen = {'fold': fold[0]} if fold else {}
+  return data.source_config({**config.data.to_dict(), **chosen})
 
 
 def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
@@ -27,14 +36,14 @@ def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
 def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: bool) -> None:
   """Saves results/worst.npz: every arm's worst example under the main attack, with its pictures.
 
-  Of the first seed, by `metric`, at report.picture_eps.
+  Of the first trial, by `metric`, at report.picture_eps.
   """
   eps = config.report.picture_eps
   name = context.exp.grid.main
   cell = rows[(rows['attack'] == name) & np.isclose(rows['eps'], eps)]
 
   def make(model) -> dict[str, np.ndarray]:
-    here = cell[(cell['arm'] == model.arm) & (cell['seed'] == model.seed)]
+    here = trials.select(cell[cell['arm'] == model.arm], model.trial)
     worst = here.sort_values([metric, 'index'], ascending=[higher, True]).head(1)
     found = list(context.attacked(model, eps=eps, wanted=worst['index']))
     if not found:  # report.picture_eps is not a level of the grid
@@ -50,5 +59,5 @@ def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: 
       **context.exp.artifacts.pictures(stacked),
     }
 
-  attacked = filter(context.meets_main, artifacts.first_seed(networks))
+  attacked = filter(context.meets_main, artifacts.first_trial(networks))
   artifacts.add_pictures(context.results / FILE, attacked, make)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from robustmed.evaluation import statistics
+from robustmed.evaluation import statistics, trials
 from robustmed.metrics import slice_sets
 from robustmed.papers.amat import claims as amat_claims
 from robustmed.papers.amat import figures as drawings
@@ -48,7 +48,10 @@ class Page:
     self.results = folder / 'results'
     self.sat = _sat(config)
     self.levels = tuple(e for e in tables.levels(held.summary, attack='pgd') if e > 0)
-    self.thresholds = inputs.arrays(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz')
+    # That of which details are shown.
+    self.first = trials.listed(1, config.data.get('folds', 0))[0]
+    of_amat = folder / 'checkpoints' / 'amat' / self.first.folder
+    self.thresholds = inputs.arrays(of_amat / 'thresholds.npz')
 
   def claims(self):
     if not self.levels:
@@ -98,7 +101,7 @@ class Page:
     return figures.save(self.folder, name, png)
 
   def _margins(self):
-    path = self.folder / 'logs' / 'amat.seed0.margins.csv'
+    path = self.folder / 'logs' / f'amat.{self.first}.margins.csv'
     if not path.is_file():
       return None
     table = files.read_with(path, pd.read_csv)
@@ -110,8 +113,11 @@ class Page:
       f'Every training example has a margin of its own, {defense.step:g} at the start. It grows by '
       f'{defense.step:g} while the attacked image stays good enough; cap: {cap}.',
       self.draw('margins', drawings.margins(table)),
-      [('Margins at the end of training (first seed)', last)],
+      [(f'Margins at the end of training ({self._which()})', last)],
     )
+
+  def _which(self) -> str:
+    return 'first fold of the first seed' if self.first.fold else 'first seed'
 
   def _losses(self):
     if self.thresholds is None:
@@ -121,9 +127,10 @@ class Page:
     reading = self.config.reading
     more = '' if reading.estimator == 'max' else f' + {reading.deviations:g} deviations'
     which = ' that show every class' if reading.criterion == 'dice' else ''
+    fold = f' of the {self._which()}' if self.first.fold else ''
     return spec.Section(
       'Clean losses of STD and the threshold',
-      f'The threshold is estimated from {len(values)} training examples{which}, without '
+      f'The threshold is estimated from {len(values)} training examples{which}{fold}, without '
       f'augmentation: {reading.estimator}{more}.',
       self.draw('clean_losses', drawings.losses(values, xi, names=names)),
     )

@@ -11,7 +11,7 @@ import pandas as pd
 from robustmed import data, errors, tasks, types
 from robustmed.data import pipeline, store
 from robustmed.data.decathlon import msd, nnunet_augment
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.metrics import surface
 from robustmed.models import nnunet_planner
 from robustmed.papers.amat import claims, parts
@@ -64,8 +64,8 @@ def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
   return lambda source: view
 
 
-def load(config: ml_collections.ConfigDict) -> data.Source:
-  return data.load(data.source_config(config.data.to_dict()))
+def load(config: ml_collections.ConfigDict, *fold: int) -> data.Source:
+  return data.load(parts.source_config(config, *fold))
 
 
 def make_augment(config: ml_collections.ConfigDict):
@@ -134,15 +134,15 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
 
   All slices of a volume count, empty ones included; predictions are those on the centred patch of
   a slice, background elsewhere. All test volumes are evaluated clean, the first evaluate.volumes
-  under attack at evaluate.volume_eps.
+  (of a network) under attack at evaluate.volume_eps.
   """
   del rows
   folder = context.results / PARTS
   tables = [
     grid.Table(
-      part_file(model.arm, model.seed),
+      part_file(model.arm, model.trial),
       functools.partial(_volumes_of, config, context, model),
-      f'whole volumes of arm {model.arm!r} (seed {model.seed})',
+      f'whole volumes of arm {model.arm!r} ({model.trial.said})',
       model.arm,
     )
     for model in networks
@@ -154,12 +154,16 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
       pd.concat(stored, ignore_index=True).to_csv(temporary, index=False)
 
 
-def part_file(arm: str, seed: int) -> str:
-  return f'{arm}.seed{seed}.csv'
+def part_file(arm: str, trial: trials.Trial) -> str:
+  return f'{arm}.{trial}.csv'
 
 
 def volume_cells(
-  config: ml_collections.ConfigDict, attack, arm: str, seed: int, finished: Collection[str]
+  config: ml_collections.ConfigDict,
+  attack,
+  arm: str,
+  trial: trials.Trial,
+  finished: Collection[str],
 ) -> dict[str, int]:
   """{file in results/: input gradients} of a network's whole volumes.
 
@@ -168,15 +172,14 @@ def volume_cells(
   del finished
   size = config.evaluate.batch_size
   # Volumes are predicted one by one, in padded batches.
-  padded = [
-    -(-depth // size) * size for depth in data.depths(data.source_config(config.data.to_dict()))
-  ]
+  depths = data.depths(parts.source_config(config, *trial.fold))
+  padded = [-(-depth // size) * size for depth in depths]
   attacked = sum(padded[: config.evaluate.volumes]) * attack.num_gradients
-  return {f'{PARTS}/{part_file(arm, seed)}': sum(padded) + attacked}
+  return {f'{PARTS}/{part_file(arm, trial)}': sum(padded) + attacked}
 
 
 def _volumes_of(config, context, model) -> pd.DataFrame:
-  source, lines = context.source(), []
+  source, lines = context.source(*model.trial.fold), []
   evaluator, variables = model.evaluator or context.evaluator, model.load()
   groups = sorted(set(source.volumes.groups))
   attacked = groups[: config.evaluate.volumes]
@@ -187,7 +190,8 @@ def _volumes_of(config, context, model) -> pd.DataFrame:
       predicted = _predict(config, source, chosen, evaluator, variables, attack=attack, eps=eps)
       truth = np.stack([np.maximum(chosen[i]['labels'], 0) for i in range(len(chosen))])
       scores = _scores(predicted, truth, chosen[0]['spacing'], config)
-      keys = {'arm': model.arm, 'seed': model.seed, 'attack': attack, 'eps': eps, 'group': group}
+      keys = {'arm': model.arm, **model.trial.columns}
+      keys |= {'attack': attack, 'eps': eps, 'group': group}
       lines += [{**keys, **line} for line in scores]
   return pd.DataFrame(lines)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from robustmed import attacks, types
 from robustmed.data.brain import brains
 from robustmed.data.files import nifti
-from robustmed.evaluation import examples, grid
+from robustmed.evaluation import examples, grid, trials
 from robustmed.papers.brats import claims
 from robustmed.process import console, files, parallel
 from robustmed.runs import artifacts, experiment
@@ -36,8 +36,8 @@ def evaluate(config, context: artifacts.Context, models, rows: pd.DataFrame) -> 
 # Dice and image quality against the number of iterations (Figs. 3 and 4) -------------------------
 
 
-def curve_file(arm: str, seed: int, attack: str) -> str:
-  return f'{PARTS}/{arm}.seed{seed}.{attack}.parquet'
+def curve_file(arm: str, trial: trials.Trial, attack: str) -> str:
+  return f'{PARTS}/{arm}.{trial}.{attack}.parquet'
 
 
 def curve_attacks(config) -> list[str]:
@@ -64,9 +64,9 @@ def save_curves(config, context: artifacts.Context, models) -> None:
 
   pieces = [
     grid.Table(
-      curve_file(model.arm, model.seed, attack),
+      curve_file(model.arm, model.trial, attack),
       functools.partial(make, model, attack),
-      f'arm {model.arm!r} (seed {model.seed}) after each step of {attack!r}',
+      f'arm {model.arm!r} ({model.trial.said}) after each step of {attack!r}',
       f'{model.arm} {attack}',
     )
     for model in models
@@ -132,7 +132,7 @@ def save_pictures(config, context: artifacts.Context, models) -> None:
   if not config.report.pictures:
     return
   index = pictured(context.source().test, volumes=config.dimension == 3)
-  shown = filter(context.meets_main, artifacts.first_seed(models))
+  shown = filter(context.meets_main, artifacts.first_trial(models))
   artifacts.add_pictures(
     context.results / PICTURES, shown, lambda model: _pictures(config, context, model, index)
   )
@@ -211,7 +211,7 @@ def save_volumes(config, context: artifacts.Context, models) -> None:
   groups = sorted(set(np.asarray(split.groups).tolist()))
   groups = groups[: config.evaluate.nifti_cases or None]
   wanted = [int(i) for i in split.stack('index')[np.isin(split.groups, groups)]]
-  for model in artifacts.first_seed(models):
+  for model in artifacts.first_trial(models):
     if not context.meets_main(model):
       continue
     folder = context.results / 'nifti' / model.arm

@@ -11,6 +11,7 @@ import ml_collections
 from robustmed import data, errors, models, tasks, types
 from robustmed.data import label_noise
 from robustmed.data.brain import brain_augment, brains, brats_files
+from robustmed.evaluation import trials
 from robustmed.papers.brats import evaluation, pairing, report
 from robustmed.papers.brats import rows as brats_rows
 from robustmed.runs import experiment
@@ -179,7 +180,7 @@ def _multiply(arms) -> None:
 
 
 def study_cells(
-  config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
+  config: ml_collections.ConfigDict, arm: str, trial: trials.Trial, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of the curves against the number of iterations, by file in results/."""
   del finished
@@ -187,4 +188,4 @@ def study_cells(
     return {}
   count = data.sizes(source_config(config)).get('test', 0) * config.evaluate.iterations
   names = evaluation.curve_attacks(config)
-  return {evaluation.curve_file(arm, seed, name): count for name in names}
+  return {evaluation.curve_file(arm, trial, name): count for name in names}

@@ -19,7 +19,7 @@ import pandas as pd
 from robustmed import errors, types
 from robustmed.data import pipeline, store
 from robustmed.data.chest import nodule_scans
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.nodules import pools as nodules_pools
 from robustmed.papers.nodules import recipes, scans, stored_pools
 from robustmed.process import files, parallel
@@ -106,19 +106,19 @@ def own(config) -> list[Kind]:
   return chosen
 
 
-def file_of(arm: str, seed: int, kind: Kind) -> str:
-  return f'{PARTS}/{_cell(arm, seed, kind).file}'
+def file_of(arm: str, trial: trials.Trial, kind: Kind) -> str:
+  return f'{PARTS}/{_cell(arm, trial, kind).file}'
 
 
-def _cell(arm: str, seed: int, kind: Kind) -> grid.Cell:
-  return grid.Cell(arm, seed, kind.attack, kind.eps)
+def _cell(arm: str, trial: trials.Trial, kind: Kind) -> grid.Cell:
+  return grid.Cell(arm, trial, kind.attack, kind.eps)
 
 
-def study_cells(config, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
+def study_cells(config, arm: str, trial: trials.Trial, finished: Collection[str]) -> dict[str, int]:
   """Input gradients of the searches in the white box, by file in results/."""
   del finished
   return {
-    file_of(arm, seed, kind): nodules_pools.gradients(
+    file_of(arm, trial, kind): nodules_pools.gradients(
       config, kind.pool, max(1, _count(config, kind))
     )
     for kind in own(config)
@@ -173,7 +173,7 @@ def run(context: artifacts.Context, trained: nodules_pools.Trained, models) -> N
       continue
     rows = functools.partial(_rows, context, source, kind, load, functools.partial(make, place))
     pieces += [
-      grid.cell_table(_cell(model.arm, model.seed, kind), functools.partial(rows, model))
+      grid.cell_table(_cell(model.arm, model.trial, kind), functools.partial(rows, model))
       for model in tested
     ]
   grid.fill_missing('stress', pieces, folder=context.results / PARTS, stopper=context.stopper)

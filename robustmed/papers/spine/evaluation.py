@@ -72,7 +72,7 @@ def virtual_disk(source, *, components: int, seed: int) -> dict[str, np.ndarray]
 
 def save_strips(config, context, models, batches, *, index: int) -> None:
   """One test example under both attacks at every level, for some arms: arrays [n, ...]."""
-  shown = [m for m in artifacts.first_seed(models) if m.arm in config.report.strip_arms]
+  shown = [m for m in artifacts.first_trial(models) if m.arm in config.report.strip_arms]
   artifacts.add_pictures(
     context.results / STRIPS, shown, lambda model: _strips(context, model, batches, index)
   )

@@ -9,7 +9,7 @@ import ml_collections
 
 from robustmed import data, errors
 from robustmed.data.spine import ood as ood_images
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.spine import disks, evaluation, ood, report
 from robustmed.papers.spine import mismatch as disk_mismatch
 from robustmed.runs import experiment
@@ -147,7 +147,7 @@ def _chosen(config, indices):
 
 
 def ood_cells(
-  config: ml_collections.ConfigDict, arm: str, seed: int, finished: Collection[str]
+  config: ml_collections.ConfigDict, arm: str, trial: trials.Trial, finished: Collection[str]
 ) -> dict[str, int]:
   """Input gradients of every attack from outside that an arm meets, by its file in results/."""
   del finished
@@ -156,7 +156,7 @@ def ood_cells(
   settings = ood_settings(config)
   cells = {}
   for name in config.ood.arms.get(arm, ()):
-    cell = grid.Cell(arm, seed, name, settings[name].eps)
+    cell = grid.Cell(arm, trial, name, settings[name].eps)
     cells[f'{OOD_PARTS}/{cell.file}'] = count * settings[name].attack.num_gradients
   return cells
 

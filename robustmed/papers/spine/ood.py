@@ -118,7 +118,7 @@ def cells(models: Sequence[Model]) -> list[tuple[Model, grid.Cell, str]]:
   for one in models:
     used = {name: one.evaluator.settings[name] for name in one.settings}
     names = dict.fromkeys(setting.start for setting in used.values())
-    cell = lambda attack, eps, one=one: grid.Cell(one.model.arm, one.model.seed, attack, eps)
+    cell = lambda attack, eps, one=one: grid.Cell(one.model.arm, one.model.trial, attack, eps)
     out.append((one, cell(IND, 0.0), ''))
     out += [(one, cell(START + name, 0.0), name) for name in names]
     out += [(one, cell(name, setting.eps), setting.start) for name, setting in used.items()]

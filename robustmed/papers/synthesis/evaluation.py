@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.data.abdomen import ct_slices
+from robustmed.evaluation import trials
 from robustmed.generators import synthesis
 from robustmed.papers.synthesis import arms
 from robustmed.papers.synthesis import slices as evaluation
@@ -51,7 +52,9 @@ def evaluate(config, context, models, rows) -> None:
   _save_pictures(config, context, model, cases, segmenters, seeds)
 
 
-def study_cells(config, slices, arm: str, seed: int, finished: Collection[str]) -> dict[str, int]:
+def study_cells(
+  config, slices, arm: str, trial: trials.Trial, finished: Collection[str]
+) -> dict[str, int]:
   """{file in results/: input gradients} of the generators trained against `arm`.
 
   slices: () -> number of slices of all test subjects. finished: all arms of the run.
@@ -60,7 +63,9 @@ def study_cells(config, slices, arm: str, seed: int, finished: Collection[str]) 
   cost = functools.partial(evaluation.gradients, pgd_steps=options.pgd_steps, draws=options.draws)
   cases = _among(_planned(config, lambda name: None), finished)
   return {
-    f'{PARTS}/{case.file(seed)}': slices() * cost(case) for case in cases if case.target == arm
+    f'{PARTS}/{case.file(trial.seed)}': slices() * cost(case)
+    for case in cases
+    if case.target == arm
   }
 
 

@@ -34,7 +34,7 @@ def keep(config, context, models, rows) -> None:
   source = context.source()
   artifacts.add_pictures(
     context.results / PICTURES,
-    artifacts.first_seed(models),
+    artifacts.first_trial(models),
     lambda model: _panel(config, context, source, model),
   )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed import data, errors
-from robustmed.data.decathlon import preprocess, volumes
+from robustmed.data.decathlon import folds, preprocess, volumes
 
 HIPPOCAMPUS_VALIDATION = [9, 10, 16, 18, 20, 30, 33, 40, 47, 50, 52, 54, 57, 67, 68, 71, 73]
 HIPPOCAMPUS_TEST = [
@@ -40,7 +40,7 @@ def test_fold_0_is_the_published_one(count, validation, test):
 
 @pytest.mark.parametrize('count', [5, 6, 11, 32])
 def test_folds_are_a_partition(count):
-  folds = [volumes.held_out(count, fold) for fold in range(5)]
+  folds = [folds.held_out(count, fold) for fold in range(5)]
   assert sorted(itertools.chain(*folds)) == list(range(count))
   assert max(map(len, folds)) - min(map(len, folds)) <= 1
   found = volumes.split(study(count, fold=3))
