@@ -68,12 +68,12 @@ def over_folds(rows: pd.DataFrame) -> str:
   number = rows['fold'].nunique()
   return (
     f'Every arm was trained {number} times for each seed, each time without the groups of one '
-    'fold, and tested on those. Means, intervals and verdicts are over all groups and are conditional on '
-    'these networks: they say what other patients could change, not what networks trained on other '
-    'patients, or once more, would give. F compares the variance between the means of folds with '
-    'that of groups within a fold (one-way analysis of variance, p not corrected for the number of '
-    'lines). A small p says that the networks of some folds are better than those of others; a '
-    'large one does not say that they are alike.'
+    'fold, and tested on those. Means, intervals and verdicts are over all groups and are '
+    'conditional on these networks: they say what other patients could change, not what networks '
+    'trained on other patients, or once more, would give. F compares the variance between the '
+    'means of folds with that of groups within a fold (one-way analysis of variance, p not '
+    'corrected for the number of lines). A small p says that the networks of some folds do better '
+    'than those of others; a large one does not say that they are alike.'
   )
 
 

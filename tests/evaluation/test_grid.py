@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.evaluation import examples, grid, movement
+from robustmed.evaluation import examples, grid, movement, trials
 from robustmed.process import console, parallel, tool
 from support import toys
 
@@ -24,7 +24,7 @@ def _batches():
 
 def _models(task):
   return [
-    grid.Model(arm, 0, lambda seed=seed: task.init(jax.random.key(seed)))
+    grid.Model(arm, trials.Trial(0), lambda seed=seed: task.init(jax.random.key(seed)))
     for seed, arm in enumerate(('std', 'adv'))
   ]
 

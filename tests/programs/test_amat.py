@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.amat import experiment
 from robustmed.runs import commandline, forecast
 from support import runs
@@ -42,12 +42,12 @@ def test_arms_meet_the_grid_and_the_stronger_attacks(run):
 
 def test_a_finished_run_has_nothing_left_to_forecast(run):
   exp = experiment.build(commandline.load_config(CONFIG[1]))
-  models = [grid.Model(arm, 0, dict) for arm in ('std', 'sat_5', 'sat_15', 'amat')]
+  models = [grid.Model(arm, trials.Trial(0), dict) for arm in ('std', 'sat_5', 'sat_15', 'amat')]
   left = lambda results: forecast.remaining_gradients(
     exp, untrained=(), models=models, results=results
   )
   assert left(run[0] / 'results') == 0
-  beside = sum(sum(exp.study_cells(model.arm, 0, ()).values()) for model in models)
+  beside = sum(sum(exp.study_cells(model.arm, model.trial, ()).values()) for model in models)
   assert left(run[0] / 'elsewhere') > beside > 0
 
 

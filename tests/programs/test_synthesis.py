@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from robustmed import generators
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.synthesis import experiment
 from robustmed.runs import commandline, forecast
 from support import runs, torsos
@@ -46,12 +46,12 @@ def test_generators_meet_the_segmenters_and_others_their_images(folder):
 
 def test_a_finished_run_has_nothing_left_to_forecast(folder):
   exp = experiment.build(commandline.load_config(CONFIG[1]))
-  models = [grid.Model(arm, 0, dict) for arm in ('unet', 'nnunet', 'hardened')]
+  models = [grid.Model(arm, trials.Trial(0), dict) for arm in ('unet', 'nnunet', 'hardened')]
   left = lambda results: forecast.remaining_gradients(
     exp, untrained=(), models=models, results=results, finished=exp.arms
   )
   assert left(folder / 'results') == 0
-  beside = sum(sum(exp.study_cells(model.arm, 0, exp.arms).values()) for model in models)
+  beside = sum(sum(exp.study_cells(model.arm, model.trial, exp.arms).values()) for model in models)
   assert left(folder / 'elsewhere') > beside > 0
 
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.runs import artifacts
 
 
 def _model(arm, seed=0):
-  return grid.Model(arm, seed, dict)
+  return grid.Model(arm, trials.Trial(seed), dict)
 
 
 def _maker(calls):
@@ -35,6 +35,6 @@ def test_pictures_of_other_arms_stay_and_only_new_ones_are_made(tmp_path):
     np.testing.assert_array_equal(stored['image'][:, 0], [8, 8, 3, 3])
 
 
-def test_the_first_seed_stands_for_an_arm():
+def test_the_first_trial_stands_for_an_arm():
   models = [_model('a', 1), _model('b', 1), _model('a', 2)]
   assert artifacts.first_trial(models) == models[:2]

@@ -134,6 +134,17 @@ def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatc
   assert not list(tmp_path.iterdir())
 
 
+def test_a_workdir_from_before_there_were_folds_is_one_without(tmp_path):
+  config = {'config': {'data': {'source': 'msd'}}}
+  workdir.claim(tmp_path, config)
+  config['config']['data']['folds'] = 0
+  assert not workdir.claim(tmp_path, config)
+  assert json.loads((tmp_path / 'config.json').read_text()) == config
+  config['config']['data']['folds'] = 5
+  with pytest.raises(errors.UserError, match=r'data\.folds: 0 there, 5 here'):
+    workdir.claim(tmp_path, config)
+
+
 def test_a_run_stays_with_the_data_it_began_with(tmp_path):
   info = {'name': 'disks', 'fingerprint': 'a1', 'sizes': {'train': 4}, 'groups': {'train': 2}}
   for _ in range(2):
@@ -174,6 +185,31 @@ def test_claims_that_the_test_volumes_cannot_decide_are_told(config, groups, lea
   found = json.loads(capsys.readouterr().out)['claims']
   assert found['groups'] == groups and found['least'] == least and found['decidable'] == 0
   assert found['tested'] > 10 and 'can decide none of the' in found['warning']
+  number = {3: 20, 5: 32}[groups]  # cases of the data set
+  offer = f'; --config.data.folds=5 tests {number} groups, which can decide all'
+  assert f'{offer} {found["tested"]} claims' in found['warning']
+  chosen = commandline.load_config(f'configs/{config}')
+  with chosen.unlocked():
+    chosen.data.folds = 5
+  exp = papers.find(chosen.experiment).build(chosen)
+  every = description.reach(exp)
+  assert every.groups == number and every.decidable == every.tested == found['tested']
+  assert sum(data.groups() for data in exp.data.folds) == number
+
+
+def test_a_run_says_first_that_its_folds_can_decide_the_claims():
+  config = commandline.load_config('configs/amat_heart.py:paper')
+  build = papers.find(config.experiment).build
+  (line,) = description.announcement(build(config))
+  assert 'can decide none of the' in line and '--config.data.folds=5 tests 20 groups' in line
+  with config.unlocked():
+    config.data.folds = 5
+  (line,) = description.announcement(build(config))
+  assert line.startswith('5 folds are one run') and 'can decide all' in line
+  with config.unlocked():
+    config.data.folds = 1
+  with pytest.raises(errors.UserError, match='folds must be 0'):
+    build(config)
 
 
 def test_enough_test_volumes_are_no_warning():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robustmed import data
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers import quickstart
 from robustmed.papers.amat import experiment
 from robustmed.papers.spine import experiment as spine
@@ -14,6 +14,7 @@ from robustmed.process import parallel
 from robustmed.runs import commandline, costs, description, forecast
 from support import toys
 
+FIRST = trials.Trial(0)
 STD, RAND, ADV = 3 * 8 * 1, 2 * 8 * 2, 2 * 8 * (2 + 2)  # steps x batch x (attack + passes)
 CLEAN, PGD, FGSM = 10, 3 * 10, 10  # of ten test images, per level; noise has no gradient
 GRID = CLEAN + 2 * PGD + 2 * FGSM
@@ -25,7 +26,7 @@ def _quickstart():
 
 
 def _models(*arms):
-  return [grid.Model(arm, 0, dict) for arm in arms]
+  return [grid.Model(arm, FIRST, dict) for arm in arms]
 
 
 def test_the_quickstart_by_hand(tmp_path):
@@ -50,9 +51,9 @@ def test_finished_cells_are_not_counted(tmp_path):
   parts.mkdir()
   for attack, eps, more in (('none', 0.0, CLEAN), ('pgd_seg', 0.07, PGD), ('noise', 0.03, 0)):
     before = left()
-    (parts / grid.Cell('std', 0, attack, eps).file).write_bytes(b'')
+    (parts / grid.Cell('std', FIRST, attack, eps).file).write_bytes(b'')
     assert before - left() == more
-  (parts / grid.Cell('adv', 0, 'pgd_seg', 0.03).file).write_bytes(b'')
+  (parts / grid.Cell('adv', FIRST, 'pgd_seg', 0.03).file).write_bytes(b'')
   assert left() == PGD + 2 * FGSM
 
 
@@ -60,8 +61,8 @@ def test_attacks_from_outside_are_counted(tmp_path):
   config = commandline.load_config('configs/spine.py:smoke')
   exp = spine.build(config)
   # four wanted examples, three steps, four attacks: as many for each of three networks
-  assert sum(exp.study_cells('P10_std', 0, exp.arms).values()) == 4 * 3 * 4
-  assert exp.study_cells('P10_adv_r', 0, exp.arms) == {}
+  assert sum(exp.study_cells('P10_std', FIRST, exp.arms).values()) == 4 * 3 * 4
+  assert exp.study_cells('P10_adv_r', FIRST, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
   assert whole['studies'] == (4 + 1 + 4 + 4) * 3 * 4
   assert whole['total'] == whole['train'] + whole['evaluate'] + whole['studies']
@@ -83,7 +84,7 @@ def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
   # in batches of 8, all of them clean and the first in two steps
-  assert exp.study_cells('amat', 0, exp.arms) == {
+  assert exp.study_cells('amat', FIRST, exp.arms) == {
     'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16
   }
   left = lambda: forecast.remaining_gradients(
@@ -94,7 +95,7 @@ def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
   assert left() == grid_alone
   cells = commandline.load_config('configs/amat_bccd.py:smoke')
-  assert experiment.build(cells).study_cells('amat', 0, ()) == {}
+  assert experiment.build(cells).study_cells('amat', FIRST, ()) == {}
 
 
 def test_generators_against_segmenters_are_counted():
@@ -103,17 +104,17 @@ def test_generators_against_segmenters_are_counted():
   slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
   pgd = 2 * 2  # two steps, twice
   single, all_kinds = 1 + 1 + 1, 1 + 5 + 1  # the last: up to three draws of the generator
-  assert exp.study_cells('unet', 1, exp.arms) == {
+  assert exp.study_cells('unet', trials.Trial(1), exp.arms) == {
     'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
     'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
   }
-  assert exp.study_cells('hardened', 0, exp.arms) == {
+  assert exp.study_cells('hardened', FIRST, exp.arms) == {
     'generators/gen_2_hardened.on_hardened.seed0.parquet': slices * (all_kinds + pgd)
   }
-  assert list(exp.study_cells('nnunet', 0, exp.arms).values()) == [
+  assert list(exp.study_cells('nnunet', FIRST, exp.arms).values()) == [
     slices * (all_kinds + both + pgd)
   ]
-  assert exp.study_cells('gen_2', 0, exp.arms) == {}
+  assert exp.study_cells('gen_2', FIRST, exp.arms) == {}
   whole = description.describe(exp, config, light=True)['gradients']
   assert whole['studies'] == slices * (7 + 15 + 15 + 11)
   few = lambda *arms: description.describe(exp, config, arms, light=True)['gradients']

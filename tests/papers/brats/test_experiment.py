@@ -7,7 +7,7 @@ import pytest
 
 from robustmed import errors
 from robustmed.data.files import nifti
-from robustmed.evaluation import claims, examples
+from robustmed.evaluation import claims, examples, trials
 from robustmed.papers.brats import claims as brats_claims
 from robustmed.papers.brats import evaluation, experiment, published, tables
 from robustmed.runs import commandline, costs, description, preparation
@@ -123,7 +123,7 @@ def test_attacks_that_are_not_there_are_left_out():
     exp = experiment.build(chosen)
     shown = evaluation.shown_attacks(exp, 'std', eps=0.03)
     assert evaluation.shown_attacks(exp, 'noise', eps=0.03) == shown[:1]
-    return exp.grid.main, shown, len(experiment.study_cells(chosen, 'std', 0, ()))
+    return exp.grid.main, shown, len(experiment.study_cells(chosen, 'std', trials.Trial(0), ()))
 
   three = [('fgsm', 0.05), ('ifgsm', 0.05), ('tifgsm', 0.05)]
   assert reduced('fgsm', 'ifgsm', 'tifgsm') == ('fgsm', [('fgsm', 0.03), *three], 2)

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from robustmed import data, errors
 from robustmed.data import store
 from robustmed.data.chest import luna16_files, nodule_scans
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import candidates as finding
 from robustmed.papers.nodules import evaluation, scans, stored_pools
@@ -219,7 +219,7 @@ def test_columns_of_the_stress_tests(config):
   assert {('codes', 0.15), ('random', 1.0), ('noise_pgd', 0.15), ('plain_noise', 1.0)} <= set(kinds)
   assert [kind.attack for kind in evaluation.own(config)] == ['own_noise_pgd']
   assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
-  cells = evaluation.study_cells(config, 'syn', 1, ())
+  cells = evaluation.study_cells(config, 'syn', trials.Trial(1), ())
   assert cells == {'stress/syn.seed1.own_noise_pgd.0.15.parquet': 4 * 2}
   with config.unlocked():
     config.stress.white_box = ('random',)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.papers.spine import ood
 from robustmed.process import console
 from support import toys
@@ -60,7 +60,7 @@ def _batches():
 
 def _run(world, folder, settings=tuple(SETTINGS), load=None, stopper=None):
   _, evaluator, variables = world
-  model = grid.Model('toy', 0, load or (lambda: variables))
+  model = grid.Model('toy', trials.Trial(0), load or (lambda: variables))
   return ood.run(
     [ood.Model(model, evaluator, settings)],
     batches=_batches,
@@ -153,7 +153,7 @@ def test_chosen_examples_are_the_same_in_other_batches(world, rows, tmp_path):
   few = ood.chosen(_batches, wanted, size=2)
   sizes = [len(batch['mask']) for batch in few()]
   assert sizes == [2, 2]
-  model = ood.Model(grid.Model('toy', 0, lambda: variables), evaluator, ('same',))
+  model = ood.Model(grid.Model('toy', trials.Trial(0), lambda: variables), evaluator, ('same',))
   found = ood.run([model], batches=few, starts=STARTS, folder=tmp_path, stopper=console.Stopper())
   found = found[found['attack'] == 'same'].reset_index(drop=True)
   assert found['index'].tolist() == wanted
@@ -163,7 +163,7 @@ def test_chosen_examples_are_the_same_in_other_batches(world, rows, tmp_path):
 
 def test_pictures_are_those_of_the_rows(world, rows):
   _, evaluator, variables = world
-  model = ood.Model(grid.Model('toy', 0, lambda: variables), evaluator, ('same',))
+  model = ood.Model(grid.Model('toy', trials.Trial(0), lambda: variables), evaluator, ('same',))
   held = list(ood.attacked(model, batches=_batches, start=STARTS['white'], name='same'))
   assert [len(part['attacked']) for part in held] == [6, 4]
   gap = np.concatenate([part['gap'] for part in held])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from robustmed import errors
-from robustmed.evaluation import claims, grid
+from robustmed.evaluation import claims, grid, trials
 from robustmed.papers.two_moons import arms as two_moons_arms
 from robustmed.papers.two_moons import experiment as two_moons
 from robustmed.papers.two_moons import figures, moons, report
@@ -208,7 +208,7 @@ def test_a_kept_map_is_the_networks_own(config, tmp_path):
   exp = two_moons.build(config)
   variables = exp.task.init(jax.random.key(3))
   held = types.SimpleNamespace(exp=exp, source=lambda: source, results=tmp_path / 'results')
-  model = grid.Model('b_tail', 0, lambda: variables)
+  model = grid.Model('b_tail', trials.Trial(0), lambda: variables)
   report.keep(config, held, [model], None)
   with np.load(tmp_path / 'results' / report.PICTURES) as stored:
     kept = dict(stored)
