@@ -125,7 +125,7 @@ def over_folds(exp: experiment.Experiment, found: claims.Reach | None) -> str:
   """One line on what a run over all folds tests, '' for a run without folds."""
   if not exp.data.folds:
     return ''
-  decides = f', which can decide {_all(found)}' if found else ''
+  decides = f', which can decide {_all(found)}' if found and found.decidable else ''
   return (
     f'{len(exp.data.folds)} folds are one run: every arm is trained in each, and tested on '
     f'{exp.data.groups()} groups in all, none of them twice{decides}; verdicts are conditional on '

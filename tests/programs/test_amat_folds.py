@@ -1,13 +1,11 @@
 """All folds of adaptive-margin training as one run at smoke size, as real processes."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from robustmed.papers.amat import experiment
-from robustmed.runs import commandline, forecast, networks
+from robustmed.runs import commandline, description, forecast, networks
 from support import runs
 
 pytestmark = pytest.mark.slow
@@ -17,6 +15,8 @@ FILE = 'configs/amat_hippocampus.py:smoke'
 CONFIG = [
   *('--config', FILE, f'--config.data.folds={FOLDS}', '--config.evaluate.save_examples=0'),
   *('--config.evaluate.levels=(2.484,)', '--config.report.pictures=2'),
+  # As many examples in either fold as fill a batch: nothing is compiled twice.
+  *('--config.data.slices=all', '--config.data.slices_per_case=4'),
 ]
 ARMS = ('std', 'amat')
 
@@ -41,8 +41,10 @@ def run(tmp_path_factory):
 
 def test_the_first_lines_say_what_is_run(run):
   lines = run[1].stderr.splitlines()
-  assert any('2 folds are one run' in line and '6 groups in all' in line for line in lines[:4])
-  assert any('training amat (seed 0, fold 1)' in line for line in lines)
+  said = [place for place, line in enumerate(lines) if '2 folds are one run' in line]
+  trained = [place for place, line in enumerate(lines) if 'training' in line]
+  assert '6 groups in all' in lines[said[0]] and said[0] < trained[0]
+  assert 'training amat (seed 0, fold 1)' in lines[trained[0]] and len(trained) == 1
 
 
 def test_every_case_is_tested_once_by_a_network_that_did_not_see_it(run):
@@ -82,5 +84,4 @@ def test_a_finished_run_has_nothing_left_to_forecast(run):
     exp, untrained=(), models=models, results=results
   )
   assert len(models) == len(ARMS) * FOLDS and left(run[0] / 'results') == 0 < left(run[0])
-  told = json.loads(runs.main(*CONFIG, '--stage', 'describe').stdout)
-  assert told['folds'] == FOLDS and told['claims']['groups'] == 6
+  assert description.reach(exp).groups == 6
