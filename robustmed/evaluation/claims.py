@@ -24,6 +24,9 @@ Verdicts, with Holm's correction over all claims that could be tested:
 Several training seeds: each seed is decided by itself. A claim holds only if it holds in every
 seed, fails only if it fails in every seed, and is undecided otherwise; `p` and `p_holm` are those
 of the weakest seed. With g groups no p can be below 2^-g.
+
+Several folds: their groups are tested together, as each was tested by one network of an arm. The
+verdict is conditional on these networks.
 """
 
 import dataclasses

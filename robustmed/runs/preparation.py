@@ -23,11 +23,11 @@ View = Callable[[Any], Callable[[types.Batch], types.Batch]]
 class Finished(NamedTuple):
   """What the preparation of an arm can use."""
 
-  load: Callable[[str], PyTree]  # a finished arm -> its variables, of this seed
+  load: Callable[[str], PyTree]  # a finished arm -> its variables, of this trial
   source: Any
   config: ml_collections.ConfigDict
   seed: int
-  folder: pathlib.Path  # of the arm's checkpoints, this seed's
+  folder: pathlib.Path  # of the arm's checkpoints, this trial's
   stopper: console.Stopper | None = None  # to stop a long preparation
 
 

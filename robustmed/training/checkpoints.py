@@ -18,7 +18,7 @@ CARD = 'network.json'
 
 
 class Store:
-  """The checkpoints of one arm and seed in `folder`."""
+  """The checkpoints of one network in `folder`."""
 
   def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
     self.folder = files.path_of(folder)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robustmed import data, errors
-from robustmed.data.decathlon import msd, volumes
+from robustmed.data.decathlon import folds, msd
 from support import scans
 
 
@@ -197,7 +197,7 @@ def test_real_hippocampi(shared_data, tmp_path):
   fingerprint = source.info['properties']
   assert fingerprint['spacing'] == [1, 1, 1] and fingerprint['crop_ratio'] > 0.95
   assert all(abs(n - m) < 6 for n, m in zip(fingerprint['shape'], (36, 50, 35)))
-  held = volumes.held_out(8)
+  held = folds.held_out(8)
   assert source.info['cases']['test'] == [names[i] for i in held]
   # the volume, put together again, is the z-scored file
   file = nib.load(real / 'imagesTr' / f'{names[held[0]]}.nii.gz')

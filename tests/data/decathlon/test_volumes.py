@@ -40,12 +40,12 @@ def test_fold_0_is_the_published_one(count, validation, test):
 
 @pytest.mark.parametrize('count', [5, 6, 11, 32])
 def test_folds_are_a_partition(count):
-  folds = [folds.held_out(count, fold) for fold in range(5)]
-  assert sorted(itertools.chain(*folds)) == list(range(count))
-  assert max(map(len, folds)) - min(map(len, folds)) <= 1
+  held = [folds.held_out(count, fold) for fold in range(5)]
+  assert sorted(itertools.chain(*held)) == list(range(count))
+  assert max(map(len, held)) - min(map(len, held)) <= 1
   found = volumes.split(study(count, fold=3))
   assert sorted(itertools.chain(*found.values())) == list(range(count))
-  assert ('validation' in found) == (len(folds[3]) >= 3)
+  assert ('validation' in found) == (len(held[3]) >= 3)
 
 
 def test_too_few_cases():
