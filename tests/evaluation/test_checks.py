@@ -245,12 +245,13 @@ def test_one_image_alone_does_not_count_as_movement():
   assert run(rows)['outputs move with the image', 'adv'].status == 'fail'
 
 
-def test_networks_of_several_seeds_are_judged_one_by_one():
-  rows = make_rows()
-  other = rows.assign(seed=1)
+@pytest.mark.parametrize('axis', ['seed', 'fold'])
+def test_networks_of_several_seeds_or_folds_are_judged_one_by_one(axis):
+  rows = make_rows().assign(fold=0)
+  other = rows.assign(**{axis: 1, 'index': rows['index'] + 1000 * (axis == 'fold')})
   outputs = [name for name in rows.columns if name.startswith(movement.OUTPUT)]
-  for seed, part in enumerate((rows, other)):
-    part.loc[where(part, arm='adv', attack='none'), outputs] = 100.0 * seed
+  for place, part in enumerate((rows, other)):
+    part.loc[where(part, arm='adv', attack='none'), outputs] = 100.0 * place
   found = run(pd.concat([rows, other], ignore_index=True))
   assert found['outputs move with the image', 'adv'].status == 'fail'
 

@@ -144,9 +144,9 @@ def counted(rows):
   return rows.assign(_tp1=rows['DICE'] * size, _fp1=wrong, _fn1=wrong)
 
 
-def rows_of(task, make=replication.rows, **options):
+def rows_of(task, make=replication.rows, *, sizes=None, **options):
   spread = {'DICE': replication.DICE, 'IOU': replication.DICE}
-  rows = make(curves(task), sizes=SIZES[task], spread=spread, **options)
+  rows = make(curves(task), sizes=sizes or SIZES[task], spread=spread, **options)
   return rows if task == 'cells' else counted(rows)
 
 
@@ -195,6 +195,17 @@ def test_three_and_five_volumes_cannot_decide(task):
   # V is of the 16 and 25 training volumes.
   expected = {'undecided': undecided, 'holds': [NORMAL], 'measured': [COST]}
   replication.check(made(task, rows), rows, **expected)
+
+
+@pytest.mark.parametrize(('task', 'volumes'), [('heart', 20), ('prostate', 32)])
+def test_all_folds_as_one_run_decide_them(task, volumes):
+  each = SIZES[task][0]
+  rows = rows_of(task, sizes=(each,) * volumes)
+  rows = rows.assign(fold=rows['group'] % 5)
+  holds = [*statements(task), NORMAL]
+  if task == 'prostate':
+    holds.append('std is better than AMAT on clean images')
+  replication.check(made(task, rows), rows, holds=holds, measured=[COST])
 
 
 def test_every_task_of_the_paper_is_here():
