@@ -243,6 +243,7 @@ def _cell_rows(evaluator, variables, batches, cell, images) -> pd.DataFrame:
     )
   table = pd.DataFrame({name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
   table = table[table.pop('mask')].sort_values('index', kind='stable', ignore_index=True)
-  for place, (name, value) in enumerate(cell._asdict().items()):
+  keys = {'arm': cell.arm, **cell.trial.columns, 'attack': cell.attack, 'eps': cell.eps}
+  for place, (name, value) in enumerate(keys.items()):
     table.insert(place, name, value)
   return table
