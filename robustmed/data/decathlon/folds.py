@@ -31,16 +31,13 @@ def partition(count: int, *, fold: int, folds: int) -> dict[str, list[int]]:
 
   With `folds` 0 the held-out cases of the published fold are for both others: 'validation' is their
   first third, absent where that is less than one case, and 'test' the rest. Otherwise all held-out
-  cases of the fold are for 'test', so that over the folds every case is tested once, and as many
-  cases are for 'validation', the first of those that the next fold tests.
+  cases of the fold are for 'test', so that over the folds every case is tested once, and all others
+  for 'train'.
   """
   held = held_out(count, fold, folds or FOLDS)
-  third = len(held) // 3
-  if folds:
-    validation, test = held_out(count, (fold + 1) % folds, folds)[:third], held
-  else:
-    validation, test = held[:third], held[third:]
-  train = sorted(set(range(count)) - {*held, *validation})
+  third = 0 if folds else len(held) // 3
+  validation, test = held[:third], held[third:]
+  train = sorted(set(range(count)) - set(held))
   return {'train': train, 'test': test, **({'validation': validation} if validation else {})}
 
 

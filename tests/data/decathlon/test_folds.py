@@ -21,7 +21,7 @@ def test_every_case_is_tested_once_and_never_seen_before(count, number):
     whole = list(itertools.chain(*parts.values()))
     assert sorted(whole) == list(range(count)) and parts['train']  # disjoint, none left out
     assert parts['test'] == folds.held_out(count, fold, number)
-    assert len(parts.get('validation', ())) == len(parts['test']) // 3
+    assert set(parts) == {'train', 'test'}
 
 
 def test_the_five_folds_are_the_published_ones():
@@ -42,7 +42,7 @@ def test_folds_share_what_is_prepared_and_name_examples_alike(sources):
   assert len({source.info['fingerprint'] for source in sources}) == 1
   named: dict[str, tuple[int, int]] = {}
   for source in sources:
-    for example in [*source.train, *source.volumes, *source.validation]:
+    for example in [*source.train, *source.volumes]:
       key = int(example['index']), int(example['group'])
       assert named.setdefault(str(example['name']), key) == key
   assert len(set(named.values())) == len(named)
@@ -55,9 +55,8 @@ def test_folds_share_what_is_prepared_and_name_examples_alike(sources):
 
 def test_patients_stay_together(sources):
   for fold, source in enumerate(sources):
-    groups = {name: set(getattr(source, name).groups) for name in ('train', 'test', 'validation')}
-    assert not groups['test'] & groups['train'] and not groups['validation'] & groups['train']
-    assert not groups['test'] & groups['validation']
+    groups = {name: set(getattr(source, name).groups) for name in ('train', 'test')}
+    assert not groups['test'] & groups['train'] and source.validation is None
     assert sorted(set().union(*groups.values())) == list(range(11))
     fields = {**CONFIG, 'folds': 3, 'fold': fold}
     assert source.info['sizes'] == data.sizes(fields)
@@ -73,7 +72,7 @@ def test_patients_stay_together(sources):
 def test_limits_hold_in_every_fold_and_one_fold_is_as_before(tmp_path):
   fields = {**CONFIG, 'cache_dir': str(tmp_path), 'train_cases': 2, 'test_cases': 1}
   source = data.load({**fields, 'folds': 3, 'fold': 1})
-  assert source.info['groups'] == {'train': 2, 'test': 1, 'validation': 1}
+  assert source.info['groups'] == {'train': 2, 'test': 1}
   assert source.info['sizes'] == data.sizes({**fields, 'folds': 3, 'fold': 1})
   one, five = data.load({**fields, 'fold': 1}), data.load({**fields, 'fold': 1, 'folds': 5})
   assert one.info['fingerprint'] != five.info['fingerprint']
@@ -113,5 +112,5 @@ def test_without_files_the_published_number_of_cases_is_known(task, cases):
   fields = {'name': 'msd', 'task': task, 'folds': 5}
   assert sum(data.groups({**fields, 'fold': fold}) for fold in range(5)) == cases
   sizes = data.sizes({**fields, 'fold': 0})
-  assert 0 < sizes['test'] < sizes['train'] and sizes['validation'] > 0
+  assert 0 < sizes['test'] < sizes['train'] and 'validation' not in sizes
   assert data.groups({'name': 'msd', 'task': task}) == len(msd.TASKS[task].depths)
