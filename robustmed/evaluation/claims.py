@@ -93,10 +93,20 @@ def share_left(
 
 
 def greater(
-  arm_a: str, arm_b: str, *, metric: str, attack: str, eps: float, margin: float = 0.0
+  arm_a: str,
+  arm_b: str,
+  *,
+  metric: str,
+  attack: str,
+  eps: float,
+  margin: float = 0.0,
+  reason: str = '',
 ) -> kinds.Difference:
-  """The mean of the metric of `arm_a` is above that of `arm_b` by more than `margin`."""
-  return inside(Cell(arm_a, attack, eps), Cell(arm_b, attack, eps), metric=metric, low=margin)
+  """The mean of the metric of `arm_a` is above that of `arm_b` by more than `margin`; `reason` says
+  where the margin comes from and is printed."""
+  cells = Cell(arm_a, attack, eps), Cell(arm_b, attack, eps)
+  test = inside(*cells, metric=metric, low=margin)
+  return dataclasses.replace(test, reason=f'margin {margin:g}: {reason}' if reason else '')
 
 
 def close(
@@ -108,32 +118,16 @@ def close(
   eps: float,
   tolerance: float,
   reason: str,
+  above_only: bool = False,
 ) -> kinds.Difference:
-  """The two arms' means differ by less than `tolerance`, in either direction (equivalence).
+  """The two arms' means differ by less than `tolerance`, in either direction (equivalence); with
+  `above_only`, that of `arm_a` is above the other by less than that, if it is above at all.
 
   `reason` says where the tolerance comes from; it is printed.
   """
   cells = Cell(arm_a, attack, eps), Cell(arm_b, attack, eps)
-  test = inside(*cells, metric=metric, low=-tolerance, high=tolerance)
-  return dataclasses.replace(test, reason=f'tolerance {tolerance:g}: {reason}')
-
-
-def no_more(
-  arm_a: str,
-  arm_b: str,
-  *,
-  metric: str,
-  attack: str,
-  eps: float,
-  tolerance: float,
-  reason: str,
-) -> kinds.Difference:
-  """The mean of `arm_a` is above that of `arm_b` by less than `tolerance`, if it is above at all.
-
-  `reason` says where the tolerance comes from; it is printed.
-  """
-  cells = Cell(arm_a, attack, eps), Cell(arm_b, attack, eps)
-  test = inside(*cells, metric=metric, high=tolerance)
+  low = -math.inf if above_only else -tolerance
+  test = inside(*cells, metric=metric, low=low, high=tolerance)
   return dataclasses.replace(test, reason=f'tolerance {tolerance:g}: {reason}')
 
 

@@ -85,12 +85,13 @@ def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
       claims.Claim(
         'Random noise in training does not help',
         PLACE,
-        claims.no_more(
+        claims.close(
           'rand',
           'std',
           tolerance=spine_claims.NO_HELP,
           reason=spine_claims.NO_HELP_REASON,
           **at,
+          above_only=True,
         ),
       ),
       claims.Claim(

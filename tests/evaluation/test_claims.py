@@ -66,9 +66,9 @@ def verdict(test, rows):
     (claims.above('adv', threshold=0.6, **AT), 'holds'),
     (claims.above('std', threshold=0.6, **AT), 'fails'),
     (claims.close('rand', 'std', tolerance=0.05, reason='ours', **AT), 'holds'),
-    (claims.no_more('rand', 'std', tolerance=0.05, reason='ours', **AT), 'holds'),
-    (claims.no_more('std', 'adv', tolerance=0.05, reason='ours', **AT), 'holds'),
-    (claims.no_more('adv', 'std', tolerance=0.05, reason='ours', **AT), 'fails'),
+    (claims.close('rand', 'std', tolerance=0.05, reason='ours', **AT, above_only=True), 'holds'),
+    (claims.close('std', 'adv', tolerance=0.05, reason='ours', **AT, above_only=True), 'holds'),
+    (claims.close('adv', 'std', tolerance=0.05, reason='ours', **AT, above_only=True), 'fails'),
     (claims.close('adv', 'std', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.close('std', 'adv', tolerance=0.05, reason='ours', **AT), 'fails'),
     (claims.above('std', metric='dice', attack='pgd', eps=0, threshold=0.8), 'holds'),
@@ -195,7 +195,7 @@ def test_tests_print_themselves():
   reason = {'threshold': 0.5, 'reason': 'as the paper'}
   assert str(claims.above('std', **reason, **AT)) == 'dice(std, pgd 0.07) > 0.5 (as the paper)'
   assert str(claims.below('std', **reason, **AT)) == 'dice(std, pgd 0.07) < 0.5 (as the paper)'
-  bounded = claims.no_more('a', 'b', tolerance=0.05, reason='ours', **AT)
+  bounded = claims.close('a', 'b', tolerance=0.05, reason='ours', **AT, above_only=True)
   assert str(bounded) == 'dice(a, pgd 0.07) - dice(b, pgd 0.07) < 0.05 (tolerance 0.05: ours)'
   cost = claims.measured(claims.Cell('a'), metric='ratio', high=1.25, reason='ours')
   assert str(cost) == 'ratio(a, clean) < 1.25 (ours)'

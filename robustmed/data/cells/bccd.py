@@ -14,14 +14,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import defusedxml
 import numpy as np
-from defusedxml import ElementTree
 
 from robustmed import errors
 from robustmed.data import store
 from robustmed.data.cells import boxed
-from robustmed.data.files import exams, pictures
+from robustmed.data.files import exams, pictures, xml
 
 DEFAULTS = {'dir': '', **boxed.SIZE_FIELDS}
 CLASSES = ('Platelets', 'RBC', 'WBC')
@@ -151,16 +149,7 @@ def read(file: File) -> tuple[np.ndarray, Annotation]:
 
 def parse(path: pathlib.Path) -> Annotation:
   """Returns the annotation of a Pascal VOC file; document types and entities are a `UserError`."""
-  try:
-    with path.open('rb') as file:
-      root = ElementTree.parse(file, forbid_dtd=True).getroot()
-  except defusedxml.DefusedXmlException as error:
-    raise errors.UserError(
-      f'{path}: refused, it declares a document type or entities ({type(error).__name__}); '
-      'a Pascal VOC file has none'
-    ) from error
-  except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-    raise errors.UserError(f'{path}: cannot be read as XML ({error}); copy it again') from error
+  root = xml.read(path, kind='a Pascal VOC file')
   size = root.find('size')
   boxes, classes = [], []
   for number, node in enumerate(root.findall('object'), start=1):
@@ -168,26 +157,17 @@ def parse(path: pathlib.Path) -> Annotation:
     name = (node.findtext('name') or '').strip()
     if name not in CLASSES:
       raise errors.UserError(f'{where} is a {name!r}; known are {", ".join(CLASSES)}')
-    box = [_number(node, f'bndbox/{key}', where) for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+    box = [
+      xml.number(node, f'bndbox/{key}', where=where) for key in ('xmin', 'ymin', 'xmax', 'ymax')
+    ]
     if box[2] < box[0] or box[3] < box[1]:
       raise errors.UserError(f'{where} has a box with max below min: {box}')
     boxes.append(box)
     classes.append(CLASSES.index(name))
   stated = None
   if size is not None:
-    stated = tuple(int(_number(size, key, f'{path}: size')) for key in ('width', 'height'))
+    stated = tuple(int(xml.number(size, key, where=f'{path}: size')) for key in ('width', 'height'))
   return Annotation(stated, np.array(boxes, float).reshape(-1, 4), np.array(classes, np.int32))
-
-
-def _number(node, key, where):
-  text = node.findtext(key)
-  try:
-    value = float(text if text is not None else 'nothing')
-  except ValueError:
-    value = math.nan
-  if not math.isfinite(value):
-    raise errors.UserError(f'{where}: {key} is {text!r}, not a number')
-  return value
 
 
 Builder = Bccd

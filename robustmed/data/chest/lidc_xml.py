@@ -20,16 +20,15 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import defusedxml
 import numpy as np
 import scipy.sparse.csgraph
 import scipy.spatial
 import SimpleITK as sitk
 import skimage.draw
-from defusedxml import ElementTree
 
 from robustmed import errors
 from robustmed.data.chest import luna16_files, nodule_scans
+from robustmed.data.files import xml
 from robustmed.process import console, files, tool
 
 CONSENSUS = 0.5
@@ -85,13 +84,7 @@ def parse(path: pathlib.Path) -> tuple[str, tuple[Reading, ...]] | None:
   Document types and entities are refused. Marks of a single point, nodules below 3 mm, are left
   out.
   """
-  try:
-    with path.open('rb') as file:
-      root = ElementTree.parse(file, forbid_dtd=True).getroot()
-  except defusedxml.DefusedXmlException as error:
-    raise errors.UserError(f'{path}: refused, it declares a document type or entities') from error
-  except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-    raise errors.UserError(f'{path}: cannot be read as XML ({error}); copy it again') from error
+  root = xml.read(path, kind='a file of LIDC-IDRI')
   for node in root.iter():
     node.tag = node.tag.rpartition('}')[2]
   if root.tag != 'LidcReadMessage':
@@ -115,31 +108,22 @@ def _reading(node, where):
   for roi in node.findall('roi'):
     place = f'{where}: roi'
     edges = roi.findall('edgeMap')
-    points = [[_number(edge, key, place) for key in ('xCoord', 'yCoord')] for edge in edges]
+    points = [
+      [xml.number(edge, key, where=place) for key in ('xCoord', 'yCoord')] for edge in edges
+    ]
     inclusion = (roi.findtext('inclusion') or '').strip().upper()
     if inclusion not in ('TRUE', 'FALSE'):
       raise errors.UserError(f'{place}: inclusion is {inclusion!r}, neither TRUE nor FALSE')
     if len(points) > 2:
-      z = _number(roi, 'imageZposition', place)
+      z = xml.number(roi, 'imageZposition', where=place)
       outlines.append(Outline(z, np.array(points), inclusion == 'TRUE'))
   ratings = {}
   for name, (low, high) in _SCALES.items():
     given = (node.findtext(f'characteristics/{name}') or '').strip()
-    ratings[name] = _number(node, f'characteristics/{name}', where) if given else None
+    ratings[name] = xml.number(node, f'characteristics/{name}', where=where) if given else None
     if given and not low <= ratings[name] <= high:
       raise errors.UserError(f'{where}: {name} is {given}, not in {low} ... {high}')
   return Reading(where, tuple(outlines), **ratings)
-
-
-def _number(node, key, where):
-  text = node.findtext(key)
-  try:
-    value = float(text if text is not None else 'nothing')
-  except ValueError:
-    value = np.nan
-  if not np.isfinite(value):
-    raise errors.UserError(f'{where}: {key} is {text!r}, not a number')
-  return value
 
 
 def read_grid(path: pathlib.Path) -> Grid:

@@ -14,7 +14,7 @@ from robustmed.papers.two_moons import experiment as two_moons
 from robustmed.papers.two_moons import figures, moons, report
 from robustmed.process import files
 from robustmed.runs import commandline, experiment, preparation
-from support import buckets, runs
+from support import buckets, replication, runs
 
 
 @pytest.fixture
@@ -156,6 +156,12 @@ def test_claims_follow_the_figure(config):
   fewer = {name: VALUES[name] for name in names[:2]}
   some = claims.decide(made, _rows(config, fewer)).set_index('statement')['verdict']
   assert some.iloc[0] == 'holds' and (some.iloc[1:] == 'not run').all()
+
+
+def test_every_threshold_prints_its_reason(config):
+  made = report.make_claims(config)
+  assert not replication.unexplained(made)
+  assert '(margin 0.1: ours, as if one point in ten' in str(made[0].test)
 
 
 def test_the_table_has_means_and_deviations_over_replicates(config):
