@@ -4,8 +4,10 @@ The distance is Kolmogorov's: the largest difference between the distribution fu
 and that of the normal distribution of the same mean and deviation. In a sample it is too large, and
 in a bootstrap sample of that sample larger still, so that percentiles of the latter are no limits:
 
-* the upper limit is the distance minus the bootstrap's estimate of its bias plus Student's quantile
-  (groups - 1 degrees of freedom) times its standard error;
+* the upper limit is the distance minus the bootstrap's estimate of its bias, at least 0, plus
+  Student's quantile (groups - 1 degrees of freedom) times its standard error, and no less than the
+  distance itself. Values that are more regular than draws of a normal distribution, such as its
+  quantiles, have less distance than the bias of such draws;
 * the lower limit is the distance minus the 95 % quantile of how far the difference of the two
   functions moves anywhere. It is conservative: where a sample's difference is largest is itself
   chosen by the sample, and no estimate of the bias keeps its level there (tests/calibration).
@@ -33,11 +35,16 @@ class Distance(NamedTuple):
   def draws(self) -> int:
     return len(self.moves)
 
+  @property
+  def corrected(self) -> float:
+    """The distance without its bias."""
+    return max(0.0, self.value - self.bias)
+
   def at_least(self, bound: float) -> float:
     """p against "the distance is `bound` or more"."""
     if self.groups < 2:
       return 1.0
-    t = (self.value - self.bias - bound) / max(self.scale, np.finfo(float).tiny)
+    t = (self.corrected - bound) / max(self.scale, np.finfo(float).tiny)
     return float(stats.t.cdf(t, self.groups - 1))
 
   def at_most(self, bound: float) -> float:
@@ -48,13 +55,13 @@ class Distance(NamedTuple):
     return float((1 + beyond) / (1 + self.draws))
 
   def limits(self, level: float) -> tuple[float, float]:
-    """Two-sided limits; nan with fewer than two groups."""
+    """Two-sided limits about `value`; nan with fewer than two groups."""
     if self.groups < 2:
       return np.nan, np.nan
     tail = (1 + level) / 2
     low = max(0.0, self.value - float(np.quantile(self.moves, tail)))
     reach = stats.t.ppf(tail, self.groups - 1) * self.scale
-    return low, float(max(low, self.value - self.bias + reach))
+    return low, float(max(self.value, self.corrected + reach))
 
 
 def distance(

@@ -40,6 +40,32 @@ def test_one_group_has_no_limits():
   assert found.at_least(0.1) == found.at_most(0.1) == 1
 
 
+def test_limits_of_the_quantiles_of_a_normal_distribution_are_apart():
+  """They are nearer to it than any draw, and nearer than the bias of one."""
+  values = stats.norm.ppf((np.arange(60) + 0.5) / 60)
+  found = normality.distance(values, np.random.default_rng(0).permutation(60) // 5)
+  assert found.value < 0.02 < found.bias and found.corrected == 0
+  low, high = found.limits(0.95)
+  assert low == 0 and high == pytest.approx(stats.t.ppf(0.975, 11) * found.scale)
+  assert 2 * found.value < high < 0.1
+  # The limit is where the test is at its level.
+  assert found.at_least(high) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(('shape', 'truth'), [(np.inf, 0.0), (20.0, 0.030), (1.785, 0.100)])
+def test_limits_cover_the_truth_and_the_distance_of_the_sample(shape, truth):
+  groups, covered = np.arange(100) // 5, 0
+  for seed in range(100):
+    rng = np.random.default_rng(seed)
+    own = np.sqrt(0.5) * (rng.normal(size=20)[groups] + rng.normal(size=100))
+    values = own if np.isinf(shape) else stats.gamma.ppf(stats.norm.cdf(own), shape)
+    found = normality.distance(values, groups, draws=100)
+    low, high = found.limits(0.95)
+    assert low <= found.value <= high and low < high
+    covered += low <= truth <= high
+  assert covered >= 90
+
+
 def test_order_and_names_do_not_matter():
   rng = np.random.default_rng(5)
   values, groups = rng.gamma(2, size=60), np.arange(60) // 5
