@@ -4,8 +4,8 @@ Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples
 without the data), `fingerprint(fields)` (all that the content depends on; checks the fields) and
 `Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
 `Source` with all that depends on the fields but is not stored: its views, sampling and crop; and,
-where examples are slices, `depths(fields)`, the number of slices of every test volume; others may
-have `groups(fields)`, the number of groups of the test split.
+where examples are slices, `depths(fields)`, the number of slices of every test volume; others have
+`groups(fields)`, the number of groups of the test split.
 """
 
 import pathlib
@@ -113,16 +113,14 @@ def depths(config: Mapping[str, Any]) -> tuple[int, ...]:
   return tuple(source.depths(fields)) if hasattr(source, 'depths') else ()
 
 
-def groups(config: Mapping[str, Any]) -> int | None:
-  """Returns the number of groups of the test split, nominal as `sizes`; None where it is unknown.
+def groups(config: Mapping[str, Any]) -> int:
+  """Returns the number of groups of the test split, nominal as `sizes`.
 
-  It may be smaller where `slices` of some volumes are all left out.
+  There may be fewer, where volumes or exams have nothing to be tested on.
   """
   fields = fields_of(config)
   source = SOURCES[fields['name']]
-  if hasattr(source, 'groups'):
-    return source.groups(fields)
-  return len(depths(config)) or None
+  return source.groups(fields) if hasattr(source, 'groups') else len(depths(config))
 
 
 def load(config: Mapping[str, Any]) -> Source:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,11 @@ def read(workdir: pathlib.Path) -> Inputs:
     config=_json(workdir / 'config.json', default={}),
     env=_json(workdir / 'env.json', default={}),
   )
+
+
+def no_rows(metrics: Sequence[str]) -> pd.DataFrame:
+  """The rows of a run before it has any."""
+  return pd.DataFrame({name: np.zeros(0) for name in (*statistics.KEYS, 'group', *metrics)})
 
 
 def _optional(path: pathlib.Path, reader):

@@ -44,7 +44,9 @@ def test_presets_are_plain_data_and_build(path):
       assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)
       assert plan['gradients']['total'] > 0
-      few = description.too_few_groups(description.reach(exp))
+      found = description.reach(exp)
+      assert found.tested > 3 and found.groups >= 2, preset
+      few = description.too_few_groups(found)
       assert not few or preset in ('smoke', 'real', 'paper'), few
       assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
 

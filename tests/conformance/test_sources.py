@@ -187,6 +187,10 @@ class TestSource:
         seen.add(int(example['index']))
     assert seen == set(range(sum(len(split) for split in splits)))
 
+  def test_the_groups_of_the_test_split_are_counted_without_it(self, name, configs, sources):
+    assert data.groups(configs[name]) == len(set(sources[name].test.groups))
+    assert data.groups({'name': name}) > 1  # nominal
+
   def test_no_group_on_both_sides(self, name, sources):
     assert not set(sources[name].train.groups) & set(sources[name].test.groups)
 

@@ -212,6 +212,28 @@ def test_a_run_says_first_that_its_folds_can_decide_the_claims():
     build(config)
 
 
+@pytest.mark.parametrize(
+  ('name', 'groups'),
+  [
+    ('quickstart', 2),
+    ('spine', 4),
+    ('brats2d', 2),
+    ('brats3d', 2),
+    ('amat_hippocampus', 2),
+    ('amat_bccd', 3),
+    ('amat_ceph', 3),
+    ('synthesis', 2),
+    ('nodules', 2),
+    ('two_moons', 2),
+  ],
+)
+def test_every_paper_says_what_its_number_of_groups_cannot_decide(name, groups):
+  config = commandline.load_config(f'configs/{name}.py:smoke')
+  found = description.reach(papers.find(config.experiment).build(config))
+  assert found.groups == groups and found.decidable == 0 and found.tested > 3
+  assert f'{groups} groups' in description.too_few_groups(found)
+
+
 def test_enough_test_volumes_are_no_warning():
   config = commandline.load_config('configs/amat_hippocampus.py:paper')
   found = description.reach(papers.find(config.experiment).build(config))

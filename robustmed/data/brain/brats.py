@@ -65,6 +65,13 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {name: len(cases) * count for name, cases in split(fields).items()}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of cases of the test split; without the folder, that of BraTS 2017."""
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+    return NOMINAL['test']
+  return len(split(fields)['test'])
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes and times, and all fields but `workers`."""
   check_fields(fields)

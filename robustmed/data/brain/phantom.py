@@ -54,6 +54,11 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {name: fields[f'{name}_cases'] * count for name in ('train', 'test')}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of cases of the test split."""
+  return fields['test_cases']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   brains.check_fields(fields)

@@ -49,6 +49,11 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {name: len(listed) for name, listed in find(fields['dir']).items()}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of images of the test split, each of which is a group."""
+  return sizes(fields)['test']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes and times, and the sizes of the stored images."""
   boxed.check(fields)

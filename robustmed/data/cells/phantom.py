@@ -45,6 +45,11 @@ class Cell(NamedTuple):
 sizes = streams.sizes
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of images of the test split, each of which is a group."""
+  return sizes(fields)['test']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   boxed.check(fields)

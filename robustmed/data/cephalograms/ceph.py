@@ -57,6 +57,11 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {'train': 150 - dropped, 'validation': 50, 'test': 100}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of images of the test split, each of which is a group."""
+  return sizes(fields)['test']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes and times, and all fields but the folder."""
   cephalograms.check(fields)

@@ -58,6 +58,11 @@ _CHIN, _UPPER_FACE = 2050.0, 1450.0  # heights between which the jaw is stretche
 sizes = streams.sizes
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of images of the test split, each of which is a group."""
+  return sizes(fields)['test']
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns all fields, on which the drawn data depend; a value out of range is a `UserError`."""
   cephalograms.check(fields)

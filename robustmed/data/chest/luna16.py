@@ -40,6 +40,14 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {name: round(share * _SCANS * per_scan) for name, share in shares.items() if share}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the scans of the test split; without the folder, about those of LUNA16."""
+  check_fields(fields)
+  if fields['dir'] and pathlib.Path(fields['dir']).expanduser().is_dir():
+    return len(scans(fields).splits['test'])
+  return round(len(subsets(fields)['test']) / FOLDS * _SCANS)
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes and times, and the fields that change the patches."""
   check_fields(fields)

@@ -38,6 +38,11 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return nodule_patches.sizes(scans(fields), fields)
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of scans of the test split."""
+  return fields['scans'][nodule_patches.SPLITS.index('test')]
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns all fields that the drawn data depend on; a value out of range is a `UserError`."""
   check_fields(fields)

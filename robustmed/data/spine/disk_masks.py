@@ -29,6 +29,7 @@ from robustmed.data.spine import contours, disk_slices
 
 DEFAULTS = {'dir': '', 'side': 128, 'slices': 'complete'}
 NOMINAL = {'train': 400, 'test': 100}  # the paper's: 80 and 20 exams of five disks
+EXAMS = 20
 _HELP = (
   'put images/NAME.png with masks/NAME.png there (a number per disk, NAME = <exam>_<slice>), '
   'or .mat volumes with I and GT'
@@ -48,6 +49,14 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
     name: sum(_count(exam, repr(_stamp(exam)), fields['slices']) for exam in found)
     for name, found in find(fields['dir']).items()
   }
+
+
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of exams of the test split, those without a usable label among them; without
+  the folder, that of the paper."""
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+    return EXAMS
+  return len(find(fields['dir'])['test'])
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

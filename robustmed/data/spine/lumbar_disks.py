@@ -29,6 +29,7 @@ from robustmed.process import files
 
 DEFAULTS = {'dir': '', 'side': 128}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
+PATIENTS = 20
 _KEYS = ('img', 'shape', 'normalised')
 SUFFIXES = ('.mat', '.npz')
 # Files differ in whether the first pixel is 0, 0.5 or 1, so one pixel beyond the edge is allowed.
@@ -50,6 +51,13 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
   return {name: len(listed) for name, listed in find(fields['dir']).items()}
+
+
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of patients of the test split; without the folder, that of the paper."""
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+    return PATIENTS
+  return len({file.patient for file in find(fields['dir'])['test']})
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ from robustmed.data.spine import contours, disk_slices
 
 DEFAULTS = {'dir': '', 'side': 128, 'sequence': 't2'}
 NOMINAL = {'train': 174 * 5, 'test': 44 * 5}  # one series of each of the 218 patients
+PATIENTS = 44
 LABELS = range(201, 206)
 _HELP = 'unpack images.zip and masks.zip of https://zenodo.org/records/8009680 there'
 
@@ -43,6 +44,14 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
     name: sum(_count(series, repr(_stamp(series))) for series in listed)
     for name, listed in find(fields).items()
   }
+
+
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of patients of the test split, those without a disk among them; without the
+  folder, that of the whole set."""
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+    return PATIENTS
+  return len({series.patient for series in find(fields)['test']})
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

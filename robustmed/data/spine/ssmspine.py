@@ -43,6 +43,13 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   return {name: DISKS * len(listed) for name, listed in find(fields).items()}
 
 
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of textures of the test split; without the folder, of the whole set."""
+  if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
+    return NOMINAL['test'] // DISKS
+  return len({file.texture for file in find(fields)['test']})
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes, times and textures, and the side."""
   contours.check_side(fields['side'])

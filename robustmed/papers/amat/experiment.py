@@ -46,7 +46,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, part, task, folder),
-    claims=lambda: report.claims_before(config, part, levels=probes['pgd'].levels),
+    claims=lambda: report.make_claims(config, part, levels=probes['pgd'].levels),
     artifacts=experiment.Artifacts(part.write_example, part.pictures),
     studies=part.studies(config, probes['pgd'].attack),
   )

@@ -21,17 +21,22 @@ _READINGS = {
 }
 
 
-def claims_before(config, part, *, levels: tuple[float, ...]):
-  """The claims of a run that has no results yet."""
-  keys = ['arm', 'attack', 'eps', 'index', 'seed', 'group', part.METRIC]
+def make_claims(config, part, *, levels, rows=None, thresholds=None, training=None) -> tuple:
+  """The claims of a run with these attacked levels; before it has any results, those that are known
+  without. `thresholds` are the arrays of thresholds.npz, `training` is the log."""
+  losses, groups = np.zeros((0, len(part.TERMS['loss']))), np.zeros(0, int)
+  # With the Dice criterion the stored values are no losses.
+  of_losses = config.reading.criterion == 'loss'
+  if of_losses and thresholds is not None and 'group' in thresholds:
+    losses, groups = thresholds['values'], thresholds['group']
   return amat_claims.of_paper(
-    pd.DataFrame(columns=keys),
+    inputs.no_rows([part.METRIC]) if rows is None else rows,
     metric=part.METRIC,
     sat=_sat(config),
     levels=tuple(levels),
-    losses=np.zeros((0, len(part.TERMS['loss']))),
-    groups=np.zeros(0, int),
-    seconds=amat_claims.ratios(None, sat=_sat(config)),
+    losses=losses,
+    groups=groups,
+    seconds=amat_claims.ratios(training, sat=_sat(config)),
     saying=part.saying(config),
   )
 
@@ -56,20 +61,13 @@ class Page:
   def claims(self):
     if not self.levels:
       return ()
-    losses, groups = np.zeros((0, len(self.part.TERMS['loss']))), np.zeros(0, int)
-    # With the Dice criterion the stored values are no losses.
-    of_losses = self.config.reading.criterion == 'loss'
-    if of_losses and self.thresholds is not None and 'group' in self.thresholds:
-      losses, groups = self.thresholds['values'], self.thresholds['group']
-    return amat_claims.of_paper(
-      self.held.rows,
-      metric=self.part.METRIC,
-      sat=self.sat,
+    return make_claims(
+      self.config,
+      self.part,
       levels=self.levels,
-      losses=losses,
-      groups=groups,
-      seconds=amat_claims.ratios(self.held.training, sat=self.sat),
-      saying=self.part.saying(self.config),
+      rows=self.held.rows,
+      thresholds=self.thresholds,
+      training=self.held.training,
     )
 
   def sections(self) -> tuple[spec.Section, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -33,6 +34,10 @@ class Missing(claims.Kind):
 
   estimand = 'nothing'
 
+  def least(self, groups: int) -> float:
+    del groups
+    return math.nan
+
   def __str__(self):
     return 'not tested'
 
@@ -56,7 +61,7 @@ def of_paper(
   *,
   dimension: int,
   arms: Sequence[str],
-  adaptive: Sequence[str],
+  adaptive: Sequence[str] = (),
   training: pd.DataFrame | None = None,
   other: pd.DataFrame | None = None,
   unpaired: str = '',

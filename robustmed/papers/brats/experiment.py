@@ -46,6 +46,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=lambda: data.sizes(source_config(config)),
       load=lambda: data.load(source_config(config)),
       augment=make_augment(config),
+      groups=lambda: data.groups(source_config(config)),
     ),
     grid=experiment.Grid(
       probes,
@@ -61,6 +62,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, task, folder),
+    claims=lambda: report.make_claims(config),
     artifacts=experiment.Artifacts(evaluation.write_example),
     studies=(
       experiment.Study(

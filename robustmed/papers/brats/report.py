@@ -34,6 +34,22 @@ def other_run(config) -> pathlib.Path | None:
   return folder
 
 
+def make_claims(config, rows: pd.DataFrame | None = None, **found) -> tuple:
+  """The claims of a run; before it has any rows, those that are known without.
+
+  `found` are other arguments of `brats_claims.of_paper`.
+  """
+  if rows is None:
+    rows = inputs.no_rows(brats_claims.METRICS)
+  return brats_claims.of_paper(
+    rows,
+    dimension=config.dimension,
+    arms=list(config.arms),
+    alpha=config.evaluate.alpha,
+    **found,
+  )
+
+
 class Page:
   """Everything of the page that is not in every experiment's report."""
 
@@ -51,14 +67,12 @@ class Page:
     self.rivals = brats_rows.equal_steps(config.evaluate.attacks.to_dict())
 
   def claims(self):
-    return brats_claims.of_paper(
+    return make_claims(
+      self.config,
       self.held.rows,
-      dimension=self.config.dimension,
-      arms=list(self.config.arms),
       adaptive=self.adaptive,
       training=self.held.training,
       curves=self.curves,
-      alpha=self.config.evaluate.alpha,
       **self.other(),
     )
 

@@ -40,6 +40,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=functools.cache(lambda: sizes(config)),
       load=lambda: make_source(config),
       augment=lambda source: move,
+      groups=lambda: groups(config),
       check=functools.partial(preflight, config),
     ),
     grid=experiment.Grid(
@@ -55,6 +56,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, task, arms, folder),
+    claims=lambda: report.make_claims(config),
     artifacts=experiment.Artifacts(functools.partial(write_example, config)),
     studies=(
       experiment.Study(
@@ -64,6 +66,12 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       ),
     ),
   )
+
+
+def groups(config: ml_collections.ConfigDict) -> int:
+  """The number of test scans."""
+  count = data.groups(nodules_arms.source_config(config))
+  return min(count, config.evaluate.scans or count)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

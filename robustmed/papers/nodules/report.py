@@ -17,6 +17,26 @@ from robustmed.runs import costs
 KEPT = 'Confidence, mean ± standard deviation over patches'
 
 
+def make_claims(config, scored=None, stress=None, made=None) -> tuple:
+  """The claims of a run with these submissions, stressed patches and synthetic nodules; before it
+  has any, those that are known without."""
+  empty = pd.DataFrame()
+  stress, made = (empty if frame is None else frame for frame in (stress, made))
+  eps = float(config.pools.patch_search.eps)
+  own = nodules_claims.of_paper(
+    scored or {},
+    stress,
+    made,
+    baseline=config.pools.victim,
+    control=nodules_arms.CONTROL,
+    eps=eps,
+    code_eps=float(config.pools.code_search.eps),
+    resamples=config.evaluate.resamples,
+  )
+  synthetic = nodules_claims.of_synthesiser(made, outside=pools.OUTSIDE)
+  return (*own, *synthetic, *nodules_claims.beyond(stress, eps=eps))
+
+
 class Page:
   """Everything of the page that is not in every experiment's report."""
 
@@ -37,21 +57,6 @@ class Page:
     self.baseline = config.pools.victim
     graded = [name for name in config.arms if arms[name].evaluated is not False]
     self.labels = labels(graded)
-
-  def claims(self):
-    eps = float(self.config.pools.patch_search.eps)
-    own = nodules_claims.of_paper(
-      self.scored,
-      self.stress,
-      self.made,
-      baseline=self.baseline,
-      control=nodules_arms.CONTROL,
-      eps=eps,
-      code_eps=float(self.config.pools.code_search.eps),
-      resamples=self.resamples,
-    )
-    made = nodules_claims.of_synthesiser(self.made, outside=pools.OUTSIDE)
-    return (*own, *made, *nodules_claims.beyond(self.stress, eps=eps))
 
   def sections(self) -> tuple[spec.Section, ...]:
     made = (
@@ -246,7 +251,7 @@ def spec_of(config, task, arms, folder: pathlib.Path) -> spec.ReportSpec:
     ),
     level_units=task.units,
     arms=tuple(spec.Arm(name, shown) for name, shown in page.labels.items()),
-    claims=page.claims(),
+    claims=make_claims(config, page.scored, page.stress, page.made),
     notes=notes(config),
     sections=page.sections(),
     headline_eps=config.report.picture_eps,

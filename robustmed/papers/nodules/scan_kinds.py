@@ -30,6 +30,9 @@ class Cpm(claims.Kind):
 
   estimand = 'mean sensitivity of the network, bootstrap over scans and t'
 
+  def least(self, groups: int) -> float:
+    return max(1 / (1 + self.resamples), super().least(groups))
+
   def __str__(self):
     rates = ' and '.join(f'{rate:g}' for rate in self.rates)
     name = 'CPM' if self.rates == froc.RATES else f'sensitivity at {rates} '

@@ -5,6 +5,7 @@ import pandas as pd
 from robustmed.evaluation import claims
 
 TABLES, FIGURES = 'Discussion, Tables 1-3', 'Discussion, Figs. 1, 10-12'
+SHAPES = ('P03', 'P05', 'P10')  # by the number of components of the shape model
 EPS = 0.07
 SMALL = 0.01  # 'when the noise level was small': of Tables 1-3 the smallest
 VERY_SMALL = 0.03  # Fig. 4
@@ -20,6 +21,13 @@ REG = {'metric': 'DICE_reg', 'attack': 'pgd_reg'}
 ERROR = {'metric': 'Error_reg', 'attack': 'pgd_reg'}
 # What is measured, and whether more of it is better.
 OUTPUTS = (('segmentation', SEG, True), ('contour', REG, True), ('contour error', ERROR, False))
+
+
+def of_paper(config, outside: pd.DataFrame | None = None) -> tuple[claims.Claim, ...]:
+  """The claims of a run with these arms; `outside` are the rows of attacks from outside, if any."""
+  shapes = [name for name in SHAPES if any(arm.startswith(name) for arm in config.arms)]
+  outside = pd.DataFrame() if outside is None else outside
+  return (*inside_attacks(tuple(shapes)), *outside_attacks(config, outside))
 
 
 def inside_attacks(shapes: tuple[str, ...]) -> tuple[claims.Claim, ...]:

@@ -10,7 +10,7 @@ import ml_collections
 from robustmed import data, errors
 from robustmed.data.spine import ood as ood_images
 from robustmed.evaluation import grid, trials
-from robustmed.papers.spine import disks, evaluation, ood, report
+from robustmed.papers.spine import claims, disks, evaluation, ood, report
 from robustmed.papers.spine import mismatch as disk_mismatch
 from robustmed.runs import experiment
 
@@ -37,6 +37,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=lambda: data.sizes(disks.source_config(config)),
       load=lambda: _source(config),
       augment=disks.make_augment(config),
+      groups=lambda: data.groups(disks.source_config(config)),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),
@@ -51,6 +52,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, task, folder),
+    claims=lambda: claims.of_paper(config),
     artifacts=experiment.Artifacts(disks.write_example, disks.pictures),
     studies=(
       experiment.Study(

@@ -21,9 +21,6 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
   """The page of a finished run in `folder`; its figures are drawn into report/figures."""
   held = inputs.read(folder)
   page = sections.Page(config, folder, held)
-  shapes = tuple(
-    shape for shape in drawings.COLOURS if any(arm.startswith(shape) for arm in config.arms)
-  )
   return spec.ReportSpec(
     title='Lumbar disk shapes under attack',
     description=(
@@ -43,10 +40,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     ),
     level_units=task.units,
     arms=tuple(_style(name) for name in MODELS),
-    claims=(
-      *claims.inside_attacks(shapes),
-      *claims.outside_attacks(config, page.ood),
-    ),
+    claims=claims.of_paper(config, page.ood),
     paper=published.tables(),
     notes=_notes(config),
     sections=page.sections(),

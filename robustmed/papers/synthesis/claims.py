@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from robustmed.evaluation import claims
+from robustmed.evaluation import claims, statistics
 
 TABLE, TEXT, LOSS = 'Table 1', 'Section 4.2', 'Section 3.2'
 SUCCESS = 0.7  # of the clean Dice: a fall of 30 % is a success (section 4)
@@ -61,7 +61,7 @@ def of_paper(
   """The paper's claims; `levels` are those above 0, rising, `single` that of D or V alone."""
   found = []
   if not len(subjects):
-    return found
+    subjects = pd.DataFrame(columns=[*statistics.KEYS, 'group', 'X'])
   subjects = subjects.assign(miss=(subjects['X'] - subjects['eps']).abs() - MISS * subjects['eps'])
   at = lambda xi, attack='dv': claims.Cell(target, attack, xi)
 
@@ -125,8 +125,6 @@ def beyond(
 ) -> list[claims.Claim]:
   """Claims of ours about controls and hardening, which is the paper's future work."""
   found = []
-  if not len(subjects):
-    return found
   place = 'not in the paper'
   at = lambda arm, attack, xi: claims.Cell(arm, attack, xi)
 

@@ -34,6 +34,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     data=experiment.Data(
       sizes=functools.cache(lambda: data.sizes(source_config(config))),
       load=lambda: data.load(source_config(config)),
+      groups=lambda: data.groups(source_config(config)),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),
@@ -48,6 +49,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=lambda folder: report.spec_of(config, task, folder),
+    claims=lambda: report.make_claims(config),
     artifacts=experiment.Artifacts(slice_examples.write_example, slice_examples.pictures),
     studies=(
       experiment.Study(

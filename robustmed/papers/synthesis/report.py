@@ -18,6 +18,27 @@ ORGANS = ct_slices.ORGANS
 _NAMES = {'dv': 'I_DV', 'd': 'I_D', 'v': 'I_V', 'smooth': 'random smooth', 'pgd': 'PGD'}
 
 
+def make_claims(config, subjects: pd.DataFrame | None = None, *, stops=None) -> tuple:
+  """The claims of a run; before it has any subjects, those that are known without. `stops` are
+  those of `synthesis_claims.of_paper`."""
+  subjects = pd.DataFrame() if subjects is None else subjects
+  options = config.synthesis
+  single = fresh = float(options.pictured)
+  if options.hardened_at:
+    fresh = float(max(options.fresh_levels, default=single))
+  of = {'target': options.target, 'single': single}
+  hardened = {'target': options.target, 'hardened': arms.HARDENED}
+  return (
+    *synthesis_claims.of_paper(subjects, levels=_levels(config), stops=stops, **of),
+    *synthesis_claims.beyond(subjects, single=single, fresh=fresh, **hardened),
+    synthesis_claims.hardened_under_pgd(eps=config.report.picture_eps, **hardened),
+  )
+
+
+def _levels(config) -> tuple[float, ...]:
+  return tuple(sorted(float(xi) for xi in config.synthesis.levels if xi > 0))
+
+
 class Page:
   """The parts of the page that only this paper's report has."""
 
@@ -32,24 +53,8 @@ class Page:
     options = config.synthesis
     self.target, self.single = options.target, float(options.pictured)
     self.tolerance = options.tolerance
-    self.levels = tuple(sorted(float(xi) for xi in options.levels if xi > 0))
+    self.levels = _levels(config)
     self.cases = arms.generator_cases(config)
-
-  def claims(self):
-    options, fresh = self.config.synthesis, self.single
-    own = synthesis_claims.of_paper(
-      self.subjects,
-      target=self.target,
-      levels=self.levels,
-      single=self.single,
-      stops=self.stops(),
-    )
-    if options.hardened_at:
-      fresh = float(max(options.fresh_levels, default=self.single))
-    hardened = {'target': self.target, 'hardened': arms.HARDENED}
-    more = synthesis_claims.beyond(self.subjects, single=self.single, fresh=fresh, **hardened)
-    eps = self.config.report.picture_eps
-    return (*own, *more, synthesis_claims.hardened_under_pgd(eps=eps, **hardened))
 
   def stops(self) -> dict[tuple[float, int], str]:
     """(xi, seed) -> why the training of a generator against the target ended early."""
@@ -219,7 +224,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     ),
     panels=(spec.Panel('DICE', 'pgd', True, 'Mean Dice of slices under PGD', (0.0, 1.0)),),
     level_units=task.units,
-    claims=page.claims(),
+    claims=make_claims(config, page.subjects, stops=page.stops()),
     notes=_notes(config),
     sections=page.sections(),
     headline_eps=config.report.picture_eps,

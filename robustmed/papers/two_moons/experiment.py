@@ -24,7 +24,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     task=task,
     arms=arms.make(config, task),
     data=experiment.Data(
-      sizes=lambda: moons.sizes(config.data), load=functools.cache(lambda: make_source(config))
+      sizes=lambda: moons.sizes(config.data),
+      load=functools.cache(lambda: make_source(config)),
+      groups=lambda: config.data.replicates,
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),
@@ -39,6 +41,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       },
     ),
     report=functools.partial(report.spec_of, config, task),
+    claims=lambda: report.make_claims(config),
     artifacts=experiment.Artifacts(write_example),
     studies=(experiment.Study('the planes of the panels', functools.partial(report.keep, config)),),
   )

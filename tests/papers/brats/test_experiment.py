@@ -282,6 +282,11 @@ def test_claims_that_cannot_be_decided_say_why():
   assert 'holds' not in set(few['verdict'])
 
 
+def test_what_cannot_be_tested_is_not_counted_before_the_run():
+  missing = brats_claims.Missing('no training log')
+  assert claims.reach([claims.Claim('', '', missing)], 57).tested == 0
+
+
 def test_costs_are_compared_with_both_trainings_of_a_student():
   dear = decide(tumour_rows.rows(), training=tumour_rows.log(at=1.2))
   statement = 'Adversarial training is cheaper than distillation (seconds per step)'

@@ -134,6 +134,12 @@ def test_the_kinds_of_candidate_networks_are_compared_by_the_nodules_that_they_f
   assert claims.decide([claims.Claim('', '', reverse)], nodule_rows.rows())['verdict'][0] == 'fails'
 
 
+def test_the_smallest_p_that_scans_and_draws_allow(scored):
+  test = scan_kinds.Cpm('syn', 'beta_finetune', scored, low=0.0, resamples=50)
+  assert test(nodule_rows.rows()).least == test.least(len(scored['syn', 0].nodules)) == 1 / 51
+  assert test.least(4) == 1 / 16
+
+
 def test_equal_networks_are_equal_within_a_tolerance(scored):
   same = {('a', 0): scored['syn', 0], ('b', 0): scored['syn', 0]}
   equal = scan_kinds.Cpm('a', 'b', same, low=-0.02, high=0.02, resamples=50)
