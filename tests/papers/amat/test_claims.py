@@ -151,6 +151,12 @@ def test_losses_with_a_long_tail_are_not_normal():
   assert decide(rows(), losses=none).str.contains('not run').sum() == 1
 
 
+def test_normality_is_said_in_the_method():
+  found = made(rows())
+  places = [claim.place for claim in found if 'approximately normal' in claim.statement]
+  assert places == ['Section 2.2']
+
+
 def test_heaps_of_equal_size_are_not_normal():
   heaps = np.repeat([0.3, 0.6, 0.9], 100)[:, None] + np.random.default_rng(0).normal(
     0, 0.02, (300, 1)

@@ -140,6 +140,22 @@ def test_the_smallest_p_that_scans_and_draws_allow(scored):
   assert test.least(4) == 1 / 16
 
 
+def test_noise_begins_with_no_scan(scored):
+  """Its groups are numbered from 0, as scans are, and are none of the scans."""
+  stress, rng = nodule_rows.stress(), np.random.default_rng(9)
+  noise = stress['attack'] == 'noise_pgd'
+  own = rng.normal(size=nodule_rows.SCANS)[stress['group']]
+  stress['uncertainty'] = own + 0.3 * rng.normal(size=len(stress)) + noise
+  renamed = stress['group'] + 1000 * noise
+  numbers = [
+    decide(scored, frame, nodule_rows.made())
+    .filter(like='Uncertainty alone', axis=0)['numbers']
+    .iloc[0]
+    for frame in (stress, stress.assign(group=renamed))
+  ]
+  assert numbers[0] == numbers[1] and numbers[0].startswith('AUROC 0.')
+
+
 def test_equal_networks_are_equal_within_a_tolerance(scored):
   same = {('a', 0): scored['syn', 0], ('b', 0): scored['syn', 0]}
   equal = scan_kinds.Cpm('a', 'b', same, low=-0.02, high=0.02, resamples=50)
