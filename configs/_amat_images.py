@@ -4,8 +4,6 @@ import importlib
 
 import ml_collections
 
-from robustmed import errors
-
 amat = importlib.import_module('_amat')
 
 # The optimiser of the small presets: it needs few steps from random weights.
@@ -29,12 +27,15 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
   fields of 'train' and 'data', and 'warm': with it SAT and AMAT start from the weights of std, with
   these fields of train.
   """
-  errors.lookup(dict.fromkeys(amat.PRESETS), preset, kind='preset')
-  preset = preset or 'demo'
+  preset, reading = amat.parse(preset)
   chosen = paper if preset == 'paper' else {**paper, **small[preset]}
   used = tuple(chosen['size'])
   config = ml_collections.ConfigDict(
-    {'experiment': 'amat', 'part': chosen['part'], 'preset': preset}
+    {
+      'experiment': 'amat',
+      'part': chosen['part'],
+      'preset': f'{preset},{reading}' if reading else preset,
+    }
   )
   config.seed = 0
   config.seeds = 1  # trains every arm this many times
@@ -75,18 +76,22 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
   config.train.update(chosen.get('train', {}))
   config.reading = ml_collections.ConfigDict(
     {
-      'criterion': 'loss',
-      'test': 'final',  # 'any': a margin grows only if no iterate of the attack failed the test
-      'when': 'epoch_end',  # authors, who buffer the changes; 'immediate': Algorithm 1
-      'refine': True,  # the authors' landmark code does not
+      'criterion': 'loss',  # text and authors: all terms of the loss
+      'test': 'final',  # text; authors 'any', see _amat.py
+      'when': 'epoch_end',  # authors; text 'immediate'
+      'refine': True,  # text; the authors' landmark code does not
       'cap': True,  # authors; the text has none
-      'estimator': 'mean',  # of the thresholds: mean, huber, max
-      'deviations': 2.0,  # standard deviations added to it
+      'estimator': 'mean',  # of the thresholds, text: mean, huber or max (authors)
+      'deviations': 2.0,  # standard deviations added to it, text
       # Batch statistics of training attacks: 'running' averages; 'batch' uses those of the attacked
       # batch, 'update' (the authors' code) also stores them. Both couple the examples of a batch.
       'attack_bn': 'running',
     }
   )
+  if reading:
+    config.reading.update({**amat.READINGS[reading], 'criterion': 'loss'})
+  if reading == 'authors':  # the thresholds of the runs that their evaluation loads
+    config.reading.update({'estimator': 'max', 'deviations': 0.0, 'attack_bn': 'update'})
   num_steps, step = chosen.get('num_steps', 20), chosen['step']
   arms = amat.arms(chosen['sat'], step=step, cap=chosen['cap'], scale=scale, num_steps=num_steps)
   arms = {'std': arms.pop('std'), **chosen.get('more_arms', {}), **arms}
@@ -96,7 +101,7 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
       arm['defense']['attack'].update({'relative_step': 5 / num_steps, 'bounds': bounds})
       if chosen.get('warm'):
         arm.update({'init_from': 'std', 'train': dict(chosen['warm'])})
-    if name == 'amat' and chosen['floor']:
+    if name == 'amat' and chosen['floor'] and reading != 'text':
       arm['defense']['floor'] = amat.scaled(step, scale)
   config.arms = ml_collections.ConfigDict(arms, sort_keys=False)
   at = amat.scaled(chosen['pictured'], scale)

@@ -98,7 +98,7 @@ SMALL = {
 
 
 def get_config(preset: str = ''):
-  """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper'."""
+  """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper', or a reading."""
   config = amat.images(preset, paper=PAPER, small=SMALL)
   long_side = config.data.get('long_side', 320)
   config.data.update({'long_side': long_side, 'max_boxes': config.data.get('max_boxes', 32)})
@@ -116,8 +116,10 @@ def get_config(preset: str = ''):
     {
       'batch_loss': True,  # STD and SAT: means over the positives of the batch, as published
       'loss_size': 320,  # side of the training images for which the objectness weight is set
-      'matching': 'coco',  # of mAP; 'yolo': a detection matches only the label it overlaps most
+      # Of mAP; 'yolo' (authors): a detection matches only the label that it overlaps most.
+      'matching': 'yolo' if amat.amat.parse(preset)[1] == 'authors' else 'coco',
     }
   )
-  config.evaluate.max_detections = {'paper': 300, 'smoke': 12}.get(preset, 60)
+  sizes = {'paper': 300, 'smoke': 12}
+  config.evaluate.max_detections = sizes.get(amat.amat.parse(preset)[0], 60)
   return config

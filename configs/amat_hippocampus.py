@@ -13,7 +13,7 @@ amat = importlib.import_module('_amat')
 
 
 def get_config(preset: str = ''):
-  """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper'."""
+  """The configuration of a preset: '' or 'demo', 'smoke', 'real', 'paper', or a reading."""
   return amat.segmentation(
     preset,
     name='hippocampus',

@@ -50,6 +50,13 @@ class Attack(Protocol):
   ) -> AttackResult: ...
 
 
+class Strata(NamedTuple):
+  """Kinds of examples; only losses of one kind can be compared with each other."""
+
+  names: tuple[str, ...]
+  of: Callable[[Batch], Array]  # batch -> [b] int32, places in `names`
+
+
 class Task(NamedTuple):
   """Pure functions that bind a network's outputs to losses, attack objectives and metrics."""
 
@@ -73,6 +80,7 @@ class Task(NamedTuple):
   # (outputs, temperature) -> (the outputs with their logits divided by it, the same as targets for
   # another network), for distillation
   soften: Callable[..., tuple[PyTree, PyTree]] | None = None
+  strata: Strata | None = None  # None: the losses of all examples can be compared
 
 
 class Phase(NamedTuple):

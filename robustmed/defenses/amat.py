@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustmed import errors, types
 from robustmed.defenses import batch_statistics, weighted
@@ -25,7 +26,8 @@ def make(
   *,
   attack: types.Attack,
   step: float,
-  thresholds: Sequence[float] | None = None,
+  thresholds: Sequence[float] | Sequence[Sequence[float]] | None = None,
+  strata: bool = False,
   criterion: str = 'loss',
   terms: Sequence[str] | None = None,
   tested: str = 'final',
@@ -45,7 +47,9 @@ def make(
   `thresholds` xi (criterion 'loss', strictly) or not below them (criterion 'dice'): at the last
   iterate with tested='final', at every scored iterate with 'any'. If it passes, its margin expands
   to E + step; if not, it is refined to (||x~ - x|| + E) / 2, or kept with `refine` False. E begins
-  at `step` and stays within [floor, max_margin] (None: no upper end, the paper's text).
+  at `step` and stays within [floor, max_margin] (None: no upper end, the paper's text). With
+  `strata` there is a row of thresholds for each of `task.strata`, and an example is tested against
+  that of its own; where it is nan none passes.
 
   when: 'epoch_end' changes the margins once per `epoch_steps` steps, as the authors do: one passing
   draw of an example is enough for one expansion, else the refinements of all its draws apply one
@@ -55,12 +59,13 @@ def make(
 
   `attack_bn`: the batch statistics during the attack, see `batch_statistics.AttackedNetwork`.
 
-  Memory: 'margin' [n], 'xi' [K] and the counts of the current epoch. `thresholds=()` stands for
-  thresholds that are not estimated yet: the cost is known, `init` raises.
+  Memory: 'margin' [n], 'xi' [K], or [strata, K], and the counts of the current epoch.
+  `thresholds=()` stands for thresholds that are not estimated yet: the cost is known, `init`
+  raises.
   """
-  _check(step, thresholds, max_margin, floor, clean_weight)
+  _check(step, max_margin, floor, clean_weight)
   batch_statistics.check(attack_bn)
-  thresholds = tuple(float(value) for value in thresholds)
+  limits = _limits(task, thresholds, strata)
   if when == 'immediate':
     epoch_steps = 1
   elif when != 'epoch_end':
@@ -85,11 +90,13 @@ def make(
 
     def failed(image):
       found = values(network.predict(image), {**batch, 'clean': batch['image'], 'image': image})
-      if found.shape[-1] != xi.shape[0]:
+      if found.shape[-1] != xi.shape[-1]:
         raise errors.UserError(
-          f'amat: {xi.shape[0]} thresholds do not fit the {found.shape[-1]} values of the criterion'
+          f'amat: {xi.shape[-1]} thresholds do not fit the {found.shape[-1]} values of the '
+          'criterion'
         )
-      return ~jnp.all(passes(found, xi[None]), axis=-1)
+      limit = xi[task.strata.of(batch)] if strata else xi[None]
+      return ~jnp.all(passes(found, limit), axis=-1)
 
     result, changed = network.run_attack(
       attack,
@@ -107,7 +114,7 @@ def make(
   low, high = floor, math.inf if max_margin is None else max_margin
 
   def init(num_examples):
-    if not thresholds:
+    if not limits.size:
       raise ValueError('amat without thresholds')
     margin = jnp.full(num_examples, min(max(step, low), high), jnp.float32)
     return {
@@ -116,7 +123,7 @@ def make(
       'passed': jnp.zeros(num_examples, bool),
       'draws': jnp.zeros(num_examples, jnp.int32),
       'steps': jnp.zeros((), jnp.int32),
-      'xi': jnp.asarray(thresholds, jnp.float32),
+      'xi': jnp.asarray(limits, jnp.float32),
     }
 
   def update(memory, aux, batch):
@@ -245,15 +252,28 @@ def _monitored(attack, fold, tested):
   return dataclasses.replace(attack, fold=fold)
 
 
-def _check(step, thresholds, max_margin, floor, clean_weight):
+def _limits(task, thresholds, strata):
+  """Returns the thresholds as an array [K] or [strata, K], empty if they are to come."""
   if thresholds is None:
     raise errors.UserError(
       'amat needs thresholds: numbers, or thresholds_from of its arm, an arm to estimate them from'
     )
+  if strata and task.strata is None:
+    raise errors.UserError('this task has no strata; set strata to False')
+  limits = np.array(thresholds, np.float64)
+  number = len(task.strata.names) if strata else 0
+  fits = limits.ndim == 1 if not strata else limits.ndim == 2 and len(limits) == number
+  if limits.size and not fits:
+    wanted = f'one row for each of {number} strata' if strata else 'one row'
+    raise errors.UserError(f'amat: thresholds must be {wanted}, not of shape {limits.shape}')
+  if not np.isfinite(limits[~np.isnan(limits)] if strata else limits).all():
+    raise errors.UserError(f'amat: thresholds must be finite numbers, not {limits.tolist()}')
+  return limits
+
+
+def _check(step, max_margin, floor, clean_weight):
   if not step > 0 or not math.isfinite(step):
     raise errors.UserError(f'amat: step must be above 0, not {step}')
-  if not all(math.isfinite(value) for value in thresholds):
-    raise errors.UserError(f'amat: thresholds must be finite numbers, not {tuple(thresholds)}')
   if not 0 <= floor <= (math.inf if max_margin is None else max_margin):
     raise errors.UserError(
       f'amat: must have 0 <= floor <= max_margin, not floor {floor}, max_margin {max_margin}'

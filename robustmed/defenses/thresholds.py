@@ -33,6 +33,20 @@ def estimate(
   return np.array([location + k * scale for location, scale in found])
 
 
+def within(values: np.ndarray, strata: np.ndarray, *, number: int, **options) -> np.ndarray:
+  """Returns xi [number, K] of the values [n, K] of each stratum, nan for one without values.
+
+  strata: [n], of each value, below `number`; `options` are those of `estimate`.
+  """
+  values, strata = np.asarray(values, np.float64), np.asarray(strata)
+  if not len(values):
+    raise errors.UserError('thresholds need the clean values of at least one example')
+  found = np.full((number, values.shape[1]), np.nan)
+  for stratum in np.unique(strata):
+    found[stratum] = estimate(values[strata == stratum], **options)
+  return found
+
+
 def huber(values: np.ndarray, *, c: float = 1.5) -> tuple[float, float]:
   """Returns location mu and scale s of values [n] by Huber's proposal 2 (1981, section 6.4).
 

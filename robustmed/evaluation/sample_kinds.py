@@ -9,6 +9,7 @@ import pandas as pd
 from robustmed.evaluation import hypotheses, kinds, normality, statistics
 from robustmed.metrics import detection
 
+FEWEST = 8  # values of which normality can be tested
 MANY_RUNS = 5  # runs from which a test over runs can be significant at 5 %: 2^-5
 
 
@@ -73,6 +74,7 @@ class Normal(kinds.Kind):
   bound: float
   reason: str  # of the bound
   what: str = 'values'
+  name: str = ''  # of a part of the samples
 
   estimand = "Kolmogorov's distance, bias-corrected bootstrap over groups"
 
@@ -82,11 +84,16 @@ class Normal(kinds.Kind):
 
   def __str__(self):
     said = f'largest distance from the normal distribution function < {self.bound:g}'
-    return f'{said} ({self.reason})'
+    return f'{f"{self.name}: " if self.name else ""}{said} ({self.reason})'
+
+  @property
+  def first(self) -> str:
+    """What `kinds.AtLeast` calls the test beside its numbers."""
+    return self.name or str(self)
 
   def __call__(self, rows: pd.DataFrame) -> kinds.Outcome:
     del rows
-    if len(self.values) < 8:
+    if len(self.values) < FEWEST:
       return kinds.not_run(f'no {self.what}')
     found = hypotheses.normality_test(
       normality.distance(np.asarray(self.values), np.asarray(self.groups)), bound=self.bound

@@ -227,26 +227,24 @@ def make_arms(
   *,
   make_task: Callable[[Mapping[str, Any]], types.Task] | None = None,
   make_augment: Callable[[Mapping[str, Any]], Any] | None = None,
-  clean_view: Callable[[Any], Callable[[types.Batch], types.Batch]] | None = None,
 ) -> dict[str, Arm]:
   """The arms of config.arms, each {'defense': {...}, 'init_from': arm or '', 'train': fields}.
 
   An arm may also have 'model' and 'augment', fields that differ from config.model and
   config.augment, from which `make_task` and `make_augment` build its own, and 'attacks', the probes
   that it is evaluated under. 'thresholds_from' names the arm from whose losses on clean training
-  examples the defense's thresholds are estimated, with the options 'thresholds' (fields of
-  `thresholds.estimate`); `clean_view` is the `view` of `preparation.clean_values`. 'teacher_from'
-  names the arm whose outputs are the defense's soft targets; both have the same model fields. 'key'
-  is `Arm.key`. 'copy_of' names an arm whose trained weights are this arm's, without any training,
-  under this arm's own 'model' fields.
+  examples the defense's thresholds are estimated, with the options 'thresholds' (those of
+  `preparation.with_thresholds`). 'teacher_from' names the arm whose outputs are the defense's soft
+  targets; both have the same model fields. 'key' is `Arm.key`. 'copy_of' names an arm whose trained
+  weights are this arm's, without any training, under this arm's own 'model' fields.
   """
   return {
-    name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment, clean_view)
+    name: _make_arm(name, task, config, options.to_dict(), make_task, make_augment)
     for name, options in config.arms.items()
   }
 
 
-def _make_arm(name, task, config, options, make_task, make_augment, clean_view) -> Arm:
+def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
   model, augment = options.get('model', {}), options.get('augment', {})
   for kind, fields in (('model', model), ('augment', augment)):
     for field in fields:
@@ -271,7 +269,6 @@ def _make_arm(name, task, config, options, make_task, make_augment, clean_view) 
         make=make_defense,
         arm=options['thresholds_from'],
         options=options.get('thresholds', {}),
-        view=clean_view,
       ),
     )
   elif options.get('teacher_from'):

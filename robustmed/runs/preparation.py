@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -17,7 +18,6 @@ from robustmed.process import console, files, parallel
 
 PyTree = Any
 FIXED = 'fixed'  # the collection of what model fields decide, such as a gain of the logits
-View = Callable[[Any], Callable[[types.Batch], types.Batch]]
 
 
 class Finished(NamedTuple):
@@ -31,6 +31,15 @@ class Finished(NamedTuple):
   stopper: console.Stopper | None = None  # to stop a long preparation
 
 
+class CleanValues(NamedTuple):
+  """Values of the criterion on training examples, rows in the order of `index`."""
+
+  index: np.ndarray  # [n]
+  group: np.ndarray  # [n]
+  stratum: np.ndarray  # [n], 0 where the task has no strata
+  values: np.ndarray  # [n, K] float64
+
+
 def with_thresholds(
   task: types.Task,
   defense: Mapping[str, Any],
@@ -38,18 +47,28 @@ def with_thresholds(
   make: Callable[..., types.Defense],
   arm: str,
   options: Mapping[str, Any],
-  view: View | None = None,
 ) -> Callable[[Finished], types.Defense]:
   """Returns finished -> `make(task, defense)` with 'thresholds' from the network of `arm`.
 
   Thresholds xi are estimated from the values of the defense's own criterion, computed with the
   losses of `task`. Both are saved in thresholds.npz of the arm's folder, for the report and for a
-  resumed run. `options` are fields of `thresholds.estimate`.
+  resumed run. `options` are fields of `thresholds.estimate` and 'stratum', the place of the one
+  stratum of the task that thresholds are estimated from, for all examples. A defense with 'strata'
+  gets a row of thresholds for each stratum; without either all examples give one row.
   """
-  known = inspect.signature(thresholds.estimate).parameters
+  known = {**inspect.signature(thresholds.estimate).parameters, 'stratum': None}
+  del known['values']
   for name in options:
-    errors.lookup(
-      {field: None for field in known if field != 'values'}, name, kind='field of thresholds'
+    errors.lookup(known, name, kind='field of thresholds')
+  options = dict(options)
+  only, within = options.pop('stratum', None), bool(defense.get('strata', False))
+  names = task.strata.names if task.strata else ()
+  if (within or only is not None) and not names:
+    raise errors.UserError('thresholds by strata: this task has no strata')
+  if only is not None and (within or not -len(names) <= only < len(names)):
+    raise errors.UserError(
+      f'thresholds of stratum {only}: '
+      + ('the defense has strata; leave one out' if within else f'there are {len(names)} strata')
     )
   criterion = {name: defense[name] for name in ('criterion', 'terms') if name in defense}
 
@@ -59,22 +78,23 @@ def with_thresholds(
       values = amat.term_values(
         task, criterion.get('terms'), criterion=criterion.get('criterion', 'loss')
       )
-      index, group, found = clean_values(
+      found = clean_values(
         task,
         finished.load(arm),
         values,
         finished.source,
         batch_size=finished.config.evaluate.batch_size,
-        view=view,
       )
-      xi = thresholds.estimate(found, **options)
+      found, xi = _estimated(found, names, only=only, within=within, options=options)
       if parallel.is_writer():
         with files.replacing(path) as temporary:
-          np.savez_compressed(temporary, values=found, index=index, group=group, xi=xi, arm=arm)
+          np.savez_compressed(temporary, **found._asdict(), xi=xi, arm=arm)
       parallel.barrier('thresholds')
-    xi = tuple(float(value) for value in _read(path))
-    console.say(f'thresholds from {arm}: {", ".join(f"{value:.6g}" for value in xi)} ({path})')
-    return make(task, {**defense, 'thresholds': xi})
+    xi = _read(path, strata=len(names) if within else 0)
+    shown = lambda row: ', '.join(f'{value:.6g}' for value in row)
+    rows = [f'{name}: {shown(row)}' for name, row in zip(names, xi)] if within else [shown(xi)]
+    console.say(f'thresholds from {arm}: {"; ".join(rows)} ({path})')
+    return make(task, {**defense, 'thresholds': xi.tolist()})
 
   return prepare
 
@@ -113,20 +133,18 @@ def clean_values(
   source: Any,
   *,
   batch_size: int,
-  view: View | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(index [n], group [n], values [n, K] float64) of the training examples, in inference mode.
+) -> CleanValues:
+  """Returns the values of all training examples, in inference mode.
 
-  `view(source)` is a function of a batch that may crop images and targets, and clear the mask of
-  examples to leave out. None keeps all examples and crops images larger than the network's input
-  at their centre (`centre_crop`).
+  Images larger than the network's input are cropped at their centre (`centre_crop`); an example's
+  stratum is that of what is left.
   """
-  preprocess = view(source) if view else lambda batch: centre_crop(batch, task.image_shape)
 
   def one_device(variables, batch):
-    batch = preprocess(batch)
+    batch = centre_crop(batch, task.image_shape)
     batch = {**batch, 'clean': batch['image']}
-    return values(task.predict(variables, batch['image']), batch), batch['mask']
+    stratum = task.strata.of(batch) if task.strata else jnp.zeros_like(batch['index'])
+    return values(task.predict(variables, batch['image']), batch), stratum
 
   program = parallel.each_device(one_device, split=(1,), gathered=(True, True))
   batches = pipeline.eval_batches(
@@ -138,13 +156,15 @@ def clean_values(
   )
   parts = []
   for batch in map(grid.device_batch, batches):
-    found, mask = program(variables, batch)
-    table = {'values': found, 'mask': mask, 'index': batch['index'], 'group': batch['group']}
+    found, stratum = program(variables, batch)
+    table = {'values': found, 'stratum': stratum}
+    table |= {name: batch[name] for name in ('mask', 'index', 'group')}
     parts.append(parallel.gather_rows({name: np.asarray(leaf) for name, leaf in table.items()}))
   table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   order = np.argsort(table['index'], kind='stable')
   order = order[table['mask'][order]]
-  return table['index'][order], table['group'][order], table['values'][order].astype(np.float64)
+  found = CleanValues(**{name: table[name][order] for name in CleanValues._fields})
+  return found._replace(values=found.values.astype(np.float64))
 
 
 def centre_crop(batch: types.Batch, image_shape: tuple[int, ...]) -> types.Batch:
@@ -167,8 +187,30 @@ def memory_slots(defense: types.Defense, split) -> int:
   return 1 + int(np.max(split.stack('index')))
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def _estimated(found, names, *, only, within, options):
+  """Returns the values that thresholds are estimated from, with their strata, and xi."""
+  if within:
+    return found, thresholds.within(found.values, found.stratum, number=len(names), **options)
+  if only is None:
+    found = found._replace(stratum=np.zeros_like(found.stratum))
+    return found, thresholds.estimate(found.values, **options)
+  kept = found.stratum == only % len(names)
+  if not kept.any():
+    raise errors.UserError(f'thresholds: no training example is of the stratum {names[only]!r}')
+  found = CleanValues(*(column[kept] for column in found))
+  return found, thresholds.estimate(found.values, **options)
+
+
+def _read(path: pathlib.Path, *, strata: int) -> np.ndarray:
+  """Returns xi [K], or [strata, K] if `strata` is above 0."""
   stored = files.read_arrays(path)
   if 'xi' not in stored:
     raise errors.UserError(f'{path} is damaged (it has no array xi); delete it and run again')
-  return stored['xi']
+  xi = stored['xi']
+  if xi.shape[:-1] != ((strata,) if strata else ()):
+    raise errors.UserError(
+      f'{path} has thresholds of shape {xi.shape}, '
+      f'{f"not a row for each of {strata} strata" if strata else "not one row"}; it is of another '
+      'configuration or version: delete it and run again'
+    )
+  return xi

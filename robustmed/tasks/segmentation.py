@@ -17,6 +17,7 @@ from robustmed.tasks import networks
 
 Array = jax.Array
 SMOOTH, TINY = 1e-5, 1e-8  # of the soft Dice
+MOST_CLASSES = 8  # of a task with strata, of which there are 2^classes
 
 
 def make(
@@ -38,7 +39,8 @@ def make(
   Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
   Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), their
   maximum _DICE_max (the criterion of the authors' margins), and the counts _tp<k>, _fp<k>, _fn<k>,
-  from which `slice_sets.tvdi` computes the TVDI of a set of examples.
+  from which `slice_sets.tvdi` computes the TVDI of a set of examples. Strata, for tasks of at most
+  `MOST_CLASSES` classes: see `strata`.
   """
   classes = tuple(classes)
   network = networks.bind(module, image_shape=image_shape)
@@ -74,7 +76,25 @@ def make(
     diagnostics=diagnostics,
     compared=compared,
     coupled=coupled_terms,
+    strata=strata(classes) if len(classes) <= MOST_CLASSES else None,
   )
+
+
+def strata(classes: Sequence[str]) -> types.Strata:
+  """Returns the strata of images that show the same classes; the last one shows all of them.
+
+  An absent class costs nearly a full Dice term even where the network is right in every pixel, as
+  1e-5 is far below the sum of small probabilities over an image. Number: bit k - 1 is class k.
+  """
+  numbers = range(2 ** len(classes))
+  shown = [[name for k, name in enumerate(classes) if number >> k & 1] for number in numbers]
+
+  def of(batch):
+    labels = batch['target']['labels']
+    there = lambda k: jnp.any(labels == k + 1, axis=tuple(range(1, labels.ndim)))
+    return sum(there(k).astype(jnp.int32) << k for k in range(len(classes)))
+
+  return types.Strata(tuple(' and '.join(names) or 'no class' for names in shown), of)
 
 
 def head_weights(num_heads: int) -> tuple[float, ...]:

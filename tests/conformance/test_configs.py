@@ -10,7 +10,8 @@ from robustmed.runs import commandline, description, experiment
 from support import runs
 
 FILES = sorted((runs.ROOT / 'configs').glob('[!_]*.py'))
-PRESETS = ('', 'smoke', 'demo', 'real', 'paper')
+PRESETS = ('', 'smoke', 'demo', 'real', 'paper', 'authors', 'text', 'smoke,authors', 'smoke,text')
+DEMOS = ('', 'demo')
 
 
 def _presets(path):
@@ -47,7 +48,7 @@ def test_presets_are_plain_data_and_build(path):
       found = description.reach(exp)
       assert found.tested > 3 and found.groups >= 2, preset
       few = description.too_few_groups(found)
-      assert not few or preset in ('smoke', 'real', 'paper'), few
+      assert not few or preset not in DEMOS, few
       assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
 
 

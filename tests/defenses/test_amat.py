@@ -165,6 +165,34 @@ def test_all_terms_must_be_below_their_thresholds_strictly():
     at(1.0, 1.0, 1.0)
 
 
+def test_an_example_is_tested_against_the_threshold_of_its_stratum():
+  kinds = types.Strata(('even', 'odd', 'none'), lambda batch: batch['index'] % 2)
+  task = _task()._replace(strata=kinds)
+  attack = attacks.pgd(norm='l2', num_steps=20, relative_step=0.5)
+  fields = {
+    'attack': attack,
+    'step': D,
+    'terms': ('mean',),
+    'when': 'immediate',
+    'strata': True,
+    'objective': 'up',
+  }
+  make = lambda limits: amat.make(task, thresholds=limits, **fields)
+  passed = lambda *limits: _attacked(make([[one] for one in limits]), [2.0] * 4)[1]['passed']
+  # up the diagonal by 2: the mean is 1
+  assert passed(1.1, 0.9, 5.0).tolist() == [1, 0, 1, 0]
+  assert passed(0.9, 1.1, 5.0).tolist() == [0, 1, 0, 1]
+  assert passed(np.nan, 1.1, np.nan).tolist() == [0, 1, 0, 1]  # no clean values, no growth
+  assert make([[1.0], [2.0], [3.0]]).init(5)['xi'].shape == (3, 1)
+  for limits, message in (
+    ((1.0,), r'one row for each of 3 strata, not of shape \(1,\)'),
+    (((1.0,), (2.0,)), r'not of shape \(2, 1\)'),
+    (((1.0,), (np.inf,), (2.0,)), 'must be finite'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      make(limits)
+
+
 def test_any_looks_at_every_iterate_and_final_at_the_last():
   # The attack goes up, so the criterion, which falls with it, fails at the start only.
   down = {'criterion': 'dice', 'terms': ('near',), 'thresholds': (0.0,), 'objective': ''}
@@ -213,6 +241,8 @@ def test_it_costs_one_forward_pass_more_than_the_attack_and_its_training():
   [
     ({'thresholds': None}, 'needs thresholds'),
     ({'thresholds': (float('nan'),)}, 'must be finite'),
+    ({'thresholds': ((1.0,), (2.0,))}, r'one row, not of shape \(2, 1\)'),
+    ({'strata': True}, 'this task has no strata'),
     ({'step': 0.0}, 'step must be above 0'),
     ({'max_margin': 1.0, 'floor': 2.0}, 'floor <= max_margin'),
     ({'when': 'epoch_end'}, 'needs epoch_steps'),

@@ -16,6 +16,14 @@ def test_mean_and_largest_per_column():
   np.testing.assert_array_equal(thresholds.estimate(values, estimator='max'), [5, 40])
 
 
+def test_every_stratum_has_a_threshold_of_its_own():
+  values = np.array([[1.0, 10.0], [7.0, 10.0], [5.0, 40.0], [8.0, 0.0]])
+  found = thresholds.within(values, np.array([0, 2, 0, 2]), number=4, estimator='max')
+  np.testing.assert_array_equal(found, [[5, 40], [np.nan] * 2, [8, 10], [np.nan] * 2])
+  with pytest.raises(errors.UserError, match='at least one example'):
+    thresholds.within(np.zeros((0, 1)), np.zeros(0, int), number=2)
+
+
 @pytest.mark.parametrize('c', [1.0, 1.5])
 def test_huber_solves_its_two_equations(c):
   rng = np.random.default_rng(0)

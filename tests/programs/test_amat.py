@@ -51,14 +51,34 @@ def test_a_finished_run_has_nothing_left_to_forecast(run):
   assert left(run[0] / 'elsewhere') > beside > 0
 
 
-def test_thresholds_are_the_mean_clean_loss_of_every_training_slice(run):
+def test_thresholds_are_the_mean_clean_dice_of_the_complete_training_slices(run):
   folder = run[0]
   with np.load(folder / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz') as stored:
-    values, xi = stored['values'], stored['xi']
+    values, xi, stratum = stored['values'], stored['xi'], stored['stratum']
   plan = runs.main(*CONFIG, '--stage', 'describe')
   sizes = json.loads(plan.stdout)['data']
-  assert values.shape == (sizes['train'], 1)
+  assert 8 <= len(values) < sizes['train'] and (stratum == 3).all()
   np.testing.assert_allclose(xi, values.mean(axis=0), rtol=1e-12)
+  claims = pd.read_csv(folder / 'report' / 'tables' / 'claims.csv').set_index('statement')
+  normal = claims.loc['The clean Dice V of STD is approximately normal']
+  assert normal['verdict'] in ('holds', 'fails', 'undecided') and 'distance' in normal['numbers']
+
+
+def test_thresholds_of_the_papers_text_are_those_of_slices_with_equal_classes(tmp_path):
+  words = ['--config', 'configs/amat_hippocampus.py:smoke,text', '--workdir', tmp_path]
+  runs.main(*words, '--arms', 'amat', '--stage', 'train')
+  with np.load(tmp_path / 'checkpoints' / 'amat' / 'seed0' / 'thresholds.npz') as stored:
+    values, xi, stratum = stored['values'], stored['xi'], stored['stratum']
+  assert xi.shape == (4, 1) and {0, 3} <= set(stratum)
+  for place, limit in enumerate(xi):
+    if (stratum == place).any():
+      np.testing.assert_allclose(limit, values[stratum == place].mean(axis=0), rtol=1e-12)
+    else:
+      assert np.isnan(limit)
+  words += ['--arms', 'std,amat']
+  runs.main(*words)
+  page = (tmp_path / 'report' / 'report.md').read_text()
+  assert 'among slices that show the same classes' in page and 'total, no class' in page
 
 
 def test_margins_grow_by_the_step_alone(run):

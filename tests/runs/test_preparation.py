@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.extend import backend
 
-from robustmed import data, errors
+from robustmed import data, errors, types
 from robustmed.process import console, parallel, tool
 from robustmed.runs import commandline, description, experiment, preparation, stages
 from robustmed.training import checkpoints
@@ -70,8 +70,8 @@ def _config(**arm):
   )
 
 
-def _experiment(config, source, **more):
-  task = toys.task()
+def _experiment(config, source, task=None, **more):
+  task = task or toys.task()
   return experiment.Experiment(
     task=task,
     arms=experiment.make_arms(task, config, **more),
@@ -153,24 +153,66 @@ def test_what_was_estimated_once_is_kept(tmp_path):
     prepare(_finished(tmp_path, None, explode))
 
 
-def test_the_centre_of_larger_images_or_a_view_of_ones_own(tmp_path):
-  def view(source):
-    def seen(batch):
-      cut = preparation.centre_crop(batch, (toys.SIDE, toys.SIDE, 1))
-      return {**cut, 'mask': batch['mask'] & (batch['index'] > 2)}
-
-    return seen
-
+def test_larger_images_are_cut_at_their_centre(tmp_path):
   large = _source(side=toys.SIDE + 4)
   plain = (
     _experiment(_config(), None).arms['amat'].prepared.defense(_finished(tmp_path / 'a', _source()))
   )
   cut = _experiment(_config(), None).arms['amat'].prepared.defense(_finished(tmp_path / 'b', large))
   np.testing.assert_allclose(cut.init(1)['xi'], plain.init(1)['xi'], rtol=1e-6)
-  own = _experiment(_config(), None, clean_view=view).arms['amat'].prepared.defense
-  own(_finished(tmp_path / 'c', large))
-  with np.load(tmp_path / 'c' / 'thresholds.npz') as stored:
-    np.testing.assert_array_equal(stored['index'], [3, 5, 6, 8])
+
+
+def _in_strata(**thresholds):
+  """The preparation of an arm whose task has odd and even examples, and a kind without any."""
+  kinds = types.Strata(('even', 'odd', 'none'), lambda batch: batch['index'] % 2)
+  config = _config(thresholds={'estimator': 'mean', **thresholds})
+  config.arms.amat.defense.strata = 'stratum' not in thresholds
+  exp = _experiment(config, None, toys.task()._replace(strata=kinds))
+  return exp.arms['amat'].prepared.defense
+
+
+def test_thresholds_within_strata_and_of_one_stratum(tmp_path):
+  xi = _in_strata()(_finished(tmp_path / 'all', _source())).init(1)['xi']
+  odd = _in_strata(stratum=1)(_finished(tmp_path / 'odd', _source())).init(1)['xi']
+  with np.load(tmp_path / 'all' / 'thresholds.npz') as stored:
+    kept = dict(stored)
+  np.testing.assert_array_equal(kept['stratum'], kept['index'] % 2)
+  means = [kept['values'][kept['stratum'] == place].mean(axis=0) for place in (0, 1)]
+  np.testing.assert_allclose(xi, [*means, [np.nan]], rtol=1e-6)
+  np.testing.assert_allclose(odd, means[1], rtol=1e-6)
+  with np.load(tmp_path / 'odd' / 'thresholds.npz') as stored:
+    assert stored['index'].tolist() == [1, 3, 5] and set(stored['stratum']) == {1}
+  with pytest.raises(errors.UserError, match="no training example is of the stratum 'none'"):
+    _in_strata(stratum=-1)(_finished(tmp_path / 'none', _source()))
+
+
+def test_thresholds_that_an_earlier_version_stored_are_used_or_refused_in_one_line(tmp_path):
+  np.savez(tmp_path / 'thresholds.npz', values=np.ones((3, 1)), index=np.arange(3), xi=[0.25])
+  finished = _finished(tmp_path, None, load=None)
+  plain = _experiment(_config(), None).arms['amat'].prepared.defense
+  assert plain(finished).init(1)['xi'].tolist() == [0.25]
+  assert _in_strata(stratum=1)(finished).init(1)['xi'].tolist() == [0.25]
+  message = (
+    r'thresholds\.npz has thresholds of shape \(1,\), not a row for each of 3 strata; .*delete'
+  )
+  with pytest.raises(errors.UserError, match=message):
+    _in_strata()(finished)
+
+
+def test_strata_and_one_stratum_exclude_each_other():
+  for options, message in (
+    ({'stratum': 3}, 'there are 3 strata'),
+    ({'stratum': -4}, 'there are 3 strata'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      _in_strata(**options)
+  config = _config(thresholds={'stratum': 0})
+  with pytest.raises(errors.UserError, match='this task has no strata'):
+    _experiment(config, None)
+  config.arms.amat.defense.strata = True
+  kinds = types.Strata(('all',), lambda batch: batch['index'] * 0)
+  with pytest.raises(errors.UserError, match='leave one out'):
+    _experiment(config, None, toys.task()._replace(strata=kinds))
 
 
 def test_targets_on_the_grid_of_the_image_are_cut_with_it():

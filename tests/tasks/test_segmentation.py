@@ -51,6 +51,17 @@ def outputs(size=4, seed=1):
   }
 
 
+def test_strata_are_the_classes_that_an_image_shows():
+  labels = np.zeros((5, 8, 4), np.int32)
+  labels[1, 0, 0], labels[2, 3, 3], labels[4] = 1, 2, -1
+  labels[3, :2, 0] = (2, 1)
+  strata = task().strata
+  assert strata.of({'target': {'labels': labels}}).tolist() == [0, 1, 2, 3, 0]
+  assert strata.names == ('no class', 'anterior', 'posterior', 'anterior and posterior')
+  many = tuple('abcdefghi')
+  assert segmentation.make(Pyramid(), image_shape=(8, 4, 2), classes=many).strata is None
+
+
 def test_weights_of_the_heads():
   six, three = segmentation.head_weights(6), segmentation.head_weights(3)
   np.testing.assert_allclose(six, [0.51613, 0.25806, 0.12903, 0.06452, 0.03226, 0], atol=5e-6)

@@ -21,6 +21,22 @@ OURS = 'ours, the paper prints curves'
 EXCEPTIONS = 1  # 'almost all noise levels': the paper names one exception
 
 
+class Clean(NamedTuple):
+  """The clean values V of the std arm that thresholds are estimated from."""
+
+  values: np.ndarray  # [n, K]
+  groups: np.ndarray | None = None  # [n], their volumes or images; None: not known
+  strata: np.ndarray | None = None  # [n], places in `names`; None: values of one kind
+  names: tuple[str, ...] = ('',)
+  what: str = 'losses'
+
+  def kinds(self) -> dict[str, np.ndarray]:
+    """Returns {name of a stratum: which values are of it, [n] bool}, without empty ones."""
+    if self.strata is None:
+      return {'': np.ones(len(self.values), bool)}
+    return {self.names[place]: self.strata == place for place in np.unique(self.strata)}
+
+
 class Saying(NamedTuple):
   """What the paper says of one kind of task beside that AMAT is the best."""
 
@@ -61,15 +77,14 @@ def of_paper(
   metric: str,
   sat: tuple[str, ...],
   levels: tuple[float, ...],
-  losses: np.ndarray,
-  groups: np.ndarray,
+  clean: Clean,
   seconds: pd.DataFrame,
   saying: Saying,
 ) -> tuple[claims.Claim, ...]:
   """The claims on one data set; `levels` are those of `pgd`, the attacked ones, rising.
 
-  `losses` are the clean losses V of the std arm, `groups` their volumes or images, `seconds` one
-  row per trial and interval of the training log with AMAT's time over SAT's.
+  `clean` is V of the std arm, `seconds` one row per trial and interval of the training log with
+  AMAT's time over SAT's.
   """
   found, lowest, highest = [], min(levels), max(levels)
   standards = tuple(arm for arm in dict.fromkeys(rows['arm']) if arm.startswith('std')) or ('std',)
@@ -144,25 +159,37 @@ def of_paper(
       test = claims.Elsewhere(claims.above(arm, **gap), together)
       statement = f'Dice of whole volumes (TVDI) is above that of slices (ADI) for {arm}'
       add(statement, test, SEGMENTATION)
-  groups = tuple(np.asarray(groups).tolist())
-  for place, values in enumerate(np.transpose(losses)):
-    term = '' if losses.shape[1] == 1 else f', term {place + 1},'
-    add(
-      f'The clean losses V of STD{term} are approximately normal',
-      sample_kinds.Normal(
-        tuple(values),
-        groups,
-        AWAY,
-        AWAY_REASON,
-        what='clean losses of the std arm with their groups',
-      ),
-      METHOD,
-    )
+  for term in range(clean.values.shape[1]):
+    which = '' if clean.values.shape[1] == 1 else f', term {term + 1},'
+    are = 'are' if clean.what == 'losses' else 'is'
+    statement = f'The clean {clean.what} V of STD{which} {are} approximately normal'
+    add(statement, _normal(clean, term), METHOD)
   cost = claims.measured(
     claims.Cell('amat'), metric='ratio', high=SAME_COST, reason=SAME_COST_REASON
   )
   add('AMAT takes about as long as SAT', claims.Elsewhere(cost, seconds), TABLE_2)
   return tuple(found)
+
+
+def _normal(clean: Clean, term: int):
+  """Returns the test that V is normal within every stratum of `sample_kinds.FEWEST` values."""
+
+  def test(name, kept):
+    return sample_kinds.Normal(
+      tuple(clean.values[kept, term]),
+      () if clean.groups is None else tuple(clean.groups[kept].tolist()),
+      AWAY,
+      AWAY_REASON,
+      what=f'clean {clean.what} of the std arm with their groups',
+      name=name,
+    )
+
+  known = {} if clean.groups is None else clean.kinds()
+  strata = {name: kept for name, kept in known.items() if kept.sum() >= sample_kinds.FEWEST}
+  tests = [test(name, kept) for name, kept in strata.items()]
+  if not tests:
+    return test('', np.zeros(len(clean.values), bool))
+  return tests[0] if len(tests) == 1 else claims.at_least(len(tests), tests)
 
 
 def ratios(training: pd.DataFrame | None, *, sat: tuple[str, ...]) -> pd.DataFrame:

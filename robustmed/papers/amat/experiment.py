@@ -28,7 +28,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   task = part.make_task(config)
   probes = experiment.make_probes(task, config)
   pretrained = _pretrained(config)
-  arms = experiment.make_arms(task, read(config, part), clean_view=part.clean_view(config))
+  arms = experiment.make_arms(task, read(config, part))
   return experiment.Experiment(
     task=task,
     arms={name: _initialised(arm, pretrained) for name, arm in arms.items()},
@@ -94,7 +94,7 @@ def _pretrained(config):
 def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
   """Returns the configuration with config.reading applied to its arms."""
   reading = config.reading
-  errors.lookup(part.TERMS, reading.criterion, kind='criterion of the margins')
+  kind = parts.criterion(config, part.CRITERIA)
   errors.lookup(thresholds.ESTIMATORS, reading.estimator, kind='estimator of thresholds')
   config = experiment.editable(config)
   for arm in config.arms.values():
@@ -108,7 +108,8 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
     arm.defense.update(
       {
         'criterion': reading.criterion,
-        'terms': part.TERMS[reading.criterion],
+        'terms': kind.terms,
+        'strata': kind.strata,
         'tested': reading.test,
         'when': reading.when,
         'refine': reading.refine,
@@ -120,4 +121,6 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
     arm.thresholds = {'estimator': reading.estimator}
     if reading.estimator != 'max':  # which has no deviations
       arm.thresholds.k = reading.deviations
+    if kind.stratum is not None:
+      arm.thresholds.stratum = kind.stratum
   return config

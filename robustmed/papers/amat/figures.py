@@ -1,5 +1,8 @@
 """Figures of adaptive-margin training, drawn as PNG bytes from plain arrays and frames."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -7,23 +10,34 @@ import scipy.stats
 from robustmed.report import figures
 
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
+MOST_COLUMNS = 3  # of histograms side by side
 DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
 
 
-def losses(values: np.ndarray, xi: np.ndarray, *, names) -> bytes:
-  """Histogram of the clean values V [n, K] with the normal of equal mean and deviation, and xi."""
-  number = values.shape[1]
-  figure = figures.blank(4.6 * number, 3.4)
-  for axes, column, limit, name in zip(
-    np.ravel(figure.subplots(1, number)), values.T, xi, names, strict=True
-  ):
-    axes.hist(column, bins=40, density=True, color=BLUE, alpha=0.6)
-    deviation = float(np.std(column))
+class Sample(NamedTuple):
+  """Clean values V of one term and stratum, and their threshold."""
+
+  title: str
+  values: np.ndarray
+  threshold: float
+
+
+def clean_values(samples: Sequence[Sample], *, what: str) -> bytes:
+  """Histograms of clean values V with the normal of equal mean and deviation, and thresholds."""
+  columns = min(len(samples), MOST_COLUMNS)
+  rows = -(-len(samples) // columns)
+  figure = figures.blank(4.6 * columns, 3.4 * rows)
+  grid = np.ravel(figure.subplots(rows, columns))
+  for axes in grid[len(samples) :]:
+    axes.set_axis_off()
+  for axes, (title, values, threshold) in zip(grid, samples):
+    axes.hist(values, bins=40, density=True, color=BLUE, alpha=0.6)
+    deviation = float(np.std(values))
     if deviation > 0:
-      x = np.linspace(column.min(), column.max(), 200)
-      axes.plot(x, scipy.stats.norm.pdf(x, np.mean(column), deviation), color=ORANGE, lw=1.6)
-    axes.axvline(limit, color='black', ls='--', lw=1.2)
-    axes.set(title=f'{name}: threshold {limit:.3g} (dashed)', xlabel='clean loss V of STD')
+      x = np.linspace(values.min(), values.max(), 200)
+      axes.plot(x, scipy.stats.norm.pdf(x, np.mean(values), deviation), color=ORANGE, lw=1.6)
+    axes.axvline(threshold, color='black', ls='--', lw=1.2)
+    axes.set(title=f'{title}: threshold {threshold:.3g} (dashed)', xlabel=f'clean {what} V of STD')
     axes.set_ylabel('density (orange: normal)')
     axes.spines[['top', 'right']].set_visible(False)
   return figures.png(figure)

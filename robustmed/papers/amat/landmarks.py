@@ -23,7 +23,7 @@ from robustmed.runs import experiment
 from robustmed.tasks import landmarks
 
 METRIC, HIGHER_IS_BETTER = 'MRE', False
-TERMS = {'loss': landmarks.TERMS}
+CRITERIA = {'loss': parts.Criterion(landmarks.TERMS)}
 COUPLED = ('', ())
 PANELS = (
   spec.Panel(METRIC, 'pgd', False, 'mean radial error in mm'),
@@ -81,11 +81,6 @@ def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study
   del attack
   save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
   return (experiment.Study('the worst test images', save),)
-
-
-def clean_view(config: ml_collections.ConfigDict) -> None:
-  """None: thresholds are estimated from all training images."""
-  del config
 
 
 def saying(config: ml_collections.ConfigDict) -> claims.Saying:

@@ -23,7 +23,7 @@ from robustmed.runs import experiment
 from robustmed.tasks import objects
 
 METRIC, HIGHER_IS_BETTER = 'IOU', True
-TERMS = {'loss': objects.TERMS}
+CRITERIA = {'loss': parts.Criterion(objects.TERMS)}
 COUPLED = ('batch_loss', ('standard', 'adversarial'))
 CLOSE = 0.05  # average IOU of SAT and AMAT that counts as close
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'average IOU of detected objects', (0.0, 1.0)),)
@@ -97,11 +97,6 @@ def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study
   del attack
   save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
   return (experiment.Study('the worst test images', save),)
-
-
-def clean_view(config: ml_collections.ConfigDict) -> None:
-  """None: thresholds are estimated from all training images."""
-  del config
 
 
 def saying(config: ml_collections.ConfigDict) -> claims.Saying:

@@ -1,6 +1,7 @@
 """Shared by the kinds of tasks of AMAT: networks from plain data, worst cases."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,25 @@ def source_config(config: ml_collections.ConfigDict, *fold: int) -> dict[str, An
   """The `config` of `data.load`; of a run over all folds that of one of them."""
   chosen = {'fold': fold[0]} if fold else {}
   return data.source_config({**config.data.to_dict(), **chosen})
+
+
+class Criterion(NamedTuple):
+  """What decides whether a margin grows."""
+
+  terms: tuple[str, ...]  # of `defenses.amat.term_values`
+  what: str = 'losses'  # of the clean images, in the report
+  strata: bool = False  # thresholds and tests within the strata of the task
+  stratum: int | None = None  # all thresholds are estimated from this stratum of the task
+
+
+def criterion(config: ml_collections.ConfigDict, known: Mapping[str, Criterion]) -> Criterion:
+  """The criterion of config.reading, of those `known`; without strata if reading.strata is off."""
+  reading = config.reading
+  found = errors.lookup(known, reading.criterion, kind='criterion of the margins')
+  # In earlier configurations, without this field, only the Dice was that of one stratum.
+  if reading.get('strata', not found.strata):
+    return found
+  return found._replace(strata=False, stratum=None)
 
 
 def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:

@@ -10,32 +10,27 @@ from robustmed.evaluation import statistics, trials
 from robustmed.metrics import slice_sets
 from robustmed.papers.amat import claims as amat_claims
 from robustmed.papers.amat import figures as drawings
-from robustmed.papers.amat import published
+from robustmed.papers.amat import parts, published
 from robustmed.process import files
 from robustmed.report import figures, inputs, spec, tables
 
+_TESTED = {'final': 'the last iterate', 'any': 'every iterate'}
 _READINGS = {
   'criterion': 'a margin grows where the {} of the attacked image is good enough',
-  'test': 'tested on the {} iterate of the training attack',
+  'test': 'tested on {} of the training attack',
   'when': 'margins change {}',
 }
 
 
-def make_claims(config, part, *, levels, rows=None, thresholds=None, training=None) -> tuple:
+def make_claims(config, part, *, levels, rows=None, clean=None, training=None) -> tuple:
   """The claims of a run with these attacked levels; before it has any results, those that are known
-  without. `thresholds` are the arrays of thresholds.npz, `training` is the log."""
-  losses, groups = np.zeros((0, len(part.TERMS['loss']))), np.zeros(0, int)
-  # With the Dice criterion the stored values are no losses.
-  of_losses = config.reading.criterion == 'loss'
-  if of_losses and thresholds is not None and 'group' in thresholds:
-    losses, groups = thresholds['values'], thresholds['group']
+  without. `clean` is V of the std arm, `training` is the log."""
   return amat_claims.of_paper(
     inputs.no_rows([part.METRIC]) if rows is None else rows,
     metric=part.METRIC,
     sat=_sat(config),
     levels=tuple(levels),
-    losses=losses,
-    groups=groups,
+    clean=_clean(config, part, None, strata=()) if clean is None else clean,
     seconds=amat_claims.ratios(training, sat=_sat(config)),
     saying=part.saying(config),
   )
@@ -45,10 +40,22 @@ def _sat(config) -> tuple[str, ...]:
   return tuple(name for name in config.arms if name.startswith('sat_'))
 
 
+def _clean(config, part, stored, *, strata: tuple[str, ...]) -> amat_claims.Clean:
+  """V of a thresholds.npz, which earlier versions wrote without groups; empty without the file.
+
+  `strata`: the names of the task's.
+  """
+  kind = parts.criterion(config, part.CRITERIA)
+  if stored is None:
+    return amat_claims.Clean(np.zeros((0, len(kind.terms))), what=kind.what)
+  found = amat_claims.Clean(stored['values'], stored.get('group'), what=kind.what)
+  return found._replace(strata=stored['stratum'], names=strata) if kind.strata else found
+
+
 class Page:
   """The parts of the page that only this paper's report has."""
 
-  def __init__(self, config, part, folder: pathlib.Path, held: inputs.Inputs):
+  def __init__(self, config, part, folder: pathlib.Path, held: inputs.Inputs, *, strata):
     self.config, self.part, self.folder, self.held = config, part, folder, held
     self.results = folder / 'results'
     self.sat = _sat(config)
@@ -57,6 +64,7 @@ class Page:
     self.first = trials.listed(1, config.data.get('folds', 0))[0]
     of_amat = folder / 'checkpoints' / 'amat' / self.first.folder
     self.thresholds = inputs.arrays(of_amat / 'thresholds.npz')
+    self.clean = _clean(config, part, self.thresholds, strata=strata)
 
   def claims(self):
     if not self.levels:
@@ -66,14 +74,14 @@ class Page:
       self.part,
       levels=self.levels,
       rows=self.held.rows,
-      thresholds=self.thresholds,
+      clean=self.clean,
       training=self.held.training,
     )
 
   def sections(self) -> tuple[spec.Section, ...]:
     made = (
       self._margins(),
-      self._losses(),
+      self._clean_values(),
       self._costs(),
       self._indices(),
       self._whole_volumes(),
@@ -117,20 +125,28 @@ class Page:
   def _which(self) -> str:
     return 'first fold of the first seed' if self.first.fold else 'first seed'
 
-  def _losses(self):
-    if self.thresholds is None:
+  def _clean_values(self):
+    if not len(self.clean.values):
       return None
-    values, xi = self.thresholds['values'], self.thresholds['xi']
-    names = self.part.TERMS[self.config.reading.criterion]
-    reading = self.config.reading
+    reading, clean, lines, drawn = self.config.reading, self.clean, [], []
+    kind = parts.criterion(self.config, self.part.CRITERIA)
+    for name, kept in clean.kinds().items():
+      row = clean.names.index(name) if kind.strata else ()
+      for term, limit, values in zip(
+        kind.terms, self.thresholds['xi'][row], clean.values[kept].T, strict=True
+      ):
+        title = ', '.join(filter(None, (term.strip('_'), name)))
+        drawn.append(drawings.Sample(title, values, float(limit)))
+        lines.append((title, len(values), np.mean(values), np.std(values), limit))
     more = '' if reading.estimator == 'max' else f' + {reading.deviations:g} deviations'
-    which = ' that show every class' if reading.criterion == 'dice' else ''
     fold = f' of the {self._which()}' if self.first.fold else ''
+    columns = ['V', 'examples', 'mean', 'deviation', 'threshold']
     return spec.Section(
-      'Clean losses of STD and the threshold',
-      f'The threshold is estimated from {len(values)} training examples{which}{fold}, without '
-      f'augmentation: {reading.estimator}{more}.',
-      self.draw('clean_losses', drawings.losses(values, xi, names=names)),
+      f'Clean {clean.what} V of STD and the threshold',
+      f'Of {len(clean.values)} training examples{fold}, without augmentation. The threshold is '
+      f'{reading.estimator}{more}.',
+      self.draw('clean_values', drawings.clean_values(drawn, what=clean.what)),
+      [('V and its threshold', pd.DataFrame(lines, columns=columns))],
     )
 
   def _costs(self):
@@ -216,7 +232,7 @@ class Page:
 def spec_of(config, part, task, folder: pathlib.Path) -> spec.ReportSpec:
   """The page of a finished run in `folder`; its figures are drawn into report/figures."""
   held = inputs.read(folder)
-  page = Page(config, part, folder, held)
+  page = Page(config, part, folder, held, strata=task.strata.names if task.strata else ())
   return spec.ReportSpec(
     title=f'Adaptive-margin adversarial training: {config.data.task}',
     description=(
@@ -267,7 +283,8 @@ def notes(config, part) -> tuple[str, ...]:
   found = [
     'Margins: '
     + '; '.join(
-      text.format(str(reading[name]).replace('_', ' ')) for name, text in _READINGS.items()
+      text.format(_TESTED.get(reading[name], str(reading[name]).replace('_', ' ')))
+      for name, text in _READINGS.items()
     )
     + f'; refined where it fails: {"yes" if reading.refine else "no"}.',
     *part.notes(config),

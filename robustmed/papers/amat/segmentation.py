@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Collection
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pandas as pd
@@ -17,19 +16,31 @@ from robustmed.models import nnunet_planner
 from robustmed.papers.amat import claims, parts
 from robustmed.process import files, parallel
 from robustmed.report import spec
-from robustmed.runs import experiment, preparation, slice_examples
+from robustmed.runs import experiment, slice_examples
 
 METRIC, HIGHER_IS_BETTER = 'DICE', True
-# The terms that decide about an AMAT margin, per criterion.
-TERMS = {'loss': ('total',), 'dice': ('_DICE_max',)}  # the authors' Dice is the best class's
+CRITERIA = {
+  'loss': parts.Criterion(('total',), strata=True),
+  # The authors' is the best class's, with the mean of slices that show every class as threshold.
+  'dice': parts.Criterion(('_DICE_max',), 'Dice', stratum=-1),
+}
 VOLUMES, PARTS = 'volumes.csv', 'volume_parts'
 CLASSES = {
   'heart': ('left_atrium',),
   'hippocampus': ('anterior', 'posterior'),
   'prostate': ('peripheral', 'transition'),
 }
-COUPLED = ('batch_dice', ('standard',))  # the reading, and the defenses it makes coupled
+COUPLED = (
+  'batch_dice',
+  ('standard', 'adversarial'),
+)  # the reading, and the defenses it makes coupled
 write_example, pictures = slice_examples.write_example, slice_examples.pictures
+_STRATA = 'V, its threshold and the test are taken among slices that show the same classes.'
+_EVERY_SLICE = 'V is that of all training slices, with one threshold.'
+_COMPLETE = (
+  'V is that of the training slices that show every class, with one threshold for all slices. An '
+  'empty slice has a Dice of 0, so its margin never grows.'
+)
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'ADI (mean Dice of slices)', (0.0, 1.0)),)
 
 
@@ -45,23 +56,6 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
   return tasks.TASKS['segmentation'](
     module, image_shape=(*patch, known.modalities), classes=classes
   )
-
-
-def clean_view(config: ml_collections.ConfigDict) -> preparation.View | None:
-  """The view of `preparation.clean_values`: which training slices thresholds are estimated from.
-
-  All by the loss; by the Dice (authors) those that show every class, as it is 0 on empty slices
-  whatever the network predicts.
-  """
-  if config.reading.criterion != 'dice':
-    return None
-  patch = (*config.data.patch, 0)
-
-  def view(batch):
-    batch = preparation.centre_crop(batch, patch)
-    return {**batch, 'mask': batch['mask'] & jnp.all(batch['target']['present'], axis=-1)}
-
-  return lambda source: view
 
 
 def load(config: ml_collections.ConfigDict, *fold: int) -> data.Source:
@@ -100,13 +94,13 @@ def saying(config: ml_collections.ConfigDict) -> claims.Saying:
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Notes of the report on losses and test examples."""
+  batch = 'summed over the batch (stock nnU-Net, coupled)'
+  kind = parts.criterion(config, CRITERIA)
   return (
-    'Training loss of STD: Dice '
-    + (
-      'summed over the batch (stock nnU-Net, coupled)' if config.reading.batch_dice else 'per slice'
-    )
-    + '; of SAT and AMAT: Dice per slice. Attacks always ascend the loss of each slice alone, '
-    'deep supervision on.',
+    _STRATA if kind.strata else _EVERY_SLICE if kind.stratum is None else _COMPLETE,
+    f'Training loss of STD and SAT: Dice {batch if config.reading.batch_dice else "per slice"}; '
+    'of AMAT: Dice per slice. Attacks always ascend the loss of each slice alone, deep supervision '
+    'on.',
     f'Test slices: {config.data.get("slices", "all")}, one centred patch each, no repeats.',
   )
 

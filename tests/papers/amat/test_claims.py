@@ -70,8 +70,9 @@ def made(frame, losses=None, seconds=1.05, saying=SAYING):
     metric='DICE',
     sat=SAT,
     levels=LEVELS,
-    losses=losses,
-    groups=np.arange(len(losses)),
+    clean=losses
+    if isinstance(losses, amat_claims.Clean)
+    else amat_claims.Clean(losses, np.arange(len(losses))),
     seconds=ratio(seconds),
     saying=saying,
   )
@@ -163,6 +164,39 @@ def test_heaps_of_equal_size_are_not_normal():
   )
   statement = 'The clean losses V of STD are approximately normal'
   assert decide(rows(), losses=heaps)[statement] == 'fails'
+
+
+def heaps_of_strata(centres, **more):
+  strata = np.repeat(np.arange(len(centres)), 400)
+  values = np.array(centres)[strata] + np.random.default_rng(0).normal(0, 0.02, strata.size)
+  groups = np.tile(np.arange(400), len(centres))
+  return amat_claims.Clean(values[:, None], groups, strata, ('none', 'one', 'both'), **more)
+
+
+def test_normality_is_that_within_strata():
+  statement = 'The clean losses V of STD are approximately normal'
+  normal = heaps_of_strata([0.9, 0.6, 0.3])
+  assert decide(rows(), losses=normal)[statement] == 'holds'
+  assert decide(rows(), losses=normal._replace(strata=None))[statement] == 'fails'
+  values = normal.values.copy()
+  values[:400:2] += 0.3  # two heaps within one stratum
+  heaped = normal._replace(values=values)
+  assert decide(rows(), losses=heaped)[statement] == 'fails'
+  (test,) = [claim.test for claim in made(rows(), heaped) if claim.statement == statement]
+  assert test(rows()).numbers.startswith('2 of 3 lie so: none: distance')
+  # a stratum of a few slices is left out
+  few = np.concatenate([np.arange(5), np.arange(400, 1200)])
+  heaped = heaped._replace(
+    values=heaped.values[few], groups=heaped.groups[few], strata=heaped.strata[few]
+  )
+  assert decide(rows(), losses=heaped)[statement] == 'holds'
+
+
+def test_clean_dice_is_tested_too():
+  clean = heaps_of_strata([0.9], what='Dice')
+  assert decide(rows(), losses=clean)['The clean Dice V of STD is approximately normal'] == 'holds'
+  unknown = clean._replace(groups=None)  # earlier workdirs
+  assert decide(rows(), losses=unknown).str.contains('not run').sum() == 1
 
 
 def test_the_average_is_over_clean_and_all_levels():

@@ -65,10 +65,17 @@ def test_margins_that_span_decades_have_a_logarithmic_axis(axes_of, smallest, sc
 
 
 def test_losses_have_their_threshold_and_no_curve_where_all_are_equal(axes_of):
-  values = np.stack([np.linspace(0, 1, 50), np.full(50, 0.5)], axis=1)
-  first, second = amat_figures.losses(values, np.array([0.4, 0.6]), names=('bce', 'dice'))
+  samples = [
+    amat_figures.Sample('bce', np.linspace(0, 1, 50), 0.4),
+    amat_figures.Sample('dice', np.full(50, 0.5), 0.6),
+  ]
+  first, second = amat_figures.clean_values(samples, what='losses')
   assert len(first.get_lines()) == 2 and len(second.get_lines()) == 1
   np.testing.assert_allclose(first.get_lines()[-1].get_xdata(), 0.4)
+  assert first.get_title() == 'bce: threshold 0.4 (dashed)'
+  assert first.get_xlabel() == 'clean losses V of STD'
+  *four, fifth, sixth = amat_figures.clean_values(samples[:1] * 4, what='Dice')
+  assert all(axes.get_lines() for axes in four) and not fifth.axison and not sixth.axison
 
 
 def test_nothing_to_draw():
@@ -78,8 +85,8 @@ def test_nothing_to_draw():
 
 
 def test_nothing_reaches_the_border_of_a_picture():
-  values = np.random.default_rng(0).normal(size=(50, 1))
-  for made in (bars(), amat_figures.losses(values, np.zeros(1), names=('total',))):
+  sample = amat_figures.Sample('total', np.random.default_rng(0).normal(size=50), 0.0)
+  for made in (bars(), amat_figures.clean_values([sample] * 4, what='losses')):
     pixels = matplotlib.image.imread(io.BytesIO(made))[..., :3]
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     assert all(edge.min() == 1 for edge in edges)

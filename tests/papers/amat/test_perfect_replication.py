@@ -102,7 +102,7 @@ def statements(task, *, standards=('std',)) -> list[str]:
 def made(task, rows, *, losses=True):
   config = commandline.load_config(f'configs/amat_{CONFIG.get(task, task)}.py:paper')
   part = experiment.PARTS[config.part]
-  terms = len(part.TERMS['loss'])
+  terms = len(part.CRITERIA['loss'].terms)
   values, groups = np.zeros((0, terms)), np.zeros(0, int)
   if losses:
     each = 5 if task in SEGMENTATION else 1
@@ -116,8 +116,7 @@ def made(task, rows, *, losses=True):
     metric=part.METRIC,
     sat=tuple(f'sat_{level}' for level in SAT[task]),
     levels=tuple(sorted(set(rows['eps']) - {0.0})),
-    losses=values,
-    groups=groups,
+    clean=amat_claims.Clean(values, groups),
     seconds=pd.DataFrame([{**seconds, 'ratio': cost['AMAT'] / cost['SAT']}]),
     saying=part.saying(config),
   )

@@ -34,41 +34,87 @@ def test_smaller_images_keep_the_noise_per_element():
   assert (defense.step, defense.max_margin) == (1.25, 6.25)
 
 
+@pytest.mark.parametrize('preset', ['', 'smoke', 'real', 'paper', 'authors', 'smoke,authors'])
+def test_margins_are_the_authors_by_default(preset):
+  arms = experiment.read(config(preset=preset), segmentation).arms
+  found = arms.amat.defense
+  assert (found.criterion, tuple(found.terms), found.tested) == ('dice', ('_DICE_max',), 'any')
+  assert found.when == 'epoch_end' and found.refine and found.max_margin > 0 and not found.strata
+  assert arms.amat.thresholds.to_dict() == {'estimator': 'mean', 'k': 0.0, 'stratum': -1}
+
+
+@pytest.mark.parametrize('preset', ['text', 'smoke,text', 'demo,text', 'real,text'])
+def test_the_papers_text_is_one_switch_away(preset):
+  chosen = config(preset=preset)
+  assert chosen.preset == ('paper,text' if preset == 'text' else preset)
+  found = experiment.read(chosen, segmentation).arms.amat.defense
+  assert (found.criterion, tuple(found.terms), found.tested) == ('loss', ('total',), 'final')
+  assert found.when == 'immediate' and found.refine and found.max_margin is None and found.strata
+
+
+def test_presets_of_a_reading_are_of_the_size_they_name():
+  full, small = config(preset='paper'), config(preset='smoke')
+  for preset, like in (('authors', full), ('text', full), ('smoke,text', small)):
+    chosen = config(preset=preset)
+    assert chosen.train == like.train and chosen.data == like.data and chosen.model == like.model
+  for preset, message in (
+    ('smoke,txt', "unknown reading of a preset 'txt'; did you mean 'text'"),
+    ('text,authors', "unknown preset 'text'"),
+    ('smoke,text,text', 'unknown reading of a preset'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      config(preset=preset)
+
+
+def test_standard_and_adversarial_training_have_one_dice_for_the_batch():
+  chosen = config()
+  arms = experiment.read(chosen, segmentation).arms
+  assert arms.std.defense.coupled and arms.sat_5.defense.coupled and arms.sat_15.defense.coupled
+  assert 'coupled' not in arms.amat.defense
+  assert any('STD and SAT: Dice summed' in note for note in segmentation.notes(chosen))
+  built = experiment.build(chosen).arms
+  assert built['sat_5'].defense.coupled and not built['amat'].defense.coupled
+  with chosen.unlocked():
+    chosen.reading.batch_dice = False
+  arms = experiment.read(chosen, segmentation).arms
+  assert 'coupled' not in arms.std.defense and 'coupled' not in arms.sat_5.defense
+
+
 def test_readings_reach_the_defense():
   chosen = config()
   with chosen.unlocked():
-    chosen.reading.update({'criterion': 'dice', 'test': 'any', 'cap': False, 'deviations': 2.0})
-    chosen.reading.batch_dice = False
+    chosen.reading.update({'test': 'final', 'cap': False, 'deviations': 2.0})
   arms = experiment.read(chosen, segmentation).arms
   found = arms.amat.defense
-  assert (found.criterion, tuple(found.terms), found.tested) == ('dice', ('_DICE_max',), 'any')
-  assert found.max_margin is None and arms.amat.thresholds.k == 2.0
-  assert 'coupled' not in arms.std.defense
-  assert experiment.read(config(), segmentation).arms.std.defense.coupled
+  assert found.tested == 'final' and found.max_margin is None and arms.amat.thresholds.k == 2.0
   chosen.reading.criterion = 'luck'
   with pytest.raises(errors.UserError, match=r"unknown criterion.*'luck'.*dice.*loss"):
     experiment.build(chosen)
 
 
-def test_a_dice_threshold_looks_at_slices_that_show_every_class():
+def test_strata_of_training_slices_are_the_classes_that_they_show():
   chosen = config()
   source = segmentation.load(chosen)
-  complete = [int(one['index']) for one in source.train if one['present'].all()]
-  assert 0 < len(complete) < len(source.train)
   task = segmentation.make_task(chosen)._replace(predict=lambda variables, image: image)
   shown = lambda outputs, batch: batch['target']['present'].astype(np.float32)
+  found = preparation.clean_values(task, {}, shown, source, batch_size=8)
+  slices = sorted(source.train, key=lambda one: one['index'])
+  assert found.index.tolist() == [int(one['index']) for one in slices]
+  assert found.group.tolist() == [int(one['group']) for one in slices]
+  np.testing.assert_array_equal(found.stratum, found.values @ [1, 2])
+  assert {0, 3} <= set(found.stratum.tolist())
 
-  def looked_at(criterion):
-    with chosen.unlocked():
-      chosen.reading.criterion = criterion
-    view = segmentation.clean_view(chosen)
-    return preparation.clean_values(task, {}, shown, source, batch_size=8, view=view)
 
-  index, group, values = looked_at('dice')
-  assert index.tolist() == complete and (values == 1).all()
-  owner = {int(one['index']): int(one['group']) for one in source.train}
-  assert group.tolist() == [owner[number] for number in complete]
-  assert len(looked_at('loss')[0]) == len(source.train)
+def test_configurations_without_the_field_of_strata_are_read_as_they_were():
+  chosen = config()
+  with chosen.unlocked():
+    del chosen.reading.strata
+  arms = experiment.read(chosen, segmentation).arms
+  assert arms.amat.thresholds.stratum == -1  # V of the Dice was of complete slices
+  with chosen.unlocked():
+    chosen.reading.criterion = 'loss'
+  arms = experiment.read(chosen, segmentation).arms
+  assert not arms.amat.defense.strata and 'stratum' not in arms.amat.thresholds
 
 
 @pytest.mark.parametrize('criterion', ['loss', 'dice'])
@@ -76,8 +122,10 @@ def test_the_largest_clean_value_has_no_deviations_and_other_estimators_are_unkn
   chosen = config()
   with chosen.unlocked():
     chosen.reading.update({'criterion': criterion, 'estimator': 'max', 'deviations': 2.0})
+  more = {'stratum': -1} if criterion == 'dice' else {}
   assert experiment.read(chosen, segmentation).arms.amat.thresholds.to_dict() == {
-    'estimator': 'max'
+    'estimator': 'max',
+    **more,
   }
   experiment.build(chosen)
   with chosen.unlocked():
