@@ -30,6 +30,6 @@ def get_config(preset: str = ''):
       'sat': (5, 15),
       'epoch_steps': 16,
       'data': {'cases': 110, 'train_cases': 20, 'test_cases': 15, 'slices_per_case': 2},
-      'real': {'train_cases': 14, 'test_cases': 12, 'slices_per_case': 3},
+      'real': {'train_cases': 0, 'test_cases': 12, 'slices_per_case': 3},
     },
   )

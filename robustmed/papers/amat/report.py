@@ -14,7 +14,13 @@ from robustmed.papers.amat import parts, published
 from robustmed.process import files
 from robustmed.report import figures, inputs, spec, tables
 
-_TESTED = {'final': 'the last iterate', 'any': 'every iterate'}
+_WORDS = {
+  'dice': 'Dice',
+  'final': 'the last iterate',
+  'any': 'every iterate',
+  'epoch_end': 'at the end of every epoch',
+  'immediate': 'after every step',
+}
 _READINGS = {
   'criterion': 'a margin grows where the {} of the attacked image is good enough',
   'test': 'tested on {} of the training attack',
@@ -283,8 +289,7 @@ def notes(config, part) -> tuple[str, ...]:
   found = [
     'Margins: '
     + '; '.join(
-      text.format(_TESTED.get(reading[name], str(reading[name]).replace('_', ' ')))
-      for name, text in _READINGS.items()
+      text.format(_WORDS.get(reading[name], reading[name])) for name, text in _READINGS.items()
     )
     + f'; refined where it fails: {"yes" if reading.refine else "no"}.',
     *part.notes(config),

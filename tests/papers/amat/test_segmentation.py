@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from robustmed import errors
-from robustmed.papers.amat import experiment, segmentation
+from robustmed.papers.amat import experiment, report, segmentation
 from robustmed.runs import commandline, costs, description, preparation
 
 
@@ -103,6 +103,17 @@ def test_strata_of_training_slices_are_the_classes_that_they_show():
   assert found.group.tolist() == [int(one['group']) for one in slices]
   np.testing.assert_array_equal(found.stratum, found.values @ [1, 2])
   assert {0, 3} <= set(found.stratum.tolist())
+
+
+def test_stored_clean_values_are_those_that_claims_are_about():
+  stored = {'values': np.ones((3, 1)), 'group': np.arange(3), 'stratum': np.array([0, 3, 3])}
+  names = segmentation.make_task(config()).strata.names
+  of = lambda preset, kept: report._clean(config(preset=preset), segmentation, kept, strata=names)
+  dice, loss = of('smoke', stored), of('smoke,text', stored)
+  assert (dice.what, loss.what) == ('Dice', 'losses') and len(dice.values) == 3
+  assert list(dice.kinds()) == [''] and list(loss.kinds()) == ['no class', 'anterior and posterior']
+  assert of('smoke', {'values': np.ones((3, 1))}).groups is None  # of an earlier version
+  assert len(of('smoke', None).values) == 0
 
 
 def test_configurations_without_the_field_of_strata_are_read_as_they_were():
