@@ -10,7 +10,8 @@ loss is the mean over images times the batch of 32; here the learning rate is mu
 weight decay divided by it. Of the published rule, gradients summed over two batches and other
 rates of biases and momentum while it warms up are left out. The small presets train with Adam,
 which needs fewer steps from scratch. Levels are the paper's times the root of the share of pixels
-that is left.
+that is left. `authors` and `text`, alone (the size of `paper`) or after another preset as in
+`real,text`, are what the authors' code and the paper's text do, see _amat.py.
 """
 
 import importlib

@@ -8,7 +8,8 @@ AMAT start from STD) and `paper` (200x160 at full width, batch 8, 500 epochs of 
 Table 2 gives 12, 50 and 53 seconds per epoch of STD, SAT and AMAT on one V100; clean MRE 1.59 mm
 with Dice and 1.55 with cross-entropy, from ImageNet weights:
 `--config.model.init=vgg19.safetensors`). Levels are the paper's times the root of the share of
-pixels that is left.
+pixels that is left. `authors` and `text`, alone (the size of `paper`) or after another preset as in
+`real,text`, are what the authors' code and the paper's text do, see _amat.py.
 """
 
 import importlib

@@ -4,7 +4,8 @@ Presets: none or `demo` (synthetic hearts at a quarter of the side and of the wi
 2 cores), `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task02_Heart`, a quarter of
 the width, batch 32, a GPU) and `paper` (full width, batch 40, 50 x 50 steps, PGD-20: Table 2 gives
 31, 476 and 480 seconds per epoch of STD, SAT and AMAT on one V100, so about 7 hours for AMAT and
-28 for all five arms; clean TVDI of STD is 0.92).
+28 for all five arms; clean TVDI of STD is 0.92). Readings and the trainings of the short presets
+are as in amat_hippocampus.py.
 
 The published split tests 3 volumes; all folds as one run test 20
 (`--config.data.folds=5`, five times the hours).

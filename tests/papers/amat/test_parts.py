@@ -83,6 +83,21 @@ def test_readings_reach_the_defenses():
     experiment.build(chosen)
 
 
+def test_readings_of_the_code_and_of_the_text():
+  ceph, cells = config('ceph', 'authors').reading, config('bccd', 'smoke,authors').reading
+  for reading in (ceph, cells):
+    assert (reading.criterion, reading.test, reading.when) == ('loss', 'any', 'epoch_end')
+    assert (reading.cap, reading.estimator, reading.attack_bn) == (True, 'max', 'update')
+  assert ceph.legacy_targets and not ceph.refine and cells.refine and cells.matching == 'yolo'
+  for name, part in (('ceph', landmarks), ('bccd', amat_objects)):
+    chosen = config(name, 'smoke,text')
+    assert chosen.arms.amat.defense.get('floor', 0.0) == 0
+    found = experiment.read(chosen, part).arms.amat.defense
+    assert (found.criterion, found.tested, found.when) == ('loss', 'final', 'immediate')
+    assert found.refine and found.max_margin is None and not found.strata
+    experiment.build(config(name, 'smoke,authors'))
+
+
 def test_published_radial_errors():
   table = published.landmarks(attack='pgd', scale=0.5)
   assert table.groupby('arm')['mean'].mean().round(3).to_dict() == {

@@ -66,6 +66,17 @@ def test_presets_of_a_reading_are_of_the_size_they_name():
       config(preset=preset)
 
 
+def test_short_presets_go_on_from_std_and_real_has_every_training_case():
+  for preset in ('demo', 'real'):
+    arms = experiment.build(config(preset=preset)).arms
+    assert (
+      arms['std'].init_from == '' and arms['sat_5'].init_from == 'std' == arms['amat'].init_from
+    )
+    assert arms['sat_5'].train['steps'] == arms['amat'].train['steps'] < arms['std'].train['steps']
+  assert config(preset='real').data.train_cases == 0
+  assert all(not arm.get('init_from') for arm in config(preset='paper').arms.values())
+
+
 def test_standard_and_adversarial_training_have_one_dice_for_the_batch():
   chosen = config()
   arms = experiment.read(chosen, segmentation).arms
