@@ -25,6 +25,8 @@ from robustmed.data.cephalograms import phantom as phantom_ceph
 from robustmed.data.chest import luna16
 from robustmed.data.chest import phantom as phantom_nodules
 from robustmed.data.decathlon import msd, phantom_heart, phantom_hippocampus, phantom_prostate
+from robustmed.data.labelled import labelled
+from robustmed.data.labelled import phantom as phantom_labelled
 from robustmed.data.spine import disk_masks, lumbar_disks, spider, ssmspine
 from robustmed.data.spine import phantom as phantom_lumbar_disks
 
@@ -34,6 +36,7 @@ SOURCES = {
   'brats': brats,
   'ceph': ceph,
   'disk_masks': disk_masks,
+  'labelled': labelled,
   'lumbar_disks': lumbar_disks,
   'luna16': luna16,
   'msd': msd,
@@ -43,6 +46,7 @@ SOURCES = {
   'phantom_ceph': phantom_ceph,
   'phantom_heart': phantom_heart,
   'phantom_hippocampus': phantom_hippocampus,
+  'phantom_labelled': phantom_labelled,
   'phantom_lumbar_disks': phantom_lumbar_disks,
   'phantom_nodules': phantom_nodules,
   'phantom_prostate': phantom_prostate,

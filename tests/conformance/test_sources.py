@@ -6,6 +6,7 @@ import pytest
 
 from robustmed import data, errors
 from robustmed.data import pipeline, store
+from robustmed.data.labelled import phantom as phantom_labelled
 from support import cells, chests, gliomas, scans, skulls, spines, torch_files, torsos
 
 
@@ -72,6 +73,11 @@ def _chest_folder(folder):
   return {'dir': str(chests.fill(folder / 'raw'))}
 
 
+def _labelled_folder(folder):
+  own = {name: CONFIGS['phantom_labelled'][name] for name in ('cases', 'scale')}
+  return {'dir': str(phantom_labelled.fill(folder / 'raw', **own))}
+
+
 _TORSO = {'side': 32, 'spacing': 12.0, 'subjects': (2, 1, 1), 'slices': 'all'}
 CONFIGS = {
   'abdomen': {'name': 'abdomen', **_TORSO, 'layout': 'flare22'},
@@ -93,6 +99,8 @@ CONFIGS = {
     'validation_images': 2,
     'test_images': 2,
   },
+  'labelled': {'name': 'labelled'},
+  'phantom_labelled': {'name': 'phantom_labelled', 'cases': 5, 'scale': 0.4},
   'phantom_lumbar_disks': {
     'name': 'phantom_lumbar_disks',
     'side': 16,
@@ -118,6 +126,7 @@ FILES = {  # real sources: makes a small folder of the original files
   'bccd': _cell_folder,
   'brats': _glioma_folder,
   'ceph': _skull_folder,
+  'labelled': _labelled_folder,
   'lumbar_disks': _disk_folder,
   'disk_masks': _mask_folder,
   'spider': _spider_folder,
@@ -131,6 +140,7 @@ TWINS = {
   'bccd': 'phantom_bccd',
   'brats': 'phantom_brats',
   'ceph': 'phantom_ceph',
+  'labelled': 'phantom_labelled',
   'luna16': 'phantom_nodules',
   'msd': 'phantom_hippocampus',
 }
@@ -241,6 +251,16 @@ class TestFolder:
 def test_twins_have_the_same_features(real, twin, sources):
   describe = lambda example: {key: (np.shape(v), type(v)) for key, v in example.items()}
   assert describe(sources[real].train[0]) == describe(sources[twin].train[0])
+
+
+def test_the_phantom_of_a_labelled_folder_is_what_its_files_hold(sources):
+  real, twin = sources['labelled'], sources['phantom_labelled']
+  for ours, theirs in zip((*real.train, *real.test), (*twin.train, *twin.test), strict=True):
+    np.testing.assert_array_equal(ours['image'], theirs['image'])
+    np.testing.assert_array_equal(ours['labels'], theirs['labels'])
+  for ours, theirs in zip(real.info['cases'], twin.info['cases'], strict=True):
+    for name in ('name', 'shape', 'affine', 'spacing', 'dtype', 'group'):
+      assert ours[name] == theirs[name]
 
 
 def test_phantom_survives_the_way_through_the_files_of_the_real_source(sources):
