@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from robustmed.data import store
 from robustmed.data.files import cubes, threads
-from robustmed.data.labelled import sampling, study, survey, units
+from robustmed.data.labelled import masks, sampling, study, survey, units
 
 DEFAULTS = study.DEFAULTS
 NOMINAL = {'train': 10, 'test': 2}
@@ -76,17 +76,17 @@ def content(found: study.Study) -> dict[str, Any]:
 class Labelled(store.Builder):
   """Builds 'train', 'test' and 'validation', as far as the folder or the fields have them."""
 
-  def study(self) -> study.Study:
+  def known(self) -> study.Study:
     return study.make(self.fields)
 
   def read(self, found: study.Study, number: int) -> tuple[np.ndarray, np.ndarray]:
     return read_case(found, number)
 
   def features(self):
-    return segmentation_features(self.study())
+    return segmentation_features(self.known())
 
   def splits(self):
-    found = self.study()
+    found = self.known()
     self.facts = {
       'cases': study.facts_of(found),
       'present': {part: [] for part in found.partition.parts},
@@ -150,7 +150,7 @@ def read_case(found: study.Study, number: int) -> tuple[np.ndarray, np.ndarray]:
   Voxels of the ignored label are -1.
   """
   case = found.folder.cases[number]
-  numbers = survey.read_labels(case.label, picture=found.picture)
+  numbers = masks.read(case.label, picture=found.picture).numbers
   image, _ = survey.read_image(case, rank=numbers.ndim)
   survey.check_shapes(case, image, numbers)
   classes = np.zeros(numbers.shape, np.int16)

@@ -116,7 +116,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
 class PhantomLabelled(labelled.Labelled):
   """Builds the splits of the synthetic folder."""
 
-  def study(self):
+  def known(self):
     return make_study(self.fields)
 
   def read(self, found, number):

@@ -157,11 +157,11 @@ def _classes(folder, surveys):
   picture = any(one.picture for one in surveys)
   if picture:
     values = {0, 1}
-    odd = next((n for n, one in enumerate(surveys) if len(one.values) > 2), None)
+    odd = next((n for n, one in enumerate(surveys) if not one.plain), None)
     if odd is not None:
       raise errors.UserError(
-        f'{folder.cases[odd].label}: has {len(surveys[odd].values)} values, while other masks of '
-        'the folder are smoothed or lossy pictures of one class'
+        f'{folder.cases[odd].label}: has the values {list(surveys[odd].values)[:5]}, while other '
+        'masks of the folder are smoothed or lossy pictures of one class'
       )
   else:
     values = {0, *(v for one in surveys for v in one.values)} - {folder.ignore}

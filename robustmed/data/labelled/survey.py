@@ -1,12 +1,6 @@
 """Reads labelled images whole and says what each is: shape, place, type, intensities, labels.
 
 A folder is surveyed once; the result is kept beside the prepared data, by the files' times.
-
-Masks. A label map of one number per pixel holds those numbers. A colour map holds classes by colour
-(the number is 65536 red + 256 green + blue). A map with more than `MOST_VALUES` numbers, and every
-JPEG, is a picture of a mask, smoothed or lossy: if at least `PLAIN` of its pixels lie within an
-eighth of the range from black or from full, what is brighter than half is the one class; if not, it
-is refused, since its classes cannot be told.
 """
 
 import functools
@@ -21,12 +15,10 @@ import numpy as np
 from robustmed import errors
 from robustmed.data import store
 from robustmed.data.files import exams, threads
-from robustmed.data.labelled import folders, formats
+from robustmed.data.labelled import folders, formats, masks
 from robustmed.process import files
 
 VERSION = 1  # to be raised when the same files give another survey
-MOST_VALUES = 64
-PLAIN = 0.97
 _MOST_SAMPLES = 200_000  # of the intensities of one channel, evenly spaced
 _EMPTY = 0.25  # share of zeros from which they count as outside of the body
 
@@ -45,7 +37,8 @@ class Survey(NamedTuple):
   low: list[float]  # the 0.5 and 99.5 per cent quantiles
   high: list[float]
   values: Sequence[int] = ()  # of the label map
-  picture: bool = False  # the label map is a picture of a mask
+  picture: bool = False  # the label map is a picture of a mask, see `masks`
+  plain: bool = False  # the label map can be read as one
   filled: Sequence[list[int]] = ()  # per axis, the slices with foreground
   inner: Sequence[list[float]] = ()  # per channel: quantiles, mean, deviation of the foreground
 
@@ -90,22 +83,17 @@ def _survey(root, stamp, folder, cache_dir):
 
 
 def _one(case: folders.Case, *, kind: str) -> Survey:
-  image, stored = read_image(case, rank=_rank(case, kind))
   if kind != 'segmentation':
-    return measured(image, stored)
-  numbers, picture = _numbers(case.label)
-  check_shapes(case, image, numbers)
-  if numbers.min() < 0:
-    raise errors.UserError(f'{case.label}: label {numbers.min()} is below 0')
-  return measured(image, stored, numbers, picture=picture)
+    return measured(*read_image(case))
+  mask = masks.read(case.label)
+  image, stored = read_image(case, rank=mask.numbers.ndim)
+  check_shapes(case, image, mask.numbers)
+  made = measured(image, stored, mask.numbers)
+  return made._replace(picture=mask.picture, plain=mask.plain)
 
 
 def measured(
-  image: np.ndarray,
-  stored: formats.Stored,
-  numbers: np.ndarray | None = None,
-  *,
-  picture: bool = False,
+  image: np.ndarray, stored: formats.Stored, numbers: np.ndarray | None = None
 ) -> Survey:
   """Returns the survey of an image [*spatial, c] with the numbers [*spatial] of its label map."""
   made = _intensities(image)._replace(
@@ -122,18 +110,9 @@ def measured(
   rest = lambda axis: tuple(n for n in range(numbers.ndim) if n != axis)
   return made._replace(
     values=np.unique(numbers).tolist(),
-    picture=picture,
     filled=[np.flatnonzero(foreground.any(rest(n))).tolist() for n in range(numbers.ndim)],
     inner=[_quantiles(image[..., c][foreground]) for c in range(image.shape[-1])],
   )
-
-
-def _rank(case, kind) -> int | None:
-  """The spatial axes that the label map says, for images whose files do not."""
-  if kind != 'segmentation':
-    return None
-  stored = formats.read(case.label)
-  return stored.spatial or stored.array.ndim
 
 
 def check_shapes(case: folders.Case, image: np.ndarray, numbers: np.ndarray) -> None:
@@ -172,57 +151,6 @@ def read_image(case: folders.Case, *, rank: int | None = None) -> tuple[np.ndarr
   if image.dtype.kind in 'iu' and image.dtype.itemsize > 2 and np.abs(image).max() > 2**24:
     raise errors.UserError(f'{case.images[0]}: has whole numbers above 2^24; store it as float32')
   return image.astype(np.float32), first
-
-
-def read_labels(path: pathlib.Path, *, picture: bool) -> np.ndarray:
-  """Returns the numbers [*spatial] of a label map; of a `picture` of a mask 0 and 1."""
-  numbers, is_picture = _numbers(path)
-  if picture and not is_picture:  # a clean one among smoothed ones
-    numbers = (numbers > numbers.max() / 2).astype(np.int64)
-  return numbers
-
-
-def _numbers(path) -> tuple[np.ndarray, bool]:
-  """(the numbers of a label map, whether it is a picture of a mask)."""
-  stored = formats.read(path)
-  array = stored.array
-  if array.dtype == bool:
-    array = array.astype(np.uint8)
-  spatial = stored.spatial or array.ndim
-  colours = array[..., : min(3, array.shape[-1])] if array.ndim > spatial else array[..., None]
-  if colours.shape[-1] == 2:
-    colours = colours[..., :1]  # grey and alpha
-  if formats.suffix_of(path) not in formats.LOSSY:
-    numbers = _plain_numbers(colours, path)
-    if numbers is not None:
-      return numbers, False
-  grey = colours.max(axis=-1).astype(np.float64)
-  top = float(np.iinfo(array.dtype).max) if array.dtype.kind in 'iu' else float(grey.max())
-  top = top if array.dtype.itemsize == 1 else max(float(grey.max()), 1.0)
-  plain = np.mean((grey <= top / 8) | (grey >= top * 7 / 8))
-  if plain < PLAIN or grey.min() < 0:
-    raise errors.UserError(
-      f'{path}: has {len(np.unique(grey))} values, {100 * (1 - plain):.0f} % of its pixels are '
-      'neither black nor full, so its classes cannot be told; store label maps as PNG, a number '
-      'or a colour per class'
-    )
-  return (grey > top / 2).astype(np.int64), True
-
-
-def _plain_numbers(colours, path):
-  """The numbers of a label map of few values or colours, else None."""
-  same = (colours == colours[..., :1]).all()
-  flat = colours[..., 0] if same else colours
-  if same:
-    whole = flat.astype(np.int64)
-    if (whole != flat).any():
-      raise errors.UserError(f'{path}: labels must be whole numbers')
-  else:
-    if colours.dtype != np.uint8:
-      raise errors.UserError(f'{path}: a label map must have one number, or a colour, per pixel')
-    red, green, blue = (colours[..., n].astype(np.int64) for n in range(3))
-    whole = (red << 16) + (green << 8) + blue
-  return whole if len(np.unique(whole)) <= MOST_VALUES else None
 
 
 def _intensities(image) -> Survey:

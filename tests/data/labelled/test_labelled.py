@@ -147,7 +147,7 @@ def test_regions_and_the_ignored_label(tmp_path):
   numbers[0] = 3
   folders.save(path, numbers.transpose(2, 1, 0))
   source = load(folder, tmp_path, split='all')
-  assert source.info['classes'] == ['background', 'label 1', 'label 2']
+  assert source.info['classes'] == ['background', 'label 1', 'core']
   assert source.info['regions'] == {'whole': [1, 2], 'core': [2]}
   assert 'regions: whole (1+2), core (2)' in source.info['lines']
   example = source.test[0]
@@ -285,7 +285,7 @@ def test_resampling_and_the_window(tmp_path):
   assert source.info['window'] == [8, 4, 8]
   cropped = source.crop(source.test[0])
   assert cropped['image'].shape == (8, 4, 8, 1) and (cropped['labels'][0] == -1).all()
-  np.testing.assert_array_equal(cropped['image'][1:7, :, 1:6], source.test[0]['image'])
+  np.testing.assert_array_equal(cropped['image'][1:7, :, 2:7], source.test[0]['image'])
 
 
 def test_a_result_is_written_in_patient_space(tmp_path):
