@@ -4,11 +4,12 @@ Loss and supervision of nnU-Net version 1 (Isensee et al. 2021), per example as 
 need it for margins of single samples; ADI is their eq. 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustmed import errors, types
 from robustmed.metrics import slice_sets
@@ -25,13 +26,15 @@ def make(
   *,
   image_shape: tuple[int, ...],
   classes: Sequence[str],
+  regions: Mapping[str, Sequence[int]] | None = None,
   units: str = 'standard deviations of the image (z-scores)',
 ) -> types.Task:
   """Returns the segmentation task on images [b, *spatial, c].
 
   Target: 'labels' [b, *spatial] int, 0 background, k the k-th of `classes`, -1 outside of the scan,
   which counts as background. With a target 'soft' [b, *spatial, 1 + len(classes)] as well, losses
-  and objectives use these probabilities.
+  and objectives use these probabilities. With a target 'counted' [b, *spatial] bool, pixels where
+  it is False (an ignored label) are in no loss, objective or metric.
 
   The module's outputs are {'head0': [b, *spatial, 1 + len(classes)] logits, 'head1': the same on a
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
@@ -39,10 +42,12 @@ def make(
   Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
   Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), their
   maximum _DICE_max (the criterion of the authors' margins), and the counts _tp<k>, _fp<k>, _fn<k>,
-  from which `slice_sets.tvdi` computes the TVDI of a set of examples. Strata, for tasks of at most
-  `MOST_CLASSES` classes: see `strata`.
+  from which `slice_sets.tvdi` computes the TVDI of a set of examples. With `regions`, each some
+  numbers of classes, the metrics are those of the regions in place of the classes. Strata, for
+  tasks of at most `MOST_CLASSES` classes: see `strata`.
   """
   classes = tuple(classes)
+  names = tuple(regions) if regions else classes
   network = networks.bind(module, image_shape=image_shape)
 
   def metrics(outputs, batch):
@@ -51,16 +56,19 @@ def make(
       raise errors.UserError(
         f'the network has {logits.shape[-1]} outputs for {len(classes)} classes and the background'
       )
-    counts = hard_counts(logits, batch['target']['labels'])
+    counts = hard_counts(
+      logits,
+      batch['target']['labels'],
+      counted=batch['target'].get('counted'),
+      regions=regions.values() if regions else None,
+    )
     scores = 2 * counts['tp'] / (2 * counts['tp'] + counts['fp'] + counts['fn'] + slice_sets.TINY)
     return {
       'DICE': jnp.mean(scores, axis=-1),
       '_DICE_max': jnp.max(scores, axis=-1),
-      **{f'DICE_{name}': scores[:, k] for k, name in enumerate(classes)},
+      **{f'DICE_{name}': scores[:, k] for k, name in enumerate(names)},
       **{
-        f'_{kind}{k + 1}': count[:, k]
-        for kind, count in counts.items()
-        for k in range(len(classes))
+        f'_{kind}{k + 1}': count[:, k] for kind, count in counts.items() for k in range(len(names))
       },
     }
 
@@ -116,8 +124,7 @@ def one_hot(labels: Array, like: Array) -> Array:
   A coarse pixel takes the cell at its centre, of two middle ones the higher, as in skimage's order
   0. -1 becomes background.
   """
-  factors = [n // m for n, m in zip(labels.shape[1:], like.shape[1:-1], strict=True)]
-  labels = labels[(slice(None), *(slice(f // 2, None, f) for f in factors))]
+  labels = on_grid(labels, like)
   classes = jnp.arange(like.shape[-1]).reshape((1,) * labels.ndim + (-1,))
   return (jnp.maximum(labels, 0)[..., None] == classes).astype(like.dtype)
 
@@ -132,12 +139,25 @@ def truth(batch: types.Batch, logits: Array) -> Array:
   return soft
 
 
-def _soft_terms(logits, target):
+def on_grid(values: Array, like: Array) -> Array:
+  """Returns values [b, *spatial] on the grid of `like` [b, *coarse, k], as `one_hot` takes them."""
+  factors = [n // m for n, m in zip(values.shape[1:], like.shape[1:-1], strict=True)]
+  return values[(slice(None), *(slice(f // 2, None, f) for f in factors))]
+
+
+def _soft_terms(logits, target, counted=None):
   """Returns the mean cross-entropy [b], and overlap and sizes [b, classes] of the foreground."""
   space = tuple(range(1, logits.ndim - 1))
   log_probability = jax.nn.log_softmax(logits)
-  entropy = -jnp.mean(jnp.sum(target * log_probability, axis=-1), axis=space)
+  entropies = jnp.sum(target * log_probability, axis=-1)
   probability, target = jnp.exp(log_probability)[..., 1:], target[..., 1:]
+  if counted is None:
+    entropy = -jnp.mean(entropies, axis=space)
+  else:
+    counted = on_grid(counted, logits).astype(logits.dtype)
+    count = jnp.maximum(jnp.sum(counted, axis=space), 1)
+    entropy = -jnp.sum(entropies * counted, axis=space) / count
+    probability, target = probability * counted[..., None], target * counted[..., None]
   overlap = jnp.sum(probability * target, axis=space)
   return entropy, {'overlap': overlap, 'sizes': jnp.sum(probability + target, axis=space)}
 
@@ -153,7 +173,7 @@ def _weighted(outputs, batch, dice_of):
   terms = {'ce': 0.0, 'dice': 0.0}
   for weight, logits in zip(head_weights(len(heads)), heads, strict=True):
     if weight:
-      entropy, sums = _soft_terms(logits, truth(batch, logits))
+      entropy, sums = _soft_terms(logits, truth(batch, logits), batch['target'].get('counted'))
       terms['ce'] += weight * entropy
       terms['dice'] += weight * dice_of(sums)
   return terms
@@ -169,18 +189,34 @@ def coupled_terms(outputs, batch) -> dict[str, Array]:
   return _weighted(outputs, batch, lambda sums: parallel.coupled(_dice_loss, sums, batch['mask']))
 
 
-def hard_counts(logits: Array, labels: Array) -> dict[str, Array]:
-  """Returns counts of true positive, false positive and false negative pixels, [b, classes]."""
+def hard_counts(
+  logits: Array,
+  labels: Array,
+  *,
+  counted: Array | None = None,
+  regions: Iterable[Sequence[int]] | None = None,
+) -> dict[str, Array]:
+  """Returns counts of true positive, false positive and false negative pixels, [b, classes].
+
+  Of pixels that are `counted` alone, and of `regions`, each some classes, in place of the classes.
+  """
   found = jnp.argmax(logits, axis=-1)[..., None] == jnp.arange(1, logits.shape[-1]).reshape(
     (1,) * (logits.ndim - 1) + (-1,)
   )
   true = one_hot(labels, logits)[..., 1:] > 0
+  if regions is not None:
+    of = lambda maps, several: jnp.any(maps[..., np.array(several) - 1], axis=-1)
+    regions = list(regions)
+    found, true = (jnp.stack([of(maps, r) for r in regions], axis=-1) for maps in (found, true))
+  if counted is not None:
+    found, true = found & counted[..., None], true & counted[..., None]
   count = lambda pixels: jnp.sum(pixels.astype(jnp.float32), axis=tuple(range(1, logits.ndim - 1)))
   return {'tp': count(found & true), 'fp': count(found & ~true), 'fn': count(~found & true)}
 
 
 def _head0_terms(outputs, batch):
-  return _soft_terms(outputs['head0'], truth(batch, outputs['head0']))
+  logits = outputs['head0']
+  return _soft_terms(logits, truth(batch, logits), batch['target'].get('counted'))
 
 
 def cross_entropy(outputs, batch) -> Array:
@@ -208,7 +244,11 @@ def margin(outputs, batch) -> Array:
   target = one_hot(batch['target']['labels'], logits)
   own = jnp.sum(target * logits, axis=-1)
   other = jnp.max(jnp.where(target > 0, -jnp.inf, logits), axis=-1)
-  return jnp.mean(jnp.minimum(other - own, 1.0), axis=tuple(range(1, own.ndim)))
+  values, space = jnp.minimum(other - own, 1.0), tuple(range(1, own.ndim))
+  counted = batch['target'].get('counted')
+  if counted is None:
+    return jnp.mean(values, axis=space)
+  return jnp.sum(values * counted, axis=space) / jnp.maximum(jnp.sum(counted, axis=space), 1)
 
 
 def diagnostics(outputs) -> dict[str, Array]:

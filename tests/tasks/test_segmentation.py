@@ -244,3 +244,38 @@ def test_coupled_training_needs_a_task_that_has_it():
     task(), attack=attack, objectives={'loss': 0.5}, eps=1.0, **kw
   )
   assert make(coupled=True).coupled and not make().coupled
+
+
+def test_pixels_that_do_not_count_change_nothing():
+  """Whatever the label and the network say there; all else is that of the pixels that count."""
+  one, found = batch(), outputs()
+  counted = np.ones((4, 8, 4), bool)
+  counted[:, :4] = False
+  one['target']['counted'] = jnp.asarray(counted)
+  other = {**one, 'target': {**one['target']}}
+  other['target']['labels'] = np.where(counted, one['target']['labels'], 2)
+  cut = {name: value[:, value.shape[1] // 2 :] for name, value in found.items()}
+  half = {**one, 'target': {'labels': one['target']['labels'][:, 4:]}}
+  for name, objective in segmentation.OBJECTIVES.items():
+    value = objective(found, one)
+    np.testing.assert_allclose(value, objective(found, other), rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(value, objective(cut, half), rtol=1e-5, err_msg=name)
+  mine = task().metrics(found, one)
+  for name, value in task().metrics(cut, half).items():
+    np.testing.assert_allclose(mine[name], value, rtol=1e-6)
+  gradient = jax.grad(lambda head: segmentation.head0({**found, 'head0': head}, one).sum())
+  assert np.abs(gradient(found['head0'])[:, :4]).max() == 0
+
+
+def test_metrics_of_regions():
+  one, found = batch(), outputs()
+  regions = {'whole': (1, 2), 'core': (2,)}
+  made = segmentation.make(Pyramid(), image_shape=(8, 4, 2), classes=CLASSES, regions=regions)
+  metrics = made.metrics(found, one)
+  predicted = found['head0'].argmax(-1)
+  labels = np.maximum(one['target']['labels'], 0)
+  for name, several in regions.items():
+    ours, theirs = np.isin(predicted, several), np.isin(labels, several)
+    wanted = 2 * (ours & theirs).sum((1, 2)) / (ours.sum((1, 2)) + theirs.sum((1, 2)))
+    np.testing.assert_allclose(metrics[f'DICE_{name}'], wanted, rtol=1e-6)
+  assert '_tp2' in metrics and '_tp3' not in metrics
