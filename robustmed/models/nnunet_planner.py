@@ -94,6 +94,19 @@ def poolings(patch: Sequence[int]) -> tuple[tuple[int, int], ...]:
   return strides
 
 
+def planned(
+  size: Sequence[int], *, spacing: Sequence[float], most: int = 5
+) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+  """Returns (the strides of at most `most` poolings, `size` padded to multiples of their product).
+
+  For images of any rank, by the rule of `plan`.
+  """
+  strides, _ = _poolings(tuple(spacing), tuple(size))
+  strides = strides[:most]
+  whole = [math.prod(axis) for axis in zip(*strides, strict=True)] or [1] * len(size)
+  return strides, tuple(-(-n // m) * m for n, m in zip(size, whole, strict=True))
+
+
 def _check(fingerprint):
   smallest = min(fingerprint.shape[1:])
   if smallest < 2 * MIN_EDGE or min(fingerprint.shape) < 1 or fingerprint.cases < 1:

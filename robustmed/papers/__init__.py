@@ -17,6 +17,7 @@ EXPERIMENTS = {
   'benchmark': 'robustmed.benchmark.workloads',
   'brats': 'robustmed.papers.brats.experiment',
   'nodules': 'robustmed.papers.nodules.experiment',
+  'own_data': 'robustmed.papers.own_data.experiment',
   'quickstart': 'robustmed.papers.quickstart',
   'spine': 'robustmed.papers.spine.experiment',
   'synthesis': 'robustmed.papers.synthesis.experiment',

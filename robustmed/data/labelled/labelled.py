@@ -216,7 +216,7 @@ def arranged(source, found: study.Study, facts: Mapping[str, Any]):
     volumes=whole,
     sampling=picked,
     crop=sampling.centred(found.window),
-    info={**info_of(found, facts), 'units': made.words, 'patch': list(patch)},
+    info={**info_of(found, facts), 'units': f'{made.words}; {made.detail}', 'patch': list(patch)},
   )
 
 

@@ -11,7 +11,7 @@ from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import folders, layouts, partition, survey
 
-INTENSITIES = ('stored', 'auto', 'zscore', 'ct', 'range')
+INTENSITIES = ('stored', 'auto', 'range', 'case', 'ct', 'zscore')
 DEFAULTS = {
   'dir': '',
   'layout': 'auto',  # or a name of `layouts.LAYOUTS`
@@ -27,7 +27,7 @@ DEFAULTS = {
   'seed': 0,  # of the split
   'intensity': 'stored',  # the units of images, one of INTENSITIES, see `units.of`
   'patch': (),  # of training, () the window
-  'multiple': 1,  # of which the sides of the window are multiples
+  'multiple': (),  # of which the sides of the window are multiples, per axis; (): 1
   'height': 0,  # of images with boxes, landmarks or one class; 0: from the data
   'width': 0,
   'max_boxes': 0,  # of one image; 0: the most that an image of the folder has
@@ -69,8 +69,8 @@ class Study(NamedTuple):
   def window(self) -> tuple[int, ...]:
     """The smallest shape that holds every example, in multiples of the field `multiple`."""
     largest = np.max([grid.shape for grid in self.grids], axis=0)
-    step = max(1, self.fields['multiple'])
-    return tuple(int(-(-side // step) * step) for side in largest)
+    steps = self.fields['multiple'] or (1,) * len(largest)
+    return tuple(int(-(-side // step) * step) for side, step in zip(largest, steps, strict=True))
 
   @property
   def regions(self) -> dict[str, tuple[int, ...]]:
@@ -223,7 +223,7 @@ def intensity_of(study: Study) -> str:
     return 'range'
   lowest = np.median([min(one.low) for one in study.surveys])
   whole = all(kind.kind in 'iu' for kind in kinds)
-  return 'ct' if lowest < _AIR and (whole or not named) else 'zscore'
+  return 'ct' if lowest < _AIR and (whole or not named) else 'case'
 
 
 def lines(study: Study) -> list[str]:

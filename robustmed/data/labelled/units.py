@@ -1,9 +1,9 @@
 """The units of images: a shift and a scale per channel, which turn them back into stored values.
 
-'stored': as in the file. 'zscore': deviations of the case, of its inside where a quarter of the
-image is zero. 'ct': deviations of the foreground of all cases, as nnU-Net scales CT; a network
-clips what lies outside of the foreground's 0.5 and 99.5 % quantiles (`clip`). 'range': 0 to 1 over
-the range of the stored type.
+'stored': as in the file. 'range': 0 to 1 over the range of the stored type. 'case': 0 to 1 over the
+case's own 0.5 to 99.5 % quantiles (of what is not 0, where a quarter of the image is). 'ct': 0 to 1
+over these quantiles of the foreground of all training cases, outside of which a network sees
+nothing (`Units.clip`), as nnU-Net treats CT. 'zscore': standard deviations of the case.
 """
 
 from typing import NamedTuple
@@ -20,9 +20,10 @@ class Units(NamedTuple):
   name: str
   shift: np.ndarray  # [cases, c]
   scale: np.ndarray  # [cases, c]
+  words: str  # what a level is measured in
+  detail: str  # what 1 is in the units of the files
   bounds: tuple[float, float] | None = None  # of images, where the stored type has any
-  clip: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # per channel, in these units
-  words: str = ''
+  clip: tuple[float, float] | None = None  # what a network sees
 
 
 def of(study: studies.Study) -> Units:
@@ -32,37 +33,43 @@ def of(study: studies.Study) -> Units:
   zero, one = np.zeros(shape), np.ones(shape)
   if name == 'zscore':
     scale = np.maximum([s.std for s in surveys], 1e-8)
-    return Units(name, np.array([s.mean for s in surveys]), scale, words='deviations of the case')
+    words = 'standard deviations of the case'
+    return Units(name, np.array([s.mean for s in surveys]), scale, words, _median(scale))
+  if name == 'case':
+    low, high = (np.array([getattr(s, end) for s in surveys]) for end in ('low', 'high'))
+    scale = np.maximum(high - low, 1e-8)
+    words = "share of the case's intensity range (0.5 to 99.5 %)"
+    return Units(name, low, scale, words, _median(scale))
   if name == 'range':
-    kinds = {np.dtype(s.dtype) for s in surveys}
-    top = max(_top(kind, surveys) for kind in kinds)
-    words = f'the range of the files, 1 is {top:g}'
-    return Units(name, zero, one * top, (0.0, 1.0), words=words)
+    top = max(_top(s) for s in surveys)
+    words, detail = 'share of the intensity range of the files', f'1 is {top:g}'
+    return Units(name, zero, one * top, words, detail, bounds=(0.0, 1.0))
   if name == 'ct':
     chosen = study.partition.parts.get('train') or range(len(surveys))
-    rows = []
-    for c in range(study.channels):
-      inner = survey.pooled([surveys[n].inner[c] for n in chosen if surveys[n].inner])
-      spread = [
-        np.mean([surveys[n].low[c] for n in chosen]),
-        np.mean([surveys[n].high[c] for n in chosen]),
-        np.mean([surveys[n].mean[c] for n in chosen]),
-        np.mean([surveys[n].std[c] for n in chosen]),
-      ]
-      rows.append(inner or spread)
-    low, high, mean, std = np.array(rows).T
-    std = np.maximum(std, 1e-8)
-    clip = tuple(tuple(((edge - mean) / std).tolist()) for edge in (low, high))
-    words = f'deviations of the foreground, 1 is {_numbers(std)} HU or file units'
-    return Units(name, one * mean, one * std, clip=clip, words=words)
-  return Units(name, zero, one, words='units of the file')
+    ends = np.array([_foreground([surveys[n] for n in chosen], c) for c in range(study.channels)])
+    scale = np.maximum(ends[:, 1] - ends[:, 0], 1e-8)
+    words = "share of the organs' intensity range (0.5 to 99.5 %)"
+    detail = f'1 is {", ".join(f"{v:.4g}" for v in scale)} HU, from {ends[0, 0]:.4g} on'
+    return Units(name, one * ends[:, 0], one * scale, words, detail, clip=(0.0, 1.0))
+  return Units(name, zero, one, 'units of the files', '1 is 1')
 
 
-def _top(kind, surveys):
+def _foreground(surveys, channel) -> tuple[float, float]:
+  """The mean quantiles of the foreground, of whole images where none has any."""
+  inner = survey.pooled([s.inner[channel] for s in surveys if s.inner])
+  if inner is not None:
+    return inner[0], inner[1]
+  ends = np.array([(s.low[channel], s.high[channel]) for s in surveys])
+  return tuple(ends.mean(axis=0).tolist())
+
+
+def _top(one) -> float:
+  kind = np.dtype(one.dtype)
   if kind.kind in 'iu' and kind.itemsize == 1:
     return 255.0
-  return 1.0 if kind.kind == 'b' else float(max(max(s.high) for s in surveys)) or 1.0
+  return 1.0 if kind.kind == 'b' else max(*one.high, 1e-8)
 
 
-def _numbers(values):
-  return ', '.join(f'{value:.4g}' for value in values)
+def _median(scale) -> str:
+  low, middle, high = np.quantile(scale, [0.0, 0.5, 1.0])
+  return f'1 is {middle:.4g} in the files (median; {low:.4g} to {high:.4g})'

@@ -59,3 +59,11 @@ def write(path: pathlib.Path, array: np.ndarray, case: Mapping[str, Any], *, dty
     # no time stamp: the same array makes the same file
     packed = gzip.compress(content, 6, mtime=0) if path.name.endswith('.gz') else content
     temporary.write_bytes(packed)
+
+
+def slice_of(case: Mapping[str, Any], axis: int, place: int) -> dict[str, Any]:
+  """Returns the case as the one slice `place` of it along `axis` of [z, y, x], where it lies."""
+  shape, affine = list(case['shape']), np.array(case['affine'], np.float64)
+  shape[axis] = 1
+  affine[:3, 3] += place * affine[:3, len(shape) - 1 - axis]
+  return {**case, 'shape': shape, 'affine': affine}

@@ -257,7 +257,7 @@ def test_volumes_as_slices(tmp_path):
 def test_units_turn_back_into_stored_values(tmp_path):
   folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN)
   stored = load(folder, tmp_path)
-  for name in ('zscore', 'ct', 'range'):
+  for name in ('zscore', 'ct', 'case', 'range'):
     source = load(folder, tmp_path, intensity=name)
     for ours, theirs in zip(source.train, stored.train, strict=True):
       back = ours['image'] * ours['units'][1] + ours['units'][0]
@@ -270,7 +270,7 @@ def test_automatic_units(tmp_path):
   name = lambda folder: study.intensity_of(
     study.make(fields_of(folder, tmp_path, intensity='auto'))
   )
-  assert name(folders.nnunet(tmp_path / 'mr', labels=ORGAN)) == 'zscore'
+  assert name(folders.nnunet(tmp_path / 'mr', labels=ORGAN)) == 'case'
   more = {'channel_names': {'0': 'CT'}}
   assert name(folders.nnunet(tmp_path / 'ct', labels=ORGAN, more=more)) == 'ct'
   assert name(folders.pairs(tmp_path / 'photo', '.png', dtype=np.uint8)) == 'range'
@@ -280,7 +280,7 @@ def test_automatic_units(tmp_path):
 
 def test_resampling_and_the_window(tmp_path):
   folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(6, 8, 10))
-  source = load(folder, tmp_path, spacing=(4.0, 6.0, 4.0), multiple=4)
+  source = load(folder, tmp_path, spacing=(4.0, 6.0, 4.0), multiple=(4, 4, 4))
   assert source.train[0]['image'].shape == (6, 4, 5, 1)
   assert source.info['window'] == [8, 4, 8]
   cropped = source.crop(source.test[0])

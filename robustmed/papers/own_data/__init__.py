@@ -1,0 +1,8 @@
+"""Your own labelled images: any of the networks, trained on them and attacked. Configuration:
+configs/train.py. No paper, so there are no claims; every choice that the data decide is printed.
+
+  experiment.py    build(config)
+  choices.py       what the folder decides: spacing, patch, batch, bounds, units of levels
+  segmentation.py  networks, data and pictures of label maps
+  report.py        the page
+"""

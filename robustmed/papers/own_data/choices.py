@@ -1,0 +1,118 @@
+"""What the user's folder decides of a training, and a line for every choice that was left open."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from robustmed import data, errors
+from robustmed.data.labelled import phantom, study, units
+from robustmed.models import nnunet_planner
+from robustmed.runs import experiment
+
+MOST_POOLINGS = 4
+_UNEQUAL = 1.1  # spacings that differ by more are resampled to their median
+_LARGEST_WINDOW = 1.6  # times the voxels of the patch that an image may have to be trained whole
+
+
+class Choices(NamedTuple):
+  fields: Mapping[str, Any]  # of `data.load`
+  study: study.Study
+  units: units.Units
+  strides: tuple[tuple[int, ...], ...]  # of the network's poolings
+  patch: tuple[int, ...]
+  lines: tuple[str, ...]
+
+
+def make(config: ml_collections.ConfigDict) -> Choices:
+  """Returns the choices for config.data; reads the files of a folder the first time."""
+  fields = config.data.to_dict()
+  most = fields.pop('most_voxels')
+  if fields['source'] == 'auto':
+    fields['source'] = 'labelled' if fields['dir'] else 'phantom_labelled'
+  fields = data.fields_of(data.source_config(fields))
+  found, lines = _study(fields), []
+  if found.folder.kind != 'segmentation':
+    made = units.of(found)
+    return Choices(fields, found, made, (), found.window, tuple(study.lines(found)))
+  fields['axes'] = min(fields['axes'] or 2, found.spatial)
+  found = _study(fields)
+  if not fields['spacing']:
+    fields['spacing'], line = _spacing(found, most)
+    lines += [line] if line else []
+  found = _study(fields)
+  shapes = np.array([grid.shape for grid in found.grids])
+  median = tuple(int(n) for n in np.median(shapes, axis=0))
+  apart = np.median([grid.spacing for grid in found.grids], axis=0)
+  strides, patch = nnunet_planner.planned(median, spacing=apart, most=MOST_POOLINGS)
+  if not strides:
+    raise errors.UserError(
+      f'{fields["dir"]}: images of {_sides(median)} are too small for a network with poolings; at '
+      f'least {2 * nnunet_planner.MIN_EDGE} pixels a side are needed'
+    )
+  fields['multiple'] = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
+  window = _study(fields).window
+  if math.prod(window) <= _LARGEST_WINDOW * math.prod(patch):
+    patch = window
+  if fields['patch']:
+    strides, patch = _given_patch(fields, strides)
+  fields['patch'] = patch
+  found = _study(fields)
+  made = units.of(found)
+  lines.append(f'patches of {_sides(patch)} in training, {_sides(found.window)} in evaluation')
+  lines.append(f'levels are a {made.words}: {made.detail} (data.intensity)')
+  return Choices(fields, found, made, strides, patch, (*study.lines(found), *lines))
+
+
+def _study(fields) -> study.Study:
+  make = phantom.make_study if fields['name'] == 'phantom_labelled' else study.make
+  return make(fields)
+
+
+def _spacing(found, most):
+  """(the spacing to resample to, () for none, and what to say of it)."""
+  apart = np.array([grid.spacing for grid in found.grids])
+  target, shapes = np.median(apart, axis=0), np.array([grid.shape for grid in found.grids])
+  unequal = (apart.max(axis=0) > _UNEQUAL * apart.min(axis=0)).any()
+  voxels = np.prod(np.median(shapes * apart / target, axis=0))
+  if voxels <= most and not unequal:
+    return (), ''
+  why = 'the median, since cases differ' if unequal else ''
+  if voxels > most:
+    target = target * (voxels / most) ** (1 / len(target))
+    why = f'so that an image has {most} voxels or fewer (data.most_voxels)'
+  spacing = tuple(float(f'{value:.4g}') for value in target)
+  return spacing, f'spacing {_sides(spacing)}: {why}'
+
+
+def _given_patch(fields, strides):
+  patch = tuple(fields['patch'])
+  if len(patch) != len(strides[0]) or any(n % m for n, m in zip(patch, fields['multiple'])):
+    raise errors.UserError(
+      f'data field patch {patch} must have {len(strides[0])} sides that are multiples of '
+      f'{_sides(fields["multiple"])}'
+    )
+  return strides, patch
+
+
+def _sides(values: Sequence[float]) -> str:
+  return ' x '.join(f'{value:g}' for value in values)
+
+
+def read(config: ml_collections.ConfigDict, chosen: Choices) -> ml_collections.ConfigDict:
+  """Returns the configuration with all that the data decide filled in."""
+  config = experiment.editable(config)
+  if not config.train.batch_size:
+    config.train.batch_size = 16 if len(chosen.patch) == 2 else 2
+  nodes = [arm.defense.attack for arm in config.arms.values() if 'attack' in arm.defense]
+  for node in (*nodes, *config.evaluate.attacks.values()):
+    if chosen.units.bounds is not None and node.get('bounds') is None:
+      node.bounds = chosen.units.bounds
+  for arm in config.arms.values():
+    if arm.defense.name == 'noise' and chosen.units.bounds is not None:
+      arm.defense.bounds = chosen.units.bounds
+    if arm.defense.name == 'amat':
+      arm.defense.epoch_steps = max(1, config.train.optimisers.main.steps_per_epoch)
+  return config

@@ -1,0 +1,54 @@
+"""Networks on the user's own labelled images: trained, attacked, reported, without any code."""
+
+import functools
+
+import ml_collections
+
+from robustmed import data, errors
+from robustmed.data.labelled import study
+from robustmed.papers.own_data import choices, report, segmentation
+from robustmed.process import console
+from robustmed.runs import experiment
+
+PARTS = {'segmentation': segmentation}  # what differs between kinds of labels
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of configs/train.py; looks into the folder of config.data.dir, if there is one,
+  and prints what it chose."""
+  chosen = choices.make(config)
+  if chosen.fields.get('dir'):
+    for line in chosen.lines:
+      console.say(line)
+  kind = chosen.study.folder.kind
+  part = errors.lookup(PARTS, kind, kind='kind of labels that networks are trained on')
+  made = choices.read(config, chosen)
+  task = part.make_task(made, chosen)
+  facts = study.facts_of(chosen.study)
+  return experiment.Experiment(
+    task=task,
+    arms=experiment.make_arms(task, made, clean_view=lambda source: lambda batch: batch),
+    data=experiment.Data(
+      sizes=lambda: data.sizes(chosen.fields),
+      load=lambda: data.load(chosen.fields),
+      augment=part.make_augment(made, chosen),
+      groups=lambda: data.groups(chosen.fields),
+    ),
+    grid=experiment.Grid(
+      experiment.make_probes(task, made),
+      'pgd',
+      checks={
+        'metric': part.METRIC,
+        'higher_is_better': part.HIGHER_IS_BETTER,
+        'main': 'pgd',
+        'one_step': 'one_step',
+        'noise': 'noise',
+        'undefended': 'std',
+      },
+      subjects=part.cases,
+    ),
+    report=lambda folder: report.spec_of(made, chosen, part, task),
+    artifacts=experiment.Artifacts(
+      functools.partial(part.write_example, chosen, facts), part.pictures
+    ),
+  )
