@@ -33,7 +33,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'source': 'auto',  # labelled with a folder, phantom_labelled without one
       'dir': '',
       'cache_dir': '',
-      'layout': 'auto',  # nnunet (also the Decathlon), pairs
+      'layout': 'auto',  # nnunet (also the Decathlon), pairs, voc, coco, yolo, landmarks
       'axes': 2,  # of the network's images: 2 takes volumes slice by slice, 3 whole
       'slice_axis': -1,  # of [z, y, x]; -1: across the largest spacing
       'spacing': (),  # () as stored, unless cases differ or most_voxels is exceeded
@@ -42,6 +42,10 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'intensity': 'auto',  # range, case, ct, zscore: what 1 is, see data/labelled/units.py
       'patch': (),  # of training; (): the whole image, or the median if sizes differ much
       'patients': '',  # a regular expression on the names, or a CSV: case, patient
+      'height': 0,  # of images with boxes or landmarks; 0: from the data
+      'width': 0,
+      'max_boxes': 0,
+      'mm_per_pixel': 0.0,  # of images with landmarks
       'split': 'auto',  # file (folders or a CSV), fraction, all (nothing to train on)
       'split_file': '',  # a CSV: case, train | validation | test
       'test_share': 0.2,  # of the patients
@@ -53,7 +57,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     }
   )
   config.model = ml_collections.ConfigDict(
-    {'name': 'nnunet', 'width': 0.25, 'dtype': 'float32'}  # or unet, which has batch norm
+    {'name': 'auto', 'width': 0.25, 'dtype': 'float32'}  # of label maps nnunet, or unet
   )
   # nnunet (2D), plain (mirrors, contrast, noise) or none; auto: nnunet where it can be
   config.augment = ml_collections.ConfigDict({'name': 'auto', 'mirror': 0.0, 'max_angle': 15.0})

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from robustmed.data import store
 from robustmed.data.files import cubes, threads
-from robustmed.data.labelled import masks, sampling, study, survey, units
+from robustmed.data.labelled import kinds, masks, sampling, study, survey, units
 
 DEFAULTS = study.DEFAULTS
 NOMINAL = {'train': 10, 'test': 2}
@@ -83,7 +83,10 @@ class Labelled(store.Builder):
     return read_case(found, number)
 
   def features(self):
-    return segmentation_features(self.known())
+    found = self.known()
+    if found.folder.kind == 'segmentation':
+      return segmentation_features(found)
+    return kinds.features(found)
 
   def splits(self):
     found = self.known()
@@ -95,11 +98,20 @@ class Labelled(store.Builder):
     }
     first, result = 0, {}
     for part, chosen in found.partition.parts.items():
-      result[part] = self._examples(found, part, chosen, first=first)
+      make = self._volumes if found.folder.kind == 'segmentation' else self._pictures
+      result[part] = make(found, part, chosen, first=first)
       first += sum(found.grids[n].slices for n in chosen)
     return result
 
-  def _examples(self, found, part, chosen, *, first) -> Iterator[dict[str, Any]]:
+  def _pictures(self, found, part, chosen, *, first) -> Iterator[dict[str, Any]]:
+    groups = found.groups()
+    read = lambda n: (n, survey.read_image(found.folder.cases[n])[0])
+    images = threads.map_in_order(read, chosen, name=f'{part} images')
+    for index, (number, image) in enumerate(images, start=first):
+      row = kinds.row(found, number, image, self.counts)
+      yield {**row, 'group': groups[number], 'index': index}
+
+  def _volumes(self, found, part, chosen, *, first) -> Iterator[dict[str, Any]]:
     groups = found.groups()
     read = threads.map_in_order(lambda n: (n, self.read(found, n)), chosen, name=f'{part} cases')
     for number, (image, labels) in read:

@@ -115,7 +115,8 @@ def of(
   """Returns all that is known of a folder; what does not fit together is a `UserError`."""
   errors.lookup(dict.fromkeys(INTENSITIES), fields['intensity'], kind='data field intensity')
   spatial = _same(folder, surveys, lambda one: len(one.shape), 'axes')
-  _same(folder, surveys, lambda one: one.channels, 'channels')
+  if folder.kind in ('segmentation', 'classes'):
+    _same(folder, surveys, lambda one: one.channels, 'channels')
   axes = fields['axes'] or spatial
   if axes not in (2, 3) or axes > spatial:
     raise errors.UserError(f'data field axes is {fields["axes"]}, the images have {spatial}')
@@ -213,6 +214,8 @@ def size_of(surveys: Sequence[survey.Survey], fields: Mapping[str, Any]) -> tupl
 def intensity_of(study: Study) -> str:
   """Returns the units of images, 'auto' decided by channel names, types and values."""
   chosen = study.fields['intensity']
+  if study.folder.kind != 'segmentation':
+    return 'range'
   if chosen != 'auto':
     return chosen
   kinds = {np.dtype(one.dtype) for one in study.surveys}

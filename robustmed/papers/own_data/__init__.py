@@ -3,6 +3,6 @@ configs/train.py. No paper, so there are no claims; every choice that the data d
 
   experiment.py    build(config)
   choices.py       what the folder decides: spacing, patch, batch, bounds, units of levels
-  segmentation.py  networks, data and pictures of label maps
+  segmentation.py, landmarks.py, objects.py   networks, data and files of each kind of labels
   report.py        the page
 """

@@ -13,6 +13,8 @@ from robustmed.models import nnunet_planner
 from robustmed.runs import experiment
 
 MOST_POOLINGS = 4
+_BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12}
+_STEP, _SMALLEST = 32, 64  # of the sides of images with boxes or landmarks
 _UNEQUAL = 1.1  # spacings that differ by more are resampled to their median
 _LARGEST_WINDOW = 1.6  # times the voxels of the patch that an image may have to be trained whole
 
@@ -35,8 +37,11 @@ def make(config: ml_collections.ConfigDict) -> Choices:
   fields = data.fields_of(data.source_config(fields))
   found, lines = _study(fields), []
   if found.folder.kind != 'segmentation':
-    made = units.of(found)
-    return Choices(fields, found, made, (), found.window, tuple(study.lines(found)))
+    fields['height'], fields['width'] = _size(found, fields, most)
+    found = _study(fields)
+    made, size = units.of(found), _sides(found.window)
+    line = f'images are resized to {size} (data.height, data.width, data.most_voxels)'
+    return Choices(fields, found, made, (), found.window, (*study.lines(found), line))
   fields['axes'] = min(fields['axes'] or 2, found.spatial)
   found = _study(fields)
   if not fields['spacing']:
@@ -87,6 +92,14 @@ def _spacing(found, most):
   return spacing, f'spacing {_sides(spacing)}: {why}'
 
 
+def _size(found, fields, most) -> tuple[int, int]:
+  """(height, width) of images with boxes or landmarks: the fields, else the shrunk median."""
+  median = np.median([one.shape for one in found.surveys], axis=0)
+  shrink = min(1.0, math.sqrt(most / median.prod()))
+  sides = [max(_SMALLEST, _STEP * round(side * shrink / _STEP)) for side in median]
+  return tuple(fields[name] or int(n) for name, n in zip(('height', 'width'), sides))
+
+
 def _given_patch(fields, strides):
   patch = tuple(fields['patch'])
   if len(patch) != len(strides[0]) or any(n % m for n, m in zip(patch, fields['multiple'])):
@@ -101,16 +114,23 @@ def _sides(values: Sequence[float]) -> str:
   return ' x '.join(f'{value:g}' for value in values)
 
 
-def read(config: ml_collections.ConfigDict, chosen: Choices) -> ml_collections.ConfigDict:
-  """Returns the configuration with all that the data decide filled in."""
+def read(
+  config: ml_collections.ConfigDict, chosen: Choices, *, coupled: bool
+) -> ml_collections.ConfigDict:
+  """Returns the configuration with all that the data decide filled in.
+
+  coupled: the task has losses that couple the examples of a batch; they are then trained on.
+  """
   config = experiment.editable(config)
   if not config.train.batch_size:
-    config.train.batch_size = 16 if len(chosen.patch) == 2 else 2
+    config.train.batch_size = 2 if len(chosen.patch) == 3 else _BATCH[chosen.study.folder.kind]
   nodes = [arm.defense.attack for arm in config.arms.values() if 'attack' in arm.defense]
   for node in (*nodes, *config.evaluate.attacks.values()):
     if chosen.units.bounds is not None and node.get('bounds') is None:
       node.bounds = chosen.units.bounds
   for arm in config.arms.values():
+    if not coupled and 'coupled' in arm.defense:
+      arm.defense.coupled = False
     if arm.defense.name == 'noise' and chosen.units.bounds is not None:
       arm.defense.bounds = chosen.units.bounds
     if arm.defense.name == 'amat':

@@ -6,11 +6,12 @@ import ml_collections
 
 from robustmed import data, errors
 from robustmed.data.labelled import study
-from robustmed.papers.own_data import choices, report, segmentation
+from robustmed.papers.own_data import choices, landmarks, objects, report, segmentation
 from robustmed.process import console
 from robustmed.runs import experiment
 
-PARTS = {'segmentation': segmentation}  # what differs between kinds of labels
+# What differs between kinds of labels.
+PARTS = {'segmentation': segmentation, 'landmarks': landmarks, 'boxes': objects}
 
 
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
@@ -22,7 +23,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       console.say(line)
   kind = chosen.study.folder.kind
   part = errors.lookup(PARTS, kind, kind='kind of labels that networks are trained on')
-  made = choices.read(config, chosen)
+  made = choices.read(config, chosen, coupled=part.COUPLED)
   task = part.make_task(made, chosen)
   facts = study.facts_of(chosen.study)
   return experiment.Experiment(
@@ -30,7 +31,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     arms=experiment.make_arms(task, made, clean_view=lambda source: lambda batch: batch),
     data=experiment.Data(
       sizes=lambda: data.sizes(chosen.fields),
-      load=lambda: data.load(chosen.fields),
+      load=lambda: part.load(made, chosen),
       augment=part.make_augment(made, chosen),
       groups=lambda: data.groups(chosen.fields),
     ),

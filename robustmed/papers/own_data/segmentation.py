@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed import errors, models, tasks, types
+from robustmed import data, errors, models, tasks, types
 from robustmed.data.decathlon import nnunet_augment
 from robustmed.data.labelled import augment, sampling, writing
 from robustmed.evaluation import examples, grid
@@ -19,7 +19,7 @@ from robustmed.papers.own_data import choices
 from robustmed.report import spec
 from robustmed.runs import slice_examples
 
-METRIC, HIGHER_IS_BETTER = 'DICE', True
+METRIC, HIGHER_IS_BETTER, COUPLED = 'DICE', True, True
 _KEYS = ['arm', 'attack', 'eps', 'seed', '_case']
 _COUNTS = ('_tp', '_fp', '_fn')
 
@@ -48,6 +48,7 @@ def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> typ
 def _module(config, chosen):
   options = config.model.to_dict()
   name = options.pop('name')
+  name = 'nnunet' if name == 'auto' else name
   make = errors.lookup(
     {kind: models.MODELS[kind] for kind in ('nnunet', 'unet')}, name, kind='segmentation network'
   )
@@ -115,6 +116,11 @@ def cases(rows: pd.DataFrame) -> pd.DataFrame:
   made['group'] = made['group'].astype(np.int64)
   keys = list(grid.KEYS)
   return made[[*keys, *(name for name in rows.columns if name not in keys)]]
+
+
+def load(config: ml_collections.ConfigDict, chosen: choices.Choices) -> data.Source:
+  del config
+  return data.load(chosen.fields)
 
 
 def make_augment(config: ml_collections.ConfigDict, chosen: choices.Choices):

@@ -1,0 +1,168 @@
+"""Folders of images with tables: landmarks in a CSV, classes in a CSV or as folders."""
+
+import math
+import pathlib
+import re
+from collections.abc import Sequence
+
+from robustmed import errors
+from robustmed.data.files import exams
+from robustmed.data.labelled import folders, formats, partition
+
+_X = re.compile(r'^(.*?)[ _.-]?x$|^x[ _.-]?(\w+)$', re.I)
+_Y = re.compile(r'^(.*?)[ _.-]?y$|^y[ _.-]?(\w+)$', re.I)
+_CLASS = ('class', 'label', 'diagnosis', 'target', 'category', 'dx')
+_IMAGE = ('image', 'image_path', 'file', 'filename', 'file_name', 'name', 'path', 'id', 'image_id')
+_PART = ('split', 'part', 'set', 'subset')
+
+
+class Table:
+  """The rows of a CSV with a header, whose first column names images."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path, rows = path, partition.read_csv(path)
+    self.header = [cell.strip() for cell in rows[0]] if rows else []
+    self.rows = rows[1:]
+    lower = [cell.lower() for cell in self.header]
+    self.image = next((lower.index(name) for name in _IMAGE if name in lower), 0)
+    self.part = next((lower.index(name) for name in _PART if name in lower), None)
+    self.kind = next((lower.index(name) for name in _CLASS if name in lower), None)
+    self.points = _point_columns(self.header)
+
+  def cell(self, number: int, column: int) -> str:
+    row = self.rows[number]
+    if column >= len(row):
+      raise errors.UserError(f'{self.path}, row {number + 2}: has {len(row)} cells')
+    return row[column].strip()
+
+  def part_of(self, number: int) -> str:
+    """The part of a row: that of its own column, else that in the name of the table."""
+    if self.part is not None:
+      return folders.part_of(self.cell(number, self.part))
+    words = re.findall(r'[a-z]+', self.path.stem.lower())
+    return next((part for part in map(folders.part_of, words) if part), '')
+
+
+def _point_columns(header) -> dict[str, tuple[int, int]]:
+  """{landmark: (column of x, column of y)}."""
+  found: dict[str, dict[str, int]] = {}
+  for axis, pattern in (('x', _X), ('y', _Y)):
+    for column, name in enumerate(header):
+      match = pattern.match(name)
+      if match:
+        found.setdefault(match[1] or match[2] or '', {})[axis] = column
+  return {name: (c['x'], c['y']) for name, c in found.items() if len(c) == 2}
+
+
+def _tables(root) -> list[Table]:
+  paths = [p for p in exams.listing(root, ['.csv']) if p.name not in partition.FILES]
+  return [Table(folders.inside(root, path)) for path in paths]
+
+
+def has_landmarks(root: pathlib.Path) -> bool:
+  return any(table.points for table in _tables(root))
+
+
+def has_classes(root: pathlib.Path) -> bool:
+  return any(table.kind is not None and not table.points for table in _tables(root))
+
+
+def landmarks(root: pathlib.Path) -> folders.Folder:
+  """Returns the images of tables with columns NAME_x and NAME_y (or xNAME, yNAME), in pixels."""
+  tables = [table for table in _tables(root) if table.points]
+  names = tuple(tables[0].points)
+  find, cases = _finder(root), []
+  for table in tables:
+    if tuple(table.points) != names:
+      raise errors.UserError(f'{table.path}: has other landmarks than {tables[0].path.name}')
+    for number in range(len(table.rows)):
+      where = f'{table.path}, row {number + 2}'
+      points = tuple(
+        (_number(table.cell(number, x), where), _number(table.cell(number, y), where))
+        for x, y in table.points.values()
+      )
+      image = find(table.cell(number, table.image), where)
+      name = formats.stem_of(image)
+      cases.append(folders.Case(name, (image,), points, table.part_of(number), (table.path,)))
+  shown = [name if not name.isdecimal() else f'landmark {name}' for name in names]
+  return _folder(root, 'landmarks in a CSV', 'landmarks', cases, shown)
+
+
+def classes(root: pathlib.Path) -> folders.Folder:
+  """Returns the images of tables with a column class, label, diagnosis, target or category."""
+  tables = [table for table in _tables(root) if table.kind is not None]
+  kinds = sorted({t.cell(n, t.kind) for t in tables for n in range(len(t.rows))})
+  if all(kind.isdecimal() for kind in kinds):
+    kinds.sort(key=int)
+  find, cases = _finder(root), []
+  for table in tables:
+    for number in range(len(table.rows)):
+      image = find(table.cell(number, table.image), f'{table.path}, row {number + 2}')
+      kind = kinds.index(table.cell(number, table.kind))
+      part = table.part_of(number)
+      cases.append(folders.Case(formats.stem_of(image), (image,), kind, part, (table.path,)))
+  return _folder(root, 'classes in a CSV', 'classes', cases, kinds)
+
+
+def _class_folders(root):
+  """[(part, class, folder)] of folders with images, in parts or not."""
+  found = []
+  for part, place in folders.part_folders(root).items():
+    for path in sorted(place.iterdir()):
+      if path.is_dir() and not path.name.startswith('.') and exams.listing(path, formats.SUFFIXES):
+        found.append((part, path.name, path))
+  return found
+
+
+def has_class_folders(root: pathlib.Path) -> bool:
+  return len({name for _, name, _ in _class_folders(root)}) >= 2
+
+
+def class_folders(root: pathlib.Path) -> folders.Folder:
+  """Returns the images of CLASS/NAME, or of train/CLASS/NAME and test/CLASS/NAME."""
+  places = _class_folders(root)
+  kinds = sorted({name for _, name, _ in places})
+  cases = [
+    folders.Case(f'{kind}/{name}', (path,), kinds.index(kind), part)
+    for part, kind, place in places
+    for name, path in folders.images_of(root, place).items()
+  ]
+  return _folder(root, 'class folders', 'classes', cases, kinds)
+
+
+def _folder(root, layout, kind, cases, classes: Sequence[str]):
+  ordered = folders.sorted_cases(cases, where=root)
+  return folders.Folder(root, layout, kind, ordered, classes=tuple(classes))
+
+
+def _number(text: str, where: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not math.isfinite(value):
+    raise errors.UserError(f'{where}: {text!r} is not a number; every landmark needs x and y')
+  return value
+
+
+def _finder(root):
+  """Returns (name in a table, where) -> the image: a path below the folder, or a name in it."""
+  every: dict[str, list[pathlib.Path]] = {}
+  for path in sorted(root.rglob('*')):
+    if path.is_file() and formats.suffix_of(path) and not path.name.startswith('.'):
+      for key in {path.name, formats.stem_of(path)}:
+        every.setdefault(key, []).append(path)
+
+  def find(name: str, where: str) -> pathlib.Path:
+    place = pathlib.PurePosixPath(name.replace('\\', '/'))
+    if place.is_absolute() or '..' in place.parts:
+      raise errors.UserError(f'{where}: {name} lies outside the folder')
+    if (root / place).is_file():
+      return folders.inside(root, root / place)
+    found = every.get(place.name, [])
+    if len(found) != 1:
+      what = 'is not in the folder' if not found else f'is there {len(found)} times'
+      raise errors.UserError(f'{where}: the image {name} {what}')
+    return folders.inside(root, found[0])
+
+  return find

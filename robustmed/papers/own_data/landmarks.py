@@ -1,0 +1,94 @@
+"""Landmarks: the Multi-Task U-Net on the images of a table."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from robustmed import data, models, tasks, types
+from robustmed.evaluation import examples
+from robustmed.metrics import landmarks as metrics
+from robustmed.papers.own_data import choices
+from robustmed.process import files
+from robustmed.report import spec
+
+METRIC, HIGHER_IS_BETTER, COUPLED = 'MRE', False, False
+
+
+def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> types.Task:
+  """Returns the network on images in [0, 1], which it sees in [-1, 1]."""
+  dtype = {'float32': None, 'bfloat16': jnp.bfloat16}[config.model.dtype]
+  module = models.MODELS['landmark_unet'](
+    landmarks=len(chosen.study.classes), width=config.model.width, dtype=dtype
+  )
+  shape = (*chosen.study.window, 3)
+  task = tasks.TASKS['landmarks'](module, image_shape=shape, units=chosen.units.words)
+  return task._replace(
+    predict=lambda variables, image: task.predict(variables, 2 * image - 1),
+    forward=lambda variables, image, key: task.forward(variables, 2 * image - 1, key),
+  )
+
+
+def cases(rows: pd.DataFrame) -> pd.DataFrame:
+  """Returns the rows: an image is a case."""
+  return rows
+
+
+def load(config: ml_collections.ConfigDict, chosen: choices.Choices) -> data.Source:
+  del config
+  return data.load(chosen.fields)
+
+
+def make_augment(config: ml_collections.ConfigDict, chosen: choices.Choices):
+  """Returns source -> None: images with landmarks are not augmented."""
+  del config, chosen
+  return lambda source: None
+
+
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
+  del found
+  return {}
+
+
+def write_example(
+  chosen: choices.Choices,
+  facts: Sequence[Mapping[str, Any]],
+  folder: pathlib.Path,
+  image: np.ndarray,
+  example: Mapping[str, Any],
+) -> None:
+  """Writes NAME.png, 8 bits, and NAME.csv, its landmarks x,y in pixels of that picture."""
+  del chosen
+  target, folder = example['target'], pathlib.Path(folder)
+  name = facts[int(target['case'])]['name'].replace('/', '_')
+  with files.replacing(folder / f'{name}.png') as temporary:
+    Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(temporary)
+  lines = ''.join(f'{x:.2f},{y:.2f}\n' for x, y in target['landmarks'])
+  files.write_text(folder / f'{name}.csv', f'x,y\n{lines}')
+
+
+def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:
+  """Returns the curves of the report."""
+  unit = unit_of(chosen)
+  shares = [f'SDR_{limit:g}mm' for limit in metrics.SDR_MM]
+  return (
+    spec.Panel(METRIC, 'pgd', False, f'mean radial error ({unit})'),
+    *(
+      spec.Panel(name, 'pgd', True, f'share closer than {limit:g} {unit}', (0.0, 1.0))
+      for name, limit in zip(shares, metrics.SDR_MM)
+    ),
+  )
+
+
+def unit_of(chosen: choices.Choices) -> str:
+  known = chosen.fields['mm_per_pixel'] or any(one.spacing for one in chosen.study.surveys)
+  return 'mm' if known else 'pixels'
+
+
+def notes(chosen: choices.Choices) -> tuple[str, ...]:
+  return (f'Distances are in {unit_of(chosen)} (data.mm_per_pixel), whatever a column is called.',)
