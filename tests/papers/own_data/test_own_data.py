@@ -1,0 +1,160 @@
+"""Choices, tasks and rows of a training on the user's folder; the whole run is a program test."""
+
+import jax
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed import data, errors
+from robustmed.data import pipeline
+from robustmed.data.labelled import study
+from robustmed.papers.own_data import choices, experiment, segmentation
+from robustmed.runs import commandline
+from support import folders, runs
+
+ORGAN = {'background': 0, 'left kidney': 1, 'left-kidney': 2}
+
+
+def config_of(folder, tmp_path, **fields):
+  config = commandline.load_config(f'{runs.ROOT}/configs/train.py:smoke')
+  config.data.update({'dir': str(folder), 'cache_dir': str(tmp_path / 'cache'), **fields})
+  return config
+
+
+def first_batch(exp, split='train', size=2):
+  source = exp.data.load()
+  host = {'batch_size': size, 'shard_index': 0, 'shard_count': 1}
+  if split == 'test':
+    return source, next(iter(pipeline.eval_batches(source.test, crop=source.crop, **host)))
+  return source, next(
+    pipeline.train_batches(source.train, seed=0, sampling=source.sampling, **host)
+  )
+
+
+@pytest.mark.parametrize(('axes', 'shape'), [(2, (16, 24)), (3, (16, 16, 24))])
+def test_slices_and_volumes_of_an_unknown_organ(axes, shape, tmp_path, capsys):
+  folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(16, 16, 24), channels=2)
+  config = config_of(folder, tmp_path, axes=axes)
+  exp = experiment.build(config)
+  said = capsys.readouterr().err
+  assert 'nnU-Net raw, 6 cases, 3D, 2 channels, 3 classes' in said
+  assert f'patches of {" x ".join(map(str, shape))} in training' in said
+  assert 'levels are a share of the case' in said
+  assert exp.task.image_shape == (*shape, 2)
+  source, batch = first_batch(exp)
+  assert batch['image'].shape == (2, *shape, 2) and 0.3 < batch['image'].max() < 3
+  variables = exp.task.init(jax.random.key(0))
+  augment = exp.data.augment(source)
+  made = augment(jax.random.split(jax.random.key(1), 2), batch)
+  outputs = exp.task.predict(variables, made['image'])
+  assert outputs['head0'].shape == (2, *shape, 3)
+  assert np.isfinite(exp.task.losses(outputs, made)['ce']).all()
+  metrics = exp.task.metrics(outputs, made)
+  assert {'DICE', 'DICE_left_kidney_1', 'DICE_left_kidney_2', '_case'} <= metrics.keys()
+
+
+def test_regions_are_the_classes_of_the_results(tmp_path):
+  labels = {'background': 0, 'whole': [1, 2], 'core': [2], 'ignore': 3}
+  folder = folders.nnunet(tmp_path / 'raw', labels=labels, shape=(8, 16, 16))
+  exp = experiment.build(config_of(folder, tmp_path))
+  source, batch = first_batch(exp)
+  assert batch['target']['counted'].all()
+  made = exp.data.augment(source)(jax.random.split(jax.random.key(1), 2), batch)
+  metrics = exp.task.metrics(
+    exp.task.predict(exp.task.init(jax.random.key(0)), batch['image']), made
+  )
+  assert {'DICE_whole', 'DICE_core'} <= metrics.keys()
+
+
+def test_rows_of_slices_become_rows_of_cases():
+  rows = pd.DataFrame(
+    {
+      'arm': 'std',
+      'attack': 'none',
+      'eps': 0.0,
+      'index': [0, 1, 2],
+      'seed': 0,
+      'group': [5, 5, 6],
+      'DICE': 0.0,
+      'DICE_a': 0.0,
+      'DICE_b': 0.0,
+      '_DICE_max': 0.5,
+      **{
+        f'_{kind}1': values
+        for kind, values in zip(('tp', 'fp', 'fn'), ([1, 2, 4], [1, 0, 0], [0, 0, 0]))
+      },
+      **{f'_{kind}2': [0.0, 0.0, 0.0] for kind in ('tp', 'fp')},
+      '_fn2': [0.0, 2.0, 0.0],
+      '_distance': [0.1, 0.3, 0.2],
+      '_case': [7.0, 7.0, 8.0],
+    }
+  )
+  found = segmentation.cases(rows)
+  assert found['index'].tolist() == [7, 8] and found['group'].tolist() == [5, 6]
+  np.testing.assert_allclose(found['DICE_a'], [6 / 7, 1])
+  np.testing.assert_allclose(found['DICE_b'], [0, np.nan])
+  np.testing.assert_allclose(found['DICE'], [3 / 7, 1])
+  np.testing.assert_allclose(found['_distance'], [0.3, 0.2])
+
+
+def test_the_data_decide_bounds_batch_and_spacing(tmp_path):
+  photos = folders.pairs(tmp_path / 'photos', '.png', shape=(64, 96), dtype=np.uint8)
+  config = config_of(photos, tmp_path, most_voxels=1600)
+  config.train.batch_size = 0
+  chosen = choices.make(config)
+  made = choices.read(config, chosen, coupled=True)
+  assert made.evaluate.attacks.pgd.bounds == (0.0, 1.0) and made.train.batch_size == 16
+  assert np.prod(chosen.patch) <= 1.5 * 1600 and chosen.fields['spacing'][0] > 1.9
+  assert any('data.most_voxels' in line for line in chosen.lines)
+  assert chosen.units.detail == '1 is 255'
+  with pytest.raises(errors.UserError, match=r'patch \(20, 20\) must have 2 sides that are mult'):
+    choices.make(config_of(photos, tmp_path, patch=(20, 20)))
+  with pytest.raises(errors.UserError, match='too small for a network'):
+    choices.make(config_of(folders.pairs(tmp_path / 'tiny', '.png', shape=(6, 6)), tmp_path))
+
+
+def test_the_network_sees_ct_within_the_organs_range(tmp_path):
+  more = {'channel_names': {'0': 'CT'}}
+  folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, more=more, shape=(8, 16, 16))
+  exp = experiment.build(config_of(folder, tmp_path))
+  variables = exp.task.init(jax.random.key(0))
+  image = np.full((1, *exp.task.image_shape), 3.0, np.float32)
+  one, other = (exp.task.predict(variables, value)['head0'] for value in (image, image * 0 + 1))
+  np.testing.assert_array_equal(one, other)
+
+
+def test_a_worst_slice_lies_where_it_lies_in_the_patient(tmp_path):
+  folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(9, 14, 12))
+  config = config_of(folder, tmp_path)
+  chosen, exp = choices.make(config), experiment.build(config)
+  _, batch = first_batch(exp, 'test', 1)
+  example = jax.tree.map(lambda leaf: np.asarray(leaf)[0], batch)
+  exp.artifacts.write_example(tmp_path / 'out', example['image'], example)
+  case = study.facts_of(chosen.study)[int(example['target']['case'])]
+  place = int(example['target']['slice'])
+  original = nib.load(case['images'][0])
+  written = nib.load(tmp_path / 'out' / f'{case["name"]}_{place:03d}.nii.gz')
+  values = np.asarray(original.dataobj)[:, :, place : place + 1]
+  np.testing.assert_array_equal(np.asarray(written.dataobj), values)
+  corner = [0, 0, place, 1]
+  np.testing.assert_allclose(written.affine @ [0, 0, 0, 1], original.affine @ corner)
+  labels = nib.load(tmp_path / 'out' / f'{case["name"]}_{place:03d}_label.nii.gz')
+  stored = np.asarray(nib.load(case['label']).dataobj)[:, :, place : place + 1]
+  np.testing.assert_array_equal(np.asarray(labels.dataobj), stored)
+
+
+def test_kinds_of_labels_without_a_network(tmp_path):
+  for kind in 'ab':
+    for n in range(3):
+      folders.save(tmp_path / 'raw' / kind / f'{kind}{n}.png', np.full((40, 40), n, np.uint8))
+  with pytest.raises(
+    errors.UserError, match='kind of labels that networks are trained on .classes.'
+  ):
+    experiment.build(config_of(tmp_path / 'raw', tmp_path))
+
+
+def test_phantom_and_folder_are_told_apart(tmp_path):
+  config = commandline.load_config(f'{runs.ROOT}/configs/train.py:smoke')
+  assert choices.make(config).fields['name'] == 'phantom_labelled'
+  assert data.fields_of(choices.make(config).fields)['cases'] == 5
