@@ -148,9 +148,7 @@ def test_kinds_of_labels_without_a_network(tmp_path):
   for kind in 'ab':
     for n in range(3):
       folders.save(tmp_path / 'raw' / kind / f'{kind}{n}.png', np.full((40, 40), n, np.uint8))
-  with pytest.raises(
-    errors.UserError, match='kind of labels that networks are trained on .classes.'
-  ):
+  with pytest.raises(errors.UserError, match='labels that networks are trained on'):
     experiment.build(config_of(tmp_path / 'raw', tmp_path))
 
 
