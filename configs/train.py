@@ -40,6 +40,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'most_voxels': 16384,  # of an image; larger ones are resampled
       'slices_per_case': 16,  # of a test volume, evenly spaced over the foreground; 0: all
       'intensity': 'auto',  # range, case, ct, zscore: what 1 is, see data/labelled/units.py
+      'ct_range': (),  # (low, high) in HU of the intensity ct; (): of the organs' values
       'patch': (),  # of training; (): the whole image, or the median if sizes differ much
       'patients': '',  # a regular expression on the names, or a CSV: case, patient
       'height': 0,  # of images with boxes or landmarks; 0: from the data

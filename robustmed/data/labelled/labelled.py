@@ -27,7 +27,7 @@ DEFAULTS = study.DEFAULTS
 NOMINAL = {'train': 10, 'test': 2}
 _BYTES, _ZLIB = tfds.features.Encoding.BYTES, tfds.features.Encoding.ZLIB
 # Fields that choose among the examples, or change what is seen of them.
-_VIEWS = ('dir', 'slices_per_case', 'intensity', 'patch', 'multiple')
+_VIEWS = ('dir', 'slices_per_case', 'intensity', 'ct_range', 'patch', 'multiple')
 
 
 def sizes(fields: Mapping[str, Any]) -> dict[str, int]:

@@ -26,6 +26,7 @@ DEFAULTS = {
   'validation_share': 0.0,
   'seed': 0,  # of the split
   'intensity': 'stored',  # the units of images, one of INTENSITIES, see `units.of`
+  'ct_range': (),  # of the intensity ct: (low, high) in the files' units; (): from the data
   'patch': (),  # of training, () the window
   'multiple': (),  # of which the sides of the window are multiples, per axis; (): 1
   'height': 0,  # of images with boxes, landmarks or one class; 0: from the data

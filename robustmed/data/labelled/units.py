@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robustmed import errors
 from robustmed.data.labelled import study as studies
 from robustmed.data.labelled import survey
 
@@ -45,13 +46,27 @@ def of(study: studies.Study) -> Units:
     words, detail = 'share of the intensity range of the files', f'1 is {top:g}'
     return Units(name, zero, one * top, words, detail, bounds=(0.0, 1.0))
   if name == 'ct':
-    chosen = study.partition.parts.get('train') or range(len(surveys))
-    ends = np.array([_foreground([surveys[n] for n in chosen], c) for c in range(study.channels)])
+    ends = _ct_ends(study)
     scale = np.maximum(ends[:, 1] - ends[:, 0], 1e-8)
     words = "share of the organs' intensity range (0.5 to 99.5 %)"
-    detail = f'1 is {", ".join(f"{v:.4g}" for v in scale)} HU, from {ends[0, 0]:.4g} on'
+    detail = f'1 is {", ".join(f"{v:.4g}" for v in scale)} HU; data.ct_range={_pair(ends[0])}'
     return Units(name, one * ends[:, 0], one * scale, words, detail, clip=(0.0, 1.0))
   return Units(name, zero, one, 'units of the files', '1 is 1')
+
+
+def _ct_ends(study) -> np.ndarray:
+  """[c, 2]: the field ct_range, else the quantiles of the training cases."""
+  given = study.fields['ct_range']
+  if given:
+    if len(given) != 2 or not given[0] < given[1]:
+      raise errors.UserError(f'data field ct_range must be (low, high), not {given}')
+    return np.array([given] * study.channels, np.float64)
+  chosen = [study.surveys[n] for n in study.partition.parts.get('train') or range(len(study.grids))]
+  return np.array([_foreground(chosen, c) for c in range(study.channels)])
+
+
+def _pair(ends) -> str:
+  return f'({ends[0]:.6g},{ends[1]:.6g})'
 
 
 def _foreground(surveys, channel) -> tuple[float, float]:

@@ -274,6 +274,10 @@ def test_automatic_units(tmp_path):
   more = {'channel_names': {'0': 'CT'}}
   assert name(folders.nnunet(tmp_path / 'ct', labels=ORGAN, more=more)) == 'ct'
   assert name(folders.pairs(tmp_path / 'photo', '.png', dtype=np.uint8)) == 'range'
+  found = study.make(fields_of(tmp_path / 'ct', tmp_path, intensity='ct', ct_range=(-50.0, 150)))
+  made = units.of(found)
+  assert made.scale[0, 0] == 200 and made.clip == (0, 1)
+  assert made.detail == '1 is 200 HU; data.ct_range=(-50,150)'
   made = units.of(study.make(fields_of(tmp_path / 'photo', tmp_path, intensity='range')))
   assert made.bounds == (0, 1) and made.scale[0, 0] == 255
 

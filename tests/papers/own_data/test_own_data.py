@@ -111,7 +111,7 @@ def test_the_data_decide_bounds_batch_and_spacing(tmp_path):
   with pytest.raises(errors.UserError, match=r'patch \(20, 20\) must have 2 sides that are mult'):
     choices.make(config_of(photos, tmp_path, patch=(20, 20)))
   with pytest.raises(errors.UserError, match='too small for a network'):
-    choices.make(config_of(folders.pairs(tmp_path / 'tiny', '.png', shape=(6, 6)), tmp_path))
+    choices.make(config_of(folders.pairs(tmp_path / 'tiny', '.npy', shape=(6, 6)), tmp_path))
 
 
 def test_the_network_sees_ct_within_the_organs_range(tmp_path):
