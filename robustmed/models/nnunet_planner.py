@@ -99,7 +99,7 @@ def planned(
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
   """Returns (the strides of at most `most` poolings, `size` padded to multiples of their product).
 
-  For images of any rank, by the rule of `plan`.
+  For images of any rank, by the rule of `plan`; without strides where no side can be halved.
   """
   strides, _ = _poolings(tuple(spacing), tuple(size))
   strides = strides[:most]
@@ -132,7 +132,7 @@ def _poolings(spacing: Sequence[float], size: Sequence[int]):
     strides.append(tuple(2 if half else 1 for half in halved))
     spacing = [s * f for s, f in zip(spacing, strides[-1], strict=True)]
     cells = [n / f for n, f in zip(cells, strides[-1], strict=True)]
-  whole = [math.prod(axis) for axis in zip(*strides, strict=True)]
+  whole = [math.prod(axis) for axis in zip(*strides, strict=True)] or [1] * len(size)
   return tuple(strides), tuple(-(-n // m) * m for n, m in zip(size, whole, strict=True))
 
 

@@ -74,3 +74,11 @@ def test_a_tiny_data_set_has_batches_of_one():
 def test_what_cannot_be_planned_is_said(fields, message):
   with pytest.raises(errors.UserError, match=message):
     planner.plan(HIPPOCAMPUS._replace(**fields))
+
+
+def test_poolings_of_images_of_any_rank():
+  strides, padded = planner.planned((20, 50, 50), spacing=(2.0, 1.0, 1.0))
+  assert strides == ((1, 2, 2), (2, 2, 2), (2, 2, 2)) and padded == (20, 56, 56)
+  strides, padded = planner.planned((100, 70), spacing=(1, 1), most=2)
+  assert strides == ((2, 2), (2, 2)) and padded == (100, 72)
+  assert planner.planned((6, 7), spacing=(1, 1)) == ((), (6, 7))

@@ -129,6 +129,7 @@ def of(
     side = size_of(surveys, fields)
     grids = tuple(Grid(tuple(one.shape), side, 1, (1.0,) * len(side)) for one in surveys)
   parts = partition.make(folder, fields, spatial=spatial)
+  parts = parts._replace(said=(*parts.said, *_duplicates(folder, surveys, parts)))
   return Study(folder, surveys, fields, spatial, axes, axis, names, values, picture, parts, grids)
 
 
@@ -140,6 +141,29 @@ def _same(folder, surveys, of, what) -> int:
         f'{case.images[0]}: has {of(one)} {what}, {folder.cases[0].images[0].name} has {first}'
       )
   return first
+
+
+def _duplicates(folder, surveys, parts) -> list[str]:
+  """A line where cases have the same image; in two splits that is a `UserError`."""
+  part_of = {n: part for part, chosen in parts.parts.items() for n in chosen}
+  first: dict[tuple[str, ...], int] = {}
+  found = []
+  for number, one in enumerate(surveys):
+    if not any(one.std):  # empty slices are alike
+      continue
+    other = first.setdefault((one.digest, *map(str, one.shape)), number)
+    if other == number or number not in part_of or other not in part_of:
+      continue
+    pair = f'{folder.cases[other].name} and {folder.cases[number].name}'
+    if part_of[number] != part_of[other]:
+      raise errors.UserError(
+        f'{folder.cases[number].images[0]}: {pair} are the same image, one in {part_of[other]}, '
+        f'one in {part_of[number]}; remove one, or give them one patient (data field patients)'
+      )
+    found.append(pair)
+  return [f'same image twice: {", ".join(found[:3])}' + (', ...' if found[3:] else '')] * bool(
+    found
+  )
 
 
 def _slice_axis(surveys, fields, spatial):

@@ -36,6 +36,7 @@ class Survey(NamedTuple):
   std: list[float]
   low: list[float]  # the 0.5 and 99.5 per cent quantiles
   high: list[float]
+  digest: str = ''  # equal for equal images
   values: Sequence[int] = ()  # of the label map
   picture: bool = False  # the label map is a picture of a mask, see `masks`
   plain: bool = False  # the label map can be read as one
@@ -103,6 +104,7 @@ def measured(
     dtype=stored.dtype,
     rescale=list(stored.rescale),
     channels=image.shape[-1],
+    digest=hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).hexdigest(),
   )
   if numbers is None:
     return made

@@ -41,7 +41,8 @@ def make(config: ml_collections.ConfigDict) -> Choices:
     found = _study(fields)
     made, size = units.of(found), _sides(found.window)
     line = f'images are resized to {size} (data.height, data.width, data.most_voxels)'
-    return Choices(fields, found, made, (), found.window, (*study.lines(found), line))
+    lines = [*study.lines(found), line, _levels(made)]
+    return Choices(fields, found, made, (), found.window, tuple(lines))
   fields['axes'] = min(fields['axes'] or 2, found.spatial)
   found = _study(fields)
   if not fields['spacing']:
@@ -67,8 +68,12 @@ def make(config: ml_collections.ConfigDict) -> Choices:
   found = _study(fields)
   made = units.of(found)
   lines.append(f'patches of {_sides(patch)} in training, {_sides(found.window)} in evaluation')
-  lines.append(f'levels are a {made.words}: {made.detail} (data.intensity)')
+  lines.append(_levels(made))
   return Choices(fields, found, made, strides, patch, (*study.lines(found), *lines))
+
+
+def _levels(made) -> str:
+  return f'levels are in: {made.words}; {made.detail} (data.intensity)'
 
 
 def _study(fields) -> study.Study:

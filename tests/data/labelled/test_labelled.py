@@ -346,6 +346,14 @@ def test_mistakes_are_one_line(tmp_path):
   refused(gap, tmp_path / '8', 'not numbered 0000, 0001')
 
 
+def test_one_image_in_two_splits_is_refused(tmp_path):
+  folder = folders.nnunet(tmp_path / 'raw', cases=3, labels=ORGAN, parts=('Tr', 'Ts'))
+  shutil.copy(folder / 'imagesTr/tr_01_0000.nii.gz', folder / 'imagesTs/ts_02_0000.nii.gz')
+  refused(folder, tmp_path / '1', 'tr_01 and ts_02 are the same image, one in train, one in test')
+  source = load(folder, tmp_path / '2', split='all')
+  assert 'same image twice: tr_01 and ts_02' in source.info['lines']
+
+
 def test_a_header_may_not_name_voxels_elsewhere(tmp_path):
   folder = folders.pairs(tmp_path / 'raw', '.mhd', shape=(5, 7, 9), label_ending='.mha')
   path = folder / 'images' / 'p1_01.mhd'

@@ -40,7 +40,7 @@ def test_slices_and_volumes_of_an_unknown_organ(axes, shape, tmp_path, capsys):
   said = capsys.readouterr().err
   assert 'nnU-Net raw, 6 cases, 3D, 2 channels, 3 classes' in said
   assert f'patches of {" x ".join(map(str, shape))} in training' in said
-  assert 'levels are a share of the case' in said
+  assert "levels are in: share of the case's intensity range" in said
   assert exp.task.image_shape == (*shape, 2)
   source, batch = first_batch(exp)
   assert batch['image'].shape == (2, *shape, 2) and 0.3 < batch['image'].max() < 3
