@@ -52,22 +52,24 @@ def make(config: ml_collections.ConfigDict) -> Choices:
   shapes = np.array([grid.shape for grid in found.grids])
   median = tuple(int(n) for n in np.median(shapes, axis=0))
   apart = np.median([grid.spacing for grid in found.grids], axis=0)
-  strides, patch = nnunet_planner.planned(median, spacing=apart, most=MOST_POOLINGS)
+  strides, patch = _poolings(median, apart)
   if not strides:
     raise errors.UserError(
       f'{fields["dir"]}: images of {_sides(median)} are too small for a network with poolings; at '
       f'least {2 * nnunet_planner.MIN_EDGE} pixels a side are needed'
     )
-  fields['multiple'] = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
-  window = _study(fields).window
-  if math.prod(window) <= _LARGEST_WINDOW * math.prod(patch):
-    patch = window
   if fields['patch']:
-    strides, patch = _given_patch(fields, strides)
-  fields['patch'] = patch
+    strides, patch = _given_patch(tuple(fields['patch']), apart)
+  else:
+    window = _study({**fields, 'multiple': _multiple(strides)}).window
+    if math.prod(window) <= _LARGEST_WINDOW * math.prod(patch):
+      strides, patch = _poolings(window, apart)
+  fields |= {'patch': patch, 'multiple': _multiple(strides)}
   found = _study(fields)
   made = units.of(found)
-  lines.append(f'patches of {_sides(patch)} in training, {_sides(found.window)} in evaluation')
+  lines.append(
+    f'patches of {_sides(patch)} in training (data.patch), {_sides(found.window)} in evaluation'
+  )
   lines.append(_levels(made))
   return Choices(fields, found, made, strides, patch, (*study.lines(found), *lines))
 
@@ -105,14 +107,27 @@ def _size(found, fields, most) -> tuple[int, int]:
   return tuple(fields[name] or int(n) for name, n in zip(('height', 'width'), sides))
 
 
-def _given_patch(fields, strides):
-  patch = tuple(fields['patch'])
-  if len(patch) != len(strides[0]) or any(n % m for n, m in zip(patch, fields['multiple'])):
-    raise errors.UserError(
-      f'data field patch {patch} must have {len(strides[0])} sides that are multiples of '
-      f'{_sides(fields["multiple"])}'
-    )
+def _poolings(size, spacing):
+  """(strides, patch) of a network for images of `size`; the strides follow from the patch alone, so
+  that a folder of other sizes has the same network where it has the same patch."""
+  planned = lambda sides: nnunet_planner.planned(sides, spacing=spacing, most=MOST_POOLINGS)
+  patch = tuple(size)
+  while (found := planned(patch))[1] != patch:
+    patch = found[1]
+  return found
+
+
+def _given_patch(patch, spacing):
+  if len(patch) != len(spacing):
+    raise errors.UserError(f'data field patch {patch} must have {len(spacing)} sides')
+  strides, padded = _poolings(patch, spacing)
+  if padded != patch or not strides:
+    raise errors.UserError(f'data field patch {patch}: its poolings need {_sides(padded)}')
   return strides, patch
+
+
+def _multiple(strides) -> tuple[int, ...]:
+  return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
 
 def _sides(values: Sequence[float]) -> str:

@@ -108,8 +108,8 @@ def test_the_data_decide_bounds_batch_and_spacing(tmp_path):
   assert np.prod(chosen.patch) <= 1.5 * 1600 and chosen.fields['spacing'][0] > 1.9
   assert any('data.most_voxels' in line for line in chosen.lines)
   assert chosen.units.detail == '1 is 255'
-  with pytest.raises(errors.UserError, match=r'patch \(20, 20\) must have 2 sides that are mult'):
-    choices.make(config_of(photos, tmp_path, patch=(20, 20)))
+  with pytest.raises(errors.UserError, match=r'patch \(18, 21\): its poolings need 20 x 24'):
+    choices.make(config_of(photos, tmp_path, patch=(18, 21)))
   with pytest.raises(errors.UserError, match='too small for a network'):
     choices.make(config_of(folders.pairs(tmp_path / 'tiny', '.npy', shape=(6, 6)), tmp_path))
 
@@ -156,3 +156,15 @@ def test_phantom_and_folder_are_told_apart(tmp_path):
   config = commandline.load_config(f'{runs.ROOT}/configs/train.py:smoke')
   assert choices.make(config).fields['name'] == 'phantom_labelled'
   assert data.fields_of(choices.make(config).fields)['cases'] == 5
+
+
+def test_the_network_follows_from_the_patch_alone(tmp_path):
+  """So a folder of images of another size takes a network that was trained with that patch."""
+  one = folders.nnunet(tmp_path / 'a', labels=ORGAN, shape=(6, 44, 37))
+  other = folders.nnunet(tmp_path / 'b', cases=1, labels=ORGAN, shape=(4, 25, 61))
+  chosen = choices.make(config_of(one, tmp_path))
+  again = choices.make(config_of(other, tmp_path, split='all', patch=chosen.patch))
+  assert again.strides == chosen.strides and again.patch == chosen.patch
+  assert all(n % m == 0 for n, m in zip(again.study.window, again.fields['multiple']))
+  exp = experiment.build(config_of(other, tmp_path, split='all', patch=chosen.patch))
+  assert exp.data.sizes() == {'train': 0, 'test': 3}
