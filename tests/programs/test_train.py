@@ -27,6 +27,22 @@ def test_a_new_organ_needs_no_code(tmp_path):
   assert 'nnU-Net raw, 6 cases' in page and 'split by patient: 5 train, 1 test' in page
 
 
+def test_a_trained_network_meets_a_folder_of_one_case(tmp_path):
+  folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(8, 16, 16))
+  words = [*CONFIG, '--stage', 'train', '--arms', 'std', f'--config.data.dir={folder}']
+  done = runs.main(*words, '--workdir', tmp_path / 'w')
+  assert 'patches of 16 x 16 in training (data.patch)' in done.stderr
+  one = folders.nnunet(tmp_path / 'one', cases=1, labels=ORGAN, shape=(6, 20, 18))
+  words = [*CONFIG, f'--config.data.dir={one}', '--config.data.split=all']
+  words += ['--config.data.patch=(16,16)', '--workdir', tmp_path / 'v']
+  line = runs.mistake(*words)
+  assert 'all cases are test cases, so adv, amat, std cannot be trained' in line
+  checkpoint = tmp_path / 'w' / 'checkpoints' / 'std' / 'seed0'
+  runs.main(*words, '--stage', 'evaluate', '--checkpoint', checkpoint)
+  summary = pd.read_csv(tmp_path / 'v' / 'results' / 'summary.csv', keep_default_na=False)
+  assert set(summary['n']) == {1} and set(summary['arm']) == {'std'}
+
+
 def test_mistakes_leave_nothing_behind(tmp_path):
   line = runs.mistake(*CONFIG, '--config.data.dir=/nowhere', '--workdir', tmp_path / 'a')
   assert 'no folder /nowhere: put one of these there' in line

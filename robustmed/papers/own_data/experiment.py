@@ -34,6 +34,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       load=lambda: part.load(made, chosen),
       augment=part.make_augment(made, chosen),
       groups=lambda: data.groups(chosen.fields),
+      check=functools.partial(_check, chosen),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, made),
@@ -53,3 +54,13 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       functools.partial(part.write_example, chosen, facts), part.pictures
     ),
   )
+
+
+def _check(chosen: choices.Choices, arms, untrained, workdir) -> None:
+  """Raises a `UserError` if there are networks to train and nothing to train them on."""
+  del arms, workdir
+  if untrained and not data.sizes(chosen.fields)['train']:
+    raise errors.UserError(
+      f'{chosen.study.folder.root}: all cases are test cases, so {", ".join(sorted(untrained))} '
+      'cannot be trained; name a trained network with --checkpoint, or set data.split to fraction'
+    )
