@@ -24,6 +24,7 @@ class Mask(NamedTuple):
   numbers: np.ndarray  # [*spatial] int64; of a picture 0 and 1
   picture: bool  # it is smoothed or lossy
   plain: bool  # it can be read as a picture of one class
+  colour: bool = False  # the numbers are colours
 
 
 def read(path: pathlib.Path, *, picture: bool = False) -> Mask:
@@ -43,7 +44,7 @@ def read(path: pathlib.Path, *, picture: bool = False) -> Mask:
   bright = grey > full / 2
   plain = bool(share >= PLAIN and (bright.any() or not grey.any()))
   if numbers is not None and not picture:
-    return Mask(numbers, False, plain)
+    return Mask(numbers, False, plain, bool((colours != colours[..., :1]).any()))
   if not plain:
     raise errors.UserError(
       f'{path}: has {len(np.unique(grey))} values, {100 * (1 - share):.0f} % of its pixels are '

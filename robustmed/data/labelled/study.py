@@ -193,7 +193,8 @@ def _classes(folder, surveys):
     values = {0, *(v for one in surveys for v in one.values)} - {folder.ignore}
   if folder.labels is None:
     rest = sorted(values - {0})
-    names = ['foreground'] if len(rest) == 1 else [_name(value) for value in rest]
+    text = '#{:06x}' if any(one.colour for one in surveys) else 'label {}'
+    names = ['foreground'] if len(rest) == 1 else [text.format(value) for value in rest]
     return ('background', *names), (0, *rest), picture
   known = tuple(folder.labels.values())
   for case, one in zip(folder.cases, surveys):
@@ -204,10 +205,6 @@ def _classes(folder, surveys):
         f'{", ".join(f"{value} {name}" for name, value in folder.labels.items())}'
       )
   return tuple(folder.labels), known, picture
-
-
-def _name(value):
-  return f'#{value:06x}' if value > 255 else f'label {value}'
 
 
 def _grid(one, fields, spatial, axes, axis) -> Grid:

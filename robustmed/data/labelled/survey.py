@@ -40,6 +40,7 @@ class Survey(NamedTuple):
   values: Sequence[int] = ()  # of the label map
   picture: bool = False  # the label map is a picture of a mask, see `masks`
   plain: bool = False  # the label map can be read as one
+  colour: bool = False  # its numbers are colours
   filled: Sequence[list[int]] = ()  # per axis, the slices with foreground
   inner: Sequence[list[float]] = ()  # per channel: quantiles, mean, deviation of the foreground
 
@@ -90,7 +91,7 @@ def _one(case: folders.Case, *, kind: str) -> Survey:
   image, stored = read_image(case, rank=mask.numbers.ndim)
   check_shapes(case, image, mask.numbers)
   made = measured(image, stored, mask.numbers)
-  return made._replace(picture=mask.picture, plain=mask.plain)
+  return made._replace(picture=mask.picture, plain=mask.plain, colour=mask.colour)
 
 
 def measured(

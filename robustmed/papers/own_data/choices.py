@@ -14,7 +14,8 @@ from robustmed.runs import experiment
 
 MOST_POOLINGS = 4
 _BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12}
-_STEP, _SMALLEST = 32, 64  # of the sides of images with boxes or landmarks
+_STEP = {'landmarks': 16, 'boxes': 32}  # of which the sides of such images are multiples
+_SMALLEST = 64
 _UNEQUAL = 1.1  # spacings that differ by more are resampled to their median
 _LARGEST_WINDOW = 1.6  # times the voxels of the patch that an image may have to be trained whole
 
@@ -91,19 +92,20 @@ def _spacing(found, most):
   voxels = np.prod(np.median(shapes * apart / target, axis=0))
   if voxels <= most and not unequal:
     return (), ''
-  why = 'the median, since cases differ' if unequal else ''
+  why = 'to the median spacing, since cases differ' if unequal else ''
   if voxels > most:
     target = target * (voxels / most) ** (1 / len(target))
-    why = f'so that an image has {most} voxels or fewer (data.most_voxels)'
+    why = f'so that an image has about {most} pixels or voxels (data.most_voxels)'
   spacing = tuple(float(f'{value:.4g}') for value in target)
-  return spacing, f'spacing {_sides(spacing)}: {why}'
+  return spacing, f'resampled {why}'
 
 
 def _size(found, fields, most) -> tuple[int, int]:
   """(height, width) of images with boxes or landmarks: the fields, else the shrunk median."""
   median = np.median([one.shape for one in found.surveys], axis=0)
   shrink = min(1.0, math.sqrt(most / median.prod()))
-  sides = [max(_SMALLEST, _STEP * round(side * shrink / _STEP)) for side in median]
+  step = _STEP.get(found.folder.kind, 1)
+  sides = [max(_SMALLEST, step * round(side * shrink / step)) for side in median]
   return tuple(fields[name] or int(n) for name, n in zip(('height', 'width'), sides))
 
 

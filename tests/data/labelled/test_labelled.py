@@ -169,7 +169,7 @@ def test_smoothed_masks_are_thresholded_and_colours_are_classes(tmp_path):
     folders.save(
       tmp_path / 'lossy' / 'masks' / f's{number}.jpg', np.uint8(255) * (labels > 0).astype(np.uint8)
     )
-    table = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+    table = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
     folders.save(tmp_path / 'colour' / 'images' / f's{number}.png', image)
     folders.save(tmp_path / 'colour' / 'masks' / f's{number}.png', table[labels])
   lossy = load(tmp_path / 'lossy', tmp_path, split='all')
@@ -179,7 +179,7 @@ def test_smoothed_masks_are_thresholded_and_colours_are_classes(tmp_path):
     labels = folders.blob(number, (40, 40), dtype=np.uint8)[1]
     assert np.mean(example['labels'] == (labels > 0)) > 0.99
   colour = load(tmp_path / 'colour', tmp_path, split='all')
-  assert colour.info['classes'] == ['background', '#00ff00', '#ff0000']
+  assert colour.info['classes'] == ['background', '#0000ff', '#ff0000']
   np.testing.assert_array_equal(
     colour.test[0]['labels'], np.array([0, 2, 1])[folders.blob(0, (40, 40), dtype=np.uint8)[1]]
   )
