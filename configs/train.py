@@ -8,8 +8,8 @@ was recognised and every choice that was made; each names the field that changes
 trained slice by slice (`--config.data.axes=3`: whole). Levels are shares of the intensity range.
 
 Presets: none or `demo` (a few minutes on 2 cores; without FOLDER synthetic organs), `smoke`
-(seconds, for tests), `real` (full width, four times the steps and pixels, stronger attacks: for a
-GPU).
+(seconds, for tests), `real` (full width, four times the steps, images of up to 512 x 512 pixels or
+64 x 64 x 64 voxels, stronger attacks: for a GPU).
 """
 
 import ml_collections
@@ -37,7 +37,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'axes': 2,  # of the network's images: 2 takes volumes slice by slice, 3 whole
       'slice_axis': -1,  # of [z, y, x]; -1: across the largest spacing
       'spacing': (),  # () as stored, unless cases differ or most_voxels is exceeded
-      'most_voxels': 16384,  # of an image; larger ones are resampled
+      'most_voxels': 0,  # of an image, larger ones are resampled; 0: 128 x 128, or 65536 in 3D
       'slices_per_case': 16,  # of a test volume, evenly spaced over the foreground; 0: all
       'intensity': 'auto',  # range, case, ct, zscore: what 1 is, see data/labelled/units.py
       'ct_range': (),  # (low, high) in HU of the intensity ct; (): of the organs' values
@@ -146,7 +146,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.evaluate.attacks.pgd.num_steps = 2
     config.report.pictures = 2
   if preset == 'real':
-    config.data.update({'most_voxels': 65536, 'slices_per_case': 0})
+    config.data.update({'most_voxels': 262144, 'slices_per_case': 0})
     config.model.width = 1.0
     config.train.update({'steps': 1600, 'checkpoint_every': 200})
     for arm in ('adv', 'amat'):

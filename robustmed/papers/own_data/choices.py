@@ -16,6 +16,7 @@ MOST_POOLINGS = 4
 _BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12}
 _STEP = {'landmarks': 16, 'boxes': 32}  # of which the sides of such images are multiples
 _SMALLEST = 64
+_MOST_VOXELS = {2: 16384, 3: 65536}
 _UNEQUAL = 1.1  # spacings that differ by more are resampled to their median
 _LARGEST_WINDOW = 1.6  # times the voxels of the patch that an image may have to be trained whole
 
@@ -47,7 +48,7 @@ def make(config: ml_collections.ConfigDict) -> Choices:
   fields['axes'] = min(fields['axes'] or 2, found.spatial)
   found = _study(fields)
   if not fields['spacing']:
-    fields['spacing'], line = _spacing(found, most)
+    fields['spacing'], line = _spacing(found, most or _MOST_VOXELS[fields['axes']])
     lines += [line] if line else []
   found = _study(fields)
   shapes = np.array([grid.shape for grid in found.grids])
@@ -103,7 +104,7 @@ def _spacing(found, most):
 def _size(found, fields, most) -> tuple[int, int]:
   """(height, width) of images with boxes or landmarks: the fields, else the shrunk median."""
   median = np.median([one.shape for one in found.surveys], axis=0)
-  shrink = min(1.0, math.sqrt(most / median.prod()))
+  shrink = min(1.0, math.sqrt((most or _MOST_VOXELS[2]) / median.prod()))
   step = _STEP.get(found.folder.kind, 1)
   sides = [max(_SMALLEST, step * round(side * shrink / step)) for side in median]
   return tuple(fields[name] or int(n) for name, n in zip(('height', 'width'), sides))
