@@ -52,7 +52,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'test_share': 0.2,  # of the patients
       'validation_share': 0.0,
       'seed': 0,  # of the split
-      'cases': 24,  # of the synthetic organs, as are the next two
+      'cases': 36,  # of the synthetic organs, as are the next two
       'volume_seed': 0,
       'scale': 1.0,
     }
@@ -134,7 +134,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   )
   config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': 0.04})
   if preset == 'smoke':
-    config.data.update({'cases': 5, 'scale': 0.4, 'slices_per_case': 3})
+    config.data.update({'cases': 5, 'scale': 0.4, 'slices_per_case': 3, 'test_share': 0.4})
     config.model.width = 0.125
     config.train.update({'steps': 3, 'batch_size': 4, 'log_every': 1, 'checkpoint_every': 2})
     for arm in ('adv', 'amat'):

@@ -24,7 +24,8 @@ def test_a_new_organ_needs_no_code(tmp_path):
   assert len(worst) == 3
   np.testing.assert_array_equal(np.abs(np.diag(nib.load(worst[0]).affine)), [2, 3, 4, 1])
   page = (tmp_path / 'w' / 'report' / 'report.md').read_text()
-  assert 'nnU-Net raw, 6 cases' in page and 'split by patient: 5 train, 1 test' in page
+  assert 'nnU-Net raw, 6 cases' in page and 'split by patient: 4 train, 2 test' in page
+  assert len(pd.read_csv(tmp_path / 'w' / 'report' / 'tables' / 'claims.csv')) == 4
 
 
 def test_a_trained_network_meets_a_folder_of_one_case(tmp_path):

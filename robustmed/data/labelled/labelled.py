@@ -44,10 +44,10 @@ def counts(found: study.Study) -> dict[str, int]:
   return {'train': 0, **sizes}
 
 
-def groups(fields: Mapping[str, Any]) -> int | None:
-  """Returns the number of patients of the test split; None without the folder."""
+def groups(fields: Mapping[str, Any]) -> int:
+  """Returns the number of patients of the test split; without the folder, a nominal one."""
   if not fields['dir']:
-    return None
+    return NOMINAL['test']
   return patients(study.make(fields))
 
 

@@ -1,5 +1,6 @@
 """Your own labelled images: any of the networks, trained on them and attacked. Configuration:
-configs/train.py. No paper, so there are no claims; every choice that the data decide is printed.
+configs/train.py. No paper: the claims are questions to the data. Every choice that they decide is
+printed.
 
   experiment.py    build(config)
   choices.py       what the folder decides: spacing, patch, batch, bounds, units of levels

@@ -50,6 +50,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       subjects=part.cases,
     ),
     report=lambda folder: report.spec_of(made, chosen, part, task),
+    claims=lambda: report.claims_of(made, part),
     artifacts=experiment.Artifacts(
       functools.partial(part.write_example, chosen, facts), part.pictures
     ),

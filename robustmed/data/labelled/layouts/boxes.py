@@ -6,11 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import defusedxml
-from defusedxml import ElementTree
-
 from robustmed import errors
-from robustmed.data.files import exams
+from robustmed.data.files import exams, xml
 from robustmed.data.labelled import folders, formats
 
 _IMAGES = ('JPEGImages', 'images', 'Images', 'imgs')
@@ -90,15 +87,7 @@ def _voc_parts(root) -> dict[str, str]:
 
 
 def _voc_objects(path) -> Iterator[tuple[str, tuple[float, ...]]]:
-  try:
-    with path.open('rb') as file:
-      root = ElementTree.parse(file, forbid_dtd=True).getroot()
-  except defusedxml.DefusedXmlException as error:
-    raise errors.UserError(
-      f'{path}: refused, it declares a document type or entities ({type(error).__name__})'
-    ) from error
-  except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-    raise errors.UserError(f'{path}: cannot be read as XML ({error}); copy it again') from error
+  root = xml.read(path, kind='a Pascal VOC file')
   for number, node in enumerate(root.findall('object'), start=1):
     name = (node.findtext('name') or '').strip()
     if not name:
