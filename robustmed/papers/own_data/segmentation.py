@@ -197,6 +197,8 @@ def notes(chosen: choices.Choices) -> tuple[str, ...]:
   kept = ['Dice is per case, a class that neither labels nor prediction show is left out.']
   if chosen.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
+  if {grid.shape for grid in found.grids} != {found.window}:
+    kept.append('Images are padded to one size, and the border is attacked with them.')
   if found.axes < found.spatial and chosen.fields['slices_per_case']:
     most = chosen.fields['slices_per_case']
     kept.append(f'Of a volume at most {most} slices with foreground are attacked and measured.')
