@@ -68,8 +68,9 @@ class Study(NamedTuple):
 
   @property
   def window(self) -> tuple[int, ...]:
-    """The smallest shape that holds every example, in multiples of the field `multiple`."""
-    largest = np.max([grid.shape for grid in self.grids], axis=0)
+    """The smallest shape that holds every example and the patch, in multiples of `multiple`."""
+    shapes = [grid.shape for grid in self.grids]
+    largest = np.max([*shapes, tuple(self.fields['patch']) or shapes[0]], axis=0)
     steps = self.fields['multiple'] or (1,) * len(largest)
     return tuple(int(-(-side // step) * step) for side, step in zip(largest, steps, strict=True))
 

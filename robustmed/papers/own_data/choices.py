@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from robustmed import data, errors
+from robustmed import data, errors, types
 from robustmed.data.labelled import phantom, study, units
 from robustmed.models import nnunet_planner
 from robustmed.runs import experiment
@@ -17,6 +17,7 @@ _BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12}
 _STEP = {'landmarks': 16, 'boxes': 32}  # of which the sides of such images are multiples
 _SMALLEST = 64
 _MOST_VOXELS = {2: 16384, 3: 65536}
+_MOST_STRATA = 16  # of AMAT's thresholds
 _UNEQUAL = 1.1  # spacings that differ by more are resampled to their median
 _LARGEST_WINDOW = 1.6  # times the voxels of the patch that an image may have to be trained whole
 
@@ -138,11 +139,12 @@ def _sides(values: Sequence[float]) -> str:
 
 
 def read(
-  config: ml_collections.ConfigDict, chosen: Choices, *, coupled: bool
+  config: ml_collections.ConfigDict, chosen: Choices, task: types.Task
 ) -> ml_collections.ConfigDict:
-  """Returns the configuration with all that the data decide filled in.
+  """Returns the configuration with all that the data and the task decide filled in.
 
-  coupled: the task has losses that couple the examples of a batch; they are then trained on.
+  Losses that couple the examples of a batch are trained on where the task has any; AMAT's
+  thresholds are those of images that show the same classes, where these are few.
   """
   config = experiment.editable(config)
   if not config.train.batch_size:
@@ -152,10 +154,12 @@ def read(
     if chosen.units.bounds is not None and node.get('bounds') is None:
       node.bounds = chosen.units.bounds
   for arm in config.arms.values():
-    if not coupled and 'coupled' in arm.defense:
+    if task.coupled is None and 'coupled' in arm.defense:
       arm.defense.coupled = False
     if arm.defense.name == 'noise' and chosen.units.bounds is not None:
       arm.defense.bounds = chosen.units.bounds
     if arm.defense.name == 'amat':
+      few = task.strata is not None and len(task.strata.names) <= _MOST_STRATA
+      arm.defense.strata = few
       arm.defense.epoch_steps = max(1, config.train.optimisers.main.steps_per_epoch)
   return config

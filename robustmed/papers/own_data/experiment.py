@@ -23,12 +23,12 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       console.say(line)
   kind = chosen.study.folder.kind
   part = errors.lookup(PARTS, kind, kind='kind of labels that networks are trained on')
-  made = choices.read(config, chosen, coupled=part.COUPLED)
-  task = part.make_task(made, chosen)
+  task = part.make_task(config, chosen)
+  made = choices.read(config, chosen, task)
   facts = study.facts_of(chosen.study)
   return experiment.Experiment(
     task=task,
-    arms=experiment.make_arms(task, made, clean_view=lambda source: lambda batch: batch),
+    arms=experiment.make_arms(task, made),
     data=experiment.Data(
       sizes=lambda: data.sizes(chosen.fields),
       load=lambda: part.load(made, chosen),

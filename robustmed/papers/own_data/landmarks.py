@@ -17,7 +17,7 @@ from robustmed.papers.own_data import choices
 from robustmed.process import files
 from robustmed.report import spec
 
-METRIC, HIGHER_IS_BETTER, COUPLED = 'MRE', False, False
+METRIC, HIGHER_IS_BETTER = 'MRE', False
 
 
 def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> types.Task:

@@ -17,7 +17,7 @@ from robustmed.papers.own_data import choices
 from robustmed.process import files
 from robustmed.report import spec
 
-METRIC, HIGHER_IS_BETTER, COUPLED = 'IOU', True, True
+METRIC, HIGHER_IS_BETTER = 'IOU', True
 MOST_DETECTIONS = 100
 
 

@@ -19,7 +19,7 @@ from robustmed.papers.own_data import choices
 from robustmed.report import spec
 from robustmed.runs import slice_examples
 
-METRIC, HIGHER_IS_BETTER, COUPLED = 'DICE', True, True
+METRIC, HIGHER_IS_BETTER = 'DICE', True
 _KEYS = ['arm', 'attack', 'eps', 'seed', '_case']
 _COUNTS = ('_tp', '_fp', '_fn')
 

@@ -103,7 +103,7 @@ def test_the_data_decide_bounds_batch_and_spacing(tmp_path):
   config = config_of(photos, tmp_path, most_voxels=1600)
   config.train.batch_size = 0
   chosen = choices.make(config)
-  made = choices.read(config, chosen, coupled=True)
+  made = choices.read(config, chosen, segmentation.make_task(config, chosen))
   assert made.evaluate.attacks.pgd.bounds == (0.0, 1.0) and made.train.batch_size == 16
   assert np.prod(chosen.patch) <= 1.5 * 1600 and chosen.fields['spacing'][0] > 1.9
   assert any('data.most_voxels' in line for line in chosen.lines)
