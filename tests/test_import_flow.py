@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'robustmed'
 BELOW_ALL = {'errors', 'types', 'process', 'ops', 'metrics'}
 FLOW = [
   'data',
+  'onnx',
   'models',
   'tasks',
   'attacks',
@@ -27,6 +28,7 @@ FLOW = [
 ONLY = {
   'attacks': {'errors', 'types', 'ops'},
   'ops': {'errors', 'types', 'ops'},
+  'onnx': {'errors', 'types', 'ops'},
   'process': {'errors', 'types'},
   'metrics': {'errors', 'types', 'process', 'ops'},
 }

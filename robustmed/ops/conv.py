@@ -94,21 +94,20 @@ def conv_transpose(
 
   It is the adjoint, with respect to the input, of the convolution from the output grid to that of
   x, whose kernel it takes: x [b, *spatial, inputs], kernel [*taps, features / groups, inputs] ->
-  [b, *out, features], out = (n - 1) s - 2 p + d (k - 1) + output_padding + 1.
+  [b, *out, features], out = (n - 1) s - 2 p + d (k - 1) + output_padding + 1. Padding may also be
+  (low, high) pairs, in whose place 2 p is their sum.
   """
   rank = kernel.ndim - 2
   strides = _per_axis(strides, rank, 'strides')
-  padding = _per_axis(padding, rank, 'padding')
+  padding = _pairs(padding, rank)
   extra = _per_axis(output_padding, rank, 'output_padding')
   dilation = _per_axis(dilation, rank, 'dilation')
   taps = kernel.shape[:-2]
   size = tuple(
-    (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+    (n - 1) * s - sum(p) + d * (k - 1) + e + 1
     for n, s, p, d, k, e in zip(x.shape[1:-1], strides, padding, dilation, taps, extra, strict=True)
   )
-  window = conv_window.Window(
-    size, taps, strides, tuple((p, p) for p in padding), dilation, groups, precision
-  )
+  window = conv_window.Window(size, taps, strides, padding, dilation, groups, precision)
   if window.out != x.shape[1:-1]:
     raise errors.UserError(
       f'output_padding {extra} must be smaller than strides {strides} or dilation {dilation}'

@@ -49,3 +49,39 @@ def linear(x, size, *, align_corners=False):
     weights = matrix(x.shape[axis], target, align_corners=align_corners)
     x = jnp.moveaxis(jnp.tensordot(x, jnp.asarray(weights, x.dtype), ((axis,), (1,))), -1, axis)
   return x
+
+
+def cubic_kernel(distance, a, *, xp=np):
+  """Returns the cubic convolution kernel of Keys 1981 at distances >= 0; a is its parameter."""
+  near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+  far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+  return xp.where(distance <= 1, near, xp.where(distance < 2, far, 0))
+
+
+def weights(size, position, *, cubic=None, shrink=1.0, exclude_outside=False):
+  """Returns interpolation weights [len(position), size] of any positions on one axis, float64.
+
+  cubic: the kernel's parameter, None for linear. shrink: below 1 the kernel is as much wider, which
+  filters against aliasing. Elements beyond the borders are those at the border, or left out.
+  """
+  reach = int(np.ceil((1 if cubic is None else 2) / shrink))
+  places = np.floor(position)[:, None] + np.arange(-reach, reach + 1)[None]
+  distance = np.abs(places - position[:, None]) * shrink
+  if cubic is None:
+    parts = np.maximum(1 - distance, 0)
+  else:
+    parts = cubic_kernel(distance, cubic)
+  if exclude_outside:
+    parts = np.where((places >= 0) & (places < size), parts, 0)
+  if exclude_outside or shrink < 1:
+    parts /= parts.sum(1, keepdims=True)
+  found = np.zeros((len(position), size))
+  rows = np.arange(len(position))[:, None]
+  np.add.at(found, (rows, np.clip(places, 0, size - 1).astype(np.int64)), parts)
+  return found
+
+
+def along(x, axis, weights):
+  """Returns x with one axis multiplied by a matrix [target, size]."""
+  product = jnp.tensordot(x, jnp.asarray(weights, x.dtype), ((axis,), (1,)))
+  return jnp.moveaxis(product, -1, axis)

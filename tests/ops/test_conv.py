@@ -187,6 +187,14 @@ def test_exact_doubling(taps, pads):
   np.testing.assert_allclose(y, expected, atol=1e-10)
 
 
+@pytest.mark.parametrize('impl', ['fast', 'native'])
+def test_transposed_padding_may_differ_at_both_ends(impl):
+  x, k = draw(0, 1, 5, 6, 2), draw(1, 3, 2, 4, 2)
+  whole = conv.conv_transpose(x, k, strides=2, impl=impl)
+  cropped = conv.conv_transpose(x, k, strides=2, padding=((1, 0), (0, 2)), impl=impl)
+  np.testing.assert_allclose(cropped, whole[:, 1:, :-2], atol=1e-10)
+
+
 @pytest.mark.parametrize('padding', ['SAME', 'VALID', ((2, 1), (0, 3))])
 @pytest.mark.parametrize('lhs_dilation', [(1, 1), (2, 1), (2, 3)])
 @pytest.mark.parametrize('layout', [('NCHW', 'OIHW', 'NCHW'), ('NHWC', 'HWIO', 'NCHW')])

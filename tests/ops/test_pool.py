@@ -48,3 +48,33 @@ def test_maximum_around_every_cell_and_its_gradient(shape):
     for f in (lambda x: pool.maximum_around(x, 2), around)
   )
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+GEOMETRIES = {
+  'overlap': {'window': (3, 2), 'strides': (2, 1), 'padding': ((1, 1), (0, 1)), 'dilation': (1, 1)},
+  'dilated': {'window': (2, 3), 'strides': (1, 2), 'padding': ((0, 0), (2, 1)), 'dilation': (3, 2)},
+  'partition': {'window': (2, 3), 'strides': (2, 3), 'padding': ((0, 0),) * 2, 'dilation': (1, 1)},
+}
+
+
+@pytest.mark.parametrize('options', GEOMETRIES.values(), ids=GEOMETRIES)
+def test_windows_of_any_geometry(options):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 9, 3)).astype(np.float32))
+  window, strides = (1, *options['window'], 1), (1, *options['strides'], 1)
+  padding, dilation = ((0, 0), *options['padding'], (0, 0)), (1, *options['dilation'], 1)
+  reduced = lambda x, start, function: lax.reduce_window(
+    x, start, function, window, strides, padding, window_dilation=dilation
+  )
+  found = pool.maximum_windows(x, **options)
+  np.testing.assert_array_equal(found, reduced(x, -jnp.inf, lax.max))
+  inside = reduced(x, 0.0, lax.add) / reduced(jnp.ones_like(x), 0.0, lax.add)
+  np.testing.assert_allclose(pool.average_windows(x, **options), inside, atol=1e-6)
+  all_of_it = reduced(x, 0.0, lax.add) / np.prod(options['window'])
+  found = pool.average_windows(x, counted=options['padding'], **options)
+  np.testing.assert_allclose(found, all_of_it, atol=1e-6)
+
+
+def test_the_maximum_of_integers():
+  x = jnp.asarray([[[-3], [-1], [-2]]], jnp.int8)
+  options = {'strides': (1,), 'padding': ((1, 0),), 'dilation': (1,)}
+  assert pool.maximum_windows(x, (2,), **options).reshape(-1).tolist() == [-3, -1, -1]

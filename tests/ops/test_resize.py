@@ -52,3 +52,39 @@ def test_mistakes_are_named():
     resize.linear(jnp.zeros((1, 4, 4, 1)), (8,))
   with pytest.raises(errors.UserError, match='3 factors'):
     resize.nearest(jnp.zeros((1, 4, 4, 1)), (2, 2, 2))
+
+
+def test_weights_of_any_positions_are_those_of_the_linear_resize():
+  position = (np.arange(7) + 0.5) * 4 / 7 - 0.5
+  expected = resize.matrix(4, 7, align_corners=False)
+  np.testing.assert_allclose(resize.weights(4, position), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize('cubic', [None, -0.75])
+def test_weights_are_shares_and_reproduce_lines(cubic):
+  position = np.linspace(1.0, 6.0, 11)
+  weights = resize.weights(9, position, cubic=cubic)
+  np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+  if cubic is None:
+    np.testing.assert_allclose(weights @ np.arange(9), position, atol=1e-12)
+  whole = resize.weights(9, np.arange(9.0), cubic=cubic)
+  np.testing.assert_allclose(whole, np.eye(9), atol=1e-12)
+
+
+def test_a_shrunk_kernel_averages():
+  weights = resize.weights(8, np.asarray([3.5]), shrink=0.25)
+  np.testing.assert_allclose(weights[0], np.asarray([1, 3, 5, 7, 7, 5, 3, 1]) / 32, atol=1e-12)
+
+
+def test_elements_outside_are_the_border_or_left_out():
+  outside = np.asarray([-0.5])
+  np.testing.assert_allclose(resize.weights(3, outside)[0], [1, 0, 0])
+  np.testing.assert_allclose(resize.weights(3, outside, exclude_outside=True)[0], [1, 0, 0])
+  cubic = resize.weights(3, outside, cubic=-0.5, exclude_outside=True)[0]
+  assert cubic.sum() == pytest.approx(1) and cubic[2] == 0
+
+
+def test_one_axis_times_a_matrix():
+  x, weights = draw(2, 3, 4), np.asarray([[0.5, 0.5, 0.0]])
+  expected = (x[:, :1] + x[:, 1:2]) / 2
+  np.testing.assert_allclose(resize.along(jnp.asarray(x), 1, weights), expected, atol=1e-6)
