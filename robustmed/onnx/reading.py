@@ -10,6 +10,7 @@ import pathlib
 import google.protobuf.message
 import numpy as np
 import onnx
+import onnx.inliner
 
 from robustmed import errors
 
@@ -145,7 +146,9 @@ def _load_external(tensor, path):
       file.seek(offset)
       tensor.raw_data = file.read(length)
   except OSError as error:
-    raise errors.UserError(f'{place}: {error.strerror or error}') from error
+    raise errors.UserError(
+      f'{path}: the data of {tensor.name!r}, {name}: {error.strerror or error}'
+    ) from error
   except ValueError as error:
     raise errors.UserError(f'{path}: the place of {tensor.name!r} is no number') from error
   tensor.data_location = onnx.TensorProto.DEFAULT
