@@ -5,8 +5,10 @@
 `spine` is PGD-20 Linf on the full-width disk-shape network, batch 8, 1x128x128; `hippo` is PGD-20
 L2 on nnU-Net 2D for the hippocampus, batch 32, 1x56x40; `brats3d` is FGSM on the 3D residual U-Net,
 batch 1, 4 series of `size`^3; `small_grids` is a 3x3 convolution, 1024 to 1024 channels, on the
-1x1, 2x2 and 4x4 grids at the bottom of every U-Net; `scaling` runs attack and training of `spine`
-on 1, 2, 4 and 8 virtual devices and counts their collectives (batch: per device).
+1x1, 2x2 and 4x4 grids at the bottom of every U-Net; `onnx` is PGD-10 Linf on a 2D U-Net, a 3D
+U-Net and a SegResNet that come from ONNX graphs, images of 256^2 and `size`^3; `scaling` runs
+attack and training of `spine` on 1, 2, 4 and 8 virtual devices and counts their collectives (batch:
+per device).
 Preset `smoke`: the same at a size for tests.
 """
 
@@ -26,7 +28,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.steps = 0  # 0: the workload's own
   config.repeats = 3
   config.width = 1.0  # share of every network's channels
-  config.size = 48  # side of the cubes of brats3d
+  config.size = 48  # side of the cubes of brats3d and onnx
   if preset == 'smoke':
     config.workloads = ('spine', 'small_grids')
     config.update({'batch': 2, 'steps': 2, 'repeats': 2, 'width': 1 / 32})

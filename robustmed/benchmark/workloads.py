@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors
-from robustmed.benchmark import scaling
+from robustmed.benchmark import onnx_networks, scaling
 from robustmed.models import brats_unet, disk_shape, nnunet
 from robustmed.ops import conv
 from robustmed.process import files, parallel
@@ -235,11 +235,46 @@ def measure_small_grids(*, name, batch, steps, repeats, width):
   }
 
 
+def _imported(label, size, batch, width):
+  """PGD Linf on a network of `onnx_networks`, cross-entropy summed over the pixels."""
+  graph, image, labels = onnx_networks.make(label, size=size, batch=batch, width=width)
+  objective = functools.partial(onnx_networks.cross_entropy, graph)
+  attack = lambda steps: attacks.pgd(num_steps=steps, step_size=0.01, score_last=False)
+  return Problem(jax.device_put(dict(graph.variables)), image, labels, objective, attack)
+
+
+def measure_onnx(*, name, batch, steps, repeats, width, size):
+  """Attacks graphs imported from ONNX: 2D and 3D U-Net, SegResNet.
+
+  The row also has `grads_per_s` of each in `networks`; `seconds`, `compile_seconds` and
+  `compilations` are sums, `grads_per_s` and `loop_overhead` the worst.
+  """
+  settings = {'batch': batch, 'steps': steps, 'repeats': repeats, 'width': width}
+  rows = {
+    label: measure_attack(functools.partial(_imported, label, size), name=label, **settings)
+    for label in onnx_networks.NETWORKS
+  }
+  total = lambda field: round(sum(row[field] for row in rows.values()), 4)
+  return {
+    'workload': name,
+    'batch': batch,
+    'steps': steps,
+    'seconds': total('seconds'),
+    'grads_per_s': min(row['grads_per_s'] for row in rows.values()),
+    'loop_overhead': max(row['loop_overhead'] for row in rows.values()),
+    'compilations': total('compilations'),
+    'compile_seconds': total('compile_seconds'),
+    'device': parallel.describe()['device'],
+    'networks': {label: row['grads_per_s'] for label, row in rows.items()},
+  }
+
+
 WORKLOADS = {
   'spine': Workload(batch=8, steps=20, measure=functools.partial(measure_attack, spine)),
   'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
   'brats3d': Workload(1, 1, functools.partial(measure_attack, brats3d), sized=True),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
+  'onnx': Workload(1, 10, measure_onnx, sized=True),
   'scaling': Workload(batch=1, steps=2, measure=scaling.measure),
 }
 

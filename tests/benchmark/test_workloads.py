@@ -189,3 +189,24 @@ def test_mistakes(wrong, says):
 def test_unknown_preset():
   with pytest.raises(errors.UserError, match="unknown preset 'huge'"):
     _config('huge')
+
+
+@pytest.mark.slow
+def test_networks_from_onnx_are_one_row(monkeypatch):
+  """The networks at a size for tests; timing is a stand-in, which calls what it times once."""
+  called = []
+
+  def measured(make, *, name, batch, steps, repeats, width):
+    problem = make(batch, width)
+    value = jax.eval_shape(problem.objective, problem.variables, problem.image, problem.target)
+    called.append((name, value))
+    figures = {'seconds': 1.5, 'loop_overhead': 1.0, 'compilations': 1, 'compile_seconds': 2.0}
+    return {**figures, 'grads_per_s': 4.0 - len(called)}
+
+  monkeypatch.setattr(workloads, 'measure_attack', measured)
+  row = workloads.measure_onnx(name='onnx', batch=2, steps=1, repeats=1, width=1 / 32, size=16)
+  assert [name for name, _ in called] == ['UNet 2D', 'UNet 3D', 'SegResNet']
+  assert all(value.shape == (2,) for _, value in called)
+  assert list(row) == [*FIELDS, 'networks']
+  assert (row['seconds'], row['compilations'], row['grads_per_s']) == (4.5, 3, 1.0)
+  assert row['networks'] == {'UNet 2D': 3.0, 'UNet 3D': 2.0, 'SegResNet': 1.0}
