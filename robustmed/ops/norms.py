@@ -28,8 +28,13 @@ def _space_sum(x):
   if x.ndim < 4:
     return wide.sum(tuple(range(1, x.ndim - 1)))
   *outer, inner = x.shape[1:-1]
-  rows = wide.reshape(x.shape[0], math.prod(outer), inner * x.shape[-1]).sum(1)
-  rows = jax.lax.optimization_barrier(rows)
+  rows = wide.reshape(x.shape[0], math.prod(outer), inner * x.shape[-1])
+  if x.ndim == 4 and x.shape[0] == 1:
+    # For the planes of one example the sum of a product with x is ten times slower on the CPU.
+    ones = jnp.ones(rows.shape[:2], wide.dtype)
+    rows = jnp.einsum('bn,bnc->bc', ones, rows, precision='highest')
+  else:
+    rows = jax.lax.optimization_barrier(rows.sum(1))
   return rows.reshape(x.shape[0], inner, x.shape[-1]).sum(1)
 
 

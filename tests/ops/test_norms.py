@@ -83,3 +83,23 @@ def test_norms_per_example():
   np.testing.assert_array_equal(norms.linf(x), [4, 0])
   gradient = jax.grad(lambda x: norms.l2(x).sum())(x)
   np.testing.assert_allclose(gradient, [[[0.6, -0.8]], [[0.0, 0.0]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('leak', [None, 0.1])
+def test_one_example_alone_is_as_in_a_batch(leak):
+  """One plane is summed in another way than the planes of a batch."""
+  x = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, (2, 9, 8, 6)).astype(np.float32))
+  scale, bias = jnp.linspace(0.5, 2.0, 6), jnp.linspace(-1.0, 1.0, 6)
+
+  def value(x, scale, bias):
+    y = norms.group_norm(x, scale, bias, groups=3, leak=leak)
+    return jnp.sum(jnp.sin(y)), y
+
+  both = jax.grad(value, (0, 1, 2), has_aux=True)(x, scale, bias)
+  ones = [jax.grad(value, (0, 1, 2), has_aux=True)(x[i : i + 1], scale, bias) for i in range(2)]
+  for i, ((by_x, _, _), y) in enumerate(ones):
+    np.testing.assert_allclose(y[0], both[1][i], atol=2e-6)
+    np.testing.assert_allclose(by_x[0], both[0][0][i], atol=2e-6)
+  for place in (1, 2):
+    found = ones[0][0][place] + ones[1][0][place]
+    np.testing.assert_allclose(found, both[0][place], rtol=1e-5, atol=1e-5)

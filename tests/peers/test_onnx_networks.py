@@ -67,7 +67,8 @@ def _compare(module, shape, path, *, dynamo):
 def test_network(name, tmp_path):
   module, shape = torch_networks.make(name)
   compared = _compare(module, shape, str(tmp_path / 'network.onnx'), dynamo=False)
-  assert compared >= 4
+  # Batch norms are merged into convolutions, whose weights then have names of their own.
+  assert compared >= 2
 
 
 @pytest.mark.long
