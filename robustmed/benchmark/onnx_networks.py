@@ -142,5 +142,6 @@ def make(label, *, size, batch, width):
 def cross_entropy(graph, variables, image, labels):
   """Returns the cross-entropy [b] of a graph's channels, summed over the pixels."""
   logs = jax.nn.log_softmax(graph(variables, image), 1)
-  found = jnp.take_along_axis(logs, labels[:, None], 1)
-  return -found.reshape(image.shape[0], -1).sum(1)
+  # The gradient of a choice by index would be a scatter.
+  wanted = jnp.moveaxis(jax.nn.one_hot(labels, logs.shape[1], dtype=logs.dtype), -1, 1)
+  return -(wanted * logs).reshape(image.shape[0], -1).sum(1)
