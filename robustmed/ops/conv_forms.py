@@ -15,6 +15,7 @@ from jax import lax
 
 from robustmed.ops import conv_turned, conv_window
 
+MANY_TAPS = 64  # above which windows side by side are cut out by a reshape
 FEW_POSITIONS = 512  # batch x output positions up to which one matrix product is fastest
 
 
@@ -103,8 +104,46 @@ def _patch_pieces(window, x):
     yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *window.strides, 1))
 
 
+def _is_patchwork(window):
+  """Returns whether large windows lie side by side, as in the patch embedding of a transformer."""
+  rank = len(window.taps)
+  side_by_side = window.taps == window.strides and window.dilation == (1,) * rank
+  return side_by_side and math.prod(window.taps) > MANY_TAPS and not any(map(any, window.padding))
+
+
+def _interleaved(rank):
+  """Returns the order of [b, *out, *taps, c] as [b, out, tap, out, tap, ..., c]."""
+  pairs = zip(range(1, rank + 1), range(rank + 1, 2 * rank + 1))
+  return (0, *itertools.chain(*pairs), 2 * rank + 1)
+
+
+def _cut(window, x):
+  """Returns `patches` of a patchwork."""
+  rank, split = len(window.taps), list(itertools.chain(*zip(window.out, window.taps)))
+  whole = [m * t for m, t in zip(window.out, window.taps)]
+  x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *whole, x.shape[-1]))
+  x = x.reshape(x.shape[0], *split, x.shape[-1])
+  x = x.transpose([_interleaved(rank).index(axis) for axis in range(x.ndim)])
+  return x.reshape(-1, math.prod(window.taps) * x.shape[-1])
+
+
+def _transpose_patchwork(window, y, k):
+  """Returns the adjoint by x of a patchwork: one matrix product and a transpose."""
+  rank, inputs = len(window.taps), k.shape[-2]
+  flat = k.reshape(-1, k.shape[-1])
+  x = lax.dot_general(
+    y.reshape(-1, y.shape[-1]), flat, (((1,), (1,)), ((), ())), precision=window.precision
+  )
+  x = x.reshape(y.shape[0], *window.out, *window.taps, inputs).transpose(_interleaved(rank))
+  whole = [m * t for m, t in zip(window.out, window.taps)]
+  x = x.reshape(y.shape[0], *whole, inputs)
+  return _pad(x, tuple((0, n - m) for n, m in zip(window.size, whole)))
+
+
 def patches(window, x):
   """Returns im2col: [b * positions, taps * c]."""
+  if _is_patchwork(window):
+    return _cut(window, x)
   pieces = list(_patch_pieces(window, x))
   stacked = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
   return stacked.reshape(-1, stacked.shape[-1])
@@ -130,7 +169,7 @@ def forward(window, x, k):
   full, (window, ranges) = window, conv_window.trim(window)
   k = _crop_taps(k, ranges)
   batch, features = x.shape[0], k.shape[-1]
-  if _is_pointwise(window) or _is_few(full, batch):
+  if _is_pointwise(window) or _is_patchwork(window) or _is_few(full, batch):
     columns = patches(window, x)
     y = lax.dot(columns, k.reshape(-1, features), precision=window.precision)
     # Without the barrier XLA fuses the patches' slices and transposes into one slow loop.
@@ -175,6 +214,8 @@ def transpose(window, y, k):
   full, (window, ranges) = window, conv_window.trim(window)
   k = _crop_taps(k, ranges)
   rank = len(window.size)
+  if _is_patchwork(window):
+    return _transpose_patchwork(window, y, k)
   if _is_few(full, y.shape[0]) and y.size < y.shape[-1] ** 2:
     return conv_turned.transpose(window, y, k)
   if _is_pointwise(window):
@@ -268,7 +309,7 @@ def kernel_gradient(window, x, y):
   if window.groups > 1:
     return native_kernel_gradient(window, x, y)
   full, (window, ranges) = window, conv_window.trim(window)
-  if _is_pointwise(window) or _is_few(full, x.shape[0]):
+  if _is_pointwise(window) or _is_patchwork(window) or _is_few(full, x.shape[0]):
     columns, flat = patches(window, x), y.reshape(-1, y.shape[-1])
     contract = (((0,), (0,)), ((), ()))
     k = lax.dot_general(columns, flat, contract, precision=window.precision)

@@ -316,3 +316,17 @@ def test_mistakes_are_named():
     conv.conv_transpose(x, k, strides=2, output_padding=2)
   with pytest.raises(errors.UserError, match=r"unknown convolution impl 'fats'.*'fast'"):
     conv.conv(x, k, impl='fats')
+
+
+@pytest.mark.parametrize(('taps', 'grid'), [((9, 8), (20, 16)), ((5, 4, 5), (10, 9, 7))])
+def test_large_windows_side_by_side_are_cut_out_by_a_reshape(taps, grid):
+  """The patch embedding of a transformer; 16^3 taps would be 4096 slices."""
+  x, k = draw(0, 2, *grid, 2), draw(1, *taps, 2, 3)
+  fast = functools.partial(conv.conv, strides=taps, impl='fast')
+  slow = functools.partial(conv.conv, strides=taps, impl='native')
+  assert_same_to_second_order(fast, slow, x, k)
+  text = str(jax.make_jaxpr(fast)(x, k))
+  assert 'conv_general_dilated' not in text and text.count(' slice') <= 1
+  y = slow(x, k)
+  other = lambda impl: conv.conv_transpose(y, k, strides=taps, impl=impl)
+  np.testing.assert_allclose(other('fast'), other('native'), atol=1e-10)
