@@ -1,5 +1,6 @@
 """Casts, and quantisation with scales per array, per channel or per block."""
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -25,6 +26,8 @@ NARROW = {
   np.dtype(ml_dtypes.int4): (4, True),
   np.dtype(ml_dtypes.uint4): (4, False),
 }
+# XLA's conversions to these depend on its flags.
+UNSIGNED_ZERO = {np.dtype(ml_dtypes.float8_e4m3fnuz), np.dtype(ml_dtypes.float8_e5m2fnuz)}
 POWERS = np.dtype(ml_dtypes.float8_e8m0fnu)
 
 
@@ -59,6 +62,8 @@ def _cast(node, x, dtype):
 
 def converted(x, dtype, node):
   """Returns an array in a type; 8-bit floats are clipped to their range unless `saturate` is 0."""
+  if dtype in UNSIGNED_ZERO and not isinstance(x, jax.core.Tracer):
+    x = np.asarray(x)
   xp = nodes.module(x)
   if dtype.kind == 'O' or x.dtype.kind in 'OUS':
     return _text(x, dtype, node)
