@@ -6,8 +6,8 @@ __version__ = '0.1.0'
 def tune_cpu() -> str:
   """Sets XLA flags that make the CPU backend faster; call it before the first JAX computation.
 
-  See `robustmed.process.parallel.tune_cpu`.
+  See `robustmed.process.cpu_flags.tune`.
   """
-  from robustmed.process import parallel  # here, so that importing the package stays cheap
+  from robustmed.process import cpu_flags  # here, so that importing the package stays cheap
 
-  return parallel.tune_cpu()
+  return cpu_flags.tune()

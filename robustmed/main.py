@@ -33,9 +33,9 @@ def _run(words: Sequence[str]) -> int:
 
   command = commandline.parse(words)
 
-  from robustmed.process import hosts, parallel
+  from robustmed.process import cpu_flags, hosts
 
-  flags = parallel.tune_cpu()
+  flags = cpu_flags.tune()
   hosts.initialize(
     coordinator=command.coordinator,
     num_processes=command.num_processes,

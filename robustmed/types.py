@@ -94,6 +94,9 @@ class Phase(NamedTuple):
   subset: str | None = None  # regular expression on 'a/b/c' parameter paths; None = all
   optimiser: str = 'main'
   repeat: int = 1
+  # (params, context) -> `LossContext.made`, leaves [b, ...]: what the loss takes no gradient of, so
+  # that it need not be made for each of several passes over a batch
+  prepare: Callable[..., PyTree] | None = None
 
 
 class LossContext(NamedTuple):
@@ -105,14 +108,16 @@ class LossContext(NamedTuple):
   keys: Array  # [b] one key per example, independent of batch size and device count
   key: Array  # one key per step and device, for dropout
   progress: Array  # fraction of training done, in [0, 1]
+  made: PyTree = ()  # what `Phase.prepare` made of this batch; (): the loss makes it itself
 
 
 class Cost(NamedTuple):
-  """Work per example and step, for forecasts."""
+  """Passes through networks, for forecasts; of a defense per example and step."""
 
   gradients: float = 0.0  # input gradients of attacks
   forwards: float = 0.0  # forward passes alone
   passes: float = 1.0  # training passes, forward and backward
+  others: tuple[tuple[Task, Any], ...] = ()  # (task, `Cost`) of other networks than the task's own
 
 
 class Defense(NamedTuple):

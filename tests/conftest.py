@@ -13,7 +13,7 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
 for _flag, _value in _flags.items():
   if _flag not in os.environ.get('XLA_FLAGS', ''):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_{_flag}={_value}'.strip()
-# Threads for devices that wait in collectives, see parallel.tune_cpu.
+# Threads for devices that wait in collectives, see cpu_flags.tune.
 os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 12))
 os.environ.setdefault('MPLBACKEND', 'agg')
 

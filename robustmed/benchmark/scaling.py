@@ -23,7 +23,7 @@ from robustmed import attacks, errors
 from robustmed.defenses import adversarial
 from robustmed.evaluation import grid
 from robustmed.models import disk_shape
-from robustmed.process import parallel
+from robustmed.process import cpu_flags, parallel
 from robustmed.tasks import shape
 from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
@@ -195,6 +195,6 @@ def _examples(count: int, side: int) -> dict[str, Any]:
 
 if __name__ == '__main__':
   given = json.loads(sys.argv[1])
-  parallel.tune_cpu()
+  cpu_flags.tune()
   assert parallel.local_device_count() == given.pop('count')
   print(json.dumps(on_these_devices(**given)))

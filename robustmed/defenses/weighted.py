@@ -59,9 +59,12 @@ def phase(
     value = errors.lookup(task.objectives, objective, kind='objective')
     losses = lambda outputs, batch: {objective: value(outputs, batch)}
 
-  def loss(params, context):
+  def prepare(params, context):
     frozen = {'params': jax.lax.stop_gradient(params), **context.state}
-    made = [jax.lax.stop_gradient(view.make(frozen, context)) for view in views]
+    return [jax.lax.stop_gradient(view.make(frozen, context)) for view in views]
+
+  def loss(params, context):
+    made = context.made or prepare(params, context)
     images, state = [image for image, _ in made], context.state
     for _, more in made:
       state = more.pop('state', state)
@@ -78,7 +81,7 @@ def phase(
     given = {name: value for _, more in made for name, value in more.items()}
     return values, {'scalars': {**aux, **given}, 'state': state, **given}
 
-  return types.Phase(name=name, loss=loss, **kwargs)
+  return types.Phase(name=name, loss=loss, prepare=prepare, **kwargs)
 
 
 def phases(

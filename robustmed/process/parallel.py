@@ -11,7 +11,6 @@ import functools
 import gc
 import os
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,46 +26,8 @@ AXIS = 'devices'
 PyTree = Any
 _MAPPINGS_SHARE = 0.25  # of the memory mappings that a process may have
 _local_statistics = contextvars.ContextVar('local_statistics', default=False)
-_TUNED_JAXLIB = ('0.10.',)  # versions with the flags below; an unknown flag aborts the process
-_CPU_FLAGS = ('--xla_cpu_experimental_ynn_fusion_type=', '--xla_cpu_prefer_vector_width=512')
-
-
-def tune_cpu() -> str:
-  """Sets XLA flags that make the CPU backend faster; returns what was added ('' if nothing).
-
-  Must run before the first JAX computation. Flags that the user set take precedence; GPU and TPU
-  ignore these flags; jaxlib versions that were not tuned get none.
-  """
-  import jaxlib
-
-  _widen_thread_pool()
-  if not jaxlib.__version__.startswith(_TUNED_JAXLIB):
-    return ''
-  present = os.environ.get('XLA_FLAGS', '')
-  added = [flag for flag in _CPU_FLAGS if flag.split('=')[0] not in present]
-  if '--xla_cpu_prefer_vector_width=512' in added and not _has_avx512():
-    added.remove('--xla_cpu_prefer_vector_width=512')
-  os.environ['XLA_FLAGS'] = ' '.join([present, *added]).strip()
-  return ' '.join(added)
-
-
-def _widen_thread_pool() -> None:
-  """Enlarges the thread pool of XLA (NPROC) where there are several virtual CPU devices.
-
-  They share one pool of a thread per core. A device occupies a thread for each collective that it
-  waits in, so with fewer threads the last device may wait for ever.
-  """
-  found = re.search(r'xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
-  if found and int(found[1]) > 1:
-    os.environ.setdefault('NPROC', str((os.cpu_count() or 1) + 6 * int(found[1])))
-
-
-def _has_avx512() -> bool:
-  try:
-    with open('/proc/cpuinfo') as file:
-      return 'avx512f' in file.read()
-  except OSError:
-    return False
+_devices = contextvars.ContextVar('devices', default=())  # of `on_devices`; (): all of this host
+_join_sums = contextvars.ContextVar('join_sums', default=None)  # of `coupled`; None: psum
 
 
 def process_index() -> int:
@@ -83,12 +44,28 @@ def is_writer() -> bool:
 
 
 def device_count() -> int:
-  """Returns the number of devices of all hosts together."""
-  return jax.device_count()
+  """Returns the number of devices of all hosts together, or of `on_devices`."""
+  return len(_devices.get()) or jax.device_count()
 
 
 def local_device_count() -> int:
-  return jax.local_device_count()
+  return len(_local_devices())
+
+
+def _local_devices() -> tuple[jax.Device, ...]:
+  return _devices.get() or tuple(jax.local_devices())
+
+
+@contextlib.contextmanager
+def on_devices(first: int, count: int):
+  """Runs what is called within, by this thread, on `count` of this host's devices, from number
+  `first` on, as if there were no others. With several hosts they would wait for each other."""
+  token = _devices.set(tuple(jax.local_devices()[first : first + count]))
+  try:
+    with jax.default_device(_devices.get()[0]):
+      yield
+  finally:
+    _devices.reset(token)
 
 
 def describe() -> dict[str, Any]:
@@ -114,7 +91,7 @@ def replicate(tree: PyTree) -> PyTree:
   A state that a mapped function takes and returns must start like this: JAX traces and compiles
   once more for arrays with another sharding.
   """
-  mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
+  mesh = jax.sharding.Mesh(np.asarray(_local_devices()), (AXIS,))
   return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
@@ -140,16 +117,18 @@ def each_device(
   Arguments with their position in `split` are batches, split over the devices along the leading
   axis (a multiple of the local device count, see `pad`); all others are replicated. Outputs that
   are `gathered` (True/False per output) are per-example and concatenated along their leading axis;
-  the others must be equal on all devices and are returned once. `.compiled_text(...)`: HLO.
+  the others must be equal on all devices and are returned once. `.compiled_text(...)`: HLO;
+  `.mapped(args)(*.cut(args))`: the mapped function itself, to be traced.
   """
   axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
 
   @functools.cache
-  def mapped(axes_in):
-    return jax.pmap(function, axis_name=AXIS, in_axes=axes_in, out_axes=axes_out)
+  def mapped(axes_in, devices):
+    own = {'devices': devices} if devices else {}
+    return jax.pmap(function, axis_name=AXIS, in_axes=axes_in, out_axes=axes_out, **own)
 
   def cut(args):
-    count = jax.local_device_count()
+    count = local_device_count()
     return [_cut(arg, count) if i in split else arg for i, arg in enumerate(args)]
 
   def axes(args):
@@ -159,14 +138,16 @@ def each_device(
     )
 
   def call(*args):
-    outputs = mapped(axes(args))(*cut(args))
+    outputs = mapped(axes(args), _devices.get())(*cut(args))
     if _shares_threads():
       jax.block_until_ready(outputs)
     if isinstance(gathered, bool):
       return _join(outputs) if gathered else outputs
     return tuple(_join(out) if joined else out for out, joined in zip(outputs, gathered))
 
-  call.compiled_text = lambda *args: mapped(axes(args)).lower(*cut(args)).compile().as_text()
+  call.cut = cut
+  call.mapped = lambda args: mapped(axes(args), ())
+  call.compiled_text = lambda *args: call.mapped(args).lower(*cut(args)).compile().as_text()
   return call
 
 
@@ -207,7 +188,7 @@ def pad(batch: PyTree, size: int) -> PyTree:
 
 def round_up(size: int) -> int:
   """Returns the smallest multiple of this host's device count that is at least `size`."""
-  count = jax.local_device_count()
+  count = local_device_count()
   return -(-size // count) * count
 
 
@@ -316,12 +297,24 @@ def coupled(function: Callable[[PyTree], Any], statistics: PyTree, mask: jax.Arr
   `function` at the joint sums, so no collective is differentiated.
   """
   weight = mask.astype(np.float32)
-  count = jnp.maximum(psum(weight.sum()), 1.0)
   sums = jax.tree.map(lambda leaf: jnp.tensordot(weight, leaf, 1), statistics)
-  value, slope = jax.value_and_grad(function)(psum(jax.lax.stop_gradient(sums)))
+  count, sums = (_join_sums.get() or psum)((weight.sum(), jax.lax.stop_gradient(sums)))
+  value, slope = jax.value_and_grad(function)(sums)
   along = lambda s, leaf: jnp.tensordot(leaf.reshape(len(leaf), -1), s.reshape(-1), 1)
-  linear = count * sum(jax.tree.leaves(jax.tree.map(along, slope, statistics)))
+  linear = sum(jax.tree.leaves(jax.tree.map(along, slope, statistics)))
+  linear = jnp.maximum(count, 1.0) * linear
   return value + linear - jax.lax.stop_gradient(linear)
+
+
+@contextlib.contextmanager
+def sums_joined_by(join: Callable[[PyTree], PyTree]):
+  """Has `coupled`, in what is traced within, use join(sums) where it would use psum(sums).
+
+  sums: (number of valid examples, sums of the statistics) of the examples that it was called with.
+  """
+  token = _join_sums.set(join)
+  yield
+  _join_sums.reset(token)
 
 
 def device_key(key: jax.Array) -> jax.Array:

@@ -27,7 +27,8 @@ class Prepared(NamedTuple):
   """What an arm takes from finished arms, each a function of `preparation.Finished`."""
 
   needs: tuple[str, ...] = ()  # arms that must have finished, besides `Arm.init_from`
-  passes: float = 0.0  # the cost of all this, in passes over the training examples
+  # number of training examples -> what all this costs
+  cost: Callable[[int], types.Cost] = lambda examples: types.Cost(passes=0)
   defense: Callable[..., types.Defense] | None = None  # replaces `Arm.defense`, at equal cost
   source: Callable[..., Any] | None = None  # replaces the `data.Source` of training
   variables: Callable[..., PyTree] | None = None  # initial variables, or a map of random ones
@@ -107,8 +108,8 @@ class Study(NamedTuple):
 
   name: str
   run: Callable[..., None]  # (artifacts.Context, models, rows); repeats nothing that is finished
-  # (arm, trial, all arms of the run) -> {file in results/: input gradients that it costs}
-  cells: Callable[[str, trials.Trial, Collection[str]], Mapping[str, int]] = lambda *_: {}
+  # (arm, trial, all arms of the run) -> {file in results/: its cost on the arm's network}
+  cells: Callable[[str, trials.Trial, Collection[str]], Mapping[str, types.Cost]] = lambda *_: {}
 
 
 class Experiment(NamedTuple):
@@ -142,8 +143,10 @@ class Experiment(NamedTuple):
     own = self.arms[arm].network.fields if arm in self.arms else {}
     return {**config.model.to_dict(), **own}
 
-  def study_cells(self, arm: str, trial: trials.Trial, arms: Collection[str]) -> dict[str, int]:
-    """{file in results/: input gradients that it costs} of a network, over all studies."""
+  def study_cells(
+    self, arm: str, trial: trials.Trial, arms: Collection[str]
+  ) -> dict[str, types.Cost]:
+    """{file in results/: its cost} of a network, over all studies."""
     return {k: v for study in self.studies for k, v in study.cells(arm, trial, arms).items()}
 
   def trials(self, seeds: int = 1) -> list[trials.Trial]:
@@ -188,6 +191,11 @@ def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> 
   for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every'):
     if options.get(name, 1) < 1:
       raise errors.UserError(f'train.{name} must be at least 1, not {options[name]}')
+  size, micro = options.get('batch_size', 1), options.get('micro_batch', 0)
+  if micro < 0 or (micro and size > micro and size % micro):
+    raise errors.UserError(
+      f'train.batch_size={size} is not a multiple of train.micro_batch={micro}'
+    )
   for rule in options.get('optimisers', {}).values():
     optimisers.make(rule, num_steps=options['steps'])  # finds a misspelt rule before training
   return options
@@ -262,7 +270,7 @@ def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
     defense = _with_placeholder(name, defense, 'thresholds')
     prepared = Prepared(
       needs=(options['thresholds_from'],),
-      passes=1.0,
+      cost=lambda examples: types.Cost(forwards=examples, passes=0),
       defense=preparation.with_thresholds(
         own or task,
         defense,
@@ -273,7 +281,7 @@ def _make_arm(name, task, config, options, make_task, make_augment) -> Arm:
     )
   elif options.get('teacher_from'):
     defense, teacher = _with_placeholder(name, defense, 'teacher'), options['teacher_from']
-    _check_same_model(name, model, teacher, config)
+    preparation.check_same_model(name, model, teacher, config)
     distilled = preparation.with_teacher(own or task, defense, make=make_defense, arm=teacher)
     prepared = Prepared(needs=(teacher,), defense=distilled)
   return Arm(
@@ -294,18 +302,6 @@ def _with_placeholder(name, defense, field):
   if defense.get(field) is not None:
     raise errors.UserError(f'arm {name!r} has both {field} and {field}_from; leave one out')
   return {**defense, field: ()}
-
-
-def _check_same_model(name, model, teacher, config):
-  """Raises a `UserError` unless arm `name`, of these model fields, has the teacher's network."""
-  other = errors.lookup(config.arms, teacher, kind=f'arm (teacher of {name!r})')
-  theirs, base = other.to_dict().get('model', {}), config.model.to_dict()
-  for field in sorted({*model, *theirs}):
-    ours, its = ({**base, **fields}.get(field) for fields in (model, theirs))
-    if ours != its:
-      raise errors.UserError(
-        f'arm {name!r} has model.{field}={ours}, its teacher {teacher!r} has {its}; make them equal'
-      )
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:

@@ -115,6 +115,18 @@ def with_teacher(
   return prepare
 
 
+def check_same_model(name, model, teacher, config):
+  """Raises a `UserError` unless arm `name`, of these model fields, has the teacher's network."""
+  other = errors.lookup(config.arms, teacher, kind=f'arm (teacher of {name!r})')
+  theirs, base = other.to_dict().get('model', {}), config.model.to_dict()
+  for field in sorted({*model, *theirs}):
+    ours, its = ({**base, **fields}.get(field) for fields in (model, theirs))
+    if ours != its:
+      raise errors.UserError(
+        f'arm {name!r} has model.{field}={ours}, its teacher {teacher!r} has {its}; make them equal'
+      )
+
+
 def as_copy(arm: str) -> Callable[[Finished], Callable[[PyTree], PyTree]]:
   """What `Arm.start` is of a network that is that of `arm`, but for what its model fields fix."""
 

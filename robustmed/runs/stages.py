@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import threading
 
 import jax
 import ml_collections
@@ -23,6 +24,7 @@ from robustmed.runs import (
   networks,
   plan,
   preparation,
+  side_by_side,
   workdir,
 )
 from robustmed.training import checkpoints, loop
@@ -63,8 +65,8 @@ def _plan(exp, command) -> list[str]:
   unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
   found = plan.make(
     exp,
+    command.config,
     order=order,
-    trials=len(exp.trials(command.config.seeds)),
     unfinished=[name for name, _ in unfinished],
     jobs=command.jobs,
   )
@@ -84,6 +86,7 @@ class Run:
     self.networks = networks.Networks(exp, config, self.folder)
     # (*fold) -> its source; networks of one fold follow each other.
     self.source = functools.lru_cache(maxsize=1)(self._load)
+    self._preparing = threading.Lock()
 
   def go(self) -> None:
     stage, config = self.command.stage, self.config
@@ -141,27 +144,30 @@ class Run:
   # Stages -------------------------------------------------------------------------------------
 
   def train(self, stopper) -> None:
-    for name, trial in self.networks.untrained(self.order):
+    def run(training):
+      name, trial = training
       _stop_if_asked(stopper)
       with errors.during(f'training arm {name!r} ({trial.said})'):
         self._train_arm(self.exp.arms[name], trial, stopper)
-        parallel.drop_compiled_programs()
+
+    side_by_side.train(
+      self.networks.untrained(self.order), run, arms=self.exp.arms, stopper=stopper
+    )
     if parallel.is_writer():
       with locks.exclusive(self.folder, 'logs'):
         logs.merge(self.folder)
 
   def _train_arm(self, arm, trial, stopper) -> None:
-    source, options, seed = self.source(*trial.fold), arm.train, trial.seed
-    batch_size = options['batch_size']
-    self._check_batch(batch_size)
+    options, batch_size, seed = arm.train, arm.train['batch_size'], trial.seed
     folder = self.networks.folder(arm.name, trial)
-    load = lambda other: self.networks.load(other, trial)
-    finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
-    made = arm.prepared
-    initial = load(arm.init_from) if arm.init_from else None
-    initial = made.variables(finished) if made.variables else initial
-    source = made.source(finished) if made.source else source
-    defense = made.defense(finished) if made.defense else arm.defense
+    load, made = (lambda other: self.networks.load(other, trial)), arm.prepared
+    with self._preparing:  # what several arms need is prepared once
+      source = self.source(*trial.fold)
+      finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
+      initial = load(arm.init_from) if arm.init_from else None
+      initial = made.variables(finished) if made.variables else initial
+      source = made.source(finished) if made.source else source
+      defense = made.defense(finished) if made.defense else arm.defense
 
     def batches(start):
       return pipeline.train_batches(
@@ -292,26 +298,19 @@ class Run:
     source = self.source(*fold)
     return artifacts.evaluation_batches(source.test, source, self.config)
 
-  def _check_batch(self, batch_size) -> None:
-    if batch_size % parallel.device_count():
-      raise errors.UserError(
-        f'train.batch_size={batch_size} is not a multiple of the {parallel.device_count()} devices'
-      )
-
   def _forecast(self, stage, imported) -> None:
     models = imported or self.networks.models(self._evaluated())
     untrained = [] if imported else self.networks.untrained(self.order)
-    gradients = forecast.remaining_gradients(
+    work = forecast.remaining(
       self.exp,
+      self.config,
       untrained=[name for name, _ in untrained] if stage != 'evaluate' else (),
       models=models if stage != 'train' else (),
       results=self.folder / 'results',
       finished=[name for name in self.exp.arms if not self.networks.untrained([name])],
     )
-    evaluator = self.networks.evaluator()
-    batches = functools.partial(self._test_batches, *self.exp.trials()[0].fold)
     with errors.during('measuring the speed for the forecast'):
-      forecast.announce(gradients, task=self.exp.task, evaluator=evaluator, batches=batches)
+      forecast.announce(work)
 
   def _print_table(self) -> None:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')

@@ -63,6 +63,7 @@ def fit(
     num_examples=num_examples,
     average=config.get('ema', 0.0) > 0,
   )
+  parts = _parts(name, config, state)
   store = checkpoints.Store(folder)
   latest = store.latest()
   if latest is not None:
@@ -82,6 +83,7 @@ def fit(
       augment=augment,
       ema=config.get('ema', 0.0),
       ema_ramp=config.get('ema_ramp', 0),
+      parts=parts,
     )
     with Log(
       log, done=done, every=config.get('log_every', 20), summaries=defense.summaries
@@ -106,6 +108,19 @@ def fit(
         console.say(str(error))
   store.close()
   return state if best is None else _with_best(name, state, best)
+
+
+def _parts(name, config, state):
+  """The number of micro-batches of a step; a network that they would change is a `UserError`."""
+  size = config.get('micro_batch', 0)
+  if not size or size >= config['batch_size']:
+    return 1
+  if jax.tree.leaves(state.state.get('batch_stats', {})):
+    raise errors.UserError(
+      f'{name}: train.micro_batch={size} would change the batch statistics of its network; set it '
+      'to 0'
+    )
+  return config['batch_size'] // size
 
 
 def _with_best(name, state, best):

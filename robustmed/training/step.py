@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from robustmed import errors, types
-from robustmed.ops import contracts
 from robustmed.process import parallel
+from robustmed.training import accumulation
 from robustmed.training import state as train_state
 
 PyTree = Any
@@ -97,6 +97,7 @@ def make(
   augment: Callable[[jax.Array, types.Batch], types.Batch] | None = None,
   ema: float = 0.0,
   ema_ramp: float = 0,
+  parts: int = 1,
 ) -> Callable[..., tuple[train_state.TrainState, dict[str, jax.Array]]]:
   """Returns the train step (state, batch, key) -> (state, scalars), mapped over devices.
 
@@ -104,7 +105,8 @@ def make(
   stream, so it is the same for every batch size and device count and after a resume. The loss is
   the mean over the valid examples of all devices. From the first phase with a non-finite loss or
   gradient on, only `bad_step` and `step` change. The decay of the moving average is `ema`, or with
-  `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)).
+  `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)). `parts` are those in which each
+  device takes its share of a batch, see `accumulation.gradient`.
   """
   optimisers = for_phases(defense, optimisers)
 
@@ -128,23 +130,15 @@ def make(
           progress=progress,
         )
 
-        def mean_loss(params, phase=phase, context=context):
-          values, aux = phase.loss(params, context)
-          what = f'the loss of phase {phase.name!r}'
-          values = contracts.per_example(values, len(batch['mask']), what=what)
-          return jnp.sum(jnp.where(batch['mask'], values, 0.0)) / count, aux
-
-        (loss, aux), gradient = jax.value_and_grad(mean_loss, has_aux=True)(new.params)
-        means = {
-          name: jnp.sum(jnp.where(batch['mask'], value, 0.0)) / count
-          for name, value in aux.get('scalars', {}).items()
-        }
         optimiser = optimisers[phase.optimiser]
-        gradient, means = parallel.psum((optimiser.join(gradient), {**means, 'loss': loss}))
+        gradient, means, aux = accumulation.gradient(
+          phase, new.params, context, count=count, join=optimiser.join, parts=parts
+        )
+        gradient, means = parallel.psum((gradient, means))
         means['gradient_norm'] = jnp.linalg.norm(gradient)
         new = _update(new, phase, optimiser, gradient, aux, means)
         scalars.update({f'{phase.name}/{name}': value for name, value in means.items()})
-        aux_all[phase.name] = {k: v for k, v in aux.items() if k not in ('scalars', 'state')}
+        aux_all[phase.name] = {k: v for k, v in aux.items() if k not in accumulation.KEPT_APART}
     small = {name: batch[name] for name in ('mask', 'index', 'group', 'draw')}
     gathered_aux, gathered_batch = parallel.all_gather((aux_all, small))
     good = new.bad_step < 0

@@ -77,8 +77,8 @@ def test_alone_everything_is_local():
 
 _TUNE = """
 import os
-from robustmed.process import parallel
-print(parallel.tune_cpu())
+from robustmed.process import cpu_flags
+print(cpu_flags.tune())
 print(os.environ['XLA_FLAGS'])
 import jax
 print(float(jax.numpy.ones(3).sum()))

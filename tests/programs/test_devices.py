@@ -17,8 +17,8 @@ count = spec['devices']
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={count}'
 os.environ.pop('NPROC', None)
-from robustmed.process import hosts, parallel
-parallel.tune_cpu()
+from robustmed.process import cpu_flags, hosts, parallel
+cpu_flags.tune()
 import jax
 jax.config.update('jax_platforms', 'cpu')
 if spec['processes'] > 1:
