@@ -55,6 +55,7 @@ def segmentation(
   step: float,
   cap: float,
   batch_size: int,
+  micro_batch: int = 0,
   epochs: int,
   demo: dict,
   pictured: float,
@@ -63,9 +64,10 @@ def segmentation(
 
   `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset with a
   smaller patch scales them by the root of the share of elements that is left, so that the root mean
-  square per element is the same. `demo` has under 'data' the fields of config.data of the demo,
-  'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo, and under 'real' the fields of
-  config.data of the real preset, which otherwise has the demo's arms and epochs.
+  square per element is the same. `micro_batch` is that of full patches. `demo` has under 'data' the
+  fields of config.data of the demo, 'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo, and
+  under 'real' the fields of config.data of the real preset, which otherwise has the demo's arms and
+  epochs.
   """
   preset, reading = parse(preset)
   small = preset in ('demo', 'smoke')
@@ -113,6 +115,8 @@ def segmentation(
       'steps': epochs * epoch_steps,
       'batch_size': batch_size,
       'optimisers': {'main': _sgd(epoch_steps, short=preset != 'paper')},
+      # examples of a batch that are in memory at a time; 0: all
+      'micro_batch': micro_batch if preset == 'paper' else 0,
       'ema': 0.0,
       'log_every': 20,
       'checkpoint_every': 100,

@@ -67,6 +67,7 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
       'steps': chosen['steps'],
       'batch_size': chosen['batch_size'],
       'optimisers': {'main': {'steps_per_epoch': chosen['epoch_steps'], **chosen['optimiser']}},
+      'micro_batch': 0,  # examples of a batch that are in memory at a time; 0: all
       'ema': 0.0,
       'ema_ramp': 0,  # steps over which the moving average settles
       'log_every': 20,

@@ -58,6 +58,7 @@ def glioma(preset: str, *, dimension: int, demo: dict, paper: dict) -> ml_collec
   config.train = ml_collections.ConfigDict(
     {
       'optimisers': {'main': {'name': 'adam', 'lr': 1e-3, 'schedule': 'constant'}},
+      'micro_batch': 0,  # examples of a batch that are in memory at a time; 0: all
       'ema': 0.0,
       'log_every': 20,
       'checkpoint_every': 100,

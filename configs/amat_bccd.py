@@ -4,14 +4,15 @@ Presets: none or `demo` (synthetic smears of 96x128 pixels, a quarter of the wid
 training, SAT and AMAT start from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
 with BCCD/Annotations and BCCD/JPEGImages: 128x160 pixels, half the width, PGD-7, SAT and AMAT start
 from STD) and `paper` (mosaics of 320x320 and letterboxed test images of 256x352 at full width,
-batch 32, 300 epochs of 10 steps, PGD-20; Table 2 gives 6, 30 and 35 seconds per epoch of STD, SAT
-and AMAT on one V100; from COCO weights: `--config.model.init=yolov5s.safetensors`). The published
-loss is the mean over images times the batch of 32; here the learning rate is multiplied and the
-weight decay divided by it. Of the published rule, gradients summed over two batches and other
-rates of biases and momentum while it warms up are left out. The small presets train with Adam,
-which needs fewer steps from scratch. Levels are the paper's times the root of the share of pixels
-that is left. `authors` and `text`, alone (the size of `paper`) or after another preset as in
-`real,text`, are what the authors' code and the paper's text do, see _amat.py.
+batch 32, 300 epochs of 10 steps, PGD-20; 6 networks, 2 hours at 10 TFLOP/s; Table 2 gives 6, 30 and
+35 seconds per epoch of STD, SAT and AMAT on one V100; from COCO weights:
+`--config.model.init=yolov5s.safetensors`). The published loss is the mean over images times the
+batch of 32; here the learning rate is multiplied and the weight decay divided by it. Of the
+published rule, gradients summed over two batches and other rates of biases and momentum while it
+warms up are left out. The small presets train with Adam, which needs fewer steps from scratch.
+Levels are the paper's times the root of the share of pixels that is left. `authors` and `text`,
+alone (the size of `paper`) or after another preset as in `real,text`, are what the authors' code
+and the paper's text do, see _amat.py.
 """
 
 import importlib

@@ -4,9 +4,9 @@ Arms: STD trained on the Dice of the heat maps (`std`) and on their cross-entrop
 AMAT. Presets: none or `demo` (synthetic skulls of 80x64 pixels, an eighth of the width, PGD-5 in
 training, SAT and AMAT start from STD), `smoke` (seconds, for tests), `real` (`--config.data.dir=`
 with RawImage and AnnotationsByMD, or cepha400: 100x80 pixels, 3/16 of the width, PGD-7, SAT and
-AMAT start from STD) and `paper` (200x160 at full width, batch 8, 500 epochs of 19 steps, PGD-20;
-Table 2 gives 12, 50 and 53 seconds per epoch of STD, SAT and AMAT on one V100; clean MRE 1.59 mm
-with Dice and 1.55 with cross-entropy, from ImageNet weights:
+AMAT start from STD) and `paper` (200x160 at full width, batch 8, 500 epochs of 19 steps, PGD-20; 7
+networks, 21 hours at 10 TFLOP/s; Table 2 gives 12, 50 and 53 seconds per epoch of STD, SAT and AMAT
+on one V100; clean MRE 1.59 mm with Dice and 1.55 with cross-entropy, from ImageNet weights:
 `--config.model.init=vgg19.safetensors`). Levels are the paper's times the root of the share of
 pixels that is left. `authors` and `text`, alone (the size of `paper`) or after another preset as in
 `real,text`, are what the authors' code and the paper's text do, see _amat.py.

@@ -3,10 +3,10 @@
 Presets: none or `demo` (synthetic hippocampi, a quarter of the width, a quarter of an hour on 2
 cores), `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, all
 training cases, a quarter of the width, 20 minutes on 2 cores) and `paper` (full width, batch 366,
-100 x 50 steps, PGD-20: Table 2 gives 10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one
-V100, so about 3 hours for AMAT and 13 for all six arms; clean TVDI of STD is 0.88). In demo and
-real SAT and AMAT go on from STD with PGD-5. Margins grow as in the authors' code; `text` (the size
-of `paper`), `demo,text` and `real,text` are the paper's Algorithm 1, `authors` all of the code.
+100 x 50 steps, PGD-20; 6 networks, 8 hours at 10 TFLOP/s; Table 2 gives 10, 114 and 120 seconds per
+epoch of STD, SAT and AMAT on one V100; clean TVDI of STD is 0.88). In demo and real SAT and AMAT go
+on from STD with PGD-5. Margins grow as in the authors' code; `text` (the size of `paper`),
+`demo,text` and `real,text` are the paper's Algorithm 1, `authors` all of the code.
 """
 
 import importlib

@@ -4,7 +4,8 @@ synthetic nodules of searched codes, attacked patches or Poisson noise.
 Presets: none or `demo` (synthetic chests, small networks, for 2 cores), `smoke` (for tests), `real`
 (`--config.data.dir=...`, LUNA16 with its own list of candidates, all ten variants, pools of half
 and less of the paper's, 86 GB of patches, a GPU) and `paper` (the three candidate networks and
-DeepLung's, the paper's pools, three seeds: 1.04 TB of patches). The patches are those of training
+DeepLung's, the paper's pools, three seeds: 48 networks, 123 hours at 10 TFLOP/s, 1.04 TB of
+patches). The patches are those of training
 and of the stress tests; whether they fit on the disk is looked at before. LUNA16 has no nodule
 masks: `python -m robustmed.data.chest.lidc_xml` makes them. `--config.data.fold=0` to `9` tests on
 another subset of it.
@@ -53,6 +54,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'steps': 200,
       'batch_size': 16,
       'optimisers': {'main': _adam(1e-3)},
+      'micro_batch': 0,  # examples of a batch that are in memory at a time; 0: all
       'ema': 0.0,
       'log_every': 20,
       'checkpoint_every': 100,

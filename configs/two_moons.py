@@ -41,6 +41,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'steps': 300,
       'batch_size': 256,  # of all replicates together
       'optimisers': {'main': adam},
+      'micro_batch': 0,  # examples of a batch that are in memory at a time; 0: all
       'ema': 0.0,
       'log_every': 50,
       'checkpoint_every': 300,

@@ -1,6 +1,7 @@
 """Every config file and every preset: plain data that loads, builds and describes itself."""
 
 import json
+import re
 
 import ml_collections
 import pytest
@@ -44,12 +45,41 @@ def test_presets_are_plain_data_and_build(path):
       order, _ = experiment.training_order(exp.arms)
       assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)
-      assert plan['gradients']['total'] > 0
+      assert plan['passes']['total'] > 0
       found = description.reach(exp)
       assert found.tested > 3 and found.groups >= 2, preset
       few = description.too_few_groups(found)
       assert not few or preset not in DEMOS, few
       assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
+
+
+STATED = re.compile(r'(\d+) networks, (\d+) hours at 10 TFLOP/s')
+PAPERS = [path for path in FILES if '`paper`' in path.read_text(encoding='utf-8').split('"""')[1]]
+
+
+def _stated(path):
+  """(networks, hours) of the preset paper as the docstring has them; its configuration."""
+  said = ' '.join(path.read_text(encoding='utf-8').split('"""')[1].split())
+  found = STATED.search(said)
+  assert found, said
+  return int(found[1]), int(found[2]), commandline.load_config(f'{path}:paper')
+
+
+@pytest.mark.parametrize('path', PAPERS, ids=lambda path: path.stem)
+def test_the_docstring_states_how_many_networks_are_trained(path):
+  networks, _, config = _stated(path)
+  exp = papers.find(config.experiment).build(config)
+  trained = [name for name, arm in exp.arms.items() if arm.train['steps']]
+  assert networks == len(trained) * config.seeds, trained
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('path', PAPERS, ids=lambda path: path.stem)
+def test_the_docstring_states_the_hours_that_are_counted(path):
+  _, hours, config = _stated(path)
+  exp = papers.find(config.experiment).build(config)
+  (rate, counted), *_ = description.describe(exp, config)['hours'].items()
+  assert rate == 'at 10 TFLOP/s' and abs(hours - counted) <= max(0.5, 0.05 * counted)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
