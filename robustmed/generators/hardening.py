@@ -69,9 +69,10 @@ def make(
       raise ValueError('hardening without generators')
     return {'generators': jax.tree.map(jnp.asarray, tuple(variables))}
 
+  drawn = types.Cost(forwards=max(1, len(variables)), passes=0)
   return types.Defense(
     phases=(types.Phase('main', loss),),
     init=init,
-    cost=types.Cost(forwards=1, passes=2),
+    cost=types.Cost(passes=2, others=((model.generator, drawn),)),
     coupled=coupled,
   )

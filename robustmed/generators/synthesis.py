@@ -32,7 +32,8 @@ class Model(NamedTuple):
 
   draw: (variables, image, keys [b], train) -> (Fields, state); keys None: the latents' means.
   critic: (variables, image, train) -> (scores [b], state). `task` holds init, image_shape and
-  predict (fields at the latents' means); it has no losses or metrics.
+  predict (fields at the latents' means); it has no losses or metrics. `generator` and `judge` are
+  tasks with predict of one network alone, for counts of what each does.
   """
 
   draw: Callable[..., tuple[Fields, PyTree]]
@@ -40,6 +41,8 @@ class Model(NamedTuple):
   task: types.Task
   d_max: float
   v_max: float
+  generator: types.Task
+  judge: types.Task
 
 
 def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
@@ -81,7 +84,9 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
     return apply(variables, image, train=train, method='score')
 
   task = binding.bind_without_losses(pair, image_shape=image_shape)
-  return Model(draw, critic, task, generator.d_max, generator.v_max)
+  drawing = task._replace(predict=lambda variables, image: draw(variables, image, None)[0])
+  judging = task._replace(predict=lambda variables, image: critic(variables, image)[0])
+  return Model(draw, critic, task, generator.d_max, generator.v_max, drawing, judging)
 
 
 @functools.partial(jax.jit, static_argnames='parts')

@@ -106,8 +106,19 @@ def make(
       types.Phase(GENERATOR, generator_loss, f'^{GENERATOR}/', GENERATOR),
     ),
     init=init,
-    cost=types.Cost(forwards=1 + weights.critic_steps, passes=2 + weights.critic_steps),
+    cost=_cost(model, task, weights),
   )
+
+
+def _cost(model, task, weights) -> types.Cost:
+  """Of one step: the critic's looks at real and drawn images, the generator's pass through all."""
+  critic = weights.critic_steps * (2 + 2 * bool(weights.penalty))
+  each = (
+    (model.generator, types.Cost(forwards=weights.critic_steps, passes=1)),
+    (model.judge, types.Cost(gradients=1, passes=critic)),
+    (task, types.Cost(gradients=1, forwards=1, passes=0)),
+  )
+  return types.Cost(passes=0, others=each)
 
 
 def sizes(image, attacked, fields: synthesis.Fields) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,33 +49,110 @@ def activation_bytes(task: types.Task) -> int:
   return _count(_forward_jaxpr(task), of, whole=_is_checkpoint) + max(blocks)
 
 
-def device_bytes(
-  task: types.Task, *, batch_per_device: int, optimiser_slots: int, copies: float
-) -> int:
-  """Estimated peak of one train step on one device: weights, gradient, optimiser, activations."""
-  weights = 4 * parameter_count(task) * (2 + optimiser_slots)
+def device_bytes(task: types.Task, *, batch_per_device: int, slots: int, copies: float) -> int:
+  """Estimated peak of one train step on one device: weights, gradient, optimiser, activations.
+
+  slots: copies of the weights beside them and their gradient.
+  """
+  weights = 4 * parameter_count(task) * (2 + slots)
   return int(weights + copies * batch_per_device * activation_bytes(task))
 
 
-def training_gradients(cost: types.Cost, *, steps: int, batch_size: int) -> int:
-  """Gradient evaluations of a training: attack gradients plus training passes."""
-  return round(steps * batch_size * (cost.gradients + cost.passes))
+NOTHING = types.Cost(passes=0)
+
+
+class Part(NamedTuple):
+  """The passes of one network."""
+
+  task: types.Task
+  cost: types.Cost
+  batch_size: int  # about that of its passes
+
+  @property
+  def multiply_adds(self) -> float:
+    return forwards(self.cost) * multiply_adds(self.task)
+
+
+class Work:
+  """Passes through the networks of a run, counted by network and kind."""
+
+  def __init__(self):
+    self.parts: dict[int, Part] = {}
+
+  def add(
+    self, task: types.Task, cost: types.Cost, times: float = 1.0, *, batch_size: int = 1
+  ) -> 'Work':
+    """Counts `cost` so many times, in batches of that size; returns itself."""
+    if times and any(cost[:3]):
+      had = self.parts.get(id(task.predict), Part(task, NOTHING, batch_size))
+      total = (old + times * new for old, new in zip(had.cost[:3], cost[:3]))
+      self.parts[id(task.predict)] = had._replace(cost=types.Cost(*total))
+    for other, its in cost.others:
+      self.add(other, its, times, batch_size=batch_size)
+    return self
+
+  def join(self, other: 'Work', times: float = 1.0) -> 'Work':
+    """Counts all of `other` so many times; returns itself."""
+    for part in other.parts.values():
+      self.add(part.task, part.cost, times, batch_size=part.batch_size)
+    return self
+
+  @property
+  def passes(self) -> int:
+    """All passes of all networks, whatever their kind."""
+    return sum(self.by_kind().values())
+
+  def by_kind(self) -> dict[str, int]:
+    """{kind: passes of all networks}."""
+    each = [part.cost._asdict() for part in self.parts.values()]
+    return {kind: round(sum(cost[kind] for cost in each)) for kind in types.Cost._fields[:3]}
+
+  def multiply_adds(self) -> float:
+    """Multiply-adds of all passes."""
+    return sum(part.multiply_adds for part in self.parts.values())
+
+
+def forwards(cost: types.Cost) -> float:
+  """How many forward passes are as much work: 2 an input gradient, 3 a training pass."""
+  return 2 * cost.gradients + cost.forwards + 3 * cost.passes
+
+
+def padded(count: int, batch_size: int) -> int:
+  """The examples of a split in batches of at most `batch_size`, with the padding of the last."""
+  size = max(1, min(count, batch_size))
+  return -(-count // size) * size
+
+
+def scored(count: int) -> types.Cost:
+  """Scoring so many images in the grid: a gradient each, of which the diagnostics are made."""
+  return types.Cost(gradients=count, passes=0)
+
+
+def attacked(attack: types.Attack, count: int, *, scores: int = 1) -> types.Cost:
+  """An attack on so many images, each of which is scored `scores` times."""
+  gradients = count * (attack.num_gradients + scores)
+  return types.Cost(gradients, forwards=count * attack.num_forwards, passes=0)
+
+
+def training(arm: Any, task: types.Task, *, examples: int) -> Work:
+  """The training of an `experiment.Arm`, and what it takes from finished arms before that.
+
+  examples: those of the training split.
+  """
+  steps, size = arm.train['steps'], arm.train['batch_size']
+  work = Work().add(task, arm.defense.cost, steps * size, batch_size=size)
+  return work.add(task, arm.prepared.cost(examples), batch_size=size)
 
 
 def evaluation_cells(
   probes: Mapping[str, Any], *, num_examples: int
-) -> dict[tuple[str, float], int]:
-  """(attack, eps) -> gradient evaluations, for one network's row of the grid.
-
-  The clean cell costs one gradient per example, which its diagnostics need.
-  """
-  attacked = {
-    (name, eps): num_examples * probe.attack.num_gradients
-    for name, probe in probes.items()
-    for eps in probe.levels
-    if eps > 0
-  }
-  return {(grid.CLEAN, 0.0): num_examples, **attacked}
+) -> dict[tuple[str, float], types.Cost]:
+  """(attack, eps) -> its cost, for one network's row of the grid."""
+  cells = {(grid.CLEAN, 0.0): scored(num_examples)}
+  for name, probe in probes.items():
+    own = attacked(probe.attack, num_examples)
+    cells |= {(name, eps): own for eps in probe.levels if eps > 0}
+  return cells
 
 
 def _forward_jaxpr(task: types.Task):

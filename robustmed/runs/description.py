@@ -7,7 +7,9 @@ import ml_collections
 
 from robustmed.evaluation import claims
 from robustmed.process import parallel
-from robustmed.runs import costs, experiment
+from robustmed.runs import costs, experiment, forecast, side_by_side
+
+TERA = 10.0  # operations per second, in 10^12, at which the hours of a run are counted
 
 
 def describe(
@@ -17,43 +19,46 @@ def describe(
   *,
   light: bool = False,
 ) -> dict[str, Any]:
-  """Networks, arms, attacks, data sizes, steps, memory and gradients of the whole run.
+  """Networks, arms, attacks, data sizes, steps, memory and passes of the whole run.
 
-  With `light` only 'gradients', which needs no tracing of networks.
+  Passes are forward passes, input gradients and training passes, each counted once. With `light`
+  only 'passes', which needs no tracing of networks; else also the operations, two per multiply-add.
   """
   order, extra = experiment.training_order(exp.arms, tuple(wanted))
   once = exp.trials()  # every fold
-  sizes = dict(exp.data.sizes())
-  arms, per_arm = {}, {}
+  arms, per_arm, train = {}, {}, costs.Work()
   for name in order:
     arm = exp.arms[name]
-    per_arm[name] = len(once) * costs.training_gradients(
-      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
-    ) + round(arm.prepared.passes * sizes.get('train', 0))
+    own = costs.Work()
+    for trial in once:
+      examples = exp.data_of(*trial.fold).sizes().get('train', 0)
+      own.join(costs.training(arm, exp.task_of(name), examples=examples))
+    train.join(own, config.seeds)
+    per_arm[name] = own.passes
     arms[name] = {
       'steps': arm.train['steps'],
       'batch_size': arm.train['batch_size'],
       'needs': list(arm.needs),
-      'gradients': per_arm[name] * config.seeds,
+      'passes': own.passes * config.seeds,
     }
-  evaluated = {
-    name: costs.evaluation_cells(exp.probes_of(name), num_examples=sizes.get('test', 0))
-    for name in order
-    if name not in extra and exp.arms[name].evaluated is not False
-  }
-  evaluate = sum(sum(cells.values()) for cells in evaluated.values()) * config.seeds
-  studied = [exp.study_cells(name, trial, order) for name in evaluated for trial in once]
-  studies = sum(sum(cells.values()) for cells in studied) * config.seeds
-  train = sum(per_arm.values()) * config.seeds
-  gradients = {
-    'train': train,
-    'evaluate': evaluate,
-    'studies': studies,
-    'total': train + evaluate + studies,
+  evaluate, studies = costs.Work(), costs.Work()
+  for name in order:
+    if name not in extra and exp.arms[name].evaluated is not False:
+      for trial in once:
+        for file, cost in forecast.evaluation(exp, config, name, trial, order).items():
+          into = evaluate if file.startswith(forecast.PARTS) else studies
+          into.add(exp.task_of(name), cost, config.seeds)
+  whole = costs.Work().join(train).join(evaluate).join(studies)
+  passes = {
+    'train': train.passes,
+    'evaluate': evaluate.passes,
+    'studies': studies.passes,
+    'total': whole.passes,
     'per_arm': per_arm,
+    'by_kind': whole.by_kind(),
   }
   if light:
-    return {'gradients': gradients}
+    return {'passes': passes}
   return {
     'experiment': config.experiment,
     'preset': config.preset,
@@ -82,8 +87,18 @@ def describe(
     'claims': _claims(exp),
     'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds * len(once),
     'device_bytes': device_bytes(exp, tuple(exp.arms)),
-    'gradients': gradients,
+    'passes': passes,
+    'operations': {
+      part: 2 * work.multiply_adds()
+      for part, work in (('train', train), ('evaluate', evaluate), ('studies', studies))
+    },
+    'hours': {f'at {TERA:g} TFLOP/s': round(hours(whole), 2)},
   }
+
+
+def hours(work: costs.Work) -> float:
+  """The time that so much work takes at `TERA`."""
+  return 2 * work.multiply_adds() / (TERA * 1e12 * 3600)
 
 
 def reach(exp: experiment.Experiment) -> claims.Reach | None:
@@ -160,12 +175,14 @@ def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
   kinds = {}  # arms with equal networks and batches need the same memory
   for name in arms:
     task, arm = exp.task_of(name), exp.arms[name]
-    batch = -(-arm.train['batch_size'] // parallel.device_count())
+    batch = -(-side_by_side.held(arm.train) // parallel.device_count())
     copies = max(1.0, arm.defense.cost.passes / len(arm.defense.phases))
-    kinds[id(task.predict), batch, copies] = task
+    # optimisers keep two, micro-batches another sum of gradients
+    slots = 2 + (side_by_side.held(arm.train) < arm.train['batch_size'])
+    kinds[id(task.predict), batch, slots, copies] = task
   return max(
-    costs.device_bytes(task, batch_per_device=batch, optimiser_slots=2, copies=copies)
-    for (_, batch, copies), task in kinds.items()
+    costs.device_bytes(task, batch_per_device=batch, slots=slots, copies=copies)
+    for (_, batch, slots, copies), task in kinds.items()
   )
 
 

@@ -1,77 +1,138 @@
-"""Forecast of a run's duration: remaining gradient evaluations over a measured speed."""
+"""Forecast of a run's duration: the passes still to do, at the measured speed of each network."""
 
 import pathlib
 import time
 from collections.abc import Collection, Iterable, Sequence
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from robustmed import types
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, trials
 from robustmed.process import console, parallel
 from robustmed.runs import costs, experiment
 
 LONG = 60.0  # seconds from which a forecast is printed
 # Multiply-adds that any machine does in less time: the speed is not measured.
-TRIVIAL = 2e10
+TRIVIAL = 6e10
+SMALL = 0.02  # share of the multiply-adds up to which a network's own speed is not measured
+MEASURED = 0.5  # seconds
+PARTS = 'parts/'  # of the grid, in results/
+PICTURES = 'examples.npz'  # of `artifacts.save_pictures`
 
 
-def remaining_gradients(
+def remaining(
   exp: experiment.Experiment,
+  config: ml_collections.ConfigDict,
   *,
   untrained: Iterable[str],
   models: Sequence[grid.Model],
   results: pathlib.Path,
   finished: Collection[str] = (),
-) -> int:
-  """Gradient evaluations that a run has still to do.
+) -> costs.Work:
+  """The passes through networks that a run has still to do.
 
   untrained: arms to be trained, once per trial. models: networks to be evaluated, without the files
   that are in `results` already. finished: other arms that are trained.
   """
   arms = [exp.arms[name] for name in untrained]
   there = {*finished, *(arm.name for arm in arms), *(model.arm for model in models)}
-  total = sum(
-    costs.training_gradients(
-      arm.defense.cost, steps=arm.train['steps'], batch_size=arm.train['batch_size']
-    )
-    for arm in arms
-  )
+  work = costs.Work()
+  examples = exp.data_of(*exp.trials()[0].fold).sizes().get('train', 0)
+  for arm in arms:
+    work.join(costs.training(arm, exp.task_of(arm.name), examples=examples))
   for model in models:
-    due = costs.evaluation_cells(
-      exp.probes_of(model.arm),
-      num_examples=exp.data_of(*model.trial.fold).sizes().get('test', 0),
-    )
-    for (attack, eps), gradients in due.items():
-      cell = grid.Cell(model.arm, model.trial, attack, eps)
-      total += gradients * (not (results / 'parts' / cell.file).is_file())
-    for file, gradients in exp.study_cells(model.arm, model.trial, there).items():
-      total += gradients * (not (results / file).is_file())
-  return total
+    for file, cost in evaluation(exp, config, model.arm, model.trial, there).items():
+      if not (results / file).exists():
+        task = exp.task_of(model.arm)
+        work.add(task, cost, batch_size=config.evaluate.batch_size)
+  return work
 
 
-def announce(gradients: int, *, task: types.Task, evaluator: grid.Evaluator, batches) -> None:
-  """Prints one line if so many gradient evaluations take longer than a minute here."""
-  gradients = float(parallel.broadcast_from_writer(np.float32(gradients)))
-  if not gradients or 3 * gradients * costs.multiply_adds(task) < TRIVIAL:
+def evaluation(
+  exp: experiment.Experiment,
+  config: ml_collections.ConfigDict,
+  arm: str,
+  trial: trials.Trial,
+  arms: Collection[str],
+) -> dict[str, types.Cost]:
+  """{file in results/: its cost} of one network, the grid's and those of studies."""
+  size = exp.data_of(*trial.fold).sizes().get('test', 0)
+  number = costs.padded(size, config.evaluate.batch_size)
+  due = costs.evaluation_cells(exp.probes_of(arm), num_examples=number)
+  own = {f'{PARTS}{grid.Cell(arm, trial, *cell).file}': cost for cell, cost in due.items()}
+  return {**own, **_shown(exp, config, arm, trial, number), **exp.study_cells(arm, trial, arms)}
+
+
+def _shown(exp, config, arm, trial, number) -> dict[str, types.Cost]:
+  """The same of pictures and of the worst examples: whole batches are attacked for some images."""
+  name = exp.grid.main
+  if name not in exp.probes_of(arm):
+    return {}
+  size = max(1, min(number, config.evaluate.batch_size))
+  attack = exp.grid.probes[name].attack
+  some = lambda count: costs.attacked(attack, min(number, count * size), scores=2)
+  found = {}
+  if exp.artifacts.pictures is not None and not trial.seed:
+    found[PICTURES] = some(config.report.pictures)
+  if exp.artifacts.write_example is not None:
+    eps = max(exp.grid.probes[name].levels)
+    found[f'worst/{arm}.{trial}.{name}.{eps:g}'] = some(config.evaluate.save_examples)
+  return found
+
+
+def announce(work: costs.Work) -> None:
+  """Prints one line if so much work takes longer than a minute here."""
+  if float(parallel.broadcast_from_writer(np.float32(work.multiply_adds()))) < TRIVIAL:
     return
-  speed = gradients_per_second(task, evaluator, batches)
-  if gradients / speed > LONG:
+  duration = seconds(work)
+  if duration > LONG:
+    kinds = work.by_kind()
     console.say(
-      f'forecast: {gradients:,.0f} gradient evaluations at {speed:,.0f}/s here: about '
-      f'{console.format_duration(gradients / speed)}, compilation not counted'
+      f'forecast: {work.passes:,} passes through networks ({kinds["gradients"]:,} input gradients, '
+      f'{kinds["forwards"]:,} forward, {kinds["passes"]:,} training): about '
+      f'{console.format_duration(duration)} here, compilation not counted'
     )
 
 
-def gradients_per_second(task: types.Task, evaluator: grid.Evaluator, batches) -> float:
-  """Gradient evaluations per second over all hosts, measured on a randomly initialised network."""
+def seconds(work: costs.Work) -> float:
+  """How long the passes take on all devices, by the speed of each network that does much of them.
+
+  A small network does fewer operations a second than a large one.
+  """
+  known: dict[tuple, float] = {}  # seconds of a forward pass by size of the network
+  total, duration = work.multiply_adds(), 0.0
+  for part in sorted(work.parts.values(), key=lambda part: -part.multiply_adds):
+    size = costs.multiply_adds(part.task), part.task.image_shape
+    if size not in known and (not known or part.multiply_adds > SMALL * total):
+      known[size] = 0.5 / gradients_per_second(part.task, part.batch_size)
+    if size in known:
+      duration += costs.forwards(part.cost) * known[size]
+    else:
+      (first, _), each = next(iter(known.items()))
+      duration += part.multiply_adds * each / first
+  return duration
+
+
+def gradients_per_second(task: types.Task, batch_size: int) -> float:
+  """Input gradients per second over all hosts, measured on a randomly initialised network."""
   variables = task.init(jax.random.key(0))
-  batch = grid.device_batch(next(iter(batches())))
-  once = lambda: jax.block_until_ready(evaluator.score(variables, batch, batch['image']).columns)
+  size = parallel.round_up(-(-batch_size // parallel.process_count()))
+  image = np.zeros((size, *task.image_shape), np.float32)
+
+  def one_device(variables, image):
+    def total(image):
+      return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(task.predict(variables, image)))
+
+    return jax.grad(total)(image)
+
+  program = parallel.each_device(one_device, split=(1,))
+  once = lambda: jax.block_until_ready(program(variables, image))
   once()
   started, count = time.monotonic(), 0
-  while time.monotonic() - started < 1.0 or count < 2:
+  while time.monotonic() - started < MEASURED or count < 2:
     once()
     count += 1
-  return count * len(batch['mask']) * parallel.process_count() / (time.monotonic() - started)
+  return count * size * parallel.process_count() / (time.monotonic() - started)

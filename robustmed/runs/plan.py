@@ -4,8 +4,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import ml_collections
+
 from robustmed import errors
-from robustmed.runs import costs, experiment
+from robustmed.runs import costs, experiment, forecast
 
 
 class Item(NamedTuple):
@@ -93,42 +95,33 @@ def _balanced(items: Iterable[Item], jobs: int) -> tuple[Item, ...]:
 
 def make(
   exp: experiment.Experiment,
+  config: ml_collections.ConfigDict,
   *,
   order: Sequence[str],
-  trials: int,
   unfinished: Iterable[str],
   jobs: int,
 ) -> list[Wave]:
   """The waves of the arms `order`; all but those `unfinished` are trained already.
 
-  Every arm has so many `trials`, which cost as much as the first.
+  Every trial of an arm costs as much as the first.
   """
-  first = exp.trials()[0]
-  unfinished, size = set(unfinished), exp.data_of(*first.fold).sizes()
-  known: dict[int, int] = {}
+  first, count = exp.trials()[0], len(exp.trials(config.seeds))
+  unfinished, examples = set(unfinished), exp.data_of(*first.fold).sizes().get('train', 0)
 
-  def multiply_adds(arm):
-    task = exp.task_of(arm)
-    if id(task) not in known:
-      known[id(task)] = costs.multiply_adds(task)
-    return known[id(task)] * trials
+  def training(arm):
+    return costs.training(exp.arms[arm], exp.task_of(arm), examples=examples)
 
-  def training_gradients(arm):
-    options = exp.arms[arm].train
-    passes = round(exp.arms[arm].prepared.passes * size.get('train', 0))
-    return passes + costs.training_gradients(
-      exp.arms[arm].defense.cost, steps=options['steps'], batch_size=options['batch_size']
-    )
-
-  def evaluation_gradients(arm):
-    cells = costs.evaluation_cells(exp.probes_of(arm), num_examples=size.get('test', 0))
-    return sum(cells.values()) + sum(exp.study_cells(arm, first, order).values())
+  def evaluation(arm):
+    work = costs.Work()
+    for cost in forecast.evaluation(exp, config, arm, first, order).values():
+      work.add(exp.task_of(arm), cost)
+    return work
 
   return waves(
     {arm: exp.arms[arm].needs for arm in order},
-    train={arm: multiply_adds(arm) * training_gradients(arm) for arm in order if arm in unfinished},
+    train={arm: count * training(arm).multiply_adds() for arm in order if arm in unfinished},
     evaluate={
-      arm: multiply_adds(arm) * evaluation_gradients(arm)
+      arm: count * evaluation(arm).multiply_adds()
       for arm in order
       if exp.arms[arm].evaluated is not False
     },

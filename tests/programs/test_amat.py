@@ -10,7 +10,7 @@ import pytest
 from robustmed.evaluation import grid, trials
 from robustmed.papers.amat import experiment
 from robustmed.runs import commandline, forecast
-from support import runs
+from support import counted, runs
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,12 @@ CONFIG = ['--config', 'configs/amat_hippocampus.py:smoke']
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('amat')
-  return folder, runs.main(*CONFIG, '--workdir', folder)
+  counts = folder.with_suffix('.passes.json')
+  return folder, runs.main(*CONFIG, '--workdir', folder, counted=counts)
+
+
+def test_the_forecast_is_what_was_counted(run):
+  counted.check(run[0].with_suffix('.passes.json'), CONFIG[1])
 
 
 def margins(folder):
@@ -41,14 +46,19 @@ def test_arms_meet_the_grid_and_the_stronger_attacks(run):
 
 
 def test_a_finished_run_has_nothing_left_to_forecast(run):
-  exp = experiment.build(commandline.load_config(CONFIG[1]))
+  config = commandline.load_config(CONFIG[1])
+  exp = experiment.build(config)
   models = [grid.Model(arm, trials.Trial(0), dict) for arm in ('std', 'sat_5', 'sat_15', 'amat')]
-  left = lambda results: forecast.remaining_gradients(
-    exp, untrained=(), models=models, results=results
+  left = lambda results: forecast.remaining(
+    exp, config, untrained=(), models=models, results=results
   )
-  assert left(run[0] / 'results') == 0
-  beside = sum(sum(exp.study_cells(model.arm, model.trial, ()).values()) for model in models)
-  assert left(run[0] / 'elsewhere') > beside > 0
+  assert left(run[0] / 'results').passes == 0
+  beside = sum(
+    sum(cost[:3])
+    for model in models
+    for cost in exp.study_cells(model.arm, model.trial, ()).values()
+  )
+  assert left(run[0] / 'elsewhere').passes > beside > 0
 
 
 def test_thresholds_are_the_mean_clean_dice_of_the_complete_training_slices(run):

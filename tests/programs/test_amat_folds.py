@@ -80,8 +80,8 @@ def test_a_finished_run_has_nothing_left_to_forecast(run):
   command = commandline.parse([*CONFIG, '--workdir', str(run[0])])
   exp = experiment.build(command.config)
   models = networks.Networks(exp, command.config, run[0]).models(ARMS)
-  left = lambda results: forecast.remaining_gradients(
-    exp, untrained=(), models=models, results=results
+  left = lambda results: (
+    forecast.remaining(exp, command.config, untrained=(), models=models, results=results).passes
   )
   assert len(models) == len(ARMS) * FOLDS and left(run[0] / 'results') == 0 < left(run[0])
   assert description.reach(exp).groups == 6

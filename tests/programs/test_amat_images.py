@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from support import runs
+from support import counted, runs
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,9 @@ CLAIMS = {
 @pytest.mark.parametrize('name', ['ceph', pytest.param('bccd', marks=pytest.mark.long)])
 def test_a_whole_run(name, tmp_path):
   words = ['--config', f'configs/amat_{name}.py:smoke', '--workdir', tmp_path]
-  runs.main(*words, '--arms', ','.join(ARMS))
+  counts = tmp_path.with_suffix('.passes.json')
+  runs.main(*words, '--arms', ','.join(ARMS), counted=counts)
+  counted.check(counts, words[1], ARMS)
   rows = pd.read_parquet(tmp_path / 'results' / 'rows.parquet')
   assert set(rows['arm']) == set(ARMS)
   attacked = rows[rows['attack'] != 'none']

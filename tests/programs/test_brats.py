@@ -12,7 +12,7 @@ import pytest
 from robustmed.papers.brats import experiment
 from robustmed.runs import commandline
 from robustmed.training import checkpoints
-from support import gliomas, runs
+from support import counted, gliomas, runs
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,13 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('brats')
   words = ['--config', 'configs/brats2d.py:smoke', '--arms', 'std,teacher_20,distil_5']
   words += ['--config.evaluate.save_nifti=True']
-  return folder, runs.main(*words, '--workdir', folder)
+  counts = folder.with_suffix('.passes.json')
+  return folder, runs.main(*words, '--workdir', folder, counted=counts)
+
+
+def test_the_forecast_is_what_was_counted(run):
+  arms = ('std', 'teacher_20', 'distil_5')
+  counted.check(run[0].with_suffix('.passes.json'), 'configs/brats2d.py:smoke', arms)
 
 
 def test_arms_meet_the_attacks_volume_by_volume(run):

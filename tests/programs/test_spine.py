@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from robustmed.metrics import detection
-from support import runs
+from support import counted, runs
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,15 @@ ARMS = ['--arms', 'P10_std,P10_rand,P10_adv_rs_rec']
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('spine')
-  return folder, runs.main(*CONFIG, *ARMS, '--workdir', folder)
+  return folder, runs.main(*CONFIG, *ARMS, '--workdir', folder, counted=_counts(folder))
+
+
+def _counts(folder):
+  return folder.with_suffix('.passes.json')
+
+
+def test_the_forecast_is_what_was_counted(run):
+  counted.check(_counts(run[0]), CONFIG[1], tuple(ARMS[1].split(',')))
 
 
 def test_networks_with_a_reconstruction_meet_clean_images_only(run):

@@ -11,7 +11,7 @@ from robustmed import generators
 from robustmed.evaluation import grid, trials
 from robustmed.papers.synthesis import experiment
 from robustmed.runs import commandline, forecast
-from support import runs, torsos
+from support import counted, runs, torsos
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,13 @@ CONFIG = ['--config', 'configs/synthesis.py:smoke']
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('synthesis')
-  runs.main(*CONFIG, '--workdir', folder, timeout=900)
+  counts = folder.with_suffix('.passes.json')
+  runs.main(*CONFIG, '--workdir', folder, timeout=900, counted=counts)
   return folder
+
+
+def test_the_forecast_is_what_was_counted(folder):
+  counted.check(folder.with_suffix('.passes.json'), CONFIG[1])
 
 
 def test_segmenters_meet_the_grid_and_generators_do_not(folder):
@@ -45,14 +50,19 @@ def test_generators_meet_the_segmenters_and_others_their_images(folder):
 
 
 def test_a_finished_run_has_nothing_left_to_forecast(folder):
-  exp = experiment.build(commandline.load_config(CONFIG[1]))
+  config = commandline.load_config(CONFIG[1])
+  exp = experiment.build(config)
   models = [grid.Model(arm, trials.Trial(0), dict) for arm in ('unet', 'nnunet', 'hardened')]
-  left = lambda results: forecast.remaining_gradients(
-    exp, untrained=(), models=models, results=results, finished=exp.arms
+  left = lambda results: forecast.remaining(
+    exp, config, untrained=(), models=models, results=results, finished=exp.arms
   )
-  assert left(folder / 'results') == 0
-  beside = sum(sum(exp.study_cells(model.arm, model.trial, exp.arms).values()) for model in models)
-  assert left(folder / 'elsewhere') > beside > 0
+  assert left(folder / 'results').passes == 0
+  beside = sum(
+    sum(cost[:3])
+    for model in models
+    for cost in exp.study_cells(model.arm, model.trial, exp.arms).values()
+  )
+  assert left(folder / 'elsewhere').passes > beside > 0
 
 
 def test_the_weights_kept_are_those_of_the_best_look(folder):

@@ -126,10 +126,11 @@ def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatc
   assert told['data'] == {'train': 400, 'test': 100}
   assert list(told['arms']) == ['std', 'rand', 'adv'] and told['arms']['adv']['needs'] == ['std']
   # adv: two PGD-20 and three training passes on 64 images, 10,000 times
-  assert told['arms']['adv']['gradients'] == 10_000 * 64 * (40 + 3)
+  assert told['arms']['adv']['passes'] == 10_000 * 64 * (40 + 3)
   assert told['attacks']['pgd_seg']['levels'] == [0.01, 0.03, 0.05, 0.07, 0.1, 0.2]
-  per_network = 100 * (1 + 6 * (100 + 1))  # clean, PGD-100, FGSM; noise takes none
-  assert told['gradients']['evaluate'] == 3 * per_network
+  # clean, PGD-100, FGSM and noise, a forward pass; every image is scored
+  per_network = 100 * (1 + 6 * (100 + 1 + 1 + 3))
+  assert told['passes']['evaluate'] == 3 * per_network
   assert told['steps'] == 30_000 and told['device_bytes'] > 38_998_721 * 16
   assert not list(tmp_path.iterdir())
 

@@ -166,22 +166,25 @@ def test_the_summary_pools_the_folds(done):
 
 def test_all_folds_are_counted(done, tmp_path):
   exp, config = done.exp, done.config
-  std, amat, cells = 2 * 4, 2 * 4 * (1 + 2), COUNT * (1 + 1)
+  images = 8  # six of a fold in two batches; an attack, its last point and a score
+  std, amat, clean, pgd = 2 * 4, 2 * 4 * (1 + 1 + 2), images, images * (1 + 1 + 1)
   told = description.describe(exp, config)
   assert told['folds'] == FOLDS and told['steps'] == 2 * FOLDS * 2
   assert told['data'] == {'fold0': {'train': 6, 'test': 6}, 'fold1': {'train': 6, 'test': 6}}
-  whole = told['gradients']
-  assert whole['train'] == FOLDS * (std + amat) + FOLDS * COUNT // 2
-  assert whole['evaluate'] == 2 * cells + COUNT  # amat also meets the images made for std
+  whole = told['passes']
+  assert whole['train'] == FOLDS * (std + amat + COUNT // 2)  # with the thresholds'
+  assert whole['evaluate'] == FOLDS * (
+    2 * (clean + pgd) + pgd
+  )  # amat also meets those made for std
   models = done.networks.models(ARMS)
-  left = lambda results, *names: forecast.remaining_gradients(
-    exp, untrained=names, models=models, results=results
+  left = lambda results, *names: (
+    forecast.remaining(exp, config, untrained=names, models=models, results=results).passes
   )
   assert left(done.folder / 'results') == 0
-  assert left(tmp_path, *ARMS * FOLDS) == FOLDS * (std + amat) + whole['evaluate']
+  assert left(tmp_path, *ARMS * FOLDS) == whole['total'] == whole['train'] + whole['evaluate']
   assert left(tmp_path) == whole['evaluate']
-  waves = plan.make(exp, order=ARMS, trials=FOLDS, unfinished=ARMS, jobs=2)
-  one = plan.make(_experiment(config, folds=0), order=ARMS, trials=1, unfinished=ARMS, jobs=2)
+  waves = plan.make(exp, config, order=ARMS, unfinished=ARMS, jobs=2)
+  one = plan.make(_experiment(config, folds=0), config, order=ARMS, unfinished=ARMS, jobs=2)
   costs = lambda waves: [job.cost for wave in waves for job in wave.jobs]
   assert costs(waves) == [FOLDS * cost for cost in costs(one)]
 

@@ -1,23 +1,24 @@
 """What a run still has to do, counted by hand, and when it is worth a word."""
 
-import jax
-import numpy as np
 import pytest
 
-from robustmed import data
+from robustmed import data, types
 from robustmed.evaluation import grid, trials
 from robustmed.papers import quickstart
 from robustmed.papers.amat import experiment
+from robustmed.papers.nodules import experiment as nodules
 from robustmed.papers.spine import experiment as spine
 from robustmed.papers.synthesis import experiment as synthesis
-from robustmed.process import parallel
 from robustmed.runs import commandline, costs, description, forecast
 from support import toys
 
 FIRST = trials.Trial(0)
 STD, RAND, ADV = 3 * 8 * 1, 2 * 8 * 2, 2 * 8 * (2 + 2)  # steps x batch x (attack + passes)
-CLEAN, PGD, FGSM = 10, 3 * 10, 10  # of ten test images, per level; noise has no gradient
-GRID = CLEAN + 2 * PGD + 2 * FGSM
+IMAGES = 16  # ten in two batches of eight
+# Every image is scored, after an attack too; noise is a forward pass.
+CLEAN, PGD, FGSM, NOISE = IMAGES, IMAGES * (3 + 1), IMAGES * (1 + 1), IMAGES * (1 + 1)
+PICTURES = IMAGES * (3 + 2)  # of two images, in one batch or in both
+GRID = CLEAN + 2 * PGD + 2 * FGSM + 2 * NOISE
 
 
 def _quickstart():
@@ -31,142 +32,204 @@ def _models(*arms):
 
 def test_the_quickstart_by_hand(tmp_path):
   exp, config = _quickstart()
-  whole = description.describe(exp, config, light=True)['gradients']
+  whole = description.describe(exp, config, light=True)['passes']
   assert (whole['train'], whole['evaluate']) == (STD + RAND + ADV, 3 * GRID)
-  assert whole['total'] == STD + RAND + ADV + 3 * GRID and whole['studies'] == 0
-  left = lambda untrained, *arms: forecast.remaining_gradients(
-    exp, untrained=untrained, models=_models(*arms), results=tmp_path
+  assert whole['total'] == STD + RAND + ADV + 3 * (GRID + PICTURES)
+  assert whole['studies'] == 3 * PICTURES and sum(whole['by_kind'].values()) == whole['total']
+  assert whole['by_kind']['forwards'] == 3 * 2 * IMAGES
+  assert whole['by_kind']['passes'] == STD + RAND + 2 * 8 * 2
+  left = lambda untrained, *arms: (
+    forecast.remaining(
+      exp, config, untrained=untrained, models=_models(*arms), results=tmp_path
+    ).passes
   )
   assert left(('std', 'rand', 'adv'), 'std', 'rand', 'adv') == whole['total']
   assert left(('adv', 'adv')) == 2 * ADV
-  assert left((), 'rand') == GRID
+  assert left((), 'rand') == GRID + PICTURES
 
 
 def test_finished_cells_are_not_counted(tmp_path):
-  exp, _ = _quickstart()
-  left = lambda: forecast.remaining_gradients(
-    exp, untrained=(), models=_models('std'), results=tmp_path
+  exp, config = _quickstart()
+  left = lambda: (
+    forecast.remaining(exp, config, untrained=(), models=_models('std'), results=tmp_path).passes
   )
   parts = tmp_path / 'parts'
   parts.mkdir()
-  for attack, eps, more in (('none', 0.0, CLEAN), ('pgd_seg', 0.07, PGD), ('noise', 0.03, 0)):
+  for attack, eps, more in (('none', 0.0, CLEAN), ('pgd_seg', 0.07, PGD), ('noise', 0.03, NOISE)):
     before = left()
     (parts / grid.Cell('std', FIRST, attack, eps).file).write_bytes(b'')
     assert before - left() == more
   (parts / grid.Cell('adv', FIRST, 'pgd_seg', 0.03).file).write_bytes(b'')
-  assert left() == PGD + 2 * FGSM
+  assert left() == PGD + 2 * FGSM + NOISE + PICTURES
+  (tmp_path / 'examples.npz').write_bytes(b'')
+  assert left() == PGD + 2 * FGSM + NOISE
+
+
+def _passes(cells):
+  """{file: passes of the arm's own network}."""
+  return {file: sum(cost[:3]) for file, cost in cells.items()}
 
 
 def test_attacks_from_outside_are_counted(tmp_path):
   config = commandline.load_config('configs/spine.py:smoke')
   exp = spine.build(config)
-  # four wanted examples, three steps, four attacks: as many for each of three networks
-  assert sum(exp.study_cells('P10_std', FIRST, exp.arms).values()) == 4 * 3 * 4
+  cells = _passes(exp.study_cells('P10_std', FIRST, exp.arms))
+  # four wanted examples: what is wanted, three steps and the end, then both outputs
+  each, plain = 4 * (1 + 3 + 1 + 2), 4 * 2
+  assert cells['ood_parts/P10_std.seed0.ood.10.parquet'] == each
+  assert cells['ood_parts/P10_std.seed0.ind.0.parquet'] == plain
+  assert sum(cells.values()) == 4 * each + 3 * plain  # four attacks from images of two kinds
   assert exp.study_cells('P10_adv_r', FIRST, exp.arms) == {}
-  whole = description.describe(exp, config, light=True)['gradients']
-  assert whole['studies'] == (4 + 1 + 4 + 4) * 3 * 4
-  assert whole['total'] == whole['train'] + whole['evaluate'] + whole['studies']
   model = _models('P10_std_rec')  # meets clean images only in the grid: eight of them
-  left = lambda: forecast.remaining_gradients(exp, untrained=(), models=model, results=tmp_path)
-  assert left() == 8 + 4 * 3 * 4
+  left = lambda: (
+    forecast.remaining(exp, config, untrained=(), models=model, results=tmp_path).passes
+  )
+  before = left()
+  assert before == 8 + 4 * each + 3 * plain
   (tmp_path / 'ood_parts').mkdir()
   (tmp_path / 'ood_parts' / 'P10_std_rec.seed0.rec.20.parquet').write_bytes(b'')
-  assert left() == 8 + 3 * 3 * 4
-  few = description.describe(exp, config, ('P10_adv_rs',), light=True)['gradients']
-  assert few['studies'] == 3 * 4  # not those of the arm that it needs
+  assert left() == before - each
+  few = description.describe(exp, config, ('P10_adv_rs',), light=True)['passes']
+  own = sum(_passes(exp.study_cells('P10_adv_rs', FIRST, ())).values())
+  assert few['studies'] > own == each + 2 * plain  # pictures too, not those of the arm it needs
 
 
 def test_whole_volumes_are_counted(tmp_path, monkeypatch):
   config = commandline.load_config('configs/amat_hippocampus.py:smoke')
   exp = experiment.build(config)
-  grid_alone = forecast.remaining_gradients(
-    exp._replace(studies=()), untrained=(), models=_models('amat'), results=tmp_path
+  left = lambda exp: (
+    forecast.remaining(exp, config, untrained=(), models=_models('amat'), results=tmp_path).passes
   )
   monkeypatch.setattr(data, 'depths', lambda config: (9, 3, 8))
-  # in batches of 8, all of them clean and the first in two steps
-  assert exp.study_cells('amat', FIRST, exp.arms) == {
-    'volume_parts/amat.seed0.csv': 16 + 8 + 8 + 2 * 16
-  }
-  left = lambda: forecast.remaining_gradients(
-    exp, untrained=(), models=_models('amat'), results=tmp_path
-  )
-  assert left() == grid_alone + 64
+  # in batches of 8, all of them clean and the first in two steps, which is scored again
+  volumes = 16 + 8 + 8 + (2 + 1) * 16
+  cells = exp.study_cells('amat', FIRST, exp.arms)
+  assert _passes(cells) == {'volume_parts/amat.seed0.csv': volumes}
+  assert left(exp) == left(exp._replace(studies=())) + volumes
   (tmp_path / 'volume_parts').mkdir()
   (tmp_path / 'volume_parts' / 'amat.seed0.csv').write_bytes(b'')
-  assert left() == grid_alone
+  assert left(exp) == left(exp._replace(studies=()))
   cells = commandline.load_config('configs/amat_bccd.py:smoke')
   assert experiment.build(cells).study_cells('amat', FIRST, ()) == {}
+
+
+def test_what_arms_take_from_others_is_counted(tmp_path):
+  config = commandline.load_config('configs/amat_hippocampus.py:smoke')
+  exp = experiment.build(config)
+  left = lambda *arms: forecast.remaining(exp, config, untrained=arms, models=(), results=tmp_path)
+  sat, amat = left('sat_5').by_kind(), left('amat').by_kind()
+  slices = exp.data.sizes()['train']  # of the thresholds; then the attacks' last points
+  assert amat['forwards'] == sat['forwards'] + slices + 4 * 8
+  assert (amat['gradients'], amat['passes']) == (sat['gradients'], sat['passes'])
+  config = commandline.load_config('configs/nodules.py:smoke')
+  exp = nodules.build(config)
+  first = left('perturb').by_kind()
+  # four patches of each of two pools, two steps each; segmenting arms are not attacked
+  assert first['gradients'] == 2 * 4 * 2
 
 
 def test_generators_against_segmenters_are_counted():
   config = commandline.load_config('configs/synthesis.py:smoke')
   exp = synthesis.build(config)
-  slices, both = 2 * 3, 2 * 2  # two subjects; clean and attacked for each of two other segmenters
-  pgd = 2 * 2  # two steps, twice
-  single, all_kinds = 1 + 1 + 1, 1 + 5 + 1  # the last: up to three draws of the generator
-  assert exp.study_cells('unet', trials.Trial(1), exp.arms) == {
-    'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * (single + both),
-    'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (all_kinds + both + pgd),
+  pgd = 2 * 2 + 1  # two steps, twice, and the outputs before
+  single, every = 2 * (1 + 1), 2 * (1 + 5)  # looks at both images
+  slices = costs.padded(2 * 3, config.evaluate.batch_size)
+  assert _passes(exp.study_cells('unet', trials.Trial(1), exp.arms)) == {
+    'generators/gen_0.5.on_unet+nnunet+hardened.seed1.parquet': slices * single,
+    'generators/gen_2.on_unet+nnunet+hardened.seed1.parquet': slices * (every + pgd),
   }
-  assert exp.study_cells('hardened', FIRST, exp.arms) == {
-    'generators/gen_2_hardened.on_hardened.seed0.parquet': slices * (all_kinds + pgd)
-  }
-  assert list(exp.study_cells('nnunet', FIRST, exp.arms).values()) == [
-    slices * (all_kinds + both + pgd)
-  ]
+  (cost,) = exp.study_cells('hardened', FIRST, exp.arms).values()
+  ((_, drawn),) = cost.others
+  assert sum(cost[:3]) == slices * (every + pgd) and drawn.forwards == slices * (1 + 2)
+  (cost,) = exp.study_cells('nnunet', FIRST, exp.arms).values()
+  assert [its.forwards for _, its in cost.others] == [slices * 3, slices * 4, slices * 4]
   assert exp.study_cells('gen_2', FIRST, exp.arms) == {}
-  whole = description.describe(exp, config, light=True)['gradients']
-  assert whole['studies'] == slices * (7 + 15 + 15 + 11)
-  few = lambda *arms: description.describe(exp, config, arms, light=True)['gradients']
-  assert few('unet')['studies'] == 0 and few('unet')['evaluate'] > 0
+  few = lambda *arms: description.describe(exp, config, arms, light=True)['passes']
   # the second segmenter is not there to meet the images, the first is needed
-  assert few('unet', 'gen_0.5')['studies'] == slices * single
+  beside = few('unet', 'gen_0.5')['studies'] - few('unet')['studies']
+  assert beside == slices * (single + 1)
 
 
 def test_the_forecast_counts_generators_that_are_there(tmp_path):
-  exp = synthesis.build(commandline.load_config('configs/synthesis.py:smoke'))
-  slices, single, both = 2 * 3, 3, 2
-  left = lambda *untrained, finished=(): forecast.remaining_gradients(
-    exp, untrained=untrained, models=_models('unet'), results=tmp_path, finished=finished
+  config = commandline.load_config('configs/synthesis.py:smoke')
+  exp = synthesis.build(config)
+  slices, single, both = costs.padded(2 * 3, 8), 2 * (1 + 1) + 1, 2 * 2
+  left = lambda *untrained, finished=(): (
+    forecast.remaining(
+      exp,
+      config,
+      untrained=untrained,
+      models=_models('unet'),
+      results=tmp_path,
+      finished=finished,
+    ).passes
   )
   alone = left()
   assert left(finished=('gen_0.5',)) == alone + slices * single
   assert left(finished=('gen_0.5', 'nnunet')) == alone + slices * (single + both)
-  training = exp.arms['gen_0.5']
-  passes = training.defense.cost.passes * training.train['steps'] * training.train['batch_size']
-  assert left('gen_0.5') == alone + passes + slices * single
+  # four steps on four slices: the generator drawn for the critic and trained, three looks of the
+  # critic, two of the segmenter; two validations of three slices, each drawn and segmented twice
+  training = 4 * 4 * (2 + 3 + 2) + 2 * 3 * (1 + 2)
+  assert left('gen_0.5') == alone + training + slices * single
 
 
-def _say(monkeypatch, gradients, *, speed):
+def _work(gradients, *, speeds, monkeypatch, sizes=None):
+  """Work of networks {name: gradients} with multiply-adds `sizes`; what was measured."""
   asked = []
-  monkeypatch.setattr(forecast, 'gradients_per_second', lambda *_: asked.append(1) or speed)
-  monkeypatch.setattr(costs, 'multiply_adds', lambda task: 10_000_000)
-  forecast.announce(gradients, task=None, evaluator=None, batches=None)
-  return len(asked)
+  made = {name: types.Task(*[name] * 6, image_shape=(4,)) for name in gradients}
+  monkeypatch.setattr(
+    forecast, 'gradients_per_second', lambda task, _: asked.append(task.init) or speeds[task.init]
+  )
+  monkeypatch.setattr(costs, 'multiply_adds', lambda task: (sizes or {}).get(task.init, 10_000_000))
+  work = costs.Work()
+  for name, count in gradients.items():
+    work.add(made[name], types.Cost(gradients=count, passes=0))
+  return work, asked
 
 
 @pytest.mark.parametrize(
   'gradients, speed, calibrated, said',
   [
     (0, 1.0, 0, None),
-    (600, 1.0, 0, None),  # 2e10 multiply-adds are nothing on any machine
+    (600, 1.0, 0, None),  # 6e10 multiply-adds are nothing on any machine
     (7_000, 1000.0, 1, None),  # seven seconds
-    (7_000, 10.0, 1, '7,000 gradient evaluations at 10/s here: about 11.7 min'),
+    (
+      7_000,
+      10.0,
+      1,
+      '7,000 passes through networks (7,000 input gradients, 0 forward, 0 training)',
+    ),
   ],
 )
 def test_only_what_takes_over_a_minute_is_said(
   gradients, speed, calibrated, said, monkeypatch, capsys
 ):
-  assert _say(monkeypatch, gradients, speed=speed) == calibrated
+  work, asked = _work({'a': gradients}, speeds={'a': speed}, monkeypatch=monkeypatch)
+  forecast.announce(work)
+  assert len(asked) == calibrated
   err = capsys.readouterr().err
-  assert said in err if said else err == ''
+  assert said in err and 'about 11.7 min here' in err if said else err == ''
 
 
-def test_the_rate_counts_examples():
-  task = toys.task()
-  attack = {'pgd': grid.Probe(None, 'bce', ())}
-  evaluator = grid.Evaluator(task, attack, key=jax.random.key(0), main='pgd')
-  calls, score = [], evaluator.score
-  evaluator.score = lambda *args: calls.append(1) or score(*args)
-  rate = forecast.gradients_per_second(task, evaluator, lambda: [parallel.pad(toys.batch(3), 4)])
-  assert np.isfinite(rate) and 0 < rate <= 4 * len(calls)  # at least a second went by
+def test_every_network_has_its_own_speed(monkeypatch):
+  sizes = {'large': 100, 'small': 10, 'same': 10, 'tiny': 1}
+  counts = {'large': 1000, 'small': 5000, 'same': 100, 'tiny': 500}
+  speeds = {'large': 10.0, 'small': 50.0}
+  work, asked = _work(counts, speeds=speeds, sizes=sizes, monkeypatch=monkeypatch)
+  # the tiny one does too little to be measured: it is as fast an operation as the first
+  assert forecast.seconds(work) == pytest.approx(100 + 100 + 2 + 500 / 1000)
+  assert asked == ['large', 'small']
+
+
+def test_kinds_of_passes_have_their_weights():
+  work = costs.Work().add(toys.task(), types.Cost(2, 3, 4), 10)
+  assert work.by_kind() == {'gradients': 20, 'forwards': 30, 'passes': 40} and work.passes == 90
+  each = costs.multiply_adds(next(iter(work.parts.values())).task)
+  assert work.multiply_adds() == 10 * (2 * 2 + 3 + 3 * 4) * each
+
+
+def test_the_rate_counts_examples(monkeypatch):
+  task, shapes = toys.task(), []
+  predict = lambda variables, image: shapes.append(image.shape) or task.predict(variables, image)
+  rate = forecast.gradients_per_second(task._replace(predict=predict), 3)
+  assert 0 < rate < float('inf') and shapes == [(2, *task.image_shape)]  # four on two devices

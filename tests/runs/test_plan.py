@@ -112,10 +112,10 @@ def test_the_disk_shape_study_over_eight_machines():
     ['--config', QUICK.replace('quickstart.py', 'spine.py'), '--workdir', 'w']
   )
   exp = experiment.build(command.config)
-  found = plan.make(exp, order=list(exp.arms), trials=1, unfinished=list(exp.arms), jobs=8)
+  found = plan.make(exp, command.config, order=list(exp.arms), unfinished=list(exp.arms), jobs=8)
   trained = [arm for wave in found[:-1] for job in wave.jobs for arm in job.arms]
   assert sorted(trained) == sorted(exp.arms) and len(found[-1].jobs) == 8
-  one = plan.make(exp, order=list(exp.arms), trials=1, unfinished=list(exp.arms), jobs=1)
+  one = plan.make(exp, command.config, order=list(exp.arms), unfinished=list(exp.arms), jobs=1)
   total = sum(job.cost for wave in one for job in wave.jobs)
   assert sum(wave.longest for wave in found) < 0.6 * total
 
@@ -126,6 +126,6 @@ def test_only_networks_that_answer_are_evaluated(monkeypatch):
     ['--config', QUICK.replace('quickstart.py', 'synthesis.py'), '--workdir', 'w']
   )
   exp = synthesis.build(command.config)
-  found = plan.make(exp, order=list(exp.arms), trials=1, unfinished=list(exp.arms), jobs=8)
+  found = plan.make(exp, command.config, order=list(exp.arms), unfinished=list(exp.arms), jobs=8)
   assert found[-1].stage == 'evaluate'
   assert {arm for job in found[-1].jobs for arm in job.arms} == {'unet', 'nnunet', 'hardened'}

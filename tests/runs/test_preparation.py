@@ -127,8 +127,8 @@ def test_out_of_memory_says_which_arm(tmp_path, monkeypatch, capsys):
 def test_it_can_be_described_without_data():
   config = _config()
   exp = _experiment(config, None)
-  told = description.describe(exp, config, light=True)['gradients']['per_arm']
-  assert told == {'std': 2 * 4, 'amat': 2 * 4 * (1 + 2) + 7}
+  told = description.describe(exp, config, light=True)['passes']['per_arm']
+  assert told == {'std': 2 * 4, 'amat': 2 * 4 * (1 + 1 + 2) + 7}
   assert description.describe(exp, config, ('amat',))['arms']['amat']['needs'] == ['std']
   assert experiment.training_order(exp.arms, ('amat',)) == (['std', 'amat'], ['std'])
 
@@ -277,8 +277,8 @@ def _distilling(**student):
 def test_a_student_has_the_finished_teacher_in_its_memory(tmp_path):
   config, source = _distilling(), _source()
   exp = _experiment(config, source)
-  told = description.describe(exp, config, light=True)['gradients']['per_arm']
-  assert told == {'student': 2 * 4, 'teacher': 2 * 4}
+  told = description.describe(exp, config, light=True)['passes']['per_arm']
+  assert told == {'student': 2 * 4 * 2, 'teacher': 2 * 4}  # the student sees the teacher's outputs
   assert description.describe(exp, config, ('student',))['arms']['student']['needs'] == ['teacher']
   command = commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)
   run = stages.Run(exp, config, command)
@@ -299,7 +299,7 @@ def test_a_copy_is_the_trained_network_and_other_keys_are_other_trainings(tmp_pa
   config.arms.copied = {'defense': config.arms.student.defense, 'copy_of': 'student'}
   exp = _experiment(config, source)
   assert exp.arms['copied'].needs == ('student',)
-  told = description.describe(exp, config, light=True)['gradients']['per_arm']
+  told = description.describe(exp, config, light=True)['passes']['per_arm']
   assert told['copied'] == 0 < told['student']
   stages.Run(
     exp, config, commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)

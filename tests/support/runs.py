@@ -55,9 +55,23 @@ def start(*words, fresh=False, env=None):
   )
 
 
-def main(*words, code=0, timeout=1200, fresh=False, **env):
-  """Runs the program to its end; returns what it said, as .stdout and .stderr."""
-  process = start(*words, fresh=fresh, env=environment(**env))
+COUNTED = """
+import sys
+from support import counted
+sys.exit(counted.run(sys.argv[2:], sys.argv[1]))
+"""
+
+
+def main(*words, code=0, timeout=1200, fresh=False, counted=None, **env):
+  """Runs the program to its end; returns what it said, as .stdout and .stderr.
+
+  counted: the file that the passes through networks are written to, see `support.counted`.
+  """
+  if counted:
+    words = [str(word) for word in (counted, *words)]
+    process = forked.Process(words, env=environment(**env), cwd=ROOT, code=COUNTED)
+  else:
+    process = start(*words, fresh=fresh, env=environment(**env))
   try:
     done = Done(*process.communicate(timeout=timeout))
   finally:

@@ -16,7 +16,7 @@ from robustmed.models import nnunet_planner
 from robustmed.papers.amat import claims, parts
 from robustmed.process import files, parallel
 from robustmed.report import spec
-from robustmed.runs import experiment, slice_examples
+from robustmed.runs import costs, experiment, slice_examples
 
 METRIC, HIGHER_IS_BETTER = 'DICE', True
 CRITERIA = {
@@ -158,18 +158,17 @@ def volume_cells(
   arm: str,
   trial: trials.Trial,
   finished: Collection[str],
-) -> dict[str, int]:
-  """{file in results/: input gradients} of a network's whole volumes.
-
-  A clean image counts as one gradient, as in the grid, an attacked one as those of `attack`.
-  """
+) -> dict[str, types.Cost]:
+  """{file in results/: its cost} of a network's whole volumes."""
   del finished
+  # Volumes are predicted one by one; their batches are padded to whole ones.
   size = config.evaluate.batch_size
-  # Volumes are predicted one by one, in padded batches.
   depths = data.depths(parts.source_config(config, *trial.fold))
   padded = [-(-depth // size) * size for depth in depths]
-  attacked = sum(padded[: config.evaluate.volumes]) * attack.num_gradients
-  return {f'{PARTS}/{part_file(arm, trial)}': sum(padded) + attacked}
+  clean, attacked = sum(padded), sum(padded[: config.evaluate.volumes])
+  own = costs.attacked(attack, attacked)
+  whole = own._replace(gradients=own.gradients + costs.scored(clean).gradients)
+  return {f'{PARTS}/{part_file(arm, trial)}': whole}
 
 
 def _volumes_of(config, context, model) -> pd.DataFrame:

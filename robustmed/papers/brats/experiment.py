@@ -14,7 +14,7 @@ from robustmed.data.brain import brain_augment, brains, brats_files
 from robustmed.evaluation import trials
 from robustmed.papers.brats import evaluation, pairing, report
 from robustmed.papers.brats import rows as brats_rows
-from robustmed.runs import experiment
+from robustmed.runs import costs, experiment
 
 STUDENT_KEY = 1  # of all students, so that temperatures are compared; teachers have the run's
 READINGS = {
@@ -183,11 +183,13 @@ def _multiply(arms) -> None:
 
 def study_cells(
   config: ml_collections.ConfigDict, arm: str, trial: trials.Trial, finished: Collection[str]
-) -> dict[str, int]:
-  """Input gradients of the curves against the number of iterations, by file in results/."""
+) -> dict[str, types.Cost]:
+  """The cost of the curves against the number of iterations, by file in results/."""
   del finished
-  if arm not in config.evaluate.iteration_arms:
+  if arm not in config.evaluate.iteration_arms or not config.evaluate.iterations:
     return {}
-  count = data.sizes(source_config(config)).get('test', 0) * config.evaluate.iterations
+  size = data.sizes(source_config(config)).get('test', 0)
+  count, steps = costs.padded(size, config.evaluate.batch_size), config.evaluate.iterations
+  each = types.Cost(gradients=count * steps, forwards=count, passes=0)
   names = evaluation.curve_attacks(config)
-  return {evaluation.curve_file(arm, trial, name): count for name in names}
+  return {evaluation.curve_file(arm, trial, name): each for name in names}

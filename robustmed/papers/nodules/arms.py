@@ -1,6 +1,7 @@
 """The arms of the study of nodules: candidate networks, synthesiser, classifiers and what each of
 them learns from."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def make(
       needs += (config.pools.victim, *_makers(added[name]))
       learns = arm.prepared._replace(
         source=_with_pools(config, added[name], task_of),
-        passes=_passes(config, [one for one in added[name] if one not in paid]),
+        cost=functools.partial(_cost, config, [one for one in added[name] if one not in paid]),
       )
       arm = arm._replace(prepared=learns)
       paid |= set(added[name])
@@ -81,11 +82,17 @@ def check_pools(arm: str, added: Sequence[str]) -> None:
     filled[kind] = name
 
 
-def _passes(config, names):
-  """Attack gradients of these pools in passes over the training patches, about."""
-  gradients = sum(nodules_pools.gradients(config, name) for name in names)
-  train = data.sizes(source_config(config)).get('train', 0) if gradients else 1
-  return gradients / max(1, train)
+def _cost(config, names, examples) -> types.Cost:
+  """The cost of these pools, each made by the first arm that learns from it."""
+  del examples
+  begin, own, others = patches(config, 'train'), types.Cost(passes=0), ()
+  for name in names:
+    role = nodules_pools.POOLS[name].role
+    count = config.pools.counts[name] or begin.get(role, 0)
+    found = nodules_pools.cost(config, name, count)
+    own = types.Cost(*(a + b for a, b in zip(own[:3], found[:3])))
+    others += found.others
+  return own._replace(others=others)
 
 
 # What is learnt from ------------------------------------------------------------------------------
@@ -94,6 +101,16 @@ def _passes(config, names):
 def source_config(config: ml_collections.ConfigDict, **more: Any) -> dict[str, Any]:
   """The fields of config.data that the chosen source knows, with `more` on top."""
   return {**data.source_config(config.data.to_dict()), **more}
+
+
+def patches(config: ml_collections.ConfigDict, split: str) -> dict[str, int]:
+  """Role -> about how many patches a split has of it, '' -> how many scans; no scan is read."""
+  fields = source_config(config)
+  size = lambda **more: data.sizes({**fields, **more}).get(split, 0)
+  nodules = size(negatives=0, backgrounds=0)
+  scans = size(negatives=1, backgrounds=0) - nodules
+  each = {'negative': config.data.negatives, 'background': config.data.backgrounds}
+  return {'': scans, 'nodule': nodules, **{role: scans * count for role, count in each.items()}}
 
 
 def tiles(config: ml_collections.ConfigDict) -> data.Source:

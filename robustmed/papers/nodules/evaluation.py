@@ -20,6 +20,7 @@ from robustmed import errors, types
 from robustmed.data import pipeline, store
 from robustmed.data.chest import nodule_scans
 from robustmed.evaluation import grid, trials
+from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import pools as nodules_pools
 from robustmed.papers.nodules import recipes, scans, stored_pools
 from robustmed.process import files, parallel
@@ -114,15 +115,23 @@ def _cell(arm: str, trial: trials.Trial, kind: Kind) -> grid.Cell:
   return grid.Cell(arm, trial, kind.attack, kind.eps)
 
 
-def study_cells(config, arm: str, trial: trials.Trial, finished: Collection[str]) -> dict[str, int]:
-  """Input gradients of the searches in the white box, by file in results/."""
+def study_cells(
+  config, arm: str, trial: trials.Trial, finished: Collection[str]
+) -> dict[str, types.Cost]:
+  """The cost of a network's stress tests and scans, by file in results/; what is made for all
+  networks is counted with the one that is attacked."""
   del finished
-  return {
-    file_of(arm, trial, kind): nodules_pools.gradients(
-      config, kind.pool, max(1, _count(config, kind))
-    )
-    for kind in own(config)
-  }
+  begin = nodules_arms.patches(config, 'test')
+
+  found, attacked = {}, arm == config.pools.victim
+  size = config.evaluate.batch_size
+  for kind in [*kinds(config), *own(config)]:
+    made, count = types.Cost(passes=0), _count(config, kind) or begin[kind.role]
+    if kind.pool in nodules_pools.POOLS and (attacked or kind.attack.startswith(OWN)):
+      made = nodules_pools.cost(config, kind.pool, count)
+    scored = -(-count // size) * size
+    found[file_of(arm, trial, kind)] = made._replace(gradients=made.gradients + scored)
+  return {**found, **scans.study_cells(config, arm, trial.seed, begin[''])}
 
 
 def _count(config, kind) -> int:

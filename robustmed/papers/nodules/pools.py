@@ -48,11 +48,18 @@ def needs_synthesiser(names: Sequence[str]) -> bool:
   return any(name in SYNTHETIC for name in names)
 
 
-def gradients(config: ml_collections.ConfigDict, name: str, count: int = 0) -> int:
-  """Gradients that the search of a training pool costs; with 0 patches none are known."""
-  search = POOLS[name].search
-  count = count or config.pools.counts[name]
-  return count * config.pools[search].num_steps if search else 0
+def cost(config: ml_collections.ConfigDict, name: str, count: int) -> types.Cost:
+  """The cost of `count` patches of a pool on the network that the searches attack."""
+  if name.startswith('poisson'):
+    return types.Cost(passes=0)
+  attack = recipes.make_search(search_of(config, name))[0] if POOLS[name].search else None
+  gradients = count * (attack.num_gradients if attack else 0)
+  forwards = count * (attack.num_forwards if attack else 1)  # the value of what was made
+  own = types.Cost(gradients, forwards, passes=0)
+  if name not in SYNTHETIC:
+    return own
+  decoded = own._replace(forwards=forwards + count)
+  return own._replace(others=((make_synthesiser(config).decoder, decoded),))
 
 
 def make_synthesiser(config: ml_collections.ConfigDict) -> synthesiser.Model:

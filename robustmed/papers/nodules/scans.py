@@ -5,6 +5,7 @@ ARM.seedN.csv, which `python -m robustmed.metrics.froc` scores as well.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import data, errors, types
-from robustmed.data.chest import nodule_scans
+from robustmed.data.chest import nodule_scans, phantom_chest
 from robustmed.evaluation import grid
 from robustmed.metrics import froc
 from robustmed.metrics.froc import luna16
@@ -23,10 +24,13 @@ from robustmed.papers.nodules import candidates as finding
 from robustmed.papers.nodules import pools
 from robustmed.process import console, files, parallel
 from robustmed.runs import artifacts
+from robustmed.tasks import sliding
 
 FOLDER, ANNOTATIONS, KINDS, PARTS = 'froc', 'annotations', 'nodules.csv', 'parts'
 FOUND = 'candidates'  # the submission whose probabilities are those of the candidate networks
 HEAT, BOXES = f'{FOUND}_heat', f'{FOUND}_boxes'  # the same of each kind alone, where there are two
+CHEST = {'': (320.0, 350.0, 350.0), 'phantom_nodules': phantom_chest.SIDES}  # millimetres
+LISTED = 620  # candidates of a scan of LUNA16 in its own list
 READ = ('confidence', 'uncertainty', 'entropy')
 
 
@@ -69,6 +73,26 @@ def run(config, context: artifacts.Context, trained: pools.Trained, models) -> N
       whole = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
       with files.replacing(folder / f'{name}.csv') as temporary:
         whole.to_csv(temporary, index=False)
+
+
+def study_cells(config, arm: str, seed: int, count: int) -> dict[str, types.Cost]:
+  """The cost of `count` scans by file in results/; their candidates, which are found once, with the
+  arm that the searches attack. About: scans have the sizes of a chest."""
+  listed = config.data.candidates == 'luna_v2'
+  candidates = LISTED if listed else config.candidates.settings.limit
+  size = config.evaluate.batch_size
+  own = types.Cost(forwards=count * -(-candidates // size) * size, passes=0)
+  found = {f'{FOLDER}/{arm}.seed{seed}.csv': own}
+  if arm == config.pools.victim:
+    extent = np.divide(CHEST.get(config.data.source, CHEST['']), config.tiles.spacing)
+    patch = (config.tiles.side,) * 3
+    whole = tuple(max(math.ceil(side), config.tiles.side) for side in extent)
+    tiles = len(sliding.starts(whole, patch, step=config.candidates.settings.step))
+    each = types.Cost(forwards=count * tiles, passes=0)
+    arms = nodules_arms.candidate_arms(config)
+    others = tuple((one.network.task, each) for one in arms.values())
+    found[f'{FOLDER}/{FOUND}.seed{seed}.csv'] = types.Cost(passes=0, others=others)
+  return found
 
 
 def _scorer(context, wanted, programs, name):

@@ -43,7 +43,8 @@ class Model(NamedTuple):
 
   judge: (variables, image, train) -> (scores [b], state). `task` holds init, image_shape and
   predict, the reconstruction at the mean of the code. Images are nodules cut out with a soft edge,
-  [b, *sides, 1] in [0, 1] and 0 outside.
+  [b, *sides, 1] in [0, 1] and 0 outside. `generator`, `decoder` and `critic` are tasks with predict
+  of that network alone, for counts of what each does.
   """
 
   encode: Callable[..., networks.Latent]
@@ -51,6 +52,9 @@ class Model(NamedTuple):
   judge: Callable[..., tuple[Array, PyTree]]
   task: types.Task
   latent: int
+  generator: types.Task
+  decoder: types.Task
+  critic: types.Task
 
 
 def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
@@ -72,7 +76,19 @@ def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
   task = binding.bind_without_losses(module, image_shape=image_shape)
   encode = lambda variables, image: module.apply(variables, image, method='encode')
   decode = lambda variables, code: module.apply(variables, code, method='decode')
-  return Model(encode, decode, judge, task, module.latent)
+  alone = lambda predict: task._replace(predict=predict)
+  return Model(
+    encode,
+    decode,
+    judge,
+    task,
+    module.latent,
+    generator=alone(lambda variables, image: decode(variables, encode(variables, image).mean)),
+    decoder=alone(
+      lambda variables, image: decode(variables, image.reshape(len(image), -1)[:, : module.latent])
+    ),
+    critic=alone(lambda variables, image: judge(variables, image)[0]),
+  )
 
 
 def cut_out(batch: types.Batch) -> Array:
@@ -132,10 +148,20 @@ def fitting(
       types.Phase(CRITIC, critic_loss, f'^{CRITIC}/', CRITIC, repeat=weights.critic_steps),
       types.Phase(GENERATOR, generator_loss, f'^{GENERATOR}/', GENERATOR),
     ),
-    cost=types.Cost(
-      forwards=weights.critic_steps, passes=1 + (weights.prior > 0) + 3 * weights.critic_steps
-    ),
+    cost=_cost(model, weights),
   )
+
+
+def _cost(model: Model, weights: Weights) -> types.Cost:
+  """Of one step; a penalty on the critic's gradient is about as much as two more images."""
+  free, steps = int(weights.prior > 0), weights.critic_steps
+  looks = steps * (2 + 2 * bool(weights.penalty))
+  each = (
+    (model.generator, types.Cost(forwards=steps, passes=1)),
+    (model.decoder, types.Cost(passes=free)),
+    (model.critic, types.Cost(gradients=1 + free, passes=looks)),
+  )
+  return types.Cost(passes=0, others=each)
 
 
 def _other(keys, number):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import jax
 import ml_collections
 
-from robustmed import data, errors
+from robustmed import data, errors, types
 from robustmed.data.spine import ood as ood_images
 from robustmed.evaluation import grid, trials
 from robustmed.papers.spine import claims, disks, evaluation, ood, report
@@ -150,16 +150,25 @@ def _chosen(config, indices):
 
 def ood_cells(
   config: ml_collections.ConfigDict, arm: str, trial: trials.Trial, finished: Collection[str]
-) -> dict[str, int]:
-  """Input gradients of every attack from outside that an arm meets, by its file in results/."""
+) -> dict[str, types.Cost]:
+  """The cost of every attack from outside that an arm meets, by its file in results/."""
   del finished
   size = data.sizes(disks.source_config(config)).get('test', 0)
   count = len(_chosen(config, range(size)))
-  settings = ood_settings(config)
-  cells = {}
-  for name in config.ood.arms.get(arm, ()):
-    cell = grid.Cell(arm, trial, name, settings[name].eps)
-    cells[f'{OOD_PARTS}/{cell.file}'] = count * settings[name].attack.num_gradients
+  settings, cells = ood_settings(config), {}
+  scored = types.Cost(forwards=2 * count, passes=0)  # what is wanted, and what comes out
+  names = config.ood.arms.get(arm, ())
+  for name in ([ood.IND] if names else []) + [
+    ood.START + start for start in dict.fromkeys(settings[name].start for name in names)
+  ]:
+    cells[f'{OOD_PARTS}/{grid.Cell(arm, trial, name, 0.0).file}'] = scored
+  for name in names:
+    cell, attack = grid.Cell(arm, trial, name, settings[name].eps), settings[name].attack
+    cells[f'{OOD_PARTS}/{cell.file}'] = types.Cost(
+      gradients=count * attack.num_gradients,
+      forwards=count * (attack.num_forwards + 1) + scored.forwards,
+      passes=0,
+    )
   return cells
 
 

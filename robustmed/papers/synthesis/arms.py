@@ -5,7 +5,7 @@ import functools
 import jax
 import ml_collections
 
-from robustmed import errors
+from robustmed import errors, types
 from robustmed.data import pipeline, store
 from robustmed.data.abdomen import ct_slices
 from robustmed.generators import hardening, synthesis, training
@@ -45,9 +45,9 @@ def generator_cases(config: ml_collections.ConfigDict) -> dict[str, tuple[float,
   return {generator_name(xi, arm, options.target): (float(xi), arm) for arm, xi in wanted}
 
 
-def make(config, task, arms) -> dict[str, experiment.Arm]:
+def make(config, task, arms, model: synthesis.Model) -> dict[str, experiment.Arm]:
   """The generators and the hardened segmenter, which trains on their images."""
-  options, model, weights = config.synthesis, make_model(config), make_weights(config)
+  options, weights = config.synthesis, make_weights(config)
   rules = dict(config.synthesis.to_dict()['train'])
   # The hardened network has the model of the target, from whose weights it starts.
   own_task = lambda arm: arms[options.target if arm == HARDENED else arm].network.task or task
@@ -72,6 +72,7 @@ def make(config, task, arms) -> dict[str, experiment.Arm]:
           segmenter=finished.load(target)
         ),
         source=_whole_slices,
+        cost=functools.partial(_looks, config, model, victim, rules),
         selection=functools.partial(_selection, config, model, victim, xi=xi, target=target),
       ),
     )
@@ -104,6 +105,16 @@ def _hardened(config, model, target, task, generators) -> experiment.Arm:
       defense=lambda finished: defense_of(variables=tuple(map(finished.load, names))),
       source=_whole_slices,
     ),
+  )
+
+
+def _looks(config, model, victim, rules, examples) -> types.Cost:
+  """The cost of looking at all checkpoints of a generator (`_selection`)."""
+  count = rules['steps'] // rules['checkpoint_every'] * min(config.synthesis.judged, examples)
+  looks = types.Cost(forwards=count, passes=0)
+  return types.Cost(
+    passes=0,
+    others=((model.generator, looks), (victim, looks._replace(forwards=2 * count))),
   )
 
 

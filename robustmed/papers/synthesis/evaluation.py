@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pandas as pd
 
+from robustmed import types
 from robustmed.data.abdomen import ct_slices
 from robustmed.evaluation import trials
 from robustmed.generators import synthesis
 from robustmed.papers.synthesis import arms
 from robustmed.papers.synthesis import slices as evaluation
 from robustmed.process import console, files, parallel
-from robustmed.runs import artifacts
+from robustmed.runs import artifacts, costs
 from robustmed.training import checkpoints
 
 PARTS, ROWS, SUBJECTS = 'generators', 'generators.parquet', 'subjects.parquet'
@@ -53,20 +54,23 @@ def evaluate(config, context, models, rows) -> None:
 
 
 def study_cells(
-  config, slices, arm: str, trial: trials.Trial, finished: Collection[str]
-) -> dict[str, int]:
-  """{file in results/: input gradients} of the generators trained against `arm`.
+  config, slices, model, task_of, arm: str, trial: trials.Trial, finished: Collection[str]
+) -> dict[str, types.Cost]:
+  """{file in results/: cost} of the generators trained against `arm`.
 
-  slices: () -> number of slices of all test subjects. finished: all arms of the run.
+  slices: () -> number of slices of all test subjects. task_of: arm -> its task. finished: all arms
+  of the run.
   """
-  options = config.synthesis
-  cost = functools.partial(evaluation.gradients, pgd_steps=options.pgd_steps, draws=options.draws)
+  cost = functools.partial(
+    evaluation.cost,
+    images=costs.padded(slices(), config.evaluate.batch_size),
+    task_of=task_of,
+    generator=model.generator,
+    pgd_steps=config.synthesis.pgd_steps,
+    draws=config.synthesis.draws,
+  )
   cases = _among(_planned(config, lambda name: None), finished)
-  return {
-    f'{PARTS}/{case.file(trial.seed)}': slices() * cost(case)
-    for case in cases
-    if case.target == arm
-  }
+  return {f'{PARTS}/{case.file(trial.seed)}': cost(case) for case in cases if case.target == arm}
 
 
 def _planned(config, loader) -> list[evaluation.Case]:

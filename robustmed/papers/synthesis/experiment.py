@@ -26,7 +26,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   own_task = lambda fields: build_task(tuple(sorted(fields.items())))
   task = own_task({})
   arms = experiment.make_arms(task, read(config), make_task=own_task)
-  arms |= synthesis_arms.make(config, task, arms)
+  model = synthesis_arms.make_model(config)
+  arms |= synthesis_arms.make(config, task, arms, model)
+  task_of = lambda arm: arms[arm].network.task or task
   slices = functools.cache(lambda: sum(data.depths(source_config(config))))
   return experiment.Experiment(
     task=task,
@@ -55,7 +57,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       experiment.Study(
         'generators',
         functools.partial(evaluation.evaluate, config),
-        functools.partial(evaluation.study_cells, config, slices),
+        functools.partial(evaluation.study_cells, config, slices, model, task_of),
       ),
     ),
   )

@@ -45,16 +45,29 @@ class Case(NamedTuple):
     return f'{self.name}.on_{"+".join(self.segmenters)}.seed{seed}.parquet'
 
 
-def gradients(case: Case, *, pgd_steps: int, draws: int) -> int:
-  """The cost of one image in input gradients.
-
-  Every scored image counts as one, as in the grid, and three draws of the generator, which are
-  forward passes, as another.
-  """
+def cost(
+  case: Case,
+  images: int,
+  *,
+  task_of: Callable[[str], types.Task],
+  generator: types.Task,
+  pgd_steps: int,
+  draws: int,
+) -> types.Cost:
+  """The cost of so many images on the target; `generator` is the task of generators alone."""
   shown = len(KINDS) if case.controls else 1
-  scored = 1 + shown + 2 * (len(case.segmenters) - 1)  # with the clean image
-  drawn = -(-(1 + case.controls * draws) // 3)
-  return scored + drawn + case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
+  search = case.controls * _SIZINGS * _attack(pgd_steps).num_gradients
+  before = case.controls  # the outputs on clean images, for the search
+  others = [(generator, types.Cost(forwards=images * (1 + case.controls * draws), passes=0))]
+  # A score looks at the image and at the clean one.
+  for arm in case.segmenters[1:]:
+    others.append((task_of(arm), types.Cost(forwards=2 * images * 2, passes=0)))
+  return types.Cost(
+    gradients=images * search,
+    forwards=images * (2 * (1 + shown) + before),
+    passes=0,
+    others=tuple(others),
+  )
 
 
 def _attack(num_steps):

@@ -56,11 +56,10 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
     evaluated=False,
     prepared=experiment.Prepared(source=lambda finished: _mixed('kept', None, finished)),
   )
-  train = sum(moons.sizes(config.data)[name] for name in ('train',))
   for name, options in config.arms.items():
     errors.lookup(REAL, options.real, kind=f'real points of arm {name!r}')
     kinds = _kinds(name, options.added)
-    needs, passes = (), 0.0
+    needs, gradients = (), 0
     for how in kinds:
       if how.needs_codes:
         needs += (VAE,)
@@ -68,14 +67,14 @@ def make(config, task: types.Task) -> dict[str, experiment.Arm]:
         errors.lookup(config.arms, config.search.victim, kind='arm that the searches attack')
         needs += (config.search.victim,)
         steps = config.search.attacks[how.count].num_steps
-        passes += steps * config.search[how.count] * config.data.replicates / train
+        gradients += steps * config.search[how.count] * config.data.replicates
     arms[name] = experiment.Arm(
       name=name,
       defense=standard.make(task),
       train=experiment.train_options(config, {}),
       prepared=experiment.Prepared(
         needs=tuple(dict.fromkeys(needs)),
-        passes=passes,
+        cost=lambda examples, count=gradients: types.Cost(gradients=count, passes=0),
         source=lambda finished, real=options.real, kinds=kinds: _mixed(
           real, kinds and (lambda: added(config, task, kinds, finished)), finished
         ),

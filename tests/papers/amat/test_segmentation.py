@@ -163,7 +163,7 @@ def test_amat_costs_sat_and_one_forward_pass():
   assert ours.gradients == sat.gradients and ours.passes == sat.passes
   assert ours.forwards == sat.forwards + 1
   plan = description.describe(exp, chosen, light=True)
-  assert plan['gradients']['per_arm']['amat'] > plan['gradients']['per_arm']['sat_5']
+  assert plan['passes']['per_arm']['amat'] > plan['passes']['per_arm']['sat_5']
 
 
 def test_a_centred_patch_goes_back_to_its_place():

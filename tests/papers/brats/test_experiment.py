@@ -59,7 +59,7 @@ def test_multiplied_logits_are_trained_once_for_all_temperatures():
       own = {'params': {'w': 1}, 'fixed': {'logit_gain': gain}}
       assert start(own) == {'params': {'w': 3}, 'fixed': {'logit_gain': gain}}
   assert (
-    description.describe(exp, config(3, 'paper'), light=True)['gradients']['per_arm']['distil_5000']
+    description.describe(exp, config(3, 'paper'), light=True)['passes']['per_arm']['distil_5000']
     == 0
   )
 

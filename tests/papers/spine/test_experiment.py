@@ -81,8 +81,8 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   arms = told['arms']
   assert all(arm['steps'] == 10_000 and arm['batch_size'] == 64 for arm in arms.values())
   assert len([name for name in arms if name.split('_', 1)[1] in KINDS]) == 15
-  assert arms['P05_adv_rs']['gradients'] == 10_000 * 64 * (2 * 20 + 3)
-  assert arms['P05_adv_r']['gradients'] == 10_000 * 64 * (20 + 2)
+  assert arms['P05_adv_rs']['passes'] == 10_000 * 64 * (2 * 20 + 3)
+  assert arms['P05_adv_r']['passes'] == 10_000 * 64 * (20 + 2)
   assert arms['P10_adv_rs_scratch']['needs'] == []
   attack = told['attacks']['pgd_reg']
   assert attack['levels'] == [0.01, 0.03, 0.05, 0.07, 0.1, 0.2]
