@@ -220,12 +220,16 @@ def test_columns_of_the_stress_tests(config):
   assert [kind.attack for kind in evaluation.own(config)] == ['own_noise_pgd']
   assert kinds['codes', 0.15].searched and not kinds['random', 1.0].searched
   cells = evaluation.study_cells(config, 'syn', trials.Trial(1), ())
-  searched, scored = 4 * 2, 4  # two steps, then a score of each
+  searched, scored = 4 * 2, 8  # two steps; scores are made in whole batches
   assert cells.pop('stress/syn.seed1.own_noise_pgd.0.15.parquet')[:3] == (searched + scored, 4, 0)
   assert cells.pop('froc/syn.seed1.csv')[:3] == (0, 2 * 8, 0)  # five candidates of each scan
   assert len(cells) == len(kinds) and all(cost.forwards == 0 for cost in cells.values())
   attacked = evaluation.study_cells(config, 'beta_finetune', trials.Trial(1), ())
-  assert attacked['stress/beta_finetune.seed1.noise_pgd.0.15.parquet'][:3] == (searched + 4, 4, 0)
+  assert attacked['stress/beta_finetune.seed1.noise_pgd.0.15.parquet'][:3] == (
+    searched + scored,
+    4,
+    0,
+  )
   assert [cost.others for cost in attacked.values() if cost.others]  # codes, candidates
   with config.unlocked():
     config.stress.white_box = ('random',)
