@@ -52,9 +52,9 @@ class Model(NamedTuple):
   judge: Callable[..., tuple[Array, PyTree]]
   task: types.Task
   latent: int
-  generator: types.Task
-  decoder: types.Task
-  critic: types.Task
+  generator: types.Task | None = None
+  decoder: types.Task | None = None
+  critic: types.Task | None = None
 
 
 def make(options: Mapping[str, Any], *, image_shape: tuple[int, ...]) -> Model:
