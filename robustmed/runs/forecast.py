@@ -2,7 +2,8 @@
 
 import pathlib
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,11 +84,13 @@ def _shown(exp, config, arm, trial, number) -> dict[str, types.Cost]:
   return found
 
 
-def announce(work: costs.Work) -> None:
-  """Prints one line if so much work takes longer than a minute here."""
+def announce(work: costs.Work, *, objective: str = '', batches: grid.Batches | None = None) -> None:
+  """Prints one line if so much work takes longer than a minute here; `objective` and `batches` are
+  those of `seconds`."""
   if float(parallel.broadcast_from_writer(np.float32(work.multiply_adds()))) < TRIVIAL:
     return
-  duration = seconds(work)
+  sample = grid.device_batch(next(iter(batches()))) if batches else None
+  duration = seconds(work, objective=objective, sample=sample)
   if duration > LONG:
     kinds = work.by_kind()
     console.say(
@@ -97,17 +100,21 @@ def announce(work: costs.Work) -> None:
     )
 
 
-def seconds(work: costs.Work) -> float:
+def seconds(
+  work: costs.Work, *, objective: str = '', sample: Mapping[str, Any] | None = None
+) -> float:
   """How long the passes take on all devices, by the speed of each network that does much of them.
 
-  A small network does fewer operations a second than a large one.
+  A small network does fewer operations a second than a large one. Networks of tasks with that
+  `objective` are measured with it on the batch `sample`, as attacks ascend it; others alone.
   """
   known: dict[tuple, float] = {}  # seconds of a forward pass by size of the network
   total, duration = work.multiply_adds(), 0.0
   for part in sorted(work.parts.values(), key=lambda part: -part.multiply_adds):
     size = costs.multiply_adds(part.task), part.task.image_shape
     if size not in known and (not known or part.multiply_adds > SMALL * total):
-      known[size] = 0.5 / gradients_per_second(part.task, part.batch_size)
+      rate = gradients_per_second(part.task, part.batch_size, objective=objective, sample=sample)
+      known[size] = 0.5 / rate
     if size in known:
       duration += costs.forwards(part.cost) * known[size]
     else:
@@ -116,23 +123,36 @@ def seconds(work: costs.Work) -> float:
   return duration
 
 
-def gradients_per_second(task: types.Task, batch_size: int) -> float:
+def gradients_per_second(
+  task: types.Task,
+  batch_size: int,
+  *,
+  objective: str = '',
+  sample: Mapping[str, Any] | None = None,
+) -> float:
   """Input gradients per second over all hosts, measured on a randomly initialised network."""
   variables = task.init(jax.random.key(0))
   size = parallel.round_up(-(-batch_size // parallel.process_count()))
-  image = np.zeros((size, *task.image_shape), np.float32)
+  batch = {'image': np.zeros((size, *task.image_shape), np.float32)}
+  attacked = sample is not None and objective in task.objectives
+  if attacked and sample['image'].shape[1:] == tuple(task.image_shape):
+    batch = dict(sample)
 
-  def one_device(variables, image):
+  def one_device(variables, batch):
     def total(image):
-      return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(task.predict(variables, image)))
+      outputs = task.predict(variables, image)
+      if len(batch) > 1:
+        return jnp.sum(task.objectives[objective](outputs, {**batch, 'image': image}))
+      return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs))
 
-    return jax.grad(total)(image)
+    return jax.grad(total)(batch['image'])
 
   program = parallel.each_device(one_device, split=(1,))
-  once = lambda: jax.block_until_ready(program(variables, image))
+  once = lambda: jax.block_until_ready(program(variables, batch))
   once()
   started, count = time.monotonic(), 0
   while time.monotonic() - started < MEASURED or count < 2:
     once()
     count += 1
-  return count * size * parallel.process_count() / (time.monotonic() - started)
+  done = count * len(batch['image']) * parallel.process_count()
+  return done / (time.monotonic() - started)

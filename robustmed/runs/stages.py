@@ -310,7 +310,9 @@ class Run:
       finished=[name for name in self.exp.arms if not self.networks.untrained([name])],
     )
     with errors.during('measuring the speed for the forecast'):
-      forecast.announce(work)
+      main = self.exp.grid.probes[self.exp.grid.main].objective
+      batches = functools.partial(self._test_batches, *self.exp.trials()[0].fold)
+      forecast.announce(work, objective=main, batches=batches)
 
   def _print_table(self) -> None:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')

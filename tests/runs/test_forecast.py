@@ -178,7 +178,9 @@ def _work(gradients, *, speeds, monkeypatch, sizes=None):
   asked = []
   made = {name: types.Task(*[name] * 6, image_shape=(4,)) for name in gradients}
   monkeypatch.setattr(
-    forecast, 'gradients_per_second', lambda task, _: asked.append(task.init) or speeds[task.init]
+    forecast,
+    'gradients_per_second',
+    lambda task, *_, **__: asked.append(task.init) or speeds[task.init],
   )
   monkeypatch.setattr(costs, 'multiply_adds', lambda task: (sizes or {}).get(task.init, 10_000_000))
   work = costs.Work()
@@ -228,8 +230,17 @@ def test_kinds_of_passes_have_their_weights():
   assert work.multiply_adds() == 10 * (2 * 2 + 3 + 3 * 4) * each
 
 
-def test_the_rate_counts_examples(monkeypatch):
+def test_the_rate_counts_examples():
   task, shapes = toys.task(), []
-  predict = lambda variables, image: shapes.append(image.shape) or task.predict(variables, image)
-  rate = forecast.gradients_per_second(task._replace(predict=predict), 3)
-  assert 0 < rate < float('inf') and shapes == [(2, *task.image_shape)]  # four on two devices
+  inner = task.predict
+  predict = lambda variables, image: shapes.append(image.shape) or inner(variables, image)
+  task = task._replace(predict=predict)
+  assert 0 < forecast.gradients_per_second(task, 3) < float('inf')
+  assert shapes == [(2, *task.image_shape)]  # four on two devices
+  losses = []
+  value = task.objectives['bce']
+  counted = lambda outputs, batch: losses.append(len(batch['mask'])) or value(outputs, batch)
+  task = task._replace(objectives={'bce': counted})
+  rate = lambda **more: forecast.gradients_per_second(task, 3, **more)
+  assert rate(objective='bce', sample=toys.batch(6)) > 0 and losses == [3]
+  assert rate(objective='dice', sample=toys.batch(6)) > 0 and losses == [3]
