@@ -9,8 +9,8 @@ from robustmed import errors
 SMOKE_PATCH = (24, 16)
 # Trainings of the presets demo and real. SAT and AMAT go on from the weights of STD, so that they
 # converge within minutes, with shorter attacks; the paper trains every arm from scratch. The rule
-# of the optimiser is `_sgd`.
-SHORT = {'width': 0.25, 'batch_size': 32, 'num_steps': 5}
+# of the optimiser is `_short`; 'warm_lr' is the rate of what goes on from STD.
+SHORT = {'width': 0.25, 'batch_size': 32, 'num_steps': 5, 'lr': 1e-2, 'warm_lr': 3e-3}
 SHORT_STEPS = {'demo': {'std': 400, 'others': 250}, 'real': {'std': 800, 'others': 300}}
 SIZES = ('demo', 'smoke', 'real', 'paper')
 # The paper's text and its authors' code differ; the printed numbers are of the code. Segmentation
@@ -114,7 +114,9 @@ def segmentation(
     {
       'steps': epochs * epoch_steps,
       'batch_size': batch_size,
-      'optimisers': {'main': _sgd(epoch_steps, short=preset != 'paper')},
+      'optimisers': {
+        'main': _sgd(epoch_steps) if preset == 'paper' else _short(SHORT['lr'], epoch_steps)
+      },
       # examples of a batch that are in memory at a time; 0: all
       'micro_batch': micro_batch if preset == 'paper' else 0,
       'ema': 0.0,
@@ -166,7 +168,11 @@ def segmentation(
     config.train.steps = steps['std']
     for name, arm in config.arms.items():
       if name != 'std':
-        arm.update({'init_from': 'std', 'train': {'steps': steps['others']}})
+        own = {
+          'steps': steps['others'],
+          'optimisers': {'main': _short(SHORT['warm_lr'], epoch_steps)},
+        }
+        arm.update({'init_from': 'std', 'train': own})
   if preset == 'smoke':
     _smoke(config, grid, at, share=used[0] / patch[0])
   return config
@@ -248,20 +254,34 @@ def scaled(level: float, scale: float) -> float:
   return float(f'{level * scale:.4g}')
 
 
-def _sgd(epoch_steps: int, *, short: bool) -> dict:
-  """The authors' optimiser; a short run has momentum 0.9 in place of 0.99 at ten times the rate.
-
-  The step size in the limit is the same; momentum 0.99 averages over a hundred steps, too many for
-  a run of some hundred.
-  """
+def _sgd(epoch_steps: int) -> dict:
+  """The authors' optimiser."""
   return {
     'name': 'sgd',
-    'lr': 0.1 if short else 0.01,
-    'momentum': 0.9 if short else 0.99,
+    'lr': 0.01,
+    'momentum': 0.99,
     'nesterov': True,
     'weight_decay': 3e-5,
     'clip': 12.0,
     'schedule': 'poly',
+    'steps_per_epoch': epoch_steps,
+  }
+
+
+def _short(lr: float, epoch_steps: int) -> dict:
+  """The optimiser of short runs of segmentation.
+
+  With 400 steps of 32 on all training cases of two folds of the hippocampus, five seeds each, the
+  clean Dice of STD was 0.74 to 0.78 in one fold and 0.80 to 0.82 in the other. Both the high rate
+  and the clipping matter: with 3e-3 and a clip at 12 one of five seeds missed one of both classes.
+  """
+  return {
+    'name': 'adamw',
+    'lr': lr,
+    'weight_decay': 1e-3,
+    'clip': 1.0,
+    'schedule': 'cosine',
+    'warmup_share': 0.1,
     'steps_per_epoch': epoch_steps,
   }
 
