@@ -159,11 +159,13 @@ def clean_values(
     return values(task.predict(variables, batch['image']), batch), stratum
 
   program = parallel.each_device(one_device, split=(1,), gathered=(True, True))
+  # Batches are padded to their size, so one larger than the set would waste work.
+  hosts = parallel.process_count()
   batches = pipeline.eval_batches(
     source.train,
-    batch_size=max(1, batch_size // parallel.process_count()),
+    batch_size=max(1, min(batch_size // hosts, -(-len(source.train) // hosts))),
     shard_index=parallel.process_index(),
-    shard_count=parallel.process_count(),
+    shard_count=hosts,
     crop=source.crop,
   )
   parts = []

@@ -1,6 +1,5 @@
 """AMAT for objects: YOLOv5s on blood cells."""
 
-import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -94,9 +93,7 @@ def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str,
 
 def studies(config: ml_collections.ConfigDict, attack) -> tuple[experiment.Study, ...]:
   """The study that saves results/worst.npz: every arm's worst test image under the main attack."""
-  del attack
-  save = functools.partial(parts.save, config, metric=METRIC, higher=HIGHER_IS_BETTER)
-  return (experiment.Study('the worst test images', save),)
+  return (parts.worst_study(config, attack, metric=METRIC, higher=HIGHER_IS_BETTER),)
 
 
 def saying(config: ml_collections.ConfigDict) -> claims.Saying:

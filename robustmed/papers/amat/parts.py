@@ -1,6 +1,6 @@
 """Shared by the kinds of tasks of AMAT: networks from plain data, worst cases."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed import data, errors, models
+from robustmed import data, errors, models, types
 from robustmed.evaluation import trials
-from robustmed.runs import artifacts
+from robustmed.runs import artifacts, costs, experiment
 
 FILE = 'worst.npz'
 
@@ -51,6 +51,25 @@ def module(config: ml_collections.ConfigDict, **fields) -> nn.Module:
     {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
   )
   return make(dtype=dtype, **fields, **options)
+
+
+def worst_study(
+  config: ml_collections.ConfigDict, attack: types.Attack, *, metric: str, higher: bool
+) -> experiment.Study:
+  """The study that saves results/worst.npz: every arm's worst test image under the main attack."""
+
+  def run(context, networks, rows):
+    save(config, context, networks, rows, metric=metric, higher=higher)
+
+  def cells(arm: str, trial: trials.Trial, finished: Collection[str]) -> dict[str, types.Cost]:
+    del arm, finished
+    if any(trial):
+      return {}
+    size = data.sizes(source_config(config, *trial.fold)).get('test', 0)
+    whole = max(1, min(size, config.evaluate.batch_size))  # a batch is attacked for one image
+    return {FILE: costs.attacked(attack, whole, scores=2)}
+
+  return experiment.Study('the worst test images', run, cells)
 
 
 def save(config, context, networks, rows: pd.DataFrame, *, metric: str, higher: bool) -> None:
