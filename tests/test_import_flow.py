@@ -14,6 +14,7 @@ FLOW = [
   'onnx',
   'models',
   'tasks',
+  'networks',
   'attacks',
   'defenses',
   'training',

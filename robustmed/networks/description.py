@@ -1,0 +1,158 @@
+"""What a network's file does not say, and where each answer comes from.
+
+Sources in this order: a flag, the sidecar (NAME.json or network.json beside the file), the
+network itself (`Network.stated`), a guess from the data and from shapes.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from robustmed import errors
+from robustmed.networks import network as networks
+from robustmed.networks import normalise
+from robustmed.process import files
+
+KINDS = ('segmentation',)
+ACTIVATIONS = ('none', 'softmax', 'sigmoid')
+FIELDS = {
+  'input.channels': 0,
+  'input.spacing': (),
+  'input.orientation': '',
+  'input.normalise': '',
+  'input.window': (),
+  'input.overlap': -1.0,
+  'output.kind': '',
+  'output.classes': (),
+  'output.activation': '',
+}
+_TEXT = {'output.classes': 'a list of names', 'input.window': 'sides', 'input.spacing': 'numbers'}
+
+
+class Input(NamedTuple):
+  channels: int
+  spacing: tuple[float, ...]  # to which images are resampled; () as stored
+  orientation: str  # the network's order of the axes of [z, y, x] images, such as 'xyz'
+  normalise: str  # see `normalise`
+  window: tuple[int, ...]  # of sliding windows; () the whole image
+  overlap: float  # of neighbouring windows
+
+
+class Output(NamedTuple):
+  kind: str
+  classes: tuple[str, ...]  # a name for each channel
+  activation: str  # that the outputs have been through
+
+
+class Description(NamedTuple):
+  input: Input
+  output: Output
+  origin: Mapping[str, str]  # field -> where its value is from
+
+  @property
+  def lines(self) -> list[str]:
+    """A line for every field: its value and where it is from."""
+    shown = {f'input.{name}': value for name, value in self.input._asdict().items()}
+    shown |= {f'output.{name}': value for name, value in self.output._asdict().items()}
+    text = lambda value: ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f'{name} = {text(v) or "as stored"} ({self.origin[name]})' for name, v in shown.items()]
+
+
+def make(
+  network: networks.Network,
+  flags: Mapping[str, Any],
+  *,
+  path: pathlib.Path | None = None,
+  guesses: Mapping[str, Any] | None = None,
+) -> Description:
+  """Returns the description of a network.
+
+  flags: 'input.normalise' -> value, where a value equal to that of `FIELDS` is left open. guesses:
+  of what data and shapes suggest, for fields that nothing else gives.
+
+  Raises:
+    UserError: a field has no such value, or the network contradicts it.
+  """
+  known = [('flag', dict(flags))]
+  beside, place = sidecar(path)
+  known.append((place, beside))
+  values, origin = {}, {}
+  guessed = {**_guesses(network), **(guesses or {})}
+  for name, unset in FIELDS.items():
+    for where, table in known:
+      if name in table and _plain(table[name]) != unset:
+        values[name], origin[name] = _plain(table[name]), where
+        break
+    else:
+      if name in network.stated:
+        values[name], origin[name] = network.stated[name]
+      else:
+        values[name], origin[name] = guessed[name], 'guess'
+  _check(network, values)
+  part = lambda start: {k.partition('.')[2]: v for k, v in values.items() if k.startswith(start)}
+  return Description(Input(**part('input.')), Output(**part('output.')), origin)
+
+
+def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
+  """Returns the fields in the JSON file beside a network, and that file's name."""
+  for name in (f'{path.stem}.json', 'network.json') if path is not None else ():
+    place = path.with_name(name)
+    if place.is_file():
+      found = files.read_json(place)
+      if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        raise errors.UserError(f'{place} must be {{"input": {{...}}, "output": {{...}}}}')
+      flat = {f'{part}.{k}': v for part, fields in found.items() for k, v in fields.items()}
+      for key in flat:
+        errors.lookup(FIELDS, key, kind=f'field of {place}')
+      return flat, name
+  return {}, 'network.json'
+
+
+def _plain(value):
+  return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _guesses(network) -> dict[str, Any]:
+  fixed = tuple(size for size in network.shape if size is not None)
+  return {
+    'input.channels': network.channels,
+    'input.spacing': (),
+    'input.orientation': 'zyx'[-network.axes :],
+    'input.normalise': 'zscore',
+    'input.window': fixed if len(fixed) == network.axes else (),
+    'input.overlap': 0.5,
+    'output.kind': 'segmentation',
+    'output.classes': (),
+    'output.activation': network.activation,
+  }
+
+
+def _check(network, values) -> None:
+  errors.lookup(dict.fromkeys(KINDS), values['output.kind'], kind='output.kind')
+  errors.lookup(dict.fromkeys(ACTIVATIONS), values['output.activation'], kind='output.activation')
+  normalise.parse(values['input.normalise'])
+  for name, axes in (('input.window', network.axes), ('input.spacing', network.axes)):
+    value = values[name]
+    numbers = isinstance(value, tuple) and all(isinstance(n, int | float) and n > 0 for n in value)
+    if not numbers or len(value) not in (0, axes):
+      raise errors.UserError(f'{name} must be {axes} positive {_TEXT[name]}, not {value!r}')
+  if values['input.channels'] != network.channels:
+    raise errors.UserError(
+      f'{network.name} takes {network.channels} channels, input.channels is '
+      f'{values["input.channels"]}'
+    )
+  axes = 'zyx'[-network.axes :]
+  if sorted(values['input.orientation']) != sorted(axes):
+    raise errors.UserError(
+      f'input.orientation must be the letters of {axes} in an order, not '
+      f'{values["input.orientation"]!r}; flips are not supported, store the images that way'
+    )
+  if not 0 <= values['input.overlap'] < 1:
+    raise errors.UserError(f'input.overlap must be in [0, 1), not {values["input.overlap"]}')
+  window = values['input.window']
+  clash = [n for n, size in zip(window, network.shape) if size is not None and n != size]
+  if clash:
+    raise errors.UserError(
+      f'{network.name} is made for images of {network.shape}, input.window is {window}; export it '
+      'with dynamic axes'
+    )

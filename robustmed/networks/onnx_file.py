@@ -1,0 +1,56 @@
+"""Networks in ONNX files."""
+
+import hashlib
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import errors, onnx
+from robustmed.networks import network
+
+_LAST = {'Softmax': 'softmax', 'LogSoftmax': 'none', 'Sigmoid': 'sigmoid'}
+_PASSED = ('Identity', 'Cast', 'Reshape', 'Transpose', 'Squeeze', 'Unsqueeze')
+
+
+def load(path: pathlib.Path) -> network.Network:
+  """Returns the network of a file; of several outputs the first."""
+  graph = onnx.load(path)
+  free = [known for known in graph.inputs if known.name not in graph.static_inputs]
+  if len(free) != 1 or len(graph.inputs) != 1:
+    names = ', '.join(known.name for known in graph.inputs)
+    raise errors.UserError(f'{path} takes the inputs {names}; a network takes one image')
+  image = graph.inputs[0]
+  if not image.shape or len(image.shape) not in (4, 5) or not isinstance(image.shape[1], int):
+    raise errors.UserError(
+      f'{path}: the input {image.name!r} has the shape {image.shape}; images in 2D or 3D are '
+      '[batch, channels, *sides] with a known number of channels'
+    )
+  if image.dtype.kind != 'f':
+    raise errors.UserError(f'{path}: the input {image.name!r} is {image.dtype}, no float image')
+  kind = jnp.dtype(image.dtype)
+
+  def predict(variables, pixels):
+    outputs = graph(variables, jnp.moveaxis(pixels, -1, 1).astype(kind))
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    return (jnp.moveaxis(first, 1, -1) if first.ndim > 1 else first).astype(jnp.float32)
+
+  return network.Network(
+    name=path.name,
+    variables={name: np.asarray(array) for name, array in graph.variables.items()},
+    predict=predict,
+    channels=image.shape[1],
+    shape=tuple(size if isinstance(size, int) else None for size in image.shape[2:]),
+    digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    format='ONNX',
+    activation=_activation(graph),
+  )
+
+
+def _activation(graph) -> str:
+  """What the last operator before the first output says."""
+  maker = {name: node for node in graph.nodes for name in node.outputs}
+  node = maker.get(graph.outputs[0])
+  while node is not None and node.op_type in _PASSED:
+    node = maker.get(node.inputs[0])
+  return _LAST.get(node.op_type, 'none') if node is not None else 'none'

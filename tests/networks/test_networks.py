@@ -1,0 +1,125 @@
+"""Networks from elsewhere: files and functions, what is guessed, outputs as logits of labels."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustmed import errors, networks
+from robustmed.networks import description, normalise, segmentation
+from support import audited
+
+CLASSES = ('background', 'organ', 'lesion')
+
+
+@pytest.mark.parametrize('axes', [2, 3])
+def test_a_file_gives_variables_and_a_function(axes, tmp_path):
+  found = networks.load(audited.brightness(tmp_path / 'net.onnx', axes=axes, last='Softmax'))
+  assert found.channels == 1 and found.shape == (None,) * axes and found.activation == 'softmax'
+  assert len(found.digest) == 64 and found.multiple() == 2
+  image = jax.random.normal(jax.random.key(0), (2, *(8, 6, 4)[:axes], 1))
+  outputs = jax.jit(found.predict)(found.variables, image)
+  assert outputs.shape == (*image.shape[:-1], 3)
+  np.testing.assert_allclose(outputs.sum(-1), 1, rtol=1e-5)
+
+
+def test_a_function_is_a_network_too():
+  variables = {'w': np.ones((1, 2), np.float32)}
+  found = networks.from_function(lambda v, x: x @ v['w'], variables, channels=1)
+  other = networks.from_function(lambda v, x: x @ v['w'], {'w': variables['w'] * 2}, channels=1)
+  assert found.multiple() == 1 and found.digest != other.digest
+  assert found.output_shape((4, 6)) == (4, 6, 2)
+
+
+def test_flag_before_sidecar_before_guess(tmp_path):
+  path = audited.brightness(tmp_path / 'net.onnx')
+  sidecar = {'input': {'normalise': 'scale:255'}, 'output': {'classes': list(CLASSES)}}
+  (tmp_path / 'network.json').write_text(json.dumps(sidecar))
+  network = networks.load(path)
+  made = description.make(network, {'input.overlap': 0.25}, path=path)
+  assert made.input.normalise == 'scale:255' and made.output.classes == CLASSES
+  assert made.origin['input.overlap'] == 'flag' and made.origin['output.classes'] == 'network.json'
+  assert 'input.orientation = yx (guess)' in made.lines
+  flagged = description.make(network, {'input.normalise': 'none'}, path=path)
+  assert flagged.input.normalise == 'none' and flagged.origin['input.normalise'] == 'flag'
+  (tmp_path / 'network.json').write_text('{"input": {"normalize": "none"}}')
+  with pytest.raises(errors.UserError, match=r'network\.json.*input\.normalise'):
+    description.make(network, {}, path=path)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'said'),
+  [
+    ('input.channels', 3, 'takes 1 channels'),
+    ('input.orientation', 'xz', 'letters of yx'),
+    ('input.window', (8,), '2 positive sides'),
+    ('input.normalise', 'window:1', 'takes 2 numbers'),
+    ('output.kind', 'boxes', 'output.kind'),
+    ('output.activation', 'tanh', 'output.activation'),
+  ],
+)
+def test_fields_that_do_not_fit(field, value, said, tmp_path):
+  network = networks.load(audited.brightness(tmp_path / 'net.onnx'))
+  with pytest.raises(errors.UserError, match=said):
+    description.make(network, {field: value})
+
+
+def test_files_that_are_no_network(tmp_path):
+  (tmp_path / 'net.pth').write_bytes(b'')
+  with pytest.raises(errors.UserError, match=r'torch\.onnx\.export'):
+    networks.load(tmp_path / 'net.pth')
+  with pytest.raises(errors.UserError, match='no network at'):
+    networks.load(tmp_path / 'other.onnx')
+
+
+def test_normalisations_by_hand():
+  image = jnp.array([0.0, 2.0, 4.0]).reshape(1, 3, 1)
+  flat = lambda text: np.asarray(normalise.parse(text)(image)).ravel()
+  np.testing.assert_allclose(flat('none'), [0, 2, 4])
+  np.testing.assert_allclose(flat('scale:4'), [0, 0.5, 1])
+  np.testing.assert_allclose(flat('window:1:3'), [0, 0.5, 1])
+  np.testing.assert_allclose(flat('standard:2:4'), [-0.5, 0, 0.5])
+  np.testing.assert_allclose(flat('ct:1:3:2:0.5'), [-2, 0, 2])
+  np.testing.assert_allclose(flat('minmax'), [0, 0.5, 1], atol=1e-6)
+  np.testing.assert_allclose(flat('zscore'), np.array([-1, 0, 1]) * 1.5**0.5, rtol=1e-5)
+
+
+def test_channels_and_labels():
+  network = networks.from_function(lambda v, x: x, {}, channels=1, name='net')
+  names = lambda given, count: segmentation.channel_names(network, given, count, CLASSES)[0]
+  assert names((), 3) == CLASSES and names((), 2) == CLASSES[1:]
+  assert names(('lesion', 'background', 'organ'), 3) == ('lesion', 'background', 'organ')
+  with pytest.raises(errors.UserError, match='4 output channels, the folder 3 labels'):
+    names((), 4)
+  with pytest.raises(errors.UserError, match="label 'lesion', which net does not know"):
+    names(('background', 'organ', 'liver'), 3)
+
+
+def test_outputs_become_logits():
+  outputs = jnp.array([[0.1, 0.2, 0.3, 0.4]])
+  names = ('liver', 'background', 'lesion', 'organ')
+  found = segmentation.logits(outputs, names=names, classes=CLASSES, activation='softmax')
+  np.testing.assert_allclose(jax.nn.softmax(found), [[0.3, 0.4, 0.3]], rtol=1e-5)
+  alone = segmentation.logits(
+    outputs[:, :1] * 9, names=('organ',), classes=CLASSES[:2], activation='sigmoid'
+  )
+  np.testing.assert_allclose(jax.nn.softmax(alone), [[0.1, 0.9]], rtol=1e-5)
+  raw = segmentation.logits(outputs, names=names, classes=CLASSES, activation='none')
+  np.testing.assert_allclose(raw[0, 1:], [0.4, 0.3])
+
+
+@pytest.mark.parametrize('orientation', ['zyx', 'xyz'])
+def test_windows_and_the_order_of_axes(orientation):
+  """A network that is no function of the place gives the same in windows and turned."""
+  network = networks.from_function(
+    lambda v, x: jnp.concatenate([-x, x], -1), {}, channels=1, shape=(None,) * 3
+  )
+  image = jax.random.normal(jax.random.key(0), (1, 6, 4, 8, 1))
+  flags = {'input.orientation': orientation, 'input.window': (4, 4, 4), 'input.normalise': 'none'}
+  made = description.make(network, flags)
+  made = made._replace(output=made.output._replace(classes=CLASSES[:2]))
+  predict = segmentation.predictor(network, made, image_shape=(6, 4, 8, 1), classes=CLASSES[:2])
+  found = jax.nn.softmax(predict({}, image)['head0'])
+  np.testing.assert_allclose(found[..., 1:], jax.nn.sigmoid(2 * image), atol=1e-5)
