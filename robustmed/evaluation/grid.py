@@ -21,17 +21,31 @@ KEYS = ('arm', 'attack', 'eps', 'index', 'seed', 'group')
 CLEAN = 'none'
 
 
+class Space(NamedTuple):
+  """The units of an attack where they are not those of the images, such as a share of each range.
+
+  decode(encode(batch), batch) is batch['image']; `decode` is differentiable. `finish` makes of the
+  attacked image what is scored, such as one of whole numbers.
+  """
+
+  encode: Callable[[types.Batch], jax.Array]  # batch -> x
+  decode: Callable[[jax.Array, types.Batch], jax.Array]  # (x, batch) -> images
+  finish: Callable[[jax.Array, types.Batch], jax.Array] = lambda image, batch: image
+
+
 class Probe(NamedTuple):
   """One attack of the grid, the objective that it maximises, and its levels.
 
-  With `source` it is a transfer attack: images are made against that arm's network (of the same
-  trial), and all other arms are evaluated on them.
+  Levels and distances are those of `space`, of the image without one. With `source` it is a
+  transfer attack: images are made against that arm's network (of the same trial), and all other
+  arms are evaluated on them.
   """
 
   attack: types.Attack
   objective: str
   levels: tuple[float, ...]
   source: str = ''
+  space: Space | None = None
 
 
 class Model(NamedTuple):
@@ -146,8 +160,13 @@ def attack_program(task: types.Task, probe: Probe):
   def one_device(variables, batch, eps, key):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
     value = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
-    result = probe.attack(value, batch['image'], eps=eps, key=keys)
-    return result.x, result.distance
+    space = probe.space
+    if space is None:
+      result = probe.attack(value, batch['image'], eps=eps, key=keys)
+      return result.x, result.distance
+    inside = lambda x: value(space.decode(x, batch))
+    result = probe.attack(inside, space.encode(batch), eps=eps, key=keys)
+    return space.finish(space.decode(result.x, batch), batch), result.distance
 
   return parallel.each_device(one_device, split=(1,), gathered=(True, True))
 

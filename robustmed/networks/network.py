@@ -79,8 +79,8 @@ def from_function(
 
   linen: `lambda v, x: module.apply(v, x, train=False)`, variables as `init` returns them. nnx:
   `graph, state = nnx.split(module)`, `lambda s, x: nnx.merge(graph, s)(x)`. equinox: `arrays,
-  rest = eqx.partition(module, eqx.is_array)`, `lambda a, x: jax.vmap(eqx.combine(a, rest))(x)`, with
-  channels moved to the front inside. shape: the sides of images, None where any fits.
+  rest = eqx.partition(module, eqx.is_array)`, `lambda a, x: jax.vmap(eqx.combine(a, rest))(x)`,
+  with channels moved to the front inside. shape: the sides of images, None where any fits.
   """
   return Network(
     name=name,

@@ -14,6 +14,7 @@ from robustmed import errors
 
 EXPERIMENTS = {
   'amat': 'robustmed.papers.amat.experiment',
+  'audit': 'robustmed.papers.own_data.audit.experiment',
   'benchmark': 'robustmed.benchmark.workloads',
   'brats': 'robustmed.papers.brats.experiment',
   'nodules': 'robustmed.papers.nodules.experiment',

@@ -21,6 +21,7 @@ class Network(NamedTuple):
 
   task: types.Task | None = None
   fields: Mapping[str, Any] = {}  # of config.model, those that differ
+  variables: Callable[[], PyTree] | None = None  # of a network from elsewhere, never trained
 
 
 class Prepared(NamedTuple):

@@ -38,8 +38,12 @@ class Networks:
       (name, trial)
       for trial in self._exp.trials(self._config.seeds)
       for name in arms
-      if not self.final(name, trial).exists()
+      if not self._elsewhere(name) and not self.final(name, trial).exists()
     ]
+
+  def _elsewhere(self, arm: str):
+    """() -> the variables of an arm whose network comes from elsewhere, None for all others."""
+    return self._exp.arms[arm].network.variables if arm in self._exp.arms else None
 
   def card(self, arm: str) -> dict[str, Any]:
     """What a saved network's card says of its arm: model fields and image shape."""
@@ -49,6 +53,8 @@ class Networks:
     }
 
   def load(self, arm: str, trial: trials.Trial) -> PyTree:
+    if elsewhere := self._elsewhere(arm):
+      return elsewhere()
     path = self.final(arm, trial)
     if not path.exists():
       raise errors.UserError(

@@ -42,7 +42,7 @@ def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> typ
     regions=regions,
     units=chosen.units.words,
   )
-  return _with_case(task if chosen.units.clip is None else _clipped(task, *chosen.units.clip))
+  return with_case(task if chosen.units.clip is None else _clipped(task, *chosen.units.clip))
 
 
 def _module(config, chosen):
@@ -84,8 +84,8 @@ def _clipped(task, low, high):
   )
 
 
-def _with_case(task):
-  """The task with the number of the case among the columns, which `cases` needs."""
+def with_case(task):
+  """Returns the task with the number of the case among the columns, which `cases` needs."""
 
   def metrics(outputs, batch):
     number = batch['target']['case'].astype(jnp.float32)

@@ -1,0 +1,12 @@
+"""The audit of a trained network on labelled images. Configuration: configs/audit.py.
+
+experiment.py  build(config)
+setup.py       networks and data that fit each other; the examples that are attacked
+threat.py      the size of an attack in the user's units, in numbers and words
+results.py     report/audit.json
+breaking.py    the smallest level that breaks each case
+page.py        the page; its first part is for a clinician
+card.py        report/card.md, a section of a model card
+coverage.py    what of two checklists was done
+example.py     the network of the demonstration
+"""

@@ -1,0 +1,78 @@
+"""The audit of trained networks on the user's own labelled images, without any code."""
+
+import functools
+
+import ml_collections
+
+from robustmed.data.labelled import study
+from robustmed.papers.own_data import segmentation
+from robustmed.papers.own_data.audit import page, setup
+from robustmed.process import console
+from robustmed.runs import experiment
+
+MAIN, ONE_STEP, NOISE = 'pgd', 'one_step', 'noise'
+
+
+def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
+  """The experiment of configs/audit.py; reads networks and folder, and prints what it chose.
+
+  Levels and the picture's level that are left open are filled into `config`.
+  """
+  made = setup.make(config)
+  with config.unlocked():
+    config.evaluate.levels = made.threat.levels
+    if not config.report.picture_eps:
+      config.report.picture_eps = made.threat.levels[(len(made.threat.levels) - 1) // 2]
+    if made.threat.name not in ('range', 'type'):
+      config.evaluate.corruptions = ()  # their severities are those of images in [0, 1]
+  if config.network or config.networks or config.data.dir:
+    for line in (*study.lines(made.study), *sum((one.lines for one in made.audited.values()), ())):
+      console.say(line)
+    console.say(f'levels: {"; ".join(made.threat.text(eps) for eps in made.threat.levels)}')
+  tasks = setup.tasks(made)
+  first = next(iter(tasks.values()))
+  space = made.threat.space()
+  probes = {
+    name: probe._replace(space=space)
+    for name, probe in experiment.make_probes(first, config).items()
+  }
+  facts = study.facts_of(made.study)
+  return experiment.Experiment(
+    task=first,
+    arms={name: _arm(name, task, made.audited[name]) for name, task in tasks.items()},
+    data=experiment.Data(
+      sizes=lambda: setup.sizes(made),
+      load=functools.lru_cache(maxsize=1)(lambda: setup.load(made, tasks)),
+      groups=lambda: setup.groups(made),
+    ),
+    grid=experiment.Grid(
+      probes,
+      MAIN,
+      checks={
+        'metric': segmentation.METRIC,
+        'higher_is_better': segmentation.HIGHER_IS_BETTER,
+        'main': MAIN,
+        'one_step': ONE_STEP,
+        'noise': NOISE,
+        'undefended': next(iter(tasks)),
+      },
+      subjects=segmentation.cases,
+    ),
+    report=lambda folder: page.write(folder, made, config, probes),
+    claims=lambda: page.claims_of(made, config),
+    artifacts=experiment.Artifacts(
+      functools.partial(segmentation.write_example, made, facts), segmentation.pictures
+    ),
+  )
+
+
+def _arm(name, task, audited) -> experiment.Arm:
+  network = experiment.Network(
+    task, {'network': audited.network.name}, functools.partial(task.init, None)
+  )
+  return experiment.Arm(
+    name=name,
+    defense=experiment.make_defense(task, {'name': 'standard'}),
+    train={'steps': 0, 'batch_size': 1},
+    network=network,
+  )

@@ -1,0 +1,223 @@
+"""report/audit.json: everything of an audit that a machine may read. Schema: docs/audit.md."""
+
+import datetime
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustmed.evaluation import grid, statistics
+from robustmed.papers.own_data import segmentation
+from robustmed.papers.own_data.audit import breaking, coverage, setup
+from robustmed.process import files
+
+SCHEMA = 'robustmed.audit/1'
+
+
+def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, Any]:
+  """Returns the content of audit.json for a workdir with results; numbers that are unknown are
+  null, levels above the grid are the text 'above'."""
+  rows = statistics.prepare(files.read_with(folder / 'results' / 'rows.parquet', pd.read_parquet))
+  rows = rows[rows['arm'].isin(made.audited)]
+  checks = files.read_json(folder / 'results' / 'checks.json')
+  bounded = [name for name, probe in probes.items() if name not in config.evaluate.corruptions]
+  attacks = {name: config.evaluate.attacks[name].to_dict() for name in config.evaluate.attacks}
+  groups = int(rows['group'].nunique())
+  listed = coverage.items(
+    attacks=attacks,
+    corruptions=tuple(config.evaluate.corruptions),
+    checks={check['name']: check['status'] for check in checks},
+    groups=groups,
+    networks=len(made.audited),
+  )
+  return _plain(
+    {
+      'schema': SCHEMA,
+      'networks': {name: _network(one) for name, one in made.audited.items()},
+      'data': _data(made, rows),
+      'threat': {
+        'units': made.threat.name,
+        'norm': 'linf',
+        'rounded_to_file_type': made.threat.step is not None,
+        'levels': [_level(made, eps) for eps in made.threat.levels],
+      },
+      'attacks': {name: _attack(name, attacks, probes) for name in probes},
+      'results': _results(made, rows, config),
+      'smallest_breaking_eps': {
+        name: _breaking(made, rows, name, bounded, config.report.broken) for name in made.audited
+      },
+      'cases': _cases(made, rows),
+      'checks': checks,
+      'coverage': [item._asdict() for item in listed],
+      'provenance': _provenance(folder, made, config),
+    }
+  )
+
+
+def _network(one: setup.Audited) -> dict[str, Any]:
+  found = one.network
+  return {
+    'file': found.name,
+    'format': found.format,
+    'sha256': found.digest,
+    'parameters': sum(int(np.size(leaf)) for leaf in _leaves(found.variables)),
+    'input': one.described.input._asdict(),
+    'output': one.described.output._asdict(),
+    'origin': dict(one.described.origin),
+  }
+
+
+def _leaves(tree) -> list[Any]:
+  if isinstance(tree, Mapping):
+    return [leaf for value in tree.values() for leaf in _leaves(value)]
+  if isinstance(tree, list | tuple):
+    return [leaf for value in tree for leaf in _leaves(value)]
+  return [tree]
+
+
+def _data(made: setup.Setup, rows) -> dict[str, Any]:
+  found = made.study
+  return {
+    'folder': made.fields.get('dir') or 'synthetic volumes',
+    'layout': found.folder.layout,
+    'cases': int(rows['index'].nunique()),
+    'groups': int(rows['group'].nunique()),
+    'images_attacked': len(made.chosen),
+    'axes': found.axes,
+    'classes': list(found.classes),
+    'spacing': list(made.fields['spacing']),
+    'sha256': setup.data_digest(made),
+  }
+
+
+def _level(made: setup.Setup, eps: float) -> dict[str, Any]:
+  middle, low, high = made.threat.stored(eps)
+  stored = {'median': middle, 'low': low, 'high': high}
+  return {'eps': eps, 'words': made.threat.text(eps), 'stored': stored}
+
+
+def _attack(name, attacks, probes) -> dict[str, Any]:
+  probe = probes[name]
+  return {
+    'settings': attacks.get(name, {'name': 'corruption', 'kind': name}),
+    'objective': probe.objective,
+    'levels': list(probe.levels),
+    'gradients': probe.attack.num_gradients,
+  }
+
+
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+  """Returns the metrics of the rows: the mean Dice, and that of every class."""
+  return [name for name in rows.columns if name.startswith(segmentation.METRIC)]
+
+
+def _results(made, rows, config) -> list[dict[str, Any]]:
+  table = statistics.summary(rows, metrics=metrics_of(rows), seed=config.seed)
+  known = rows.groupby(['arm', 'attack', 'eps'])
+  found = []
+  for line in table.itertuples(index=False):
+    cell = known.get_group((line.arm, line.attack, line.eps))
+    words = made.threat.text(line.eps) if line.attack in config.evaluate.attacks else ''
+    found.append(
+      {
+        'network': line.arm,
+        'attack': line.attack,
+        'eps': line.eps,
+        'words': words,
+        'metric': line.metric,
+        'mean': line.mean,
+        'low': line.low,
+        'high': line.high,
+        'cases': int(line.n),
+        'groups': int(cell.loc[np.isfinite(cell[line.metric]), 'group'].nunique()),
+      }
+    )
+  return found
+
+
+def _breaking(made, rows, name, attacks, share) -> dict[str, Any]:
+  table = breaking.cases(rows, arm=name, attacks=attacks, metric=segmentation.METRIC, share=share)
+  first, middle, third = breaking.quartiles(table['level'])
+  return {
+    'broken_below_share_of_clean': share,
+    'median': first if math.isnan(middle) else middle,
+    'quartile_1': first,
+    'quartile_3': third,
+    'not_broken': int(np.isinf(table['level']).sum()),
+    'not_counted': int(table['level'].isna().sum()),
+    'cases': int(len(table)),
+    'per_case': [
+      {'case': made.study.folder.cases[row.index_].name, 'clean': row.clean, 'eps': row.level}
+      for row in table.rename(columns={'index': 'index_'}).itertuples(index=False)
+    ],
+  }
+
+
+def _cases(made, rows) -> list[dict[str, Any]]:
+  names = metrics_of(rows)
+  ids = {n: case.name for n, case in enumerate(made.study.folder.cases)}
+  return [
+    {
+      'network': row['arm'],
+      'case': ids[int(row['index'])],
+      'patient': made.study.partition.patients[int(row['index'])],
+      'attack': row['attack'],
+      'eps': row['eps'],
+      **{name: row[name] for name in names},
+    }
+    for row in rows.to_dict('records')
+  ]
+
+
+def _provenance(folder, made, config) -> dict[str, Any]:
+  stamp = (folder / 'results' / 'rows.parquet').stat().st_mtime
+  env = files.read_json(folder / 'env.json')
+  when = datetime.datetime.fromtimestamp(round(stamp), datetime.UTC)
+  return {
+    'date': when.isoformat(),
+    'preset': config.preset,
+    'seed': config.seed,
+    'commit': commit(),
+    'environment': env,
+    'networks': {name: one.network.digest for name, one in made.audited.items()},
+    'data': setup.data_digest(made),
+  }
+
+
+def commit() -> str:
+  """Returns the commit of the checkout that runs, '' outside of one."""
+  root = pathlib.Path(__file__).parents[4] / '.git'
+  head = root / 'HEAD'
+  if not head.is_file():
+    return ''
+  text = head.read_text().strip()
+  if not text.startswith('ref: '):
+    return text
+  ref = root / text[5:]
+  return ref.read_text().strip() if ref.is_file() else ''
+
+
+def _plain(value):
+  """JSON without infinities: nan is null, inf is 'above'."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(inner) for key, inner in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(inner) for inner in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None if math.isnan(value) else 'above'
+  return value
+
+
+def cell(found: Mapping[str, Any], network: str, attack: str, eps: float) -> dict[str, Any] | None:
+  """Returns the mean Dice of one cell of `make`'s 'results', None where it was not run."""
+  attack = grid.CLEAN if eps == 0 else attack
+  for line in found['results']:
+    wanted = (network, attack, eps, segmentation.METRIC)
+    if (line['network'], line['attack'], line['eps'], line['metric']) == wanted:
+      return line
+  return None
