@@ -26,6 +26,7 @@ FIELDS = {
   'output.classes': (),
   'output.activation': '',
 }
+_OF_NETWORK = ('input.channels', 'output.activation')  # read off the graph
 _TEXT = {'output.classes': 'a list of names', 'input.window': 'sides', 'input.spacing': 'numbers'}
 
 
@@ -55,7 +56,11 @@ class Description(NamedTuple):
     shown = {f'input.{name}': value for name, value in self.input._asdict().items()}
     shown |= {f'output.{name}': value for name, value in self.output._asdict().items()}
     text = lambda value: ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [f'{name} = {text(v) or "as stored"} ({self.origin[name]})' for name, v in shown.items()]
+    empty = {'input.window': 'the whole image', 'input.spacing': 'as stored'}
+    return [
+      f'{name} = {text(value) or empty.get(name, "not given")} ({self.origin[name]})'
+      for name, value in shown.items()
+    ]
 
 
 def make(
@@ -87,7 +92,8 @@ def make(
       if name in network.stated:
         values[name], origin[name] = network.stated[name]
       else:
-        values[name], origin[name] = guessed[name], 'guess'
+        values[name] = guessed[name]
+        origin[name] = 'the network' if name in _OF_NETWORK else 'guess'
   _check(network, values)
   part = lambda start: {k.partition('.')[2]: v for k, v in values.items() if k.startswith(start)}
   return Description(Input(**part('input.')), Output(**part('output.')), origin)

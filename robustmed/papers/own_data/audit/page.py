@@ -99,8 +99,9 @@ def clinician(found, headline: float) -> tuple[str, ...]:
   words = next(one['words'] for one in found['threat']['levels'] if one['eps'] == headline)
   patients = f'{data["cases"]} cases of {data["groups"]} patients'
   said.append(
-    f'**What was asked.** If every pixel changes by no more than a small amount ({words}), chosen by '
-    f'an adversary who knows the network, how much of its outline is left? Measured on {patients}.'
+    f'**What was asked.** If every pixel changes by no more than a small amount ({words}), chosen '
+    'by an adversary who knows the network, how much of its outline is left? Measured on '
+    f'{patients}.'
     + (' One patient says nothing of others: no intervals are given.' * (data['groups'] < 2))
   )
   for name, network in found['networks'].items():
@@ -109,8 +110,8 @@ def clinician(found, headline: float) -> tuple[str, ...]:
     smallest = found['smallest_breaking_eps'][name]
     line = (
       f'**{network["file"]}.** Overlap with the reference (Dice, 1 is perfect): '
-      f'{card.shown(clean)} on untouched images, {card.shown(noise)} with random noise of that size, '
-      f'{card.shown(attacked)} under attack. '
+      f'{card.shown(clean)} on untouched images, {card.shown(noise)} with random noise of that '
+      f'size, {card.shown(attacked)} under attack. '
     )
     if smallest['median'] == 'above':
       line += 'Half of the cases or more withstood every level.'
@@ -119,14 +120,14 @@ def clinician(found, headline: float) -> tuple[str, ...]:
       line += f'Half of the cases are broken at or below {size}.'
     if clean and clean['mean'] is not None and clean['mean'] < _POOR:
       line += (
-        f' **The Dice on untouched images is below {_POOR}: check the input (normalise, orientation, '
-        'spacing, classes) before reading on.**'
+        f' **The Dice on untouched images is below {_POOR}: check the input (normalise, '
+        'orientation, spacing, classes) before reading on.**'
       )
     said.append(line)
   said.append(
-    '**What this means.** Noise of that size is what a scanner may add; an attack is the worst that '
-    'can happen within it. These numbers are upper bounds: a stronger attack can only lower them. '
-    'They say nothing of other scanners, protocols or diseases.'
+    '**What this means.** Noise of that size is what a scanner may add; an attack is the worst '
+    'within it. These numbers are upper bounds: a stronger attack can only lower them. They say '
+    'nothing of other scanners, protocols or diseases.'
   )
   return tuple(said)
 

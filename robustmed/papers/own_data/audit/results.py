@@ -121,6 +121,7 @@ def _results(made, rows, config) -> list[dict[str, Any]]:
   for line in table.itertuples(index=False):
     cell = known.get_group((line.arm, line.attack, line.eps))
     words = made.threat.text(line.eps) if line.attack in config.evaluate.attacks else ''
+    words = 'untouched' if line.attack == grid.CLEAN else words
     found.append(
       {
         'network': line.arm,
@@ -146,9 +147,9 @@ def _breaking(made, rows, name, attacks, share) -> dict[str, Any]:
     'median': first if math.isnan(middle) else middle,
     'quartile_1': first,
     'quartile_3': third,
-    'not_broken': int(np.isinf(table['level']).sum()),
-    'not_counted': int(table['level'].isna().sum()),
-    'cases': int(len(table)),
+    'not_broken': np.isinf(table['level']).sum(),
+    'not_counted': table['level'].isna().sum(),
+    'cases': len(table),
     'per_case': [
       {'case': made.study.folder.cases[row.index_].name, 'clean': row.clean, 'eps': row.level}
       for row in table.rename(columns={'index': 'index_'}).itertuples(index=False)

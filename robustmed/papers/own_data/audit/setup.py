@@ -127,8 +127,8 @@ def _audited(network, described, found, multiple) -> Audited:
   count = network.output_shape(tuple(turned))[-1]
   if found.regions and count != len(found.classes):
     raise errors.UserError(
-      f'{found.folder.root} has regions ({", ".join(found.regions)}): a network needs a channel for '
-      f'each label, {network.name} has {count}'
+      f'{found.folder.root} has regions ({", ".join(found.regions)}): a network needs a channel '
+      f'for each label, {network.name} has {count}'
     )
   names, origin = segmentation.channel_names(
     network, described.output.classes, count, found.classes

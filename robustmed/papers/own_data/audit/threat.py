@@ -83,7 +83,7 @@ def _ends(batch) -> tuple[jax.Array, jax.Array]:
 
 
 def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
-  """Returns the threat of config.threat: 'units' and 'rounded'; levels () are those of the units."""
+  """Returns the threat of config.threat (units, rounded); levels () are those of the units."""
   kind = studies.intensity_of(study._replace(fields={**study.fields, 'intensity': 'auto'}))
   name = options['units']
   name = _AUTO.get(kind, 'range') if name == 'auto' else name

@@ -1,0 +1,162 @@
+"""What an audit makes of networks, folders and rows; the whole run is a program test."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed import errors
+from robustmed.evaluation import grid
+from robustmed.papers.own_data.audit import breaking, coverage, setup, threat
+from robustmed.runs import commandline
+from support import audited, folders, runs
+
+ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
+
+
+def config_of(tmp_path, folder=None, **fields):
+  config = commandline.load_config(f'{runs.ROOT}/configs/audit.py:smoke')
+  config.data.cache_dir = str(tmp_path / 'cache')
+  config.data.dir = str(folder or folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(6, 8, 11)))
+  config.network = str(audited.brightness(tmp_path / 'net.onnx', **fields))
+  return config
+
+
+def test_the_network_decides_slices_and_padding(tmp_path):
+  made = setup.make(config_of(tmp_path))
+  assert made.fields['axes'] == 2 and made.study.window == (8, 12)
+  assert made.audited['net'].described.output.classes == ('background', 'organ', 'lesion')
+  assert setup.sizes(made)['test'] == 6 == len(made.chosen) and setup.groups(made) == 6
+  volumes = setup.make(config_of(tmp_path, axes=3))
+  assert volumes.fields['axes'] == 3 and volumes.study.window == (6, 8, 12)
+
+
+@pytest.mark.parametrize(
+  ('network', 'flags', 'said'),
+  [
+    ({'channels': 2}, {}, 'takes 2 channels, the images of'),
+    ({'centres': (0, 1, 2, 3)}, {}, '4 output channels, the folder 3 labels'),
+    (
+      {},
+      {'classes': ('background', 'organ', 'vein')},
+      "label 'lesion', which net.onnx does not know",
+    ),
+    ({'shape': [7, 7]}, {}, 'cannot take inputs of shapes'),
+  ],
+)
+def test_networks_that_do_not_fit(network, flags, said, tmp_path):
+  config = config_of(tmp_path, **network)
+  config.output.update(flags)
+  with pytest.raises(errors.UserError, match=said):
+    setup.make(config)
+
+
+def test_a_network_of_volumes_and_a_folder_of_pictures(tmp_path):
+  photos = folders.pairs(tmp_path / 'photos', '.png', shape=(16, 20), dtype=np.uint8)
+  with pytest.raises(errors.UserError, match='takes images in 3D, those of .* are 2D'):
+    setup.make(config_of(tmp_path, photos, axes=3))
+  made = setup.make(config_of(tmp_path, photos))
+  assert made.audited['net'].described.input.normalise == 'scale:255'
+  assert made.threat.name == 'type' and made.threat.bounds == (0, 255)
+  assert (
+    made.threat.text(0.04)
+    == 'eps = 0.04 of the range of the stored type = 10.2 in the units of the files'
+  )
+
+
+def test_outputs_that_are_no_numbers(tmp_path):
+  made = setup.make(config_of(tmp_path))
+  tasks = setup.tasks(made)
+  source = setup.load(made, tasks)
+  assert source.test[0]['level'].shape == (2, 1) and len(source.test) == 6
+  assert source.info['fingerprint']['networks'] == {'net': made.audited['net'].network.digest}
+  bad = {'net': tasks['net']._replace(predict=lambda v, x: {'head0': x * jnp.nan})}
+  with pytest.raises(
+    errors.UserError, match=r'net\.onnx gives NaN or infinite outputs on the case'
+  ):
+    setup.load(made, bad)
+
+
+@pytest.fixture
+def sized():
+  made = threat.Threat(
+    'range', 'shares', np.array([[10.0]]), np.array([[50.0]]), (0.1,), (0.0, 100.0), 1.0, False
+  )
+  image = jnp.array([[[10.0], [60.0], [99.0]]])
+  return made, {'image': image, 'target': {'level': jnp.array([[[10.0], [50.0]]])}}
+
+
+def test_the_attacked_image_is_the_stored_one(sized):
+  made, batch = sized
+  space = made.space()
+  x = space.encode(batch)
+  np.testing.assert_allclose(x[0, :, 0], [0, 1, 1.78], rtol=1e-6)
+  np.testing.assert_array_equal(space.decode(x, batch), batch['image'])
+  moved = space.decode(x + 0.1, batch)
+  np.testing.assert_allclose(moved[0, :, 0], [15, 65, 100], rtol=1e-6)
+  slope = jax.grad(lambda x: space.decode(x, batch).sum())(x + 0.1)
+  np.testing.assert_allclose(slope, 50.0)  # also where the type's border was met
+  whole = space.finish(batch['image'] + jnp.array([4.9999, -4.5, 0.4]).reshape(1, 3, 1), batch)
+  np.testing.assert_array_equal(whole[0, :, 0], [15, 56, 99])
+  assert made.stored(0.1) == (5, 5, 5)
+
+
+def test_an_attack_in_other_units_stays_within_them(sized):
+  made, batch = sized
+  probe = grid.Probe(_towards_brighter, 'sum', (0.1,), space=made.space())
+  batch = {**batch, 'index': jnp.zeros(1, jnp.int32)}
+  task = type('T', (), {})()
+  task.objectives = {'sum': lambda outputs, batch: outputs.sum((1, 2))}
+  task.predict = lambda variables, image: image
+  image, distance = grid.attack_program(task, probe)({}, batch, jnp.float32(0.1), jax.random.key(0))
+  np.testing.assert_allclose(np.asarray(image)[0, :, 0], [15, 65, 100])
+  np.testing.assert_allclose(distance, 0.1, rtol=1e-5)
+
+
+def _towards_brighter(objective, x, *, eps, key, monitor=None, start_radius=None):
+  from robustmed import attacks
+
+  return attacks.fgsm()(objective, x, eps=eps, key=key)
+
+
+def test_levels_that_are_no_levels(tmp_path):
+  config = config_of(tmp_path)
+  config.evaluate.levels = (0.1, -1)
+  with pytest.raises(errors.UserError, match='levels must be numbers above 0'):
+    setup.make(config)
+  config.evaluate.levels = ()
+  config.threat.units = 'metres'
+  with pytest.raises(errors.UserError, match='threat.units'):
+    setup.make(config)
+  config.threat.units = 'raw'
+  assert all(0 < eps < 100 for eps in setup.make(config).threat.levels)
+
+
+def test_the_smallest_breaking_level():
+  keys = {'arm': 'net', 'group': 0, 'seed': 0}
+  rows = [
+    ('none', 0.0, 0, 0.8),
+    ('none', 0.0, 1, 0.8),
+    ('none', 0.0, 2, 0.0),
+    ('none', 0.0, 3, 0.6),
+  ]
+  rows += [('pgd', 0.1, 0, 0.5), ('pgd', 0.2, 0, 0.3), ('pgd', 0.1, 1, 0.7), ('pgd', 0.2, 1, 0.6)]
+  rows += [('pgd', 0.1, 2, 0.0), ('pgd', 0.2, 2, 0.0), ('pgd', 0.1, 3, 0.5), ('pgd', 0.2, 3, 0.5)]
+  rows += [('noise', 0.1, 3, 0.1), ('rician', 0.1, 1, 0.0)]
+  table = pd.DataFrame([{**keys, **dict(zip(('attack', 'eps', 'index', 'DICE'), r))} for r in rows])
+  found = breaking.cases(table, arm='net', attacks=('pgd', 'noise'), metric='DICE', share=0.5)
+  np.testing.assert_array_equal(found['level'], [0.2, np.inf, np.nan, 0.1])
+  assert breaking.quartiles(found['level']) == (0.1, 0.2, np.inf)
+  assert np.isnan(breaking.quartiles([np.nan])).all()
+
+
+def test_coverage_says_what_was_not_done():
+  attacks = {'pgd': {'name': 'pgd', 'num_steps': 10}, 'noise': {'name': 'noise'}}
+  found = coverage.items(attacks=attacks, corruptions=(), checks={}, groups=1, networks=1)
+  state = {one.item: one.state for one in found}
+  assert state['Enough iterations, convergence'] == coverage.NOT_DONE
+  assert state['An attack without gradients'] == coverage.NOT_DONE
+  assert state['Random noise of the same size'] == coverage.DONE
+  assert state['Intervals resample patients'] == coverage.NOT_DONE
+  assert {one.state for one in found} == {'done', 'not done', 'not applicable'}
