@@ -8,26 +8,37 @@ segmentation outputs as logits of the classes of a folder
 """
 
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 from robustmed import errors
 from robustmed.networks import onnx_file
 from robustmed.networks.network import Network, from_function
 
-# Ending of a file -> its reader.
-READERS = {'.onnx': onnx_file.load}
+
+class Kind(NamedTuple):
+  """A kind of path that holds a network."""
+
+  what: str
+  matches: Callable[[pathlib.Path], bool]
+  load: Callable[[pathlib.Path], Network]
+
+
+KINDS = (Kind('an ONNX file', lambda path: path.suffix.lower() == '.onnx', onnx_file.load),)
 
 
 def load(path) -> Network:
-  """Returns the network in a file; what cannot be read is a `UserError`."""
+  """Returns the network at a path by its kind (`KINDS`); what cannot be read is a `UserError`."""
   path = pathlib.Path(path)
   if not path.exists():
     raise errors.UserError(f'no network at {path}')
-  if path.suffix.lower() not in READERS:
-    raise errors.UserError(
-      f'{path} is no network that can be read ({", ".join(READERS)}); export it: '
-      "torch.onnx.export(network, example, 'network.onnx')"
-    )
-  return READERS[path.suffix.lower()](path)
+  for kind in KINDS:
+    if kind.matches(path):
+      return kind.load(path)
+  raise errors.UserError(
+    f'{path} is not {" or ".join(kind.what for kind in KINDS)}; export the network: '
+    "torch.onnx.export(network, example, 'network.onnx')"
+  )
 
 
 __all__ = ['Network', 'from_function', 'load']

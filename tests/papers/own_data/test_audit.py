@@ -54,7 +54,7 @@ def test_networks_that_do_not_fit(network, flags, said, tmp_path):
 
 def test_a_network_of_volumes_and_a_folder_of_pictures(tmp_path):
   photos = folders.pairs(tmp_path / 'photos', '.png', shape=(16, 20), dtype=np.uint8)
-  with pytest.raises(errors.UserError, match='takes images in 3D, those of .* are 2D'):
+  with pytest.raises(errors.UserError, match=r'takes images in 3D, those of .* are 2D'):
     setup.make(config_of(tmp_path, photos, axes=3))
   made = setup.make(config_of(tmp_path, photos))
   assert made.audited['net'].described.input.normalise == 'scale:255'
@@ -127,7 +127,7 @@ def test_levels_that_are_no_levels(tmp_path):
     setup.make(config)
   config.evaluate.levels = ()
   config.threat.units = 'metres'
-  with pytest.raises(errors.UserError, match='threat.units'):
+  with pytest.raises(errors.UserError, match=r'threat\.units'):
     setup.make(config)
   config.threat.units = 'raw'
   assert all(0 < eps < 100 for eps in setup.make(config).threat.levels)

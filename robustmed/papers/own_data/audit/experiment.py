@@ -3,8 +3,10 @@
 import functools
 
 import ml_collections
+import numpy as np
 
 from robustmed.data.labelled import study
+from robustmed.evaluation import examples
 from robustmed.papers.own_data import segmentation
 from robustmed.papers.own_data.audit import page, setup
 from robustmed.process import console
@@ -61,9 +63,18 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     report=lambda folder: page.write(folder, made, config, probes),
     claims=lambda: page.claims_of(made, config),
     artifacts=experiment.Artifacts(
-      functools.partial(segmentation.write_example, made, facts), segmentation.pictures
+      functools.partial(segmentation.write_example, made, facts), _pictures
     ),
   )
+
+
+def _pictures(found: examples.Example) -> dict[str, np.ndarray]:
+  """The arrays of the report's pictures, images in the units of levels."""
+  level = found.example['target']['level']  # [n, 2, c]
+  level = level.reshape(len(level), 2, *(1,) * (found.image.ndim - 2), level.shape[-1])
+  scaled = lambda image: (image - level[:, 0]) / level[:, 1]
+  images = {'image': scaled(found.example['image']), 'adversarial': scaled(found.image)}
+  return {**segmentation.pictures(found), **images}
 
 
 def _arm(name, task, audited) -> experiment.Arm:

@@ -66,7 +66,7 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
     title=f'Audit of {", ".join(one.network.name for one in made.audited.values())}',
     description=(*clinician(found, headline), 'Details follow.'),
     panels=tuple(panels),
-    level_units=made.threat.words,
+    level_units=made.threat.units,
     arms=tuple(spec.Arm(name, one.network.name) for name, one in made.audited.items()),
     claims=claims_of(made, config),
     notes=_notes(made),

@@ -156,7 +156,7 @@ def tasks(setup: Setup) -> dict[str, types.Task]:
       image_shape=shape,
       classes=names if regions is None else found.classes[1:],
       regions=regions,
-      units=setup.threat.words,
+      units=setup.threat.units,
     )
     predict = segmentation.predictor(
       one.network, one.described, image_shape=shape, classes=found.classes

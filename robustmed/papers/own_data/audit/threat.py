@@ -38,6 +38,11 @@ class Threat(NamedTuple):
   step: float | None  # to multiples of which changes are rounded
   ct: bool
 
+  @property
+  def units(self) -> str:
+    """What levels are given in."""
+    return f'shares {self.words}' if self.words.startswith('of ') else self.words
+
   def stored(self, eps: float) -> tuple[float, float, float]:
     """Returns the median, smallest and largest change of a stored value that `eps` allows."""
     found = eps * self.scale
