@@ -47,7 +47,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
         'noise': 'noise',
         'undefended': 'std',
       },
-      subjects=part.cases,
+      subjects=functools.partial(part.cases, chosen),
     ),
     report=lambda folder: report.spec_of(made, chosen, part, task),
     claims=lambda: report.claims_of(made, part),

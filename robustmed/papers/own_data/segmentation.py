@@ -94,7 +94,7 @@ def with_case(task):
   return task._replace(metrics=metrics)
 
 
-def cases(rows: pd.DataFrame) -> pd.DataFrame:
+def cases(chosen: choices.Choices, rows: pd.DataFrame) -> pd.DataFrame:
   """Returns one row per network, cell and case from those of its slices.
 
   Dice is that of all slices together, nan for a class that neither truth nor prediction has; its
@@ -106,7 +106,7 @@ def cases(rows: pd.DataFrame) -> pd.DataFrame:
   made['_distance'] = groups['_distance'].max()
   counts = [name for name in rows.columns if name.startswith(_COUNTS)]
   made[counts] = groups[counts].sum()
-  classes = [name for name in rows.columns if name.startswith('DICE_')]
+  classes = [f'DICE_{name}' for name in names(chosen)]  # columns are sorted, counts are not
   for number, name in enumerate(classes, start=1):
     tp, fp, fn = (made[f'{kind}{number}'] for kind in _COUNTS)
     made[name] = (2 * tp / (2 * tp + fp + fn).replace(0, np.nan)).astype(np.float64)

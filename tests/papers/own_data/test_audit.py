@@ -105,7 +105,8 @@ def test_the_attacked_image_is_the_stored_one(sized):
 def test_an_attack_in_other_units_stays_within_them(sized):
   made, batch = sized
   probe = grid.Probe(_towards_brighter, 'sum', (0.1,), space=made.space())
-  batch = {**batch, 'index': jnp.zeros(1, jnp.int32)}
+  batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), batch)  # two devices
+  batch['index'] = jnp.arange(2)
   task = type('T', (), {})()
   task.objectives = {'sum': lambda outputs, batch: outputs.sum((1, 2))}
   task.predict = lambda variables, image: image

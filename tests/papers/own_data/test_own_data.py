@@ -1,5 +1,7 @@
 """Choices, tasks and rows of a training on the user's folder; the whole run is a program test."""
 
+import types
+
 import jax
 import nibabel as nib
 import numpy as np
@@ -68,6 +70,9 @@ def test_regions_are_the_classes_of_the_results(tmp_path):
 
 
 def test_rows_of_slices_become_rows_of_cases():
+  """The counts of a class are found by its number, wherever its column is."""
+  folder = types.SimpleNamespace(regions={})
+  found_study = types.SimpleNamespace(folder=folder, classes=('background', 'b', 'a'))
   rows = pd.DataFrame(
     {
       'arm': 'std',
@@ -90,10 +95,10 @@ def test_rows_of_slices_become_rows_of_cases():
       '_case': [7.0, 7.0, 8.0],
     }
   )
-  found = segmentation.cases(rows)
+  found = segmentation.cases(types.SimpleNamespace(study=found_study), rows)
   assert found['index'].tolist() == [7, 8] and found['group'].tolist() == [5, 6]
-  np.testing.assert_allclose(found['DICE_a'], [6 / 7, 1])
-  np.testing.assert_allclose(found['DICE_b'], [0, np.nan])
+  np.testing.assert_allclose(found['DICE_b'], [6 / 7, 1])
+  np.testing.assert_allclose(found['DICE_a'], [0, np.nan])
   np.testing.assert_allclose(found['DICE'], [3 / 7, 1])
   np.testing.assert_allclose(found['_distance'], [0.3, 0.2])
 

@@ -58,7 +58,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
         'noise': NOISE,
         'undefended': next(iter(tasks)),
       },
-      subjects=segmentation.cases,
+      subjects=functools.partial(segmentation.cases, made),
     ),
     report=lambda folder: page.write(folder, made, config, probes),
     claims=lambda: page.claims_of(made, config),
