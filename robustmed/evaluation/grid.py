@@ -12,6 +12,7 @@ import pandas as pd
 
 from robustmed import errors, types
 from robustmed.evaluation import movement, trials
+from robustmed.evaluation import space as spaces
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 
@@ -19,18 +20,6 @@ PyTree = Any
 Batches = Callable[..., Iterable[dict[str, Any]]]  # (*fold of the trial) -> batches
 KEYS = ('arm', 'attack', 'eps', 'index', 'seed', 'group')
 CLEAN = 'none'
-
-
-class Space(NamedTuple):
-  """The units of an attack where they are not those of the images, such as a share of each range.
-
-  decode(encode(batch), batch) is batch['image']; `decode` is differentiable. `finish` makes of the
-  attacked image what is scored, such as one of whole numbers.
-  """
-
-  encode: Callable[[types.Batch], jax.Array]  # batch -> x
-  decode: Callable[[jax.Array, types.Batch], jax.Array]  # (x, batch) -> images
-  finish: Callable[[jax.Array, types.Batch], jax.Array] = lambda image, batch: image
 
 
 class Probe(NamedTuple):
@@ -45,7 +34,7 @@ class Probe(NamedTuple):
   objective: str
   levels: tuple[float, ...]
   source: str = ''
-  space: Space | None = None
+  space: spaces.Space | None = None
 
 
 class Model(NamedTuple):
@@ -160,13 +149,7 @@ def attack_program(task: types.Task, probe: Probe):
   def one_device(variables, batch, eps, key):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
     value = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
-    space = probe.space
-    if space is None:
-      result = probe.attack(value, batch['image'], eps=eps, key=keys)
-      return result.x, result.distance
-    inside = lambda x: value(space.decode(x, batch))
-    result = probe.attack(inside, space.encode(batch), eps=eps, key=keys)
-    return space.finish(space.decode(result.x, batch), batch), result.distance
+    return spaces.run(probe.attack, value, batch, space=probe.space, eps=eps, key=keys)
 
   return parallel.each_device(one_device, split=(1,), gathered=(True, True))
 

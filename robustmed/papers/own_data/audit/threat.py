@@ -11,7 +11,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.labelled import study as studies
 from robustmed.data.labelled import units as intensities
-from robustmed.evaluation import grid
+from robustmed.evaluation import space as spaces
 
 _SHARES = (0.01, 0.02, 0.04, 0.08)
 # name -> (what eps is measured in, intensity of data/labelled/units.py, default levels)
@@ -57,7 +57,7 @@ class Threat(NamedTuple):
     spread = f' (median; {low:g} to {high:g})' if high > low else ''
     return f'{own} = {middle:g} {"HU" if self.ct else "in the units of the files"}{spread}'
 
-  def space(self) -> grid.Space:
+  def space(self) -> spaces.Space:
     """Returns the attack's units: changes of 'image' by batch['target']['level'], its scale."""
 
     def encode(batch):
@@ -78,7 +78,7 @@ class Threat(NamedTuple):
       whole = jnp.trunc(change + _ROUNDING * jnp.sign(change))  # towards the clean image
       return batch['image'] + whole * self.step
 
-    return grid.Space(encode, decode, finish)
+    return spaces.Space(encode, decode, finish)
 
 
 def _ends(batch) -> tuple[jax.Array, jax.Array]:
