@@ -33,7 +33,7 @@ def _paths(value, path=''):
 
 
 def test_one_command_audits_a_file(tmp_path):
-  path = audited.brightness(tmp_path / 'net.onnx', centres=(0.3, 0.62, 0.9), last='Softmax')
+  path = audited.brightness(tmp_path / 'net.onnx', centres=(0.4, 0.7, 1.2), last='Softmax')
   words = [*CONFIG, f'--config.network={path}', '--config.input.normalise=minmax']
   words += ['--config.evaluate.levels=(0.02,0.1)', '--workdir', tmp_path / 'w']
   done = runs.main(*words)
@@ -57,6 +57,6 @@ def test_one_command_audits_a_file(tmp_path):
   assert page.index('What was asked') < page.index('How to read this page')
   assert 'Coverage of two checklists' in page
   assert len(list((tmp_path / 'w' / 'results' / 'worst').rglob('*_label.nii.gz'))) == 1
-  audited.brightness(path, centres=(0.3, 0.62, 0.91), last='Softmax')
+  audited.brightness(path, centres=(0.4, 0.7, 1.1), last='Softmax')
   (tmp_path / 'w' / 'results' / 'parts' / 'net.seed0.pgd.0.1.parquet').unlink()
   assert 'are not those that the run' in runs.mistake(*words)
