@@ -8,7 +8,7 @@ import pytest
 
 from robustmed import errors
 from robustmed.evaluation import grid
-from robustmed.papers.own_data.audit import breaking, coverage, setup, threat
+from robustmed.papers.own_data.audit import breaking, coverage, page, setup, threat
 from robustmed.runs import commandline
 from support import audited, folders, runs
 
@@ -161,3 +161,35 @@ def test_coverage_says_what_was_not_done():
   assert state['Random noise of the same size'] == coverage.DONE
   assert state['Intervals resample patients'] == coverage.NOT_DONE
   assert {one.state for one in found} == {'done', 'not done', 'not applicable'}
+
+
+def test_networks_side_by_side(tmp_path):
+  config = config_of(tmp_path)
+  (tmp_path / 'new').mkdir()
+  other = audited.brightness(tmp_path / 'new' / 'net.onnx', centres=(0, 1), last='Sigmoid')
+  config.networks = f'{config.network}, {other}'
+  made = setup.make(config)
+  assert len(made.audited) == 2 and all(name.endswith('_net') for name in made.audited)
+  second = made.audited['new_net'].described
+  assert second.output.classes == ('organ', 'lesion') and second.output.activation == 'sigmoid'
+  config.report.picture_eps = 0.02
+  assert (
+    'withstands an attack of 0.02 better than new_net' in page.claims_of(made, config)[-1].statement
+  )
+  tasks = setup.tasks(made)
+  image = jnp.full((2, *tasks['new_net'].image_shape), 40.0).at[:, 3, 4].set(90.0)
+  outputs = tasks['new_net'].predict(tasks['new_net'].init(jax.random.key(0)), image)
+  assert outputs['head0'].shape == (*image.shape[:-1], 3)
+  config.networks = f'{config.network},{audited.brightness(tmp_path / "v.onnx", axes=3)}'
+  with pytest.raises(errors.UserError, match='2D and in 3D cannot be audited together'):
+    setup.make(config)
+
+
+def test_volumes_through_windows_of_a_fixed_size(tmp_path):
+  made = setup.make(config_of(tmp_path, axes=3, shape=[4, 4, 4]))
+  assert made.study.window == (6, 8, 11) and made.audited['net'].described.input.window == (4, 4, 4)
+  task = setup.tasks(made)['net']
+  image = jax.random.uniform(jax.random.key(0), (1, *task.image_shape)) * 100
+  variables = task.init(jax.random.key(0))
+  slope = jax.grad(lambda x: task.predict(variables, x)['head0'][..., 1].sum())(image)
+  assert slope.shape == image.shape and np.isfinite(slope).all() and (slope != 0).mean() > 0.9
