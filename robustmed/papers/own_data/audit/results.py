@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import grid, statistics
+from robustmed.networks import network
 from robustmed.papers.own_data import segmentation
 from robustmed.papers.own_data.audit import breaking, coverage, setup
 from robustmed.process import files
@@ -63,6 +64,7 @@ def _network(one: setup.Audited) -> dict[str, Any]:
     'file': found.name,
     'format': found.format,
     'sha256': found.digest,
+    'weights_sha256': network.digest_of(found.variables),
     'parameters': sum(int(np.size(leaf)) for leaf in _leaves(found.variables)),
     'input': one.described.input._asdict(),
     'output': one.described.output._asdict(),

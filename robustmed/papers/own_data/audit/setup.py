@@ -17,7 +17,7 @@ from robustmed.data import store
 from robustmed.data.labelled import phantom, sampling
 from robustmed.data.labelled import study as studies
 from robustmed.networks import description, segmentation
-from robustmed.networks.network import as_task
+from robustmed.networks.network import as_task, digest_of
 from robustmed.papers.own_data import segmentation as own_data
 from robustmed.papers.own_data.audit import example, threat
 from robustmed.tasks import segmentation as task_of_label_maps
@@ -217,10 +217,15 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
     cut = inner({**found, 'image': found['image'] - floor})
     return {**cut, 'image': cut['image'] + floor}
 
-  digests = {name: one.network.digest for name, one in setup.audited.items()}
+  # Weights may lie in files of their own beside the network's.
+  digests = {name: digest_of(one.network.variables) for name, one in setup.audited.items()}
   info = {
     **source.info,
-    'fingerprint': {'data': source.info['fingerprint'], 'networks': digests},
+    'fingerprint': {
+      'data': source.info['fingerprint'],
+      'weights': digests,
+      'networks': {name: one.network.digest for name, one in setup.audited.items()},
+    },
     'name': f'{source.info["name"]} or the network',
   }
   _check_outputs(setup, made, crop(test[0]))
