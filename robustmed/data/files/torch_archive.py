@@ -2,8 +2,11 @@
 
 Such a file is a zip of raw storages and of `data.pkl`, a pickle program that assembles them. The
 program is not run: its opcodes are interpreted one at a time, and only those that build
-dictionaries, lists, tuples, numbers, strings, tensors and numpy arrays are supported. A global
-beside `_NAMES` is a `UserError`.
+dictionaries, lists, tuples, numbers, strings, tensors, numpy arrays and scalars are supported. A
+global beside `_NAMES` is a `UserError`.
+
+`read` returns arrays of a flat dictionary. For nested ones `outline` returns everything but the
+numbers of the tensors, and `arrays` those that are wanted, after their shapes were checked.
 """
 
 import collections
@@ -12,7 +15,7 @@ import pathlib
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +23,7 @@ import numpy as np
 from robustmed import errors
 
 MAX_PROGRAM = 256 * 2**20  # bytes of data.pkl
+MAX_NODES = 2_000_000  # values in an outline; lists that share lists can have any number
 _LEGACY = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _STORAGES = {
   'DoubleStorage': 'f8',
@@ -40,7 +44,8 @@ _NAMES = {
   ('_codecs', 'encode'),
   ('numpy', 'ndarray'),
   ('numpy', 'dtype'),
-  *((module, '_reconstruct') for module in _NUMPY),
+  ('torch', 'device'),
+  *((module, name) for module in _NUMPY for name in ('_reconstruct', 'scalar')),
   *(('torch', name) for name in _STORAGES),
 }
 
@@ -75,8 +80,47 @@ class _Array:
 
 def read(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   """Returns those of the dictionary's arrays that `keys` name and the file has."""
+
+  def chosen(archive, folder, content):
+    order = _byte_order(archive, folder)
+    return {
+      key: _materialise(content[key], archive, folder, order) for key in keys if key in content
+    }
+
+  return _opened(path, chosen)
+
+
+def outline(path: pathlib.Path, keys: Iterable[str]) -> dict[str, Any]:
+  """Returns the values of those `keys` that the dictionary in the file has, tensors as `Tensor`."""
+
+  def chosen(archive, folder, content):
+    del archive, folder
+    count = [0]
+    return {key: _plain(content[key], count) for key in keys if key in content}
+
+  return _opened(path, chosen)
+
+
+def arrays(path: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+  """Returns the numbers of tensors of an outline; together they cannot exceed the file's size."""
+  path = pathlib.Path(path)
+
+  def chosen(archive, folder, content):
+    del content
+    storages = {t.key: t.numel * np.dtype(t.dtype).itemsize for t in tensors.values()}
+    if sum(storages.values()) > path.stat().st_size:  # torch.save does not compress
+      raise _Refused('declares tensors that are larger than the file')
+    order = _byte_order(archive, folder)
+    return {name: _materialise(t, archive, folder, order) for name, t in tensors.items()}
+
+  return _opened(path, chosen)
+
+
+def _opened(path, function):
+  """Returns function(archive, folder, content) of a file; every failure is one line."""
+  path = pathlib.Path(path)
   try:
-    return _read(path, keys)
+    return _with_archive(path, function)
   except _Refused as error:
     raise errors.UserError(f'{path}: {error}') from error
   except OSError as error:
@@ -87,7 +131,7 @@ def read(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     ) from error
 
 
-def _read(path, keys):
+def _with_archive(path, function):
   with path.open('rb') as file:
     start = file.read(len(_LEGACY))
     if start == _LEGACY:
@@ -106,12 +150,27 @@ def _read(path, keys):
       content = interpret(_member(archive, programs[0], limit=MAX_PROGRAM))
       if not isinstance(content, dict):
         raise _Refused(f'holds a {type(content).__name__.lower()}, not a dictionary of tensors')
-      order = '<'
-      if f'{folder}byteorder' in archive.namelist():
-        order = {b'little': '<', b'big': '>'}[_member(archive, f'{folder}byteorder', limit=16)]
-      return {
-        key: _materialise(content[key], archive, folder, order) for key in keys if key in content
-      }
+      return function(archive, folder, content)
+
+
+def _byte_order(archive, folder):
+  if f'{folder}byteorder' not in archive.namelist():
+    return '<'
+  return {b'little': '<', b'big': '>'}[_member(archive, f'{folder}byteorder', limit=16)]
+
+
+def _plain(value, count):
+  """Returns a value with its containers copied; `count` holds the number of values so far."""
+  count[0] += 1
+  if count[0] > MAX_NODES:
+    raise _Refused(f'data.pkl holds more than {MAX_NODES} values')
+  if isinstance(value, _Array):
+    return value.value
+  if isinstance(value, dict):
+    return {key: _plain(item, count) for key, item in value.items()}
+  if isinstance(value, list) or type(value) is tuple:
+    return type(value)(_plain(item, count) for item in value)
+  return value
 
 
 def _member(archive, name, *, limit):
@@ -249,6 +308,13 @@ def _call(function, arguments):
     return arguments[0].encode('latin1')
   if attribute == '_reconstruct':
     return _Array()
+  if attribute == 'device':
+    return ':'.join(str(part) for part in arguments)
+  if attribute == 'scalar':
+    dtype, raw = arguments
+    if len(raw) != dtype.value.itemsize:
+      raise _Refused('data.pkl has a numpy scalar of the wrong size')
+    return np.frombuffer(raw, dtype.value)[0].item()
   if attribute == 'dtype' and re.fullmatch(r'b1|[iu][1248]|f[248]', arguments[0]):
     return _Array(np.dtype(arguments[0]))
   raise _Refused(
@@ -258,6 +324,8 @@ def _call(function, arguments):
 
 def _build(target, state):
   """Sets the state of a dtype (version, byte order, ...) or of an array (version, shape, ...)."""
+  if isinstance(target, collections.OrderedDict):  # the versions of the modules of a state dict
+    return
   if isinstance(target.value, np.dtype):
     if state[1] in ('<', '>'):
       target.value = target.value.newbyteorder(state[1])

@@ -1,0 +1,112 @@
+"""Trains networks with nnunetv2 itself and predicts with them; run by test_nnunet.py.
+
+`python nnunet_peer.py CASES WORK [CONFIGURATION ...]`: CASES is a Decathlon folder of the
+hippocampus. WORK then has `results/NAME` (as nnunetv2 leaves them), `images` (cases that were not
+trained on) and `maps/NAME` with the label maps of nnunetv2's own predictor, NAME a configuration.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+DATASET = 'Dataset004_Hippocampus'
+TRAINED, TESTED = 9, 3
+FEATURES = 8  # of the first stage, instead of 32: a minute on two cores
+BATCH = {'2d': 24, '3d_fullres': 4, '3d_residual': 4}
+EPOCHS, ITERATIONS = 2, 30
+RESIDUAL = 'dynamic_network_architectures.architectures.unet.ResidualEncoderUNet'
+
+
+def lay_out(cases, work):
+  """Copies cases to the raw layout; the first are trained on, the next only predicted."""
+  raw = work / 'raw' / DATASET
+  names = sorted(path.name for path in (cases / 'imagesTr').glob('[!.]*.nii.gz'))
+  for name in names[: TRAINED + TESTED]:
+    place = raw / 'imagesTr' if name in names[:TRAINED] else work / 'images'
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(cases / 'imagesTr' / name, place / name.replace('.nii.gz', '_0000.nii.gz'))
+    if name in names[:TRAINED]:
+      (raw / 'labelsTr').mkdir(exist_ok=True)
+      shutil.copy(cases / 'labelsTr' / name, raw / 'labelsTr' / name)
+  described = {
+    'channel_names': {'0': 'MRI'},
+    'labels': {'background': 0, 'anterior': 1, 'posterior': 2},
+    'numTraining': TRAINED,
+    'file_ending': '.nii.gz',
+  }
+  (raw / 'dataset.json').write_text(json.dumps(described))
+
+
+def plan(work):
+  """Plans and preprocesses with nnunetv2; then makes the planned networks small."""
+  from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+  api.extract_fingerprints([4], num_processes=1)
+  api.plan_experiments([4])
+  path = work / 'preprocessed' / DATASET / 'nnUNetPlans.json'
+  plans = json.loads(path.read_text())
+  for name in ('2d', '3d_fullres'):
+    found = plans['configurations'][name]
+    kwargs = found['architecture']['arch_kwargs']
+    kwargs['features_per_stage'] = [min(FEATURES * 2**s, 320) for s in range(kwargs['n_stages'])]
+    found['batch_size'] = BATCH[name]
+  residual = json.loads(json.dumps(plans['configurations']['3d_fullres']['architecture']))
+  residual['network_class_name'] = RESIDUAL
+  kwargs = residual['arch_kwargs']
+  kwargs['n_blocks_per_stage'] = [1] + [2] * (kwargs['n_stages'] - 1)
+  del kwargs['n_conv_per_stage']
+  plans['configurations']['3d_residual'] = {
+    'inherits_from': '3d_fullres',
+    'architecture': residual,
+  }
+  path.write_text(json.dumps(plans))
+  api.preprocess([4], configurations=['2d', '3d_fullres'], num_processes=[1, 1])
+
+
+def train(work, name):
+  import torch
+  from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
+
+  os.environ['nnUNet_n_proc_DA'] = '0'  # augmentation in this process; planning needs 1
+  torch.manual_seed(0)
+  folder = work / 'preprocessed' / DATASET
+  trainer = nnUNetTrainer.nnUNetTrainer(
+    plans=json.loads((folder / 'nnUNetPlans.json').read_text()),
+    configuration=name,
+    fold='all',
+    dataset_json=json.loads((folder / 'dataset.json').read_text()),
+    device=torch.device('cpu'),
+  )
+  trainer.num_epochs, trainer.num_iterations_per_epoch = EPOCHS, ITERATIONS
+  trainer.num_val_iterations_per_epoch = 1
+  trainer.run_training()
+  shutil.copytree(pathlib.Path(trainer.output_folder_base), work / 'results' / name)
+
+
+def predict(work, name):
+  import torch
+  from nnunetv2.inference import predict_from_raw_data
+
+  predictor = predict_from_raw_data.nnUNetPredictor(device=torch.device('cpu'), allow_tqdm=False)
+  predictor.initialize_from_trained_model_folder(str(work / 'results' / name), use_folds=('all',))
+  predictor.predict_from_files_sequential(str(work / 'images'), str(work / 'maps' / name))
+
+
+def main():
+  cases, work, *names = sys.argv[1:]
+  cases, work = pathlib.Path(cases), pathlib.Path(work)
+  for variable, folder in (('raw', 'raw'), ('preprocessed', 'preprocessed'), ('results', 'trained')):
+    os.environ[f'nnUNet_{variable}'] = str(work / folder)
+  os.environ.update(nnUNet_n_proc_DA='1', nnUNet_compile='false', MPLBACKEND='agg')
+  lay_out(cases, work)
+  plan(work)
+  for name in names or BATCH:
+    (work / 'maps' / name).mkdir(parents=True, exist_ok=True)
+    train(work, name)
+    predict(work, name)
+
+
+if __name__ == '__main__':
+  main()
