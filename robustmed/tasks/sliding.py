@@ -29,7 +29,7 @@ class Tile(NamedTuple):
   outputs: Any  # numpy leaves without the batch axis
 
 
-def _margins(size: tuple[int, ...], patch: tuple[int, ...]) -> list[tuple[int, int]]:
+def margins(size: tuple[int, ...], patch: tuple[int, ...]) -> list[tuple[int, int]]:
   """Returns the padding before and after an image smaller than the patch, per axis."""
   if len(size) != len(patch):
     raise errors.UserError(f'a patch {tuple(patch)} does not fit images of {tuple(size)} cells')
@@ -72,9 +72,9 @@ def probabilities(
   window, so it needs the memory of one window for any number of them.
   """
   patch, rank = tuple(patch), image.ndim - 2
-  margins = _margins(image.shape[1:-1], patch)
-  inner = (slice(None), *(slice(lo, lo + n) for (lo, _), n in zip(margins, image.shape[1:-1])))
-  image = jnp.pad(image, ((0, 0), *margins, (0, 0)))
+  padding = margins(image.shape[1:-1], patch)
+  inner = (slice(None), *(slice(lo, lo + n) for (lo, _), n in zip(padding, image.shape[1:-1])))
+  image = jnp.pad(image, ((0, 0), *padding, (0, 0)))
   size = image.shape[1:-1]
   flips = list(itertools.product((False, True), repeat=rank)) if mirror else [(False,) * rank]
   weights, corners = gaussian(patch), starts(size, patch, step=step)
@@ -123,10 +123,10 @@ def tiles(
   `predict` maps [batch_size, *patch, c] to outputs with that leading axis; the last batch is padded
   with copies. Images smaller than the patch are padded with 0.
   """
-  patch, margins = tuple(patch), _margins(image.shape[:-1], patch)
-  image = np.pad(image, (*margins, (0, 0)))
+  patch, padding = tuple(patch), margins(image.shape[:-1], patch)
+  image = np.pad(image, (*padding, (0, 0)))
   corners = starts(image.shape[:-1], patch, step=step)
-  before = np.array([lo for lo, _ in margins])
+  before = np.array([lo for lo, _ in padding])
   for first in range(0, len(corners), batch_size):
     some = corners[first : first + batch_size]
     windows = np.stack([image[tuple(slice(a, a + m) for a, m in zip(c, patch))] for c in some])

@@ -69,11 +69,11 @@ def train(work, name):
   import torch
   from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
-  os.environ['nnUNet_n_proc_DA'] = '0'  # augmentation in this process; planning needs 1
+  os.environ.update(nnUNet_n_proc_DA='0')  # augmentation in this process; planning needs 1
   torch.manual_seed(0)
   folder = work / 'preprocessed' / DATASET
   trainer = nnUNetTrainer.nnUNetTrainer(
-    plans=json.loads((folder / 'nnUNetPlans.json').read_text()),
+    plans={**json.loads((folder / 'nnUNetPlans.json').read_text()), 'continue_training': False},
     configuration=name,
     fold='all',
     dataset_json=json.loads((folder / 'dataset.json').read_text()),
@@ -97,7 +97,11 @@ def predict(work, name):
 def main():
   cases, work, *names = sys.argv[1:]
   cases, work = pathlib.Path(cases), pathlib.Path(work)
-  for variable, folder in (('raw', 'raw'), ('preprocessed', 'preprocessed'), ('results', 'trained')):
+  for variable, folder in (
+    ('raw', 'raw'),
+    ('preprocessed', 'preprocessed'),
+    ('results', 'trained'),
+  ):
     os.environ[f'nnUNet_{variable}'] = str(work / folder)
   os.environ.update(nnUNet_n_proc_DA='1', nnUNet_compile='false', MPLBACKEND='agg')
   lay_out(cases, work)
