@@ -1,4 +1,4 @@
-"""Reads the images of one case as nnunetv2 does, and writes label maps on the grid of their file."""
+"""Reads the images of one case as nnunetv2 does, writes label maps on the grid of their file."""
 
 import gzip
 import json

@@ -67,7 +67,7 @@ class Fold(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """All that prediction needs; axes are [z, y, x] of the file, after `forward` those of the plan."""
+  """All that prediction needs; `forward` takes axes [z, y, x] of the file to those of the plan."""
 
   folder: pathlib.Path
   trainer: str

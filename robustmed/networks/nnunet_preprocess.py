@@ -51,7 +51,7 @@ def prepare(
       for channel, how in zip(image, plan.normalisations, strict=True)
     ]
   )
-  shape = [int(round(i / j * k)) for i, j, k in zip(spacing, target, cut.shape[1:], strict=True)]
+  shape = [round(i / j * k) for i, j, k in zip(spacing, target, cut.shape[1:], strict=True)]
   if min(shape) < 1:
     raise errors.UserError(f'{what}: is thinner than one voxel of the network ({target} mm)')
   data = resample(cut, shape, plan.resample_image, spacings=(spacing, target))
@@ -115,7 +115,7 @@ def nonzero(image: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
 def normalise(
   image: np.ndarray, how: nnunet_plans.Normalisation, *, inside: np.ndarray, what: str = 'the image'
 ) -> np.ndarray:
-  """Returns one channel [z, y, x] normalised; z-scores over `inside` alone where the plan says so."""
+  """Returns one channel [z, y, x] normalised; z-scores over `inside` alone if the plan says so."""
   image = np.array(image, np.float32)
   if how.name == 'ZScoreNormalization':
     where = inside if how.masked else np.ones(image.shape, bool)
