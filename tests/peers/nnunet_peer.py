@@ -97,11 +97,34 @@ def train(work, name):
 
 
 def predict(work, name):
+  """Predicts as nnUNetv2_predict, without its search for trainers, which imports every package."""
   import torch
   from nnunetv2.inference import predict_from_raw_data
+  from nnunetv2.utilities import get_network_from_plans
+  from nnunetv2.utilities.plans_handling import plans_handler
 
+  folder = work / 'results' / name
+  plans = plans_handler.PlansManager(json.loads((folder / 'plans.json').read_text()))
+  found = plans.get_configuration(name)
+  saved = torch.load(folder / 'fold_all' / 'checkpoint_final.pth', weights_only=False)
+  network = get_network_from_plans.get_network_from_plans(
+    found.network_arch_class_name,
+    found.network_arch_init_kwargs,
+    found.network_arch_init_kwargs_req_import,
+    1,
+    3,
+    deep_supervision=False,
+  )
   predictor = predict_from_raw_data.nnUNetPredictor(device=torch.device('cpu'), allow_tqdm=False)
-  predictor.initialize_from_trained_model_folder(str(work / 'results' / name), use_folds=('all',))
+  predictor.manual_initialization(
+    network,
+    plans,
+    found,
+    [saved['network_weights']],
+    json.loads((folder / 'dataset.json').read_text()),
+    saved['trainer_name'],
+    saved['inference_allowed_mirroring_axes'],
+  )
   predictor.predict_from_files_sequential(str(work / 'images'), str(work / 'maps' / name))
 
 
