@@ -38,6 +38,7 @@ def _rank(network):
   return len(network.plan.patch)
 
 
+@pytest.mark.slow
 def test_the_pure_function_agrees_with_prediction_on_the_host(network):
   prepared = network.prepare(_image(), spacing=SPACING[_rank(network)])
   assert prepared.image.shape == (2, 5, 11, 13)
