@@ -5,6 +5,7 @@ onnx_file    ONNX files
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
+nnunet_*     results folders of nnU-Net v2: plans, architecture, network, preprocess, files, predict
 """
 
 import pathlib
