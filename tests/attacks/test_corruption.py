@@ -19,6 +19,7 @@ def objective(x):
   return jnp.sum(x * x, (1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', corruptions.CORRUPTIONS)
 def test_is_the_corruption_at_each_severity(kind):
   attack = attacks.make('corruption', kind=kind, bounds=(0.0, 1.0))

@@ -6,6 +6,8 @@ from robustmed import errors
 from robustmed.benchmark import scaling, workloads
 from support import runs
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """HloModule jit_step, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
 %add.1 (a.2: f32[], b.3: f32[]) -> f32[] {

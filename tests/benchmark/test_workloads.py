@@ -117,6 +117,7 @@ def test_workloads_by_name_from_the_command_line():
   assert (command.config.batch, command.config.steps) == (4, 3)
 
 
+@pytest.mark.slow
 def test_full_size_does_the_work_of_the_paper():
   made = []
 

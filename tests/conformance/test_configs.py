@@ -33,6 +33,7 @@ def _plain(value):
   return value is None or isinstance(value, bool | int | float | str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_presets_are_plain_data_and_build(path):
   for preset, config in _presets(path):
@@ -82,6 +83,7 @@ def test_the_docstring_states_the_hours_that_are_counted(path):
   assert rate == 'at 10 TFLOP/s' and abs(hours - counted) <= max(0.5, 0.05 * counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_describe_prints_one_json_object(path, capsys):
   assert main.main(['--config', f'{path}:smoke', '--stage', 'describe']) == 0

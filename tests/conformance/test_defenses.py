@@ -50,6 +50,7 @@ def test_every_defense_is_in_this_suite():
   assert set(FIELDS) == set(DEFENSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', DEFENSES)
 def test_the_loss_goes_down(name):
   _, losses = _train(_make(name), steps=200)

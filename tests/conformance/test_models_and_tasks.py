@@ -49,6 +49,7 @@ def test_every_entry_is_in_this_suite():
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_networks_keep_examples_apart_and_say_wrong_shapes(name):
   module = MODELS[name](**SMALL[name])
@@ -83,6 +84,7 @@ def test_every_function_of_a_task_is_per_example():
       np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_and_inference_agree_where_nothing_is_random():
   task, batch = _task(), _batch()
   variables = task.init(jax.random.key(0))

@@ -69,6 +69,7 @@ def test_every_defense_is_in_this_suite():
   assert {name.split(',')[0] for name in ARMS} == set(DEFENSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize('arm', ARMS)
 def test_the_rate_reaches_its_end_at_the_last_step(tmp_path, arm, schedule):

@@ -84,6 +84,7 @@ def test_warp_equals_scipy(batch, virtual):
     assert np.abs(expected - batch['image'][k, ..., 0]).mean() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stride', [1, 4])
 def test_own_contour_leaves_the_image_as_it_is(batch, stride):
   contour = jnp.asarray(batch['target']['contour'])
@@ -137,6 +138,7 @@ def test_interpolation_is_exact_for_lines(side, stride):
   np.testing.assert_allclose(between @ (3 * knots - 1), 3 * np.arange(side) - 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_their_neighbours(model, batch, virtual):
   alone = jax.tree.map(lambda leaf: leaf[2:4], dict(batch))
   result = augment.virtual_disk(model, side=SIDE)(keys_of(batch)[2:4], alone)

@@ -74,6 +74,7 @@ def test_updates_follow_every_point_of_the_attack():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), changed['state'], want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make', ['adversarial', 'amat'])
 def test_a_train_step_goes_on_from_the_updated_statistics(make):
   task, batch = toys.task(Net()), toys.batch(4)

@@ -34,6 +34,7 @@ def _descend(task, params, image, batch, rate):
   return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('in_turn', [True, False])
 def test_adversarial_updates_by_hand(in_turn):
   task, batch, eps = toys.task(), toys.batch(6), 0.1

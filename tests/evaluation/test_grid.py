@@ -84,6 +84,7 @@ class _StopAt(console.Stopper):
     return self._left < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('after', [0, 1, 4])
 def test_a_stopped_grid_goes_on_to_the_same_rows(tmp_path, after):
   task = toys.task()

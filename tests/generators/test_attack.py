@@ -11,6 +11,8 @@ from robustmed.generators import synthesis
 from robustmed.training import checkpoints
 from support import buckets, runs, synths
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(5)
 
 

@@ -9,6 +9,8 @@ from robustmed.ops import warp
 from robustmed.process import parallel
 from support import synths
 
+pytestmark = pytest.mark.slow
+
 BATCH = synths.batch(8)
 KEYS = jax.random.split(jax.random.key(2), 8)
 

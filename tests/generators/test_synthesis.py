@@ -82,6 +82,7 @@ def test_composition_is_scipys_warp_plus_the_intensity(drawn):
   )
 
 
+@pytest.mark.slow
 def test_training_mode_moves_the_running_statistics_and_inference_does_not(trained):
   model, variables = trained
   image = synths.batch()['image']

@@ -11,6 +11,8 @@ from robustmed.training import loop, optimisers, step
 from robustmed.training import state as train_state
 from support import synths
 
+pytestmark = pytest.mark.slow
+
 RULES = {
   'generator': {'name': 'rmsprop', 'lr': 0.005},
   'critic': {'name': 'rmsprop', 'lr': 0.001, 'clip_weights': 0.05},

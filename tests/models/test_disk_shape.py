@@ -129,6 +129,7 @@ def randomised(variables, seed):
   return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=leaf.shape)) for leaf in leaves])
 
 
+@pytest.mark.slow
 def test_block_is_the_authors():
   with jax.enable_x64(True):
     block = disk_shape.Block(16, strides=2)
@@ -142,6 +143,7 @@ def test_block_is_the_authors():
     np.testing.assert_allclose(block.apply(variables, x), y, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kernel', 'pads'), [(3, (1, 2)), (5, (2, 3)), (7, (3, 4))])
 def test_doubling_pads_as_the_authors_code(kernel, pads):
   with jax.enable_x64(True):

@@ -61,6 +61,7 @@ def test_channels_stay_last_from_one_convolution_to_the_next(unet):
   assert [shape for shape in moved if not shape.startswith('1,1,1')] == ['1,8,12,2', '1,3,8,12']
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_mapped_over():
   fixed = ours.build(onnx_models.unet(1, 8, 8))
   free = ours.build(onnx_models.unet())

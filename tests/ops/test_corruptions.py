@@ -75,6 +75,7 @@ def test_bias_field_is_smooth_shared_and_as_large_as_told():
   assert np.abs(np.diff(field[..., 0], axis=0)[both]).max() < 0.2
 
 
+@pytest.mark.slow
 def test_motion_keeps_the_sum_and_shifts_along_lines():
   image = heads(1)[0][8]
   key = jax.random.key(5)

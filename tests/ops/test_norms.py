@@ -29,6 +29,7 @@ def plain(x, scale, bias, groups, leak):
   return z if leak is None else jnp.where(z >= 0, z, leak * z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('leak', [None, 0.01])
 @pytest.mark.parametrize(
   ('shape', 'groups'), [((2, 3, 4, 6), 2), ((2, 5, 4), 4), ((3, 8), 1), ((1, 2, 2, 2, 4), 2)]

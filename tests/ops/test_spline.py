@@ -25,6 +25,7 @@ def reference(points, values, where, kernel):
   return model(where.reshape(-1, 2)).reshape(where.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', ['r', 'r2logr'])
 def test_float64_is_scipy_s(kernel):
   points, values, where = landmarks(0)
@@ -70,6 +71,7 @@ def test_affine_maps_are_reproduced_in_three_dimensions():
   np.testing.assert_allclose(spline.evaluate(fitted, where), where @ matrix + 2, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', ['r', 'r2logr'])
 def test_gradients_are_finite_at_the_control_points(kernel):
   points, values, _ = (jnp.asarray(a, jnp.float32) for a in landmarks(5, n=12))

@@ -34,6 +34,7 @@ _SLURM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('given', 'code', 'whom'),
   [

@@ -97,6 +97,7 @@ def test_cpu_flags_are_added_but_the_users_survive():
   assert value == '3.0'
 
 
+@pytest.mark.slow
 def test_programs_are_dropped_where_they_hold_many_mappings_only(monkeypatch):
   traced = []
   double = jax.jit(lambda x: traced.append(1) or 2 * x)

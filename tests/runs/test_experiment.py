@@ -177,6 +177,7 @@ def test_experiments_keep_the_order_of_the_arms(name):
   assert list(built.arms) == list(config.arms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('config', 'groups', 'least'),
   [('amat_heart.py:paper', 3, 0.125), ('amat_prostate.py:paper', 5, 0.03125)],

@@ -13,6 +13,8 @@ from robustmed.runs import commandline, description, experiment, forecast, netwo
 from robustmed.training import checkpoints
 from support import toys
 
+pytestmark = pytest.mark.slow
+
 FOLDS, COUNT = 2, 12
 ARMS = ('std', 'amat')
 

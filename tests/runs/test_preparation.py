@@ -81,6 +81,7 @@ def _experiment(config, source, task=None, **more):
   )
 
 
+@pytest.mark.slow
 def test_an_arm_waits_for_the_network_that_gives_its_thresholds(tmp_path, monkeypatch):
   monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', 0.0)  # of the mappings that a process may have
   config, source = _config(), _source()

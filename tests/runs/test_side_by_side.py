@@ -14,6 +14,8 @@ from robustmed.runs import commandline, experiment, side_by_side, stages
 from robustmed.training import checkpoints
 from support import toys
 
+pytestmark = pytest.mark.slow
+
 ARMS = ('std', 'sat', 'amat', 'noise')
 
 

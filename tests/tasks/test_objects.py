@@ -177,6 +177,7 @@ def test_losses_per_example_agree_with_plain_loops():
   np.testing.assert_allclose(total, sum(losses.values()), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_image_without_boxes_has_only_objectness_and_finite_gradients():
   data, made = batch(), task()
   data['target'] = {**data['target'], 'mask': np.zeros((2, 3), bool)}
@@ -188,6 +189,7 @@ def test_an_image_without_boxes_has_only_objectness_and_finite_gradients():
   assert np.isnan(made.metrics(outputs(), data)['IOU']).all()
 
 
+@pytest.mark.slow
 def test_coupled_losses_are_means_over_the_positives_of_the_batch():
   data, made = batch(4), task()
   defense = standard.make(made, coupled=True)

@@ -15,6 +15,8 @@ from robustmed.training import loop, step
 from robustmed.training import state as train_state
 from support import toys
 
+pytestmark = pytest.mark.slow
+
 PGD = attacks.pgd(num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
 BALL = attacks.pgd(norm='l2', num_steps=3, relative_step=0.5, bounds=(0.0, 1.0))
 TEACHER = jax.tree.map(lambda leaf: 8 * leaf, toys.variables())

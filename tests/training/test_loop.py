@@ -54,6 +54,7 @@ def _log(folder):
     return [{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stop_after', [0, 2, 3, 5])
 def test_stopping_and_going_on_changes_nothing(tmp_path, stop_after):
   whole = _fit(tmp_path / 'whole')

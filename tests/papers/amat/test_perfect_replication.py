@@ -217,6 +217,7 @@ def test_every_task_of_the_paper_is_here():
     assert config.data.task == task and published.costs(task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['hippocampus', 'cells'])
 def test_nothing_is_better_in_rows_without_effect(task):
   replication.check_without_effect(

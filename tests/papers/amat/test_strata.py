@@ -96,6 +96,7 @@ def grown(made):
   return np.asarray(aux['passed']).reshape(len(KINDS), EACH) > 0.5
 
 
+@pytest.mark.slow
 def test_with_the_loss_margins_of_empty_slices_grow_like_those_of_others(tmp_path):
   shares = grown(defense(tmp_path, criterion='loss', test='final')).mean(axis=1)
   # half of each kind has a loss below the mean of its kind, about

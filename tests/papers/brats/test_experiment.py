@@ -64,6 +64,7 @@ def test_multiplied_logits_are_trained_once_for_all_temperatures():
   )
 
 
+@pytest.mark.slow
 def test_networks_with_a_gain_share_all_programs():
   exp = _multiplied()
   for number in _temperatures(exp):
@@ -241,6 +242,7 @@ def _seeds(frame, count):
   return pd.concat([frame.assign(seed=seed) for seed in range(count)], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_what_grows_with_temperature_takes_three_trainings():
   frame = tumour_rows.rows()
   for count, verdict in ((1, 'undecided'), (2, 'undecided'), (3, 'holds')):

@@ -212,6 +212,7 @@ def test_the_printed_p_values_come_out(dimension):
       assert abs(np.log10(p / line['p'])) < 0.7, line
 
 
+@pytest.mark.slow
 def test_nothing_is_better_in_rows_without_effect():
   found = {}
   for seed, dimension in itertools.product(range(4), (2, 3)):

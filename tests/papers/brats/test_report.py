@@ -19,6 +19,8 @@ from robustmed.process import files
 from robustmed.runs import commandline
 from support import tumour_rows
 
+pytestmark = pytest.mark.slow
+
 
 def config(dimension, other=''):
   chosen = commandline.load_config(f'configs/brats{dimension}d.py:paper')

@@ -118,6 +118,7 @@ def test_mistakes_in_the_configuration_are_one_line(tmp_path):
   fails('unknown model', model__name='resnet50')
 
 
+@pytest.mark.slow
 def test_the_network_with_boxes_begins_as_the_blob_network(config):
   with config.unlocked():
     config.candidates.boxes = True

@@ -192,6 +192,7 @@ def test_the_printed_sensitivities_come_out(benchmark):
     assert 0.06 < found.high - found.low < 0.14
 
 
+@pytest.mark.slow
 def test_nothing_is_better_in_rows_without_effect(monkeypatch):
   means = published.froc()[list(map('{:g}'.format, froc.RATES))].mean().to_numpy() / 100
   for trial in range(3):

@@ -51,6 +51,7 @@ def trained(made):
   return state, *seen[1], seen[-1][0], found
 
 
+@pytest.mark.slow
 def test_both_phases_train_and_the_reconstruction_gets_better(trained):
   begin, first, scalars, last, found = trained
   assert int(last.bad_step) == -1 and np.mean(found[-3:]) < 0.6 * found[0]

@@ -34,6 +34,7 @@ def first_batch(exp, split='train', size=2):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('axes', 'shape'), [(2, (16, 24)), (3, (16, 16, 24))])
 def test_slices_and_volumes_of_an_unknown_organ(axes, shape, tmp_path, capsys):
   folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(16, 16, 24), channels=2)

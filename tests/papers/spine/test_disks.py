@@ -16,6 +16,7 @@ def _start(**changes):
   return config, papers.find('quickstart').build(config).arms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['disk_shape', 'disk_shape_lite'])
 def test_the_contour_starts_at_the_mean_of_the_training_contours(model, tmp_path):
   config, arms = _start()

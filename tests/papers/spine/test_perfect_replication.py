@@ -116,6 +116,7 @@ def test_what_the_text_says_against_its_tables_would_fail(statement):
   assert statement not in [claim.test for claim in made()]
 
 
+@pytest.mark.slow
 def test_nothing_is_better_in_rows_without_effect():
   options = {'sizes': PATIENTS, 'spread': SPREAD}
   replication.check_without_effect(

@@ -9,6 +9,8 @@ from robustmed.papers.synthesis import slices as evaluation
 from robustmed.process import console
 from support import synths
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(1)
 ORGANS = ('pancreas', 'liver')
 

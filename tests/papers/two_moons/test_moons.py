@@ -79,6 +79,7 @@ def test_the_tail_is_the_second_half_of_the_arc(splits):
   assert 0.3 < (kind == moons.TAIL).sum() / 90 < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('field', 'value', 'match'),
   [
