@@ -110,7 +110,8 @@ def test_the_reading_alone_decides_what_u_nets_train_on(config, loss):
 
 def test_a_hardened_network_is_that_of_the_target(config):
   arms = experiment.build(config).arms
-  assert arms['hardened'].network == (None, {})
+  own = arms['hardened'].network
+  assert own.task is None and not own.fields and own.variables is None
   config.synthesis.update({'target': 'nnunet', 'second': 'unet'})
   other = experiment.build(config).arms
   assert other['hardened'].network.task is other['nnunet'].network.task is not None
