@@ -313,8 +313,10 @@ def sums_joined_by(join: Callable[[PyTree], PyTree]):
   sums: (number of valid examples, sums of the statistics) of the examples that it was called with.
   """
   token = _join_sums.set(join)
-  yield
-  _join_sums.reset(token)
+  try:
+    yield
+  finally:
+    _join_sums.reset(token)
 
 
 def device_key(key: jax.Array) -> jax.Array:

@@ -113,3 +113,13 @@ def test_values_everywhere_are_those_that_come_back():
   add = parallel.each_device(lambda x, y: x + jnp.sum(y), split=(1,), gathered=False)
   value = parallel.replicate({'a': np.float32(1)})['a']
   assert add(value, np.zeros(4, np.float32)).sharding == value.sharding
+
+
+def test_sums_are_joined_as_before_after_an_error():
+  class Mistake(Exception):
+    pass
+
+  before = parallel._join_sums.get()
+  with pytest.raises(Mistake), parallel.sums_joined_by(lambda sums: sums):
+    raise Mistake
+  assert parallel._join_sums.get() is before
