@@ -66,13 +66,21 @@ class Store:
     self._manager.close()
 
 
+class _Silent(logging.Filter):
+  """Lets only critical messages pass."""
+
+  def filter(self, record):
+    return record.levelno >= logging.CRITICAL
+
+
 @contextlib.contextmanager
 def _saving(what):
   """Turns errors of the file system, such as a full disk, into a `UserError`."""
-  # Threads of Orbax log the same error with its traceback.
+  # Threads of Orbax log the same error with its traceback. A filter of its own per call, because
+  # arms that are trained side by side save at the same time.
   logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.CRITICAL)
+  silent = _Silent()
+  logger.addFilter(silent)
   try:
     yield
   except (OSError, RuntimeError, ValueError) as error:
@@ -84,7 +92,7 @@ def _saving(what):
       'to continue from the last checkpoint'
     ) from error
   finally:
-    logger.setLevel(level)
+    logger.removeFilter(silent)
 
 
 def save_variables(path: str | os.PathLike, variables: PyTree) -> None:
