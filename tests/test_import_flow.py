@@ -23,6 +23,8 @@ FLOW = [
   'report',
   'runs',
   'benchmark',
+  'own_data',
+  'audit',
   'papers',
 ]
 # Rooms that may import less than what is below them.
@@ -98,6 +100,8 @@ def test_no_room_names_a_paper_in_code():
     ('tasks/__init__.py', 'brats'),
     ('tasks/__init__.py', 'nodules'),
     ('defenses/__init__.py', 'amat'),
+    ('own_data/choices.py', 'amat'),
+    ('own_data/report.py', 'amat'),
     ('data/chest/phantom.py', 'nodules'),
     ('metrics/froc/__init__.py', 'nodules'),
     ('benchmark/workloads.py', 'spine'),
@@ -113,13 +117,17 @@ def test_no_room_names_a_paper_in_code():
   assert found <= meant, sorted(found - meant)
 
 
-def test_every_paper_introduces_itself():
-  for name in PAPERS:
-    lines = (PACKAGE / 'papers' / name / '__init__.py').read_text().splitlines()
-    assert lines and lines[0].startswith('"""') and len(lines) <= 25, name
+def test_every_experiment_introduces_itself():
+  for room in (
+    *(PACKAGE / 'papers' / name for name in PAPERS),
+    PACKAGE / 'own_data',
+    PACKAGE / 'audit',
+  ):
+    lines = (room / '__init__.py').read_text().splitlines()
+    assert lines and lines[0].startswith('"""') and len(lines) <= 25, room
     said = '\n'.join(lines)
-    for path in (PACKAGE / 'papers' / name).glob('[!_]*.py'):
-      assert path.name in said, f'{name}/__init__.py does not say what {path.name} does'
+    for path in room.glob('[!_]*.py'):
+      assert path.name in said, f'{room.name}/__init__.py does not say what {path.name} does'
   assert set(papers.EXPERIMENTS) >= PAPERS
 
 

@@ -14,11 +14,11 @@ from robustmed import errors
 
 EXPERIMENTS = {
   'amat': 'robustmed.papers.amat.experiment',
-  'audit': 'robustmed.papers.own_data.audit.experiment',
+  'audit': 'robustmed.audit.experiment',
   'benchmark': 'robustmed.benchmark.workloads',
   'brats': 'robustmed.papers.brats.experiment',
   'nodules': 'robustmed.papers.nodules.experiment',
-  'own_data': 'robustmed.papers.own_data.experiment',
+  'own_data': 'robustmed.own_data.experiment',
   'quickstart': 'robustmed.papers.quickstart',
   'spine': 'robustmed.papers.spine.experiment',
   'synthesis': 'robustmed.papers.synthesis.experiment',

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustmed.audit import breaking, coverage, setup
 from robustmed.evaluation import grid, statistics
 from robustmed.networks import network
-from robustmed.papers.own_data import segmentation
-from robustmed.papers.own_data.audit import breaking, coverage, setup
+from robustmed.own_data import segmentation
 from robustmed.process import files
 
 SCHEMA = 'robustmed.audit/1'

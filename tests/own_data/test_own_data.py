@@ -11,7 +11,7 @@ import pytest
 from robustmed import data, errors
 from robustmed.data import pipeline
 from robustmed.data.labelled import study
-from robustmed.papers.own_data import choices, experiment, segmentation
+from robustmed.own_data import choices, experiment, segmentation
 from robustmed.runs import commandline
 from support import folders, runs
 

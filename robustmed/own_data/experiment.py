@@ -6,7 +6,7 @@ import ml_collections
 
 from robustmed import data, errors
 from robustmed.data.labelled import study
-from robustmed.papers.own_data import choices, landmarks, objects, report, segmentation
+from robustmed.own_data import choices, landmarks, objects, report, segmentation
 from robustmed.process import console
 from robustmed.runs import experiment
 

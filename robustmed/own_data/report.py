@@ -4,7 +4,7 @@ import ml_collections
 
 from robustmed import types
 from robustmed.evaluation import claims
-from robustmed.papers.own_data import choices
+from robustmed.own_data import choices
 from robustmed.report import spec
 
 _PLACE = 'asked of your data'

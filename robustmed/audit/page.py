@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pandas as pd
 
+from robustmed.audit import card, results, setup
 from robustmed.evaluation import claims
-from robustmed.papers.own_data import segmentation
-from robustmed.papers.own_data.audit import card, results, setup
+from robustmed.own_data import segmentation
 from robustmed.process import files
 from robustmed.report import spec
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from robustmed import errors
+from robustmed.audit import breaking, coverage, page, setup, threat
 from robustmed.evaluation import grid
-from robustmed.papers.own_data.audit import breaking, coverage, page, setup, threat
 from robustmed.runs import commandline
 from support import audited, folders, runs
 

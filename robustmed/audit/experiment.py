@@ -5,10 +5,10 @@ import functools
 import ml_collections
 import numpy as np
 
+from robustmed.audit import page, setup
 from robustmed.data.labelled import study
 from robustmed.evaluation import examples
-from robustmed.papers.own_data import segmentation
-from robustmed.papers.own_data.audit import page, setup
+from robustmed.own_data import segmentation
 from robustmed.process import console
 from robustmed.runs import experiment
 

@@ -1,5 +1,5 @@
 """Your own labelled images: any of the networks, trained on them and attacked. Configuration:
-configs/train.py. No paper: the claims are questions to the data. Every choice that they decide is
+configs/train.py. The claims are questions to the data. Every choice that they decide is
 printed.
 
   experiment.py    build(config)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustmed.papers.own_data.audit import results
+from robustmed.audit import results
 
 
 def text(found: Mapping[str, Any]) -> str:

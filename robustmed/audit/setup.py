@@ -13,13 +13,13 @@ import ml_collections
 import numpy as np
 
 from robustmed import data, errors, networks, types
+from robustmed.audit import example, threat
 from robustmed.data import store
 from robustmed.data.labelled import phantom, sampling
 from robustmed.data.labelled import study as studies
 from robustmed.networks import description, segmentation
 from robustmed.networks.network import as_task, digest_of
-from robustmed.papers.own_data import segmentation as own_data
-from robustmed.papers.own_data.audit import example, threat
+from robustmed.own_data import segmentation as own_data
 from robustmed.tasks import segmentation as task_of_label_maps
 
 

@@ -15,7 +15,7 @@ from robustmed import data, errors, models, tasks, types
 from robustmed.data.decathlon import nnunet_augment
 from robustmed.data.labelled import augment, sampling, writing
 from robustmed.evaluation import examples, grid
-from robustmed.papers.own_data import choices
+from robustmed.own_data import choices
 from robustmed.report import spec
 from robustmed.runs import slice_examples
 

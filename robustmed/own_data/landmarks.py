@@ -13,7 +13,7 @@ from PIL import Image
 from robustmed import data, models, tasks, types
 from robustmed.evaluation import examples
 from robustmed.metrics import landmarks as metrics
-from robustmed.papers.own_data import choices
+from robustmed.own_data import choices
 from robustmed.process import files
 from robustmed.report import spec
 
