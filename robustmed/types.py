@@ -81,6 +81,8 @@ class Task(NamedTuple):
   # another network), for distillation
   soften: Callable[..., tuple[PyTree, PyTree]] | None = None
   strata: Strata | None = None  # None: the losses of all examples can be compared
+  # `attacks.space.Space`, the units of eps in training where they are not those of the image
+  space: Any = None
 
 
 class Phase(NamedTuple):

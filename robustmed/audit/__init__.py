@@ -1,4 +1,5 @@
-"""The audit of a trained network on labelled images. Configuration: configs/audit.py.
+"""The audit of a trained network on labelled images, and its hardening. Configurations:
+configs/audit.py, configs/harden.py.
 
 experiment.py  build(config)
 setup.py       networks and data that fit each other; the examples that are attacked
@@ -9,4 +10,6 @@ page.py        the page; its first part is for a clinician
 card.py        report/card.md, a section of a model card
 coverage.py    what of two checklists was done
 example.py     the network of the demonstration
+harden.py      build(config): the network is trained on, audited before and after
+handback.py    trained networks in the format in which the network came
 """

@@ -7,7 +7,7 @@ import numpy as np
 
 from robustmed.audit import page, setup
 from robustmed.data.labelled import study
-from robustmed.evaluation import examples
+from robustmed.evaluation import examples, grid
 from robustmed.own_data import segmentation
 from robustmed.process import console
 from robustmed.runs import experiment
@@ -21,6 +21,30 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   Levels and the picture's level that are left open are filled into `config`.
   """
   made = setup.make(config)
+  choose(config, made)
+  tasks = setup.tasks(made)
+  first = next(iter(tasks.values()))
+  probes = probes_of(first, config, made)
+  facts = study.facts_of(made.study)
+  return experiment.Experiment(
+    task=first,
+    arms={name: _arm(name, task, made.audited[name]) for name, task in tasks.items()},
+    data=experiment.Data(
+      sizes=lambda: setup.sizes(made),
+      load=functools.lru_cache(maxsize=1)(lambda: setup.load(made, tasks)),
+      groups=lambda: setup.groups(made),
+    ),
+    grid=grid_of(probes, made, undefended=next(iter(tasks))),
+    report=lambda folder: page.write(folder, made, config, probes),
+    claims=lambda: page.claims_of(made, config),
+    artifacts=experiment.Artifacts(
+      functools.partial(segmentation.write_example, made, facts), pictures
+    ),
+  )
+
+
+def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
+  """Fills in what `config` leaves to networks and data, and prints it."""
   with config.unlocked():
     config.evaluate.levels = made.threat.levels
     if not config.report.picture_eps:
@@ -31,44 +55,33 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     for line in (*study.lines(made.study), *sum((one.lines for one in made.audited.values()), ())):
       console.say(line)
     console.say(f'levels: {"; ".join(made.threat.text(eps) for eps in made.threat.levels)}')
-  tasks = setup.tasks(made)
-  first = next(iter(tasks.values()))
+
+
+def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dict[str, grid.Probe]:
+  """Returns the probes of config.evaluate in the units of the threat."""
   space = made.threat.space()
-  probes = {
-    name: probe._replace(space=space)
-    for name, probe in experiment.make_probes(first, config).items()
-  }
-  facts = study.facts_of(made.study)
-  return experiment.Experiment(
-    task=first,
-    arms={name: _arm(name, task, made.audited[name]) for name, task in tasks.items()},
-    data=experiment.Data(
-      sizes=lambda: setup.sizes(made),
-      load=functools.lru_cache(maxsize=1)(lambda: setup.load(made, tasks)),
-      groups=lambda: setup.groups(made),
-    ),
-    grid=experiment.Grid(
-      probes,
-      MAIN,
-      checks={
-        'metric': segmentation.METRIC,
-        'higher_is_better': segmentation.HIGHER_IS_BETTER,
-        'main': MAIN,
-        'one_step': ONE_STEP,
-        'noise': NOISE,
-        'undefended': next(iter(tasks)),
-      },
-      subjects=functools.partial(segmentation.cases, made),
-    ),
-    report=lambda folder: page.write(folder, made, config, probes),
-    claims=lambda: page.claims_of(made, config),
-    artifacts=experiment.Artifacts(
-      functools.partial(segmentation.write_example, made, facts), _pictures
-    ),
+  probes = experiment.make_probes(task, config)
+  return {name: probe._replace(space=space) for name, probe in probes.items()}
+
+
+def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
+  """Returns attacks, levels and checks, with one row of results per case."""
+  return experiment.Grid(
+    probes,
+    MAIN,
+    checks={
+      'metric': segmentation.METRIC,
+      'higher_is_better': segmentation.HIGHER_IS_BETTER,
+      'main': MAIN,
+      'one_step': ONE_STEP,
+      'noise': NOISE,
+      'undefended': undefended,
+    },
+    subjects=functools.partial(segmentation.cases, made),
   )
 
 
-def _pictures(found: examples.Example) -> dict[str, np.ndarray]:
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """The arrays of the report's pictures, images in the units of levels."""
   level = found.example['target']['level']  # [n, 2, c]
   level = level.reshape(len(level), 2, *(1,) * (found.image.ndim - 2), level.shape[-1])

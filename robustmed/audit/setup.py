@@ -158,9 +158,7 @@ def tasks(setup: Setup) -> dict[str, types.Task]:
       regions=regions,
       units=setup.threat.units,
     )
-    predict = segmentation.predictor(
-      one.network, one.described, image_shape=shape, classes=found.classes
-    )
+    predict = segmentation.predictor(one.network, one.described, classes=found.classes)
     made[name] = own_data.with_case(as_task(one.network, task, predict))
   return made
 
@@ -209,13 +207,20 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   """Returns the source with the examples that are attacked, whose outputs are finite."""
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
-  inner = sampling.centred(setup.study.window)
   low = np.array([one.low for one in setup.study.surveys], np.float32)
 
-  def crop(found):  # what is padded is as dark as the image's darkest half per cent
-    floor = low[int(found['case'])]
-    cut = inner({**found, 'image': found['image'] - floor})
-    return {**cut, 'image': cut['image'] + floor}
+  def padded(inner):  # what is padded is as dark as the image's darkest half per cent
+    def crop(found, *draw):
+      floor = low[int(found['case'])]
+      cut = inner({**found, 'image': found['image'] - floor}, *draw)
+      return {**cut, 'image': cut['image'] + floor}
+
+    return crop
+
+  crop = padded(sampling.centred(setup.study.window))
+  train, drawn = source.train, source.sampling
+  if len(train):
+    train, drawn = _Sized(train, setup.threat), drawn._replace(crop=padded(drawn.crop))
 
   # Weights may lie in files of their own beside the network's.
   digests = {name: digest_of(one.network.variables) for name, one in setup.audited.items()}
@@ -229,7 +234,7 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
     'name': f'{source.info["name"]} or the network',
   }
   _check_outputs(setup, made, crop(test[0]))
-  return source._replace(test=test, crop=crop, info=info)
+  return source._replace(train=train, test=test, sampling=drawn, crop=crop, info=info)
 
 
 def _check_outputs(setup, made, first) -> None:

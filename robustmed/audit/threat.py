@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed import errors
+from robustmed.attacks import space as spaces
 from robustmed.data.labelled import study as studies
 from robustmed.data.labelled import units as intensities
-from robustmed.evaluation import space as spaces
 
 _SHARES = (0.01, 0.02, 0.04, 0.08)
 # name -> (what eps is measured in, intensity of data/labelled/units.py, default levels)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from robustmed import attacks, errors, types
+from robustmed.attacks import space as spaces
 from robustmed.process import parallel
 
 RUNNING, BATCH, UPDATE = 'running', 'batch', 'update'
@@ -27,7 +28,7 @@ class AttackedNetwork:
   """
 
   def __init__(self, task: types.Task, variables, context: types.LossContext, mode: str):
-    self._task, self._key = task, context.key
+    self._task, self._key, self._batch = task, context.key, context.batch
     self._params = variables['params']
     self._state = {name: value for name, value in variables.items() if name != 'params'}
     self._mode = mode if jax.tree.leaves(self._state) else RUNNING
@@ -48,7 +49,17 @@ class AttackedNetwork:
       return self._task.forward({'params': self._params, **state}, image, self._key)
 
   def run_attack(self, attack: types.Attack, objective, x, *, monitor=None, **kwargs):
-    """Returns the attack's result, and {} or {'state': the updated batch statistics}."""
+    """Returns the attack's result, and {} or {'state': the updated batch statistics}.
+
+    eps and distances are in the units of the task's `space`, if it has one.
+    """
+    space = self._task.space
+    if space is not None:
+      if self._mode != RUNNING:
+        raise errors.UserError(f"attack_bn='{self._mode}' needs a task without a space")
+      batch = {**self._batch, 'image': x}
+      found = spaces.attacked(attack, objective, batch, space=space, monitor=monitor, **kwargs)
+      return found, {}
     if self._mode != UPDATE:
       given = {} if monitor is None else {'monitor': monitor}
       return attack(objective, x, **given, **kwargs), {}

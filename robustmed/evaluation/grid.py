@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors, types
+from robustmed.attacks import space as spaces
 from robustmed.evaluation import movement, trials
-from robustmed.evaluation import space as spaces
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 

@@ -1,4 +1,4 @@
-"""Pretrained weights of a .safetensors or .npz file, loaded into a network by PyTorch's names.
+"""Weights of a .safetensors or .npz file, loaded into a network by PyTorch's names, or written.
 
 Nothing is unpickled: a PyTorch file that is trusted is first converted to one of these, with
 `safetensors.torch.save_file(model.state_dict(), FILE)` of torch's own environment, or
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from robustmed import errors
+from robustmed.process import files
 
 PyTree = Any
 _TYPES = {
@@ -180,6 +181,27 @@ def _safetensors(path):
       array = (array.astype('<u4') << 16).view('<f4')
     found[name] = array.reshape(shape)
   return found
+
+
+def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, whole or not at all; `read` and the library safetensors read it."""
+  names = {np.dtype(kind): name for name, kind in _TYPES.items()}
+  header, parts, end = {}, [], 0
+  for name, value in tensors.items():
+    array = np.asarray(value)
+    if array.dtype not in names:
+      raise errors.UserError(f'{path}: tensor {name!r} is {array.dtype}, which has no place there')
+    start, end = end, end + array.nbytes
+    header[name] = {
+      'dtype': names[array.dtype],
+      'shape': list(array.shape),
+      'data_offsets': [start, end],
+    }
+    parts.append(array.astype(array.dtype.newbyteorder('<')).tobytes())
+  text = json.dumps(header).encode()
+  text += b' ' * (-len(text) % 8)  # the data are aligned
+  with files.replacing(path) as temporary, temporary.open('wb') as file:
+    file.writelines([len(text).to_bytes(8, 'little'), text, *parts])
 
 
 _READERS = {'.safetensors': _safetensors, '.npz': _npz}

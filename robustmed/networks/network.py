@@ -1,6 +1,7 @@
 """What a network from elsewhere is."""
 
 import hashlib
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,10 +15,19 @@ PyTree = Any
 _ATTEMPTS = (33, 34, 36, 40, 48, 96, 192)  # multiples of 1, 2, 4, ..., 64 and of no more
 
 
+class Export(NamedTuple):
+  """How trained variables are written in the format in which the network came."""
+
+  suffix: str  # of the file or folder
+  write: Callable[[PyTree, pathlib.Path], None]  # whole or not at all
+  loading: str  # lines of Python that load FILE
+
+
 class Network(NamedTuple):
   """A pure function of its variables and of images with channels last.
 
   `stated`: fields of the description that the file itself gives, 'input.spacing' -> (value, where).
+  `frozen`: the leaves that training leaves alone, by `training.name_of`, and why.
   """
 
   name: str
@@ -29,6 +39,8 @@ class Network(NamedTuple):
   format: str
   activation: str = 'none'  # that the outputs have been through: none, softmax, sigmoid
   stated: Mapping[str, tuple[Any, str]] = {}
+  frozen: Mapping[str, str] = {}
+  export: Export | None = None  # None: as tensors by name, see `training.export_of`
 
   @property
   def axes(self) -> int:

@@ -1,15 +1,22 @@
 """Networks in ONNX files."""
 
+import functools
 import hashlib
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from robustmed import errors, onnx
 from robustmed.networks import network
+from robustmed.process import files
 
 _LAST = {'Softmax': 'softmax', 'LogSoftmax': 'none', 'Sigmoid': 'sigmoid'}
+_LOADING = """import onnxruntime
+session = onnxruntime.InferenceSession('FILE')
+outputs = session.run(None, {session.get_inputs()[0].name: image})"""
 _PASSED = ('Identity', 'Cast', 'Reshape', 'Transpose', 'Squeeze', 'Unsqueeze')
 
 
@@ -44,7 +51,16 @@ def load(path: pathlib.Path) -> network.Network:
     digest=hashlib.sha256(path.read_bytes()).hexdigest(),
     format='ONNX',
     activation=_activation(graph),
+    frozen=onnx.frozen(graph),
+    export=network.Export('.onnx', functools.partial(_write, path), _LOADING),
   )
+
+
+def _write(source: pathlib.Path, variables: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Writes the graph of `source` with these variables as its initialisers."""
+  arrays = {name: np.asarray(array) for name, array in variables.items()}
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(onnx.replaced(source, arrays))
 
 
 def _activation(graph) -> str:

@@ -77,7 +77,6 @@ def predictor(
   network: networks.Network,
   described: descriptions.Description,
   *,
-  image_shape: Sequence[int],
   classes: Sequence[str],
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns (variables, stored image [b, *spatial, c]) -> {'head0': logits of `classes`}.
@@ -91,7 +90,6 @@ def predictor(
   order = [axes.index(letter) for letter in seen.orientation]
   back = [order.index(axis) for axis in range(len(order))]
   turn = lambda array, by: array.transpose(0, *(1 + n for n in by), array.ndim - 1)
-  spatial = tuple(image_shape[n] for n in order)
   window = tuple(seen.window)
 
   def whole(variables, image):
@@ -100,7 +98,7 @@ def predictor(
 
   def predict(variables, image):
     image = turn(scale(image), order)
-    if window and window != spatial:
+    if window and window != image.shape[1:-1]:
       found = sliding.probabilities(
         lambda part: whole(variables, part),
         image,

@@ -20,8 +20,11 @@ LARGEST_FILE = 2**31
 DOMAINS = ('', 'ai.onnx')
 
 
-def read(path) -> onnx.ModelProto:
-  """Returns the model in a file, its weights inside it, after every check that needs no table."""
+def read(path, *, inline: bool = True) -> onnx.ModelProto:
+  """Returns the model in a file, its weights inside it, after every check that needs no table.
+
+  inline: without functions.
+  """
   path = pathlib.Path(path)
   try:
     size = path.stat().st_size
@@ -35,11 +38,11 @@ def read(path) -> onnx.ModelProto:
     model.ParseFromString(content)
   except (google.protobuf.message.DecodeError, RecursionError) as error:
     raise errors.UserError(f'{path}: no ONNX model ({error})') from error
-  return checked(model, path)
+  return checked(model, path, inline=inline)
 
 
-def checked(model: onnx.ModelProto, path) -> onnx.ModelProto:
-  """Returns the model without functions and with its weights inside, or raises `UserError`."""
+def checked(model: onnx.ModelProto, path, *, inline: bool = True) -> onnx.ModelProto:
+  """Returns the model, its weights inside and without functions, or raises `UserError`."""
   path = pathlib.Path(path)
   if not model.graph.node and not model.graph.output:
     raise errors.UserError(f'{path}: no ONNX model (it has no graph)')
@@ -49,7 +52,7 @@ def checked(model: onnx.ModelProto, path) -> onnx.ModelProto:
     _check_size(tensor, path)
   try:
     onnx.checker.check_model(model)
-    if model.functions:
+    if inline and model.functions:
       model = onnx.inliner.inline_local_functions(model)
   # The checker raises plain RuntimeError, too, on what it cannot convert.
   except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:

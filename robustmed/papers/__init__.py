@@ -17,6 +17,7 @@ EXPERIMENTS = {
   'audit': 'robustmed.audit.experiment',
   'benchmark': 'robustmed.benchmark.workloads',
   'brats': 'robustmed.papers.brats.experiment',
+  'harden': 'robustmed.audit.harden',
   'nodules': 'robustmed.papers.nodules.experiment',
   'own_data': 'robustmed.own_data.experiment',
   'quickstart': 'robustmed.papers.quickstart',

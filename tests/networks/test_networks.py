@@ -120,6 +120,6 @@ def test_windows_and_the_order_of_axes(orientation):
   flags = {'input.orientation': orientation, 'input.window': (4, 4, 4), 'input.normalise': 'none'}
   made = description.make(network, flags)
   made = made._replace(output=made.output._replace(classes=CLASSES[:2]))
-  predict = segmentation.predictor(network, made, image_shape=(6, 4, 8, 1), classes=CLASSES[:2])
+  predict = segmentation.predictor(network, made, classes=CLASSES[:2])
   found = jax.nn.softmax(predict({}, image)['head0'])
   np.testing.assert_allclose(found[..., 1:], jax.nn.sigmoid(2 * image), atol=1e-5)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from robustmed import types
+from robustmed.attacks import sharing
 
 
 class Space(NamedTuple):
@@ -30,6 +31,25 @@ def run(
   if space is None:
     result = attack(objective, batch['image'], eps=eps, key=key)
     return result.x, result.distance
-  inside = lambda x: objective(space.decode(x, batch))
-  result = attack(inside, space.encode(batch), eps=eps, key=key)
-  return space.finish(space.decode(result.x, batch), batch), result.distance
+  result = attacked(attack, objective, batch, space=space, eps=eps, key=key)
+  return space.finish(result.x, batch), result.distance
+
+
+def attacked(
+  attack: types.Attack,
+  objective: types.Objective,
+  batch: types.Batch,
+  *,
+  space: Space,
+  monitor: types.Monitor | None = None,
+  **kwargs,
+) -> types.AttackResult:
+  """Returns the result of an attack on batch['image'] in the units of `space`; its x is an image.
+
+  `objective` and `monitor` are of images.
+  """
+  decode = sharing.Shared(lambda x: space.decode(x, batch))
+  if monitor is not None:
+    kwargs['monitor'] = lambda x: monitor(decode(x))
+  result = attack(lambda x: objective(decode(x)), space.encode(batch), **kwargs)
+  return result._replace(x=space.decode(result.x, batch))

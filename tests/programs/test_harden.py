@@ -1,0 +1,75 @@
+"""configs/harden.py at smoke size, as a real process: trained on, handed back, audited again."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmed import networks
+from support import audited, runs
+
+pytestmark = pytest.mark.slow
+
+DATA = ['--config.data.source=phantom_labelled', '--config.input.normalise=minmax']
+CONFIG = ['--config', 'configs/harden.py:smoke', *DATA]
+
+
+def test_a_file_is_hardened_and_comes_back_as_a_file(tmp_path):
+  path = audited.brightness(tmp_path / 'net.onnx', centres=(0.4, 0.7, 1.2), last='Softmax')
+  words = [*CONFIG, f'--config.network={path}', '--config.evaluate.levels=(0.02,0.1)']
+  words += ['--arms', 'loaded,adv,amat', '--workdir', tmp_path / 'w']
+  done = runs.main(*words)
+  assert 'net.onnx: 44 weights are trained' in done.stderr
+  results, report = tmp_path / 'w' / 'results', tmp_path / 'w' / 'report'
+  handed = results / 'networks'
+  assert {file.name for file in handed.iterdir()} == {
+    *(f'{arm}_seed0.{end}' for arm in ('adv', 'amat') for end in ('onnx', 'json')),
+    'load.md',
+  }
+  old, new = networks.load(path), networks.load(handed / 'adv_seed0.onnx')
+  assert any(not np.array_equal(new.variables[k], old.variables[k]) for k in old.variables)
+  found = json.loads((report / 'audit.json').read_text())
+  assert list(found['networks']) == ['loaded', 'adv', 'amat']
+  assert found['networks']['adv']['sha256'] == new.digest
+  assert found['networks']['loaded']['sha256'] == old.digest
+  claims = pd.read_csv(report / 'tables' / 'claims.csv')
+  assert len(claims) == 10
+  assert 'adv_seed0.onnx' in (report / 'card.md').read_text()
+
+  # Run again it repeats nothing, and writes back what is missing.
+  shutil.rmtree(handed)
+  again = runs.main(*words)
+  assert 'training' not in again.stderr.replace('thresholds', '')
+  assert networks.load(handed / 'adv_seed0.onnx').digest == new.digest
+
+  # The file by itself has the numbers that it had here, its description beside it.
+  single = [f'--config.network={handed / "adv_seed0.onnx"}', '--config.evaluate.levels=(0.02,0.1)']
+  split = ['--config.data.split=fraction', '--config.data.test_share=0.4']
+  runs.main(
+    '--config',
+    'configs/audit.py:smoke',
+    DATA[0],
+    *single,
+    *split,
+    '--workdir',
+    tmp_path / 'v',
+  )
+  rows = pd.read_parquet(results / 'rows.parquet').query("arm == 'adv'")
+  alone = pd.read_parquet(tmp_path / 'v' / 'results' / 'rows.parquet')
+  order = ['attack', 'eps', 'index']
+  for name in ('DICE', '_distance'):
+    np.testing.assert_allclose(
+      rows.sort_values(order)[name], alone.sort_values(order)[name], atol=1e-6
+    )
+
+
+def test_mistakes_are_one_line(tmp_path):
+  path = audited.brightness(tmp_path / 'net.onnx')
+  words = [*CONFIG, '--workdir', tmp_path / 'w']
+  line = runs.mistake(*words, f'--config.network={path}', '--config.harden.freeze=.*')
+  assert 'has no weights to train: named by freeze' in line
+  line = runs.mistake(*words, f'--config.network={path}', '--config.data.split=all')
+  assert 'all cases are test cases, so adv, amat, noise, std cannot be trained' in line
+  assert not (tmp_path / 'w').exists()
