@@ -146,7 +146,7 @@ def on_these_devices(
   program = grid.attack_program(task, grid.Probe(attack, 'train_seg', (0.07,)))
   variables, here = jax.jit(task.init)(jax.random.key(2)), batch * parallel.local_device_count()
   part = lambda start: jax.tree.map(lambda leaf: leaf[start : start + here], whole)
-  rest = (jnp.float32(0.07), jax.random.key(3))
+  rest = (jnp.full(here, 0.07, jnp.float32), jax.random.key(3))
   attacked = hashlib.sha256()
   for start in range(0, len(whole['mask']), here):
     attacked.update(np.asarray(program(variables, part(start), *rest)[0]).tobytes())

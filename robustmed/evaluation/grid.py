@@ -12,7 +12,7 @@ import pandas as pd
 
 from robustmed import errors, types
 from robustmed.attacks import space as spaces
-from robustmed.evaluation import movement, trials
+from robustmed.evaluation import movement, stored_tables, trials
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 
@@ -79,26 +79,43 @@ class Scores(NamedTuple):
   outputs: PyTree  # of the network
 
 
+class HostMetrics(NamedTuple):
+  """Metrics that are computed on the host, of all examples of a cell at once."""
+
+  kept: Callable[[PyTree, types.Batch], dict[str, Any]]  # (outputs, batch) -> {name: [b, ...]}
+  columns: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # kept of all -> {name: [n]}
+
+
 class Evaluator:
   """The compiled programs of one task: one that scores, and one per attack.
 
-  Their number does not depend on arms or levels.
+  Their number does not depend on arms or levels. `host`: further columns of the rows.
   """
 
-  def __init__(self, task: types.Task, probes: Mapping[str, Probe], *, key: jax.Array, main: str):
-    self.probes = dict(probes)
+  def __init__(
+    self,
+    task: types.Task,
+    probes: Mapping[str, Probe],
+    *,
+    key: jax.Array,
+    main: str,
+    host: HostMetrics | None = None,
+  ):
+    self.probes, self.host = dict(probes), host
     self.main_objective = probes[main].objective
     self._key = key
     self._attack = {name: attack_program(task, probe) for name, probe in probes.items()}
     objectives = sorted({probe.objective for probe in probes.values()})
     self._score = score_program(task, objectives, main=self.main_objective)
 
-  def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps: float):
-    """(attacked images, their distance [b]) of this host's batch; CLEAN returns its images."""
+  def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps):
+    """(attacked images, their distance [b]) of this host's batch; CLEAN returns its images. eps:
+    scalar or [b]."""
     if name == CLEAN:
       return batch['image'], np.zeros(len(batch['mask']), np.float32)
     key = jax.random.fold_in(self._key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    return self._attack[name](variables, batch, jnp.float32(eps), key)
+    eps = np.broadcast_to(np.float32(eps), (len(batch['mask']),))
+    return self._attack[name](variables, batch, eps, key)
 
   def score(self, variables: PyTree, batch: dict[str, Any], images) -> Scores:
     """The scores of a network on `images`, which replace batch['image']."""
@@ -142,7 +159,7 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
 def attack_program(task: types.Task, probe: Probe):
   """Returns a compiled (variables, batch, eps, key) -> (attacked images, distances).
 
-  eps and key are traced.
+  eps [b] and key are traced.
   """
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
 
@@ -151,7 +168,7 @@ def attack_program(task: types.Task, probe: Probe):
     value = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
     return spaces.run(probe.attack, value, batch, space=probe.space, eps=eps, key=keys)
 
-  return parallel.each_device(one_device, split=(1,), gathered=(True, True))
+  return parallel.each_device(one_device, split=(1, 2), gathered=(True, True))
 
 
 def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Model, Cell]]:
@@ -170,56 +187,13 @@ def cells(models: Sequence[Model], probes: Mapping[str, Probe]) -> list[tuple[Mo
   return out
 
 
-class Table(NamedTuple):
-  """A table to compute, with the file that stores it."""
-
-  file: str  # .parquet or .csv
-  make: Callable[[], pd.DataFrame]  # the same on every host
-  what: str  # of 'evaluating ...' in error messages
-  note: str  # shown beside the progress bar
-
-
-def cell_table(cell: Cell, make: Callable[[], pd.DataFrame]) -> Table:
-  return Table(cell.file, make, str(cell), f'{cell.arm} {cell.attack} {cell.eps:g}')
+def cell_table(cell: Cell, make: Callable[[], pd.DataFrame]) -> stored_tables.Table:
+  return stored_tables.Table(cell.file, make, str(cell), f'{cell.arm} {cell.attack} {cell.eps:g}')
 
 
 def loader() -> Callable[[Model], PyTree]:
   """Returns model -> its variables, which caches those of the last model."""
   return functools.lru_cache(maxsize=1)(lambda model: model.load())
-
-
-def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
-  """Makes, in order, all tables whose files `folder` lacks.
-
-  Every file is written whole or not at all. A requested stop raises `console.Stopped` between two
-  tables.
-  """
-  found = parallel.broadcast_from_writer(
-    np.array([(folder / one.file).is_file() for one in tables], bool)
-  )
-  progress = console.Progress(name, len(tables), done=int(found.sum()))
-  for number, (one, have) in enumerate(zip(tables, found)):
-    if have:
-      continue
-    if stopper.requested():
-      progress.close()
-      console.say('stopped in evaluation; run the same command to resume')
-      raise console.Stopped
-    with errors.during(f'evaluating {one.what}'):
-      table = one.make()
-    if parallel.is_writer():
-      with files.replacing(folder / one.file) as temporary:
-        _write(table, temporary)
-    progress.update(number + 1, one.note)
-  progress.close()
-  parallel.barrier(name)
-
-
-def _write(table: pd.DataFrame, path) -> None:
-  if path.suffix == '.csv':
-    table.to_csv(path, index=False, float_format='%.6g')
-  else:
-    table.to_parquet(path, index=False)
 
 
 def run(
@@ -249,11 +223,11 @@ def run(
       victim = _victim(source(probe.source, model.trial), evaluator)
     return _cell_rows(own, variables, stored(*model.trial.fold), cell, victim)
 
-  tables = [
+  wanted = [
     cell_table(cell, functools.partial(make, m, cell))
     for m, cell in cells(models, evaluator.probes)
   ]
-  fill_missing('evaluate', tables, folder=folder, stopper=stopper)
+  stored_tables.fill_missing('evaluate', wanted, folder=folder, stopper=stopper)
   return gather(evaluator, models, folder=folder)
 
 
@@ -283,8 +257,8 @@ def collect(
   objective at the clean image, and `_gain` their difference in the attack's direction, nan for
   images made against another network.
   """
-  tables = [files.read_with(folder / cell.file, pd.read_parquet) for cell in wanted]
-  rows = pd.concat(tables, ignore_index=True)
+  parts = [files.read_with(folder / cell.file, pd.read_parquet) for cell in wanted]
+  rows = pd.concat(parts, ignore_index=True)
   clean = rows[rows['attack'] == CLEAN].set_index(['arm', 'seed', 'index'])
   for name, objective in [(n, p.objective) for n, p in probes.items()] + [(CLEAN, main)]:
     here, column = rows['attack'] == name, f'_value.{objective}'
@@ -310,30 +284,46 @@ def _victim(model: Model, evaluator: Evaluator) -> tuple[Evaluator, PyTree]:
   return model.evaluator or evaluator, model.load()
 
 
-def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
-  """The rows of one cell; `victim` is the (evaluator, variables) that is attacked."""
-  attacker, attacked = victim
+def scored(
+  evaluator: Evaluator, variables: PyTree, batches, *, attack: str, eps_of, victim=None
+) -> pd.DataFrame:
+  """Returns one row per example under an attack, by its index: group, distance and all scores.
+
+  eps_of: batch -> scalar or [b]. victim: the (evaluator, variables) that is attacked, None: the
+  same.
+  """
+  attacker, attacked = victim or (evaluator, variables)
   # All batches are dispatched before the first result is read.
-  pending = []
+  pending, host = [], evaluator.host
   for batch in map(device_batch, batches):
-    images, distance = attacker.attack(attacked, batch, cell.attack, cell.eps)
-    columns = evaluator.score(variables, batch, images).columns
-    if cell.attack != CLEAN:  # movement is that of clean images
+    images, distance = attacker.attack(attacked, batch, attack, eps_of(batch))
+    columns, outputs = evaluator.score(variables, batch, images)
+    if attack != CLEAN:  # movement is that of clean images
       columns = {name: value for name, value in columns.items() if not movement.is_column(name)}
     keep = {name: batch[name] for name in ('mask', 'index', 'group')}
-    pending.append({**keep, '_distance': distance, **columns})
-  tables = []
-  for columns in pending:
-    columns = {name: np.asarray(column) for name, column in columns.items()}
-    tables.append(parallel.gather_rows(columns))
-  table = pd.DataFrame({name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
-  table = table[table.pop('mask')]
+    pending.append(({**keep, '_distance': distance, **columns}, host and host.kept(outputs, batch)))
+  read = lambda tree: parallel.gather_rows({k: np.asarray(v) for k, v in tree.items()})
+  join = lambda parts: {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+  found = join([read(columns) for columns, _ in pending])
+  inside = found.pop('mask')
+  table = pd.DataFrame(found)[inside]
+  if host:
+    kept = join([read(kept) for _, kept in pending])
+    table = table.assign(**host.columns({name: value[inside] for name, value in kept.items()}))
+  return table.sort_values('index', kind='stable').reset_index(drop=True)
+
+
+def _cell_rows(evaluator, variables, batches, cell, victim) -> pd.DataFrame:
+  """The rows of one cell; `victim` is the (evaluator, variables) that is attacked."""
+  table = scored(
+    evaluator, variables, batches, attack=cell.attack, eps_of=lambda _: cell.eps, victim=victim
+  )
   table.insert(0, 'arm', cell.arm)
   table.insert(1, 'attack', cell.attack)
   table.insert(2, 'eps', float(cell.eps))
   for place, (name, number) in enumerate(cell.trial.columns.items(), 3):
     table.insert(place, name, number)
-  return table.sort_values('index', kind='stable').reset_index(drop=True)
+  return table
 
 
 def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:

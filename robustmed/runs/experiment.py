@@ -95,6 +95,7 @@ class Grid(NamedTuple):
   checks: Mapping[str, Any]  # keyword arguments of `evaluation.checks.run`
   # rows of the grid -> rows of the results, such as one per volume of slices
   subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
+  host: grid.HostMetrics | None = None
 
 
 class Artifacts(NamedTuple):

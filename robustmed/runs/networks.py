@@ -69,7 +69,8 @@ class Networks:
     same = tuple(id(field) for field in task._replace(init=None))
     if same not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self._config.seed), 0xA77AC)
-      made = grid.Evaluator(task, self._exp.grid.probes, key=key, main=self._exp.grid.main)
+      plan = self._exp.grid
+      made = grid.Evaluator(task, plan.probes, key=key, main=plan.main, host=plan.host)
       self._evaluators[same] = made
     return self._evaluators[same]
 

@@ -110,7 +110,7 @@ def test_an_attack_in_other_units_stays_within_them(sized):
   task = type('T', (), {})()
   task.objectives = {'sum': lambda outputs, batch: outputs.sum((1, 2))}
   task.predict = lambda variables, image: image
-  image, distance = grid.attack_program(task, probe)({}, batch, jnp.float32(0.1), jax.random.key(0))
+  image, distance = grid.attack_program(task, probe)({}, batch, jnp.full(2, 0.1), jax.random.key(0))
   np.testing.assert_allclose(np.asarray(image)[0, :, 0], [15, 65, 100])
   np.testing.assert_allclose(distance, 0.1, rtol=1e-5)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.evaluation import examples, grid, movement, trials
+from robustmed.evaluation import examples, grid, movement, stored_tables, trials
 from robustmed.process import console, parallel, tool
 from support import toys
 
@@ -103,10 +103,12 @@ def test_pieces_are_files_of_their_kind_and_made_once(tmp_path):
 
   def piece(file, value):
     table = lambda: made.append(file) or pd.DataFrame({'arm': ['std'], 'value': [value]})
-    return grid.Table(file, table, f'piece {file}', file)
+    return stored_tables.Table(file, table, f'piece {file}', file)
 
   pieces = [piece('a.csv', 1 / 3), piece('b.parquet', 2 / 3), piece('c.csv', np.nan)]
-  fill = lambda stopper: grid.fill_missing('pieces', pieces, folder=tmp_path, stopper=stopper)
+  fill = lambda stopper: stored_tables.fill_missing(
+    'pieces', pieces, folder=tmp_path, stopper=stopper
+  )
   with pytest.raises(console.Stopped):
     fill(_StopAt(1))
   assert made == ['a.csv'] and (tmp_path / 'a.csv').read_text() == 'arm,value\nstd,0.333333\n'
@@ -119,9 +121,9 @@ def test_pieces_are_files_of_their_kind_and_made_once(tmp_path):
     raise ZeroDivisionError
 
   with pytest.raises(ZeroDivisionError) as caught:
-    grid.fill_missing(
+    stored_tables.fill_missing(
       'pieces',
-      [grid.Table('d.csv', broken, 'piece d', 'd')],
+      [stored_tables.Table('d.csv', broken, 'piece d', 'd')],
       folder=tmp_path,
       stopper=console.Stopper(),
     )
@@ -143,6 +145,36 @@ def test_one_program_serves_all_arms_and_levels(tmp_path):
   evaluator._attack['pgd'] = grid.attack_program(task, evaluator.probes['pgd'])
   _run(tmp_path, task, evaluator=evaluator)
   assert len(traces) == 1
+
+
+def test_every_example_has_its_own_level():
+  task = toys.task()
+  evaluator, variables = _evaluator(task), task.init(jax.random.key(0))
+  levels = np.array([0.02, 0.1, 0.05, 0.1, 0.0, 0.03, 0.1, 0.1, 0.1, 0.1, 0.2])
+  own = grid.scored(
+    evaluator, variables, _batches(), attack='pgd', eps_of=lambda batch: levels[batch['index']]
+  )
+  same = grid.scored(evaluator, variables, _batches(), attack='pgd', eps_of=lambda batch: 0.1)
+  assert (own['_distance'] <= levels[own['index']] + 1e-6).all()
+  alike = levels[own['index']] == 0.1
+  assert 3 < alike.sum() < len(own)
+  pd.testing.assert_frame_equal(own[alike], same[alike])
+
+
+def test_metrics_of_the_host_see_all_examples_of_a_cell(tmp_path):
+  task, seen = toys.task(), []
+
+  def columns(kept):
+    seen.append(len(kept['logit']))
+    return {'rank': kept['logit'][:, 0].argsort().argsort(), 'own': kept['index']}
+
+  kept = lambda outputs, batch: {'logit': outputs['logit'], 'index': batch['index']}
+  evaluator = _evaluator(task)
+  evaluator.host = grid.HostMetrics(kept, columns)
+  rows = _run(tmp_path, task, evaluator=evaluator)
+  assert set(seen) == {10} and (rows['own'] == rows['index']).all()
+  cell = rows[(rows['arm'] == 'std') & (rows['attack'] == grid.CLEAN)]
+  assert sorted(cell['rank']) == list(range(10))
 
 
 def test_an_example_is_attacked_alike_alone_and_in_a_batch():
@@ -241,6 +273,7 @@ def test_out_of_memory_says_which_cell(tmp_path, capsys, at, what):
   class Full(grid.Evaluator):
     def __init__(self):
       self.probes, self.main_objective = evaluator.probes, evaluator.main_objective
+      self.host = None
 
     def attack(self, *args):
       calls.append(1)

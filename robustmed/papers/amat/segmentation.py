@@ -10,7 +10,7 @@ import pandas as pd
 from robustmed import data, errors, tasks, types
 from robustmed.data import pipeline, store
 from robustmed.data.decathlon import msd, nnunet_augment
-from robustmed.evaluation import grid, trials
+from robustmed.evaluation import grid, stored_tables, trials
 from robustmed.metrics import surface
 from robustmed.models import nnunet_planner
 from robustmed.papers.amat import claims, parts
@@ -133,7 +133,7 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
   del rows
   folder = context.results / PARTS
   tables = [
-    grid.Table(
+    stored_tables.Table(
       part_file(model.arm, model.trial),
       functools.partial(_volumes_of, config, context, model),
       f'whole volumes of arm {model.arm!r} ({model.trial.said})',
@@ -141,7 +141,7 @@ def evaluate(config: ml_collections.ConfigDict, context, networks, rows: pd.Data
     )
     for model in networks
   ]
-  grid.fill_missing('volumes', tables, folder=folder, stopper=context.stopper)
+  stored_tables.fill_missing('volumes', tables, folder=folder, stopper=context.stopper)
   if parallel.is_writer():
     stored = [pd.read_csv(files.opened(path)) for path in sorted(folder.glob('*.csv'))]
     with files.replacing(context.results / VOLUMES) as temporary:

@@ -13,7 +13,7 @@ import pandas as pd
 from robustmed import attacks, types
 from robustmed.data.brain import brains
 from robustmed.data.files import nifti
-from robustmed.evaluation import examples, grid, trials
+from robustmed.evaluation import examples, grid, stored_tables, trials
 from robustmed.papers.brats import claims
 from robustmed.process import console, files, parallel
 from robustmed.runs import artifacts, experiment
@@ -63,7 +63,7 @@ def save_curves(config, context: artifacts.Context, models) -> None:
     return context.exp.grid.subjects(found)
 
   pieces = [
-    grid.Table(
+    stored_tables.Table(
       curve_file(model.arm, model.trial, attack),
       functools.partial(make, model, attack),
       f'arm {model.arm!r} ({model.trial.said}) after each step of {attack!r}',
@@ -73,7 +73,7 @@ def save_curves(config, context: artifacts.Context, models) -> None:
     if model.arm in config.evaluate.iteration_arms
     for attack in curve_attacks(config)
   ]
-  grid.fill_missing('curves', pieces, folder=context.results, stopper=context.stopper)
+  stored_tables.fill_missing('curves', pieces, folder=context.results, stopper=context.stopper)
   parts = sorted((context.results / PARTS).glob('*.parquet'))
   if parts and parallel.is_writer():
     with files.replacing(context.results / ITERATIONS) as temporary:

@@ -19,7 +19,7 @@ import pandas as pd
 from robustmed import errors, types
 from robustmed.data import pipeline, store
 from robustmed.data.chest import nodule_scans
-from robustmed.evaluation import grid, trials
+from robustmed.evaluation import grid, stored_tables, trials
 from robustmed.papers.nodules import arms as nodules_arms
 from robustmed.papers.nodules import pools as nodules_pools
 from robustmed.papers.nodules import recipes, scans, stored_pools
@@ -170,7 +170,7 @@ def run(context: artifacts.Context, trained: nodules_pools.Trained, models) -> N
   load = functools.cache(lambda model: model.load())
   columns = [(kind, '', models) for kind in kinds(config)]
   columns += [(kind, model.arm, [model]) for model in models for kind in own(config)]
-  pieces: list[grid.Table] = []
+  pieces: list[stored_tables.Table] = []
 
   @functools.lru_cache(maxsize=1)  # the pieces of a column follow each other
   def make(place):
@@ -185,7 +185,9 @@ def run(context: artifacts.Context, trained: nodules_pools.Trained, models) -> N
       grid.cell_table(_cell(model.arm, model.trial, kind), functools.partial(rows, model))
       for model in tested
     ]
-  grid.fill_missing('stress', pieces, folder=context.results / PARTS, stopper=context.stopper)
+  stored_tables.fill_missing(
+    'stress', pieces, folder=context.results / PARTS, stopper=context.stopper
+  )
   _save_made(context, trained, source, begin)
   save_pictures(context, trained, source, begin)
   parts = sorted((context.results / PARTS).glob('*.seed*.parquet'))

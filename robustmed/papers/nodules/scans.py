@@ -16,7 +16,7 @@ import pandas as pd
 
 from robustmed import data, errors, types
 from robustmed.data.chest import nodule_scans, phantom_chest
-from robustmed.evaluation import grid
+from robustmed.evaluation import stored_tables
 from robustmed.metrics import froc
 from robustmed.metrics.froc import luna16
 from robustmed.papers.nodules import arms as nodules_arms
@@ -56,7 +56,7 @@ def run(config, context: artifacts.Context, trained: pools.Trained, models) -> N
     config, networks, name, scorer(name), read(uid), functools.partial(candidates, uid)
   )
   pieces = [
-    grid.Table(
+    stored_tables.Table(
       f'{name}/{uid}.parquet',
       functools.partial(marks, uid, name),
       f'scan {uid} by {name!r}',
@@ -65,7 +65,7 @@ def run(config, context: artifacts.Context, trained: pools.Trained, models) -> N
     for uid in uids
     for name in wanted
   ]
-  grid.fill_missing('scans', pieces, folder=folder / PARTS, stopper=context.stopper)
+  stored_tables.fill_missing('scans', pieces, folder=folder / PARTS, stopper=context.stopper)
   if parallel.is_writer():
     for name in wanted:
       found = [folder / PARTS / name / f'{uid}.parquet' for uid in uids]

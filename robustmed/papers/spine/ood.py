@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import attacks, types
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, stored_tables
 from robustmed.metrics import detection
 from robustmed.process import console, files, parallel
 
@@ -145,7 +145,7 @@ def run(
     return _cell_rows(one.evaluator, variables, batches, cell, images)
 
   pieces = [grid.cell_table(part[1], functools.partial(make, *part)) for part in cells(models)]
-  grid.fill_missing('ood', pieces, folder=folder, stopper=stopper)
+  stored_tables.fill_missing('ood', pieces, folder=folder, stopper=stopper)
   return gather(models, folder=folder)
 
 

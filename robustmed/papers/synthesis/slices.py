@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import attacks, types
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, stored_tables
 from robustmed.generators import losses, synthesis
 from robustmed.metrics import deformation
 from robustmed.ops import warp
@@ -228,7 +228,7 @@ def run(
   todo = [(case, seed) for seed in seeds for case in cases]
   make = functools.partial(_rows, programs=programs, task_of=task_of, load=load, batches=batches)
   pieces = [
-    grid.Table(
+    stored_tables.Table(
       case.file(seed),
       functools.partial(make, case, seed),
       f'generator {case.name!r} (seed {seed})',
@@ -236,7 +236,7 @@ def run(
     )
     for case, seed in todo
   ]
-  grid.fill_missing('generators', pieces, folder=folder, stopper=stopper)
+  stored_tables.fill_missing('generators', pieces, folder=folder, stopper=stopper)
   if not todo:
     return pd.DataFrame()
   tables = [files.read_with(folder / piece.file, pd.read_parquet) for piece in pieces]

@@ -1,0 +1,53 @@
+"""Tables of an evaluation, one file each; finished ones are not repeated."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from robustmed import errors
+from robustmed.process import console, files, parallel
+
+
+class Table(NamedTuple):
+  """A table to compute, with the file that stores it."""
+
+  file: str  # .parquet or .csv
+  make: Callable[[], pd.DataFrame]  # the same on every host
+  what: str  # of 'evaluating ...' in error messages
+  note: str  # shown beside the progress bar
+
+
+def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
+  """Makes, in order, all tables whose files `folder` lacks.
+
+  Every file is written whole or not at all. A requested stop raises `console.Stopped` between two
+  tables.
+  """
+  found = parallel.broadcast_from_writer(
+    np.array([(folder / one.file).is_file() for one in tables], bool)
+  )
+  progress = console.Progress(name, len(tables), done=int(found.sum()))
+  for number, (one, have) in enumerate(zip(tables, found)):
+    if have:
+      continue
+    if stopper.requested():
+      progress.close()
+      console.say('stopped in evaluation; run the same command to resume')
+      raise console.Stopped
+    with errors.during(f'evaluating {one.what}'):
+      table = one.make()
+    if parallel.is_writer():
+      with files.replacing(folder / one.file) as temporary:
+        _write(table, temporary)
+    progress.update(number + 1, one.note)
+  progress.close()
+  parallel.barrier(name)
+
+
+def _write(table: pd.DataFrame, path) -> None:
+  if path.suffix == '.csv':
+    table.to_csv(path, index=False, float_format='%.6g')
+  else:
+    table.to_parquet(path, index=False)
