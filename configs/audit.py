@@ -84,11 +84,18 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
         'noise': {'name': 'noise', 'norm': 'linf', 'objective': 'loss'},
       },
       'corruptions': (),
+      'halvings': 3,  # of the interval of levels in which a case breaks; 0: levels alone
       'save_examples': 3,  # worst N images of each network, as NIfTI in patient space
     }
   )
-  # broken: below this share of its clean Dice a case counts as broken
-  config.report = ml_collections.ConfigDict({'pictures': 3, 'picture_eps': 0.0, 'broken': 0.5})
+  config.report = ml_collections.ConfigDict(
+    {
+      'pictures': 3,
+      'picture_eps': 0.0,
+      'broken': 0.5,  # below this share of its clean Dice a case counts as broken
+      'tolerance': 0.0,  # of NSD in mm; 0: 2 mm, or 1 pixel where the files have no spacing
+    }
+  )
   if preset in ('standard', 'thorough'):
     config.data.update({'slices_per_case': 8, 'most_examples': 256})
     config.evaluate.attacks.pgd.num_steps = 40
@@ -98,7 +105,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.evaluate.attacks.square = ml_collections.ConfigDict(
       {'name': 'square', 'norm': 'linf', 'num_steps': 200, 'objective': 'loss'}
     )
-    config.evaluate.corruptions = ('rician', 'bias_field', 'motion')
+    config.evaluate.update({'corruptions': ('rician', 'bias_field', 'motion'), 'halvings': 5})
   if preset == 'thorough':
     config.data.update({'slices_per_case': 0, 'most_examples': 0})
     config.evaluate.batch_size = 32
@@ -107,7 +114,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.evaluate.attacks.square.num_steps = 1000
   if preset == 'smoke':
     config.data.update({'cases': 4, 'scale': 0.4, 'slices_per_case': 2, 'most_examples': 6})
-    config.evaluate.update({'batch_size': 4, 'save_examples': 1})
+    config.evaluate.update({'batch_size': 4, 'save_examples': 1, 'halvings': 1})
     config.evaluate.attacks.pgd.num_steps = 2
     config.report.pictures = 1
   return config

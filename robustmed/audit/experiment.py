@@ -5,12 +5,12 @@ import functools
 import ml_collections
 import numpy as np
 
-from robustmed.audit import page, setup
+from robustmed.audit import breaking, page, results, setup, threat
 from robustmed.data.labelled import study
 from robustmed.evaluation import examples, grid
-from robustmed.own_data import segmentation
+from robustmed.own_data import segmentation, surfaces
 from robustmed.process import console
-from robustmed.runs import experiment
+from robustmed.runs import costs, experiment
 
 MAIN, ONE_STEP, NOISE = 'pgd', 'one_step', 'noise'
 
@@ -40,6 +40,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     artifacts=experiment.Artifacts(
       functools.partial(segmentation.write_example, made, facts), pictures
     ),
+    studies=studies_of(probes, config, made),
   )
 
 
@@ -49,19 +50,21 @@ def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
     config.evaluate.levels = made.threat.levels
     if not config.report.picture_eps:
       config.report.picture_eps = made.threat.levels[(len(made.threat.levels) - 1) // 2]
-    if made.threat.name not in ('range', 'type'):
-      config.evaluate.corruptions = ()  # their severities are those of images in [0, 1]
   if config.network or config.networks or config.data.dir:
     for line in (*study.lines(made.study), *sum((one.lines for one in made.audited.values()), ())):
       console.say(line)
     console.say(f'levels: {"; ".join(made.threat.text(eps) for eps in made.threat.levels)}')
+    console.say(f'distances: {made.distances.words} (report.tolerance)')
 
 
 def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dict[str, grid.Probe]:
-  """Returns the probes of config.evaluate in the units of the threat."""
-  space = made.threat.space()
-  probes = experiment.make_probes(task, config)
-  return {name: probe._replace(space=space) for name, probe in probes.items()}
+  """Returns the probes of config.evaluate: attacks in the units of the threat, artefacts in their
+  own."""
+  units = dict.fromkeys(config.evaluate.corruptions, threat.ARTEFACT)
+  return {
+    name: probe._replace(space=made.threat.space(units.get(name, threat.LEVEL)))
+    for name, probe in experiment.make_probes(task, config).items()
+  }
 
 
 def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
@@ -78,12 +81,31 @@ def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
       'undefended': undefended,
     },
     subjects=functools.partial(segmentation.cases, made),
+    host=surfaces.host_metrics(made.study, segmentation.names(made), made.distances),
+  )
+
+
+def studies_of(probes, config: ml_collections.ConfigDict, made: setup.Setup):
+  """Returns the search for the smallest breaking eps of each case."""
+  if not config.evaluate.halvings:
+    return ()
+  return (
+    breaking.study(
+      probes,
+      attacks=results.bounded(probes, config),
+      main=MAIN,
+      metric=segmentation.METRIC,
+      share=config.report.broken,
+      halvings=config.evaluate.halvings,
+      case_of=lambda batch: np.asarray(batch['target']['case']),
+      size=lambda: costs.padded(setup.sizes(made)['test'], config.evaluate.batch_size),
+    ),
   )
 
 
 def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """The arrays of the report's pictures, images in the units of levels."""
-  level = found.example['target']['level']  # [n, 2, c]
+  level = found.example['target'][threat.LEVEL]  # [n, 2, c]
   level = level.reshape(len(level), 2, *(1,) * (found.image.ndim - 2), level.shape[-1])
   scaled = lambda image: (image - level[:, 0]) / level[:, 1]
   images = {'image': scaled(found.example['image']), 'adversarial': scaled(found.image)}

@@ -60,6 +60,10 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
       for name in names
     ]
   panels += [
+    spec.Panel('NSD', 'pgd', True, 'share of the surface within the tolerance', (0.0, 1.0)),
+    spec.Panel('HD95', 'pgd', False, f'95 % distance of surfaces ({made.distances.unit})'),
+  ]
+  panels += [
     spec.Panel(_METRIC, name, True, f'Dice, {name}', (0.0, 1.0)) for name in probes if name != 'pgd'
   ]
   return spec.ReportSpec(
@@ -116,8 +120,7 @@ def clinician(found, headline: float) -> tuple[str, ...]:
     if smallest['median'] == 'above':
       line += 'Half of the cases or more withstood every level.'
     elif smallest['median'] is not None:
-      size = next(o['words'] for o in found['threat']['levels'] if o['eps'] == smallest['median'])
-      line += f'Half of the cases are broken at or below {size}.'
+      line += f'Half of the cases are broken at or below {smallest["median_words"]}.'
     if clean and clean['mean'] is not None and clean['mean'] < _POOR:
       line += (
         f' **The Dice on untouched images is below {_POOR}: check the input (normalise, '
@@ -178,11 +181,12 @@ def _sizes(made, rows: pd.DataFrame, eps: float) -> tuple[str, pd.DataFrame]:
 def _notes(made: setup.Setup) -> tuple[str, ...]:
   kept = [line for one in made.audited.values() for line in one.lines]
   found = made.study
-  kept.append('Dice is per case, a class that neither labels nor prediction show is left out.')
+  kept.append(segmentation.MEAN_OF_CLASSES)
   if made.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
   if {grid.shape for grid in found.grids} != {found.window}:
     kept.append('Images are padded to one size, and the border is attacked with them.')
+  kept.append(f'NSD and HD95 are of {made.distances.words}.')
   if found.axes < found.spatial:
     kept.append(
       'Of a volume only the slices that are attacked are measured (data.slices_per_case).'

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from robustmed.audit import breaking, coverage, setup
-from robustmed.evaluation import grid, statistics
+from robustmed.evaluation import grid, statistics, trials
 from robustmed.networks import network
-from robustmed.own_data import segmentation
+from robustmed.own_data import segmentation, surfaces
 from robustmed.process import files
 
 SCHEMA = 'robustmed.audit/1'
@@ -24,7 +24,7 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
   rows = statistics.prepare(files.read_with(folder / 'results' / 'rows.parquet', pd.read_parquet))
   rows = rows[rows['arm'].isin(made.audited)]
   checks = files.read_json(folder / 'results' / 'checks.json')
-  bounded = [name for name, probe in probes.items() if name not in config.evaluate.corruptions]
+  limited = bounded(probes, config)
   attacks = {name: config.evaluate.attacks[name].to_dict() for name in config.evaluate.attacks}
   groups = int(rows['group'].nunique())
   listed = coverage.items(
@@ -47,8 +47,9 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
       },
       'attacks': {name: _attack(name, attacks, probes) for name in probes},
       'results': _results(made, rows, config),
+      'distances': made.distances._asdict() | {'words': made.distances.words},
       'smallest_breaking_eps': {
-        name: _breaking(made, rows, name, bounded, config.report.broken) for name in made.audited
+        name: _breaking(folder, made, rows, name, limited, config) for name in made.audited
       },
       'cases': _cases(made, rows),
       'checks': checks,
@@ -111,9 +112,15 @@ def _attack(name, attacks, probes) -> dict[str, Any]:
   }
 
 
+def bounded(probes, config) -> list[str]:
+  """Returns the probes whose changes eps bounds: attacks, no artefacts."""
+  return [name for name in probes if name not in config.evaluate.corruptions]
+
+
 def metrics_of(rows: pd.DataFrame) -> list[str]:
-  """Returns the metrics of the rows: the mean Dice, and that of every class."""
-  return [name for name in rows.columns if name.startswith(segmentation.METRIC)]
+  """Returns the metrics of the rows: Dice, NSD and HD95, the mean over classes and each class."""
+  kinds = (segmentation.METRIC, *surfaces.METRICS)
+  return [name for kind in kinds for name in rows.columns if name.split('_')[0] == kind]
 
 
 def _results(made, rows, config) -> list[dict[str, Any]]:
@@ -141,19 +148,31 @@ def _results(made, rows, config) -> list[dict[str, Any]]:
   return found
 
 
-def _breaking(made, rows, name, attacks, share) -> dict[str, Any]:
+def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
+  share = config.report.broken
   table = breaking.cases(rows, arm=name, attacks=attacks, metric=segmentation.METRIC, share=share)
+  refined = folder / 'results' / breaking.file_of(name, trials.Trial(0))
+  if refined.exists():
+    table = pd.read_csv(files.opened(refined))
   first, middle, third = breaking.quartiles(table['level'])
+  text = lambda level: made.threat.text(statistics.level(level)) if np.isfinite(level) else ''
   return {
     'broken_below_share_of_clean': share,
-    'median': first if math.isnan(middle) else middle,
+    'halvings': config.evaluate.halvings if refined.exists() else 0,
+    'median': middle,
+    'median_words': text(middle),
     'quartile_1': first,
     'quartile_3': third,
     'not_broken': np.isinf(table['level']).sum(),
     'not_counted': table['level'].isna().sum(),
     'cases': len(table),
     'per_case': [
-      {'case': made.study.folder.cases[row.index_].name, 'clean': row.clean, 'eps': row.level}
+      {
+        'case': made.study.folder.cases[row.index_].name,
+        'clean': row.clean,
+        'eps': row.level,
+        'not_broken_at': row.below,
+      }
       for row in table.rename(columns={'index': 'index_'}).itertuples(index=False)
     ],
   }
@@ -216,11 +235,17 @@ def _plain(value):
   return value
 
 
-def cell(found: Mapping[str, Any], network: str, attack: str, eps: float) -> dict[str, Any] | None:
-  """Returns the mean Dice of one cell of `make`'s 'results', None where it was not run."""
+def cell(
+  found: Mapping[str, Any],
+  network: str,
+  attack: str,
+  eps: float,
+  metric: str = segmentation.METRIC,
+) -> dict[str, Any] | None:
+  """Returns one cell of `make`'s 'results', None where it was not run; by default the mean Dice."""
   attack = grid.CLEAN if eps == 0 else attack
   for line in found['results']:
-    wanted = (network, attack, eps, segmentation.METRIC)
+    wanted = (network, attack, eps, metric)
     if (line['network'], line['attack'], line['eps'], line['metric']) == wanted:
       return line
   return None

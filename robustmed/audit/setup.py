@@ -20,6 +20,7 @@ from robustmed.data.labelled import study as studies
 from robustmed.networks import description, segmentation
 from robustmed.networks.network import as_task, digest_of
 from robustmed.own_data import segmentation as own_data
+from robustmed.own_data import surfaces
 from robustmed.tasks import segmentation as task_of_label_maps
 
 
@@ -38,6 +39,7 @@ class Setup(NamedTuple):
   threat: threat.Threat
   chosen: tuple[int, ...]  # places in the test split that are attacked
   most_examples: int
+  distances: surfaces.Plan  # how surface distances are measured
 
 
 def make(config: ml_collections.ConfigDict) -> Setup:
@@ -93,7 +95,10 @@ def make(config: ml_collections.ConfigDict) -> Setup:
     name: _audited(loaded[name][1], one, found, multiple) for name, one in described.items()
   }
   made = threat.make(found, config.threat.to_dict(), config.evaluate.levels)
-  return Setup(fields, found, audited, made, _chosen(found, most), most)
+  chosen = _chosen(found, most)
+  cases = [places(found)[at] for at in chosen]
+  distances = surfaces.plan(found, cases, tolerance=config.report.tolerance)
+  return Setup(fields, found, audited, made, chosen, most, distances)
 
 
 def study_of(fields) -> studies.Study:
@@ -198,9 +203,7 @@ class _Sized(store.Split):
 
   def __getitem__(self, index) -> dict[str, Any]:
     found = self._whole[index]
-    case = int(found['case'])
-    level = np.stack([self._made.shift[case], self._made.scale[case]]).astype(np.float32)
-    return {**found, 'level': level}
+    return {**found, **self._made.sizes(int(found['case']))}
 
 
 def load(setup: Setup, made: Mapping[str, types.Task]):

@@ -22,12 +22,17 @@ UNITS = {
   'hu': ('HU', 'stored', (5.0, 10.0, 20.0, 40.0)),
   'raw': ('units of the files', 'stored', ()),
 }
+LEVEL, ARTEFACT = 'level', 'artefact'
 _AUTO = {'ct': 'hu', 'range': 'type'}
 _ROUNDING = 1e-3  # of a step of the stored type, float32 error of a change
 
 
 class Threat(NamedTuple):
-  """shift, scale: [cases, c]; the attacked x is (stored - shift) / scale."""
+  """shift, scale: [cases, c]; the attacked x is (stored - shift) / scale.
+
+  `artefact` and `images` are such a pair too: in the units of the first, severities of artefacts
+  are meant; the second are those of the examples' images, None: as stored.
+  """
 
   name: str
   words: str
@@ -37,6 +42,8 @@ class Threat(NamedTuple):
   bounds: tuple[float, float] | None  # of stored values
   step: float | None  # to multiples of which changes are rounded
   ct: bool
+  artefact: tuple[np.ndarray, np.ndarray] | None = None
+  images: tuple[np.ndarray, np.ndarray] | None = None
 
   @property
   def units(self) -> str:
@@ -57,15 +64,23 @@ class Threat(NamedTuple):
     spread = f' (median; {low:g} to {high:g})' if high > low else ''
     return f'{own} = {middle:g} {"HU" if self.ct else "in the units of the files"}{spread}'
 
-  def space(self) -> spaces.Space:
-    """Returns the attack's units: changes of 'image' by batch['target']['level'], its scale."""
+  def sizes(self, case: int) -> dict[str, np.ndarray]:
+    """Returns what `space` reads from the target of an example of a case, each [2, c]."""
+    shift, scale = (0.0, 1.0) if self.images is None else (part[case] for part in self.images)
+    own = lambda pair: np.stack([(pair[0][case] - shift) / scale, pair[1][case] / scale])
+    pairs = {LEVEL: (self.shift, self.scale), ARTEFACT: self.artefact}
+    return {name: own(pair).astype(np.float32) for name, pair in pairs.items()}
+
+  def space(self, name: str = LEVEL) -> spaces.Space:
+    """Returns the units of changes of 'image' that batch['target'][name] holds, see `sizes`."""
 
     def encode(batch):
-      shift, scale = _ends(batch)
+      shift, scale = _ends(batch, name)
       return (batch['image'] - shift) / scale
 
     def decode(x, batch):
-      image = batch['image'] + (x - encode(batch)) * _ends(batch)[1]  # exactly it where x is equal
+      # exactly the image where x is equal
+      image = batch['image'] + (x - encode(batch)) * _ends(batch, name)[1]
       if self.bounds is None:
         return image
       # The gradient passes, so that a value at the border can come back.
@@ -81,14 +96,27 @@ class Threat(NamedTuple):
     return spaces.Space(encode, decode, finish)
 
 
-def _ends(batch) -> tuple[jax.Array, jax.Array]:
-  ends = batch['target']['level']  # [b, 2, c]
+def _ends(batch, name) -> tuple[jax.Array, jax.Array]:
+  ends = batch['target'][name]  # [b, 2, c]
   shape = (len(ends), *(1,) * (batch['image'].ndim - 2), ends.shape[-1])
   return ends[:, 0].reshape(shape), ends[:, 1].reshape(shape)
 
 
 def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
-  """Returns the threat of config.threat (units, rounded); levels () are those of the units."""
+  """Returns the threat of config.threat (units, rounded); levels () are those of the units.
+
+  Artefacts have the 0.5 to 99.5 % range of the image as unit, whatever the units of attacks. Their
+  zero is that of the file, which magnitudes have no values below; in files with negative values it
+  is the lower end of that range.
+  """
+  pictures = study.folder.kind != 'segmentation'
+  images, keep = None, slice(None)
+  if pictures:  # examples are shares of the stored type, and resized
+    own = intensities.of(study)
+    if study.folder.kind != 'classes':
+      keep = slice(3 if study.channels >= 3 else 1)
+    images = own.shift[:, keep], own.scale[:, keep]
+    study = study._replace(folder=study.folder._replace(kind='segmentation'))
   kind = studies.intensity_of(study._replace(fields={**study.fields, 'intensity': 'auto'}))
   name = options['units']
   name = _AUTO.get(kind, 'range') if name == 'auto' else name
@@ -98,6 +126,7 @@ def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
   if not levels:
     span = float(np.median([np.subtract(one.high, one.low) for one in study.surveys]))
     levels = tuple(float(f'{share * span:.2g}') for share in _SHARES)
+  low, high = (np.array([getattr(s, end) for s in study.surveys]) for end in ('low', 'high'))
   types = {(one.dtype, *one.rescale) for one in study.surveys}
   bounds, step = None, None
   if len(types) == 1:
@@ -106,7 +135,9 @@ def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
       ends = np.iinfo(kind_of)
       both = sorted(float(end) * slope + intercept for end in (ends.min, ends.max))
       bounds, step = tuple(both), abs(float(slope))
-  if options['rounded'] and (step is None or study.fields['spacing']):
+  if pictures:
+    bounds = (0.0, 1.0)
+  if options['rounded'] and (step is None or study.fields['spacing'] or pictures):
     raise errors.UserError(
       'threat.rounded: attacked images are rounded where all files have one integer type and are '
       'not resampled; set it to False'
@@ -116,10 +147,12 @@ def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
   return Threat(
     name,
     words,
-    np.asarray(made.shift, np.float32),
-    np.asarray(made.scale, np.float32),
+    np.asarray(made.shift[:, keep], np.float32),
+    np.asarray(made.scale[:, keep], np.float32),
     tuple(sorted(float(e) for e in levels)),
     bounds,
     step if options['rounded'] else None,
     kind == 'ct',
+    (np.minimum(low, 0)[:, keep], np.maximum(high - low, 1e-8)[:, keep]),
+    images,
   )

@@ -22,12 +22,20 @@ def per_class(
   and `nsd`.
   """
   limits = np.broadcast_to(np.asarray(tolerance, np.float64), len(classes))
-  found = {'HD95': [], 'NSD': []}
-  for label, limit in zip(classes, limits):
-    there, back = directed_distances(prediction == label, target == label, spacing=spacing)
-    found['HD95'].append(_hd95(there, back, diagonal(prediction.shape, spacing)))
-    found['NSD'].append(_nsd(there, back, limit))
-  return {name: np.array(values, np.float64) for name, values in found.items()}
+  found = [
+    pair(prediction == label, target == label, spacing=spacing, tolerance=limit)
+    for label, limit in zip(classes, limits)
+  ]
+  shares, distances = np.array(found, np.float64).reshape(-1, 2).T
+  return {'HD95': distances, 'NSD': shares}
+
+
+def pair(
+  prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float], tolerance: float
+) -> tuple[float, float]:
+  """Returns (`nsd`, `hd95`) of two masks; distances are computed once."""
+  there, back = directed_distances(prediction, target, spacing=spacing)
+  return _nsd(there, back, tolerance), _hd95(there, back, diagonal(prediction.shape, spacing))
 
 
 def hd95(prediction: np.ndarray, target: np.ndarray, *, spacing: Sequence[float]) -> float:

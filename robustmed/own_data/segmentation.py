@@ -20,6 +20,10 @@ from robustmed.report import spec
 from robustmed.runs import slice_examples
 
 METRIC, HIGHER_IS_BETTER = 'DICE', True
+MEAN_OF_CLASSES = (
+  'Dice is per case, and its mean is over the classes that the labels of the case show; a case '
+  'without any counts 1 where nothing is found, else 0.'
+)
 _KEYS = ['arm', 'attack', 'eps', 'seed', '_case']
 _COUNTS = ('_tp', '_fp', '_fn')
 
@@ -97,9 +101,10 @@ def with_case(task):
 def cases(chosen: choices.Choices, rows: pd.DataFrame) -> pd.DataFrame:
   """Returns one row per network, cell and case from those of its slices.
 
-  Dice is that of all slices together, nan for a class that neither truth nor prediction has; its
-  mean is over the other classes. The distance is the largest, all else the mean; the index of a row
-  is the number of the case.
+  Dice is that of all slices together, nan for a class that neither truth nor prediction has. Its
+  mean is over the classes that the truth has, which are the same under every attack; a case without
+  any has 1 where nothing is predicted, else 0. The distance is the largest, all else the mean; the
+  index of a row is the number of the case.
   """
   groups = rows.groupby(_KEYS, sort=True)
   made = groups.mean(numeric_only=True)
@@ -107,10 +112,13 @@ def cases(chosen: choices.Choices, rows: pd.DataFrame) -> pd.DataFrame:
   counts = [name for name in rows.columns if name.startswith(_COUNTS)]
   made[counts] = groups[counts].sum()
   classes = [f'DICE_{name}' for name in names(chosen)]  # columns are sorted, counts are not
+  shown, wrong = [], 0
   for number, name in enumerate(classes, start=1):
     tp, fp, fn = (made[f'{kind}{number}'] for kind in _COUNTS)
     made[name] = (2 * tp / (2 * tp + fp + fn).replace(0, np.nan)).astype(np.float64)
-  made[METRIC] = made[classes].mean(axis=1)
+    shown.append(made[name].where(tp + fn > 0))
+    wrong = wrong + fp
+  made[METRIC] = pd.concat(shown, axis=1).mean(axis=1).fillna((wrong == 0).astype(np.float64))
   made = made.reset_index()
   made['index'] = made['_case'].astype(np.int64)
   made['group'] = made['group'].astype(np.int64)
@@ -194,7 +202,7 @@ def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:
 def notes(chosen: choices.Choices) -> tuple[str, ...]:
   """Returns what the page says of how Dice was measured."""
   found = chosen.study
-  kept = ['Dice is per case, a class that neither labels nor prediction show is left out.']
+  kept = [MEAN_OF_CLASSES]
   if chosen.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
   if {grid.shape for grid in found.grids} != {found.window}:

@@ -1,5 +1,7 @@
 """What an audit makes of networks, folders and rows; the whole run is a program test."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 
 from robustmed import errors
 from robustmed.audit import breaking, coverage, page, setup, threat
-from robustmed.evaluation import grid
-from robustmed.runs import commandline
+from robustmed.audit import experiment as audit
+from robustmed.evaluation import grid, space, trials
+from robustmed.process import console
+from robustmed.runs import artifacts, commandline, costs
 from support import audited, folders, runs
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
@@ -148,8 +152,88 @@ def test_the_smallest_breaking_level():
   table = pd.DataFrame([{**keys, **dict(zip(('attack', 'eps', 'index', 'DICE'), r))} for r in rows])
   found = breaking.cases(table, arm='net', attacks=('pgd', 'noise'), metric='DICE', share=0.5)
   np.testing.assert_array_equal(found['level'], [0.2, np.inf, np.nan, 0.1])
+  np.testing.assert_array_equal(found['below'], [0.1, 0.2, 0, 0])
   assert breaking.quartiles(found['level']) == (0.1, 0.2, np.inf)
   assert np.isnan(breaking.quartiles([np.nan])).all()
+
+
+def test_halving_finds_the_eps_of_each_case(tmp_path):
+  """Cases of two slices break at known levels, which the search must enclose."""
+  breaks = np.array([0.13, 0.155, np.inf, 0.04])
+
+  class Evaluator:
+    host, asked = None, []
+
+    def attack(self, variables, batch, name, eps):
+      return np.asarray(eps)[:, None], np.asarray(eps)
+
+    def score(self, variables, batch, images):
+      self.asked.append(images[:, 0])
+      dice = np.where(images[:, 0] >= breaks[batch['target']['case']], 0.1, 0.8)
+      return grid.Scores({'DICE': dice}, None)
+
+  case = np.repeat(np.arange(4), 2)
+  target = {'case': case}
+  batch = {'image': case, 'target': target, 'mask': np.ones(8, bool), 'index': np.arange(8)}
+  batch['group'] = case
+  subjects = lambda rows: (
+    rows.assign(index=rows['index'] // 2)
+    .groupby(['arm', 'attack', 'eps', 'seed', 'index', 'group'], as_index=False)['DICE']
+    .mean()
+  )
+  levels = {'none': (0.0,), 'pgd': (0.1, 0.2)}
+  lines = [
+    {'arm': 'net', 'attack': name, 'eps': eps, 'seed': 0, 'index': n, 'group': case[n]}
+    | {'DICE': 0.1 if eps >= breaks[case[n]] else 0.8}
+    for name, several in levels.items()
+    for eps in several
+    for n in range(8)
+  ]
+  model = grid.Model('net', trials.Trial(0), dict, Evaluator())
+  exp = types.SimpleNamespace(grid=types.SimpleNamespace(subjects=subjects))
+  context = artifacts.Context(
+    exp, None, tmp_path, model.evaluator, lambda: [batch], None, console.Stopper()
+  )
+  attack = types.SimpleNamespace(num_gradients=10, num_forwards=0)
+  study = breaking.study(
+    {'pgd': types.SimpleNamespace(attack=attack)},
+    attacks=('pgd',),
+    main='pgd',
+    metric='DICE',
+    share=0.5,
+    halvings=3,
+    case_of=lambda batch: batch['target']['case'],
+    size=lambda: 8,
+  )
+  study.run(context, [model], pd.DataFrame(lines))
+  found = pd.read_csv(tmp_path / breaking.file_of('net', trials.Trial(0)))
+  np.testing.assert_allclose(found['level'], [0.1375, 0.1625, np.inf, 0.05])
+  np.testing.assert_allclose(found['below'], [0.125, 0.15, 0.2, 0.0375])
+  assert len(Evaluator.asked) == 3
+  np.testing.assert_allclose(Evaluator.asked[0], np.repeat([0.15, 0.15, 0, 0.05], 2))
+  cost = study.cells('net', trials.Trial(0), ('net',))
+  assert cost == {'breaking.net.seed0.csv': costs.attacked(attack, 24)}
+
+
+@pytest.mark.parametrize('units', ['raw', 'std', 'range'])
+def test_artefacts_are_of_the_range_of_the_image_whatever_the_units(units, tmp_path):
+  config = config_of(tmp_path)
+  config.threat.units, config.evaluate.corruptions = units, ('rician',)
+  made = setup.make(config)
+  audit.choose(config, made)
+  one = made.study.surveys[0]
+  task = next(iter(setup.tasks(made).values()))
+  probe = audit.probes_of(task, config, made)['rician']
+  stored = jnp.linspace(one.low[0], one.high[0], 2 * 96).reshape(2, 8, 12, 1).at[:, 0, 0].set(0)
+  target = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), made.threat.sizes(0))
+  batch = {'image': stored, 'target': target}
+  key = jax.random.key(0)
+  objective = lambda image: jnp.zeros(len(image))
+  changed, _ = space.run(probe.attack, objective, batch, space=probe.space, eps=0.05, key=key)
+  size = float(jnp.std(changed - stored)) / (one.high[0] - one.low[0])
+  assert 0.03 < size < 0.06
+  np.testing.assert_array_equal(changed[:, 0, 0], 0)  # no signal stays none
+  np.testing.assert_allclose(made.threat.sizes(0)['artefact'][:, 0], [0, one.high[0] - one.low[0]])
 
 
 def test_coverage_says_what_was_not_done():

@@ -79,29 +79,33 @@ def test_rows_of_slices_become_rows_of_cases():
       'arm': 'std',
       'attack': 'none',
       'eps': 0.0,
-      'index': [0, 1, 2],
+      'index': [0, 1, 2, 3, 4],
       'seed': 0,
-      'group': [5, 5, 6],
+      'group': [5, 5, 6, 7, 8],
       'DICE': 0.0,
       'DICE_a': 0.0,
       'DICE_b': 0.0,
       '_DICE_max': 0.5,
       **{
         f'_{kind}1': values
-        for kind, values in zip(('tp', 'fp', 'fn'), ([1, 2, 4], [1, 0, 0], [0, 0, 0]))
+        for kind, values in zip(
+          ('tp', 'fp', 'fn'), ([1, 2, 4, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0])
+        )
       },
-      **{f'_{kind}2': [0.0, 0.0, 0.0] for kind in ('tp', 'fp')},
-      '_fn2': [0.0, 2.0, 0.0],
-      '_distance': [0.1, 0.3, 0.2],
-      '_case': [7.0, 7.0, 8.0],
+      '_tp2': 0.0,
+      '_fp2': [0.0, 0.0, 3.0, 3.0, 0.0],
+      '_fn2': [0.0, 2.0, 0.0, 0.0, 0.0],
+      '_distance': [0.1, 0.3, 0.2, 0.2, 0.2],
+      '_case': [7.0, 7.0, 8.0, 9.0, 10.0],
     }
   )
   found = segmentation.cases(types.SimpleNamespace(study=found_study), rows)
-  assert found['index'].tolist() == [7, 8] and found['group'].tolist() == [5, 6]
-  np.testing.assert_allclose(found['DICE_b'], [6 / 7, 1])
-  np.testing.assert_allclose(found['DICE_a'], [0, np.nan])
-  np.testing.assert_allclose(found['DICE'], [3 / 7, 1])
-  np.testing.assert_allclose(found['_distance'], [0.3, 0.2])
+  assert found['index'].tolist() == [7, 8, 9, 10] and found['group'].tolist() == [5, 6, 7, 8]
+  np.testing.assert_allclose(found['DICE_b'], [6 / 7, 1, np.nan, np.nan])
+  np.testing.assert_allclose(found['DICE_a'], [0, 0, 0, np.nan])
+  # a false lesion where there is none does not change over which classes the mean is
+  np.testing.assert_allclose(found['DICE'], [3 / 7, 1, 0, 1])
+  np.testing.assert_allclose(found['_distance'], [0.3, 0.2, 0.2, 0.2])
 
 
 def test_the_data_decide_bounds_batch_and_spacing(tmp_path):

@@ -42,7 +42,9 @@ def test_one_command_audits_a_file(tmp_path):
   report = tmp_path / 'w' / 'report'
   found = json.loads((report / 'audit.json').read_text())
   documented = set(re.findall(r'^\| `([^`]+)`', SCHEMA.read_text(), re.M))
-  told = {re.sub(r'^(results|cases)\[\]\.DICE_\w+$', r'\1[].DICE_CLASS', p) for p in _paths(found)}
+  told = {
+    re.sub(r'^cases\[\]\.(DICE|NSD|HD95)_\w+$', r'cases[].\1_CLASS', p) for p in _paths(found)
+  }
   assert told == documented
   means = {
     (line['attack'], line['eps']): line['mean']
