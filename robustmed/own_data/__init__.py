@@ -5,5 +5,6 @@ printed.
   experiment.py    build(config)
   choices.py       what the folder decides: spacing, patch, batch, bounds, units of levels
   segmentation.py, landmarks.py, objects.py   networks, data and files of each kind of labels
+  surfaces.py      NSD and HD95 of label maps
   report.py        the page
 """
