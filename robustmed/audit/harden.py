@@ -75,6 +75,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       audit.pictures,
     ),
     studies=(
+      *audit.studies_of(probes, config, made),
       experiment.Study(
         handback.FOLDER,
         lambda context, models, rows: handback.write(one, split, context, models, untrained=LOADED),

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from robustmed import errors
+from robustmed.attacks import space
 from robustmed.audit import breaking, coverage, page, setup, threat
 from robustmed.audit import experiment as audit
-from robustmed.evaluation import grid, space, trials
+from robustmed.evaluation import grid, trials
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
 from support import audited, folders, runs
