@@ -3,7 +3,8 @@
   python -m robustmed.main --config configs/audit.py --config.network=model.onnx
       --config.data.dir=FOLDER --workdir runs/audit
 
-The network: an ONNX file that segments, 2D or 3D. FOLDER: as for configs/train.py. What the file
+The network: an ONNX file that segments, 2D or 3D, or a results folder of nnU-Net v2
+(Dataset.../TRAINER__PLANS__CONFIGURATION). FOLDER: as for configs/train.py. What the file
 does not say is guessed and printed: `--config.input.normalise=ct:-100:240:80:40` (all names:
 robustmed/networks/normalise.py), `--config.output.classes="('background','liver')"`, or a file
 network.json beside the network, {"input": {...}, "output": {...}}. Nothing is trained, every case
@@ -30,7 +31,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.preset = preset or 'quick'
   config.seed = 0
   config.seeds = 1
-  config.network = ''  # a file
+  config.network = ''  # a file or folder
   config.networks = ''  # several, side by side: a.onnx,b.onnx
   config.model = ml_collections.ConfigDict({'name': 'loaded'})
   config.input = ml_collections.ConfigDict(
@@ -41,6 +42,10 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'normalise': '',  # none, zscore, minmax, scale:TOP, window:LOW:HIGH, ct:LOW:HIGH:MEAN:STD
       'window': (),  # of sliding windows; (): the network's fixed size, or the whole image
       'overlap': -1.0,  # of windows; -1: 0.5
+      'blend': '',  # of windows: gaussian, nnunet, constant
+      # axes over whose mirror images outputs are averaged: none, letters as yx, or network for
+      # those of the network's own prediction
+      'mirror': '',
     }
   )
   config.output = ml_collections.ConfigDict(
@@ -107,6 +112,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     )
     config.evaluate.update({'corruptions': ('rician', 'bias_field', 'motion'), 'halvings': 5})
   if preset == 'thorough':
+    config.input.mirror = 'network'
     config.data.update({'slices_per_case': 0, 'most_examples': 0})
     config.evaluate.batch_size = 32
     config.evaluate.attacks.pgd.update({'num_steps': 100, 'restarts': 3})

@@ -185,7 +185,7 @@ def _notes(made: setup.Setup) -> tuple[str, ...]:
   if made.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
   if {grid.shape for grid in found.grids} != {found.window}:
-    kept.append('Images are padded to one size, and the border is attacked with them.')
+    kept.append('Images are padded to one size; the border is not attacked.')
   kept.append(f'NSD and HD95 are of {made.distances.words}.')
   if found.axes < found.spatial:
     kept.append(

@@ -59,6 +59,7 @@ def make(config: ml_collections.ConfigDict) -> Setup:
   if fields['source'] == 'auto':
     fields['source'] = 'labelled' if fields['dir'] else 'phantom_labelled'
   fields |= {'axes': axes.pop(), 'intensity': 'stored'}
+  fields['slice_axis'] = _slice_axis(fields, [network for _, network in loaded.values()])
   fields = data.fields_of(data.source_config(fields))
   found = study_of({**fields, 'axes': 0})
   first = next(iter(loaded.values()))[1]
@@ -89,8 +90,11 @@ def make(config: ml_collections.ConfigDict) -> Setup:
   multiple = math.lcm(
     *(1 if one.input.window else loaded[name][1].multiple() for name, one in described.items())
   )
-  fields |= {'spacing': spacing.pop(), 'multiple': (multiple,) * fields['axes']}
-  found = study_of(fields)
+  fields |= {'multiple': (multiple,) * fields['axes']}
+  found = study_of({**fields, 'spacing': spacing.pop()})
+  if all(grid.shape == old.shape for grid, old in zip(found.grids, study_of(fields).grids)):
+    found = study_of(fields)  # that is their spacing
+  fields['spacing'] = found.fields['spacing']
   audited = {
     name: _audited(loaded[name][1], one, found, multiple) for name, one in described.items()
   }
@@ -118,6 +122,18 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
   return dict(zip(stems, paths))
 
 
+def _slice_axis(fields, loaded) -> int:
+  """The axis across slices: of data.slice_axis, or that of the networks."""
+  known = {network.slice_axis for network in loaded} - {-1}
+  if fields['slice_axis'] >= 0 or not known:
+    return fields['slice_axis']
+  if len(known) > 1:
+    raise errors.UserError(
+      'config.networks: networks of slices across unequal axes; set data.slice_axis'
+    )
+  return known.pop()
+
+
 def _guess(found: studies.Study) -> dict[str, Any]:
   kinds = {np.dtype(one.dtype) for one in found.surveys}
   if kinds <= {np.dtype(np.uint8), np.dtype(bool)}:
@@ -130,21 +146,27 @@ def _audited(network, described, found, multiple) -> Audited:
   order = ['zyx'[-network.axes :].index(letter) for letter in described.input.orientation]
   turned = window if described.input.window else tuple(window[n] for n in order)
   count = network.output_shape(tuple(turned))[-1]
-  if found.regions and count != len(found.classes):
+  if found.regions and count != len(found.classes) and network.activation != 'regions':
     raise errors.UserError(
       f'{found.folder.root} has regions ({", ".join(found.regions)}): a network needs a channel '
       f'for each label, {network.name} has {count}'
     )
-  names, origin = segmentation.channel_names(
-    network, described.output.classes, count, found.classes
+  given = segmentation.matched_names(
+    described.output.classes, network.values, classes=found.classes, values=found.values
   )
+  names, origin = segmentation.channel_names(network, given, count, found.classes)
+  if given != described.output.classes:
+    origin = f'{described.origin["output.classes"]}, as the folder names them'
+  elif origin:
+    origin = f'guess: {origin}'
   described = described._replace(output=described.output._replace(classes=names))
   if origin:
-    told = {**described.origin, 'output.classes': f'guess: {origin}'}
+    told = {**described.origin, 'output.classes': origin}
     described = described._replace(origin=told)
   lines = [f'{network.name}: {line}' for line in described.lines]
   if not described.input.window:
     lines.append(f'{network.name}: whole images, sides in multiples of {multiple} (tried)')
+  lines += [f'{network.name}: {note}' for note in network.notes]
   return Audited(network, described, tuple(lines))
 
 
@@ -211,6 +233,8 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
   low = np.array([one.low for one in setup.study.surveys], np.float32)
+  if any(one.described.input.normalise.startswith('nonzero:') for one in setup.audited.values()):
+    low = 0 * low  # so that it is cropped again
 
   def padded(inner):  # what is padded is as dark as the image's darkest half per cent
     def crop(found, *draw):

@@ -79,8 +79,11 @@ class Threat(NamedTuple):
       return (batch['image'] - shift) / scale
 
     def decode(x, batch):
-      # exactly the image where x is equal
-      image = batch['image'] + (x - encode(batch)) * _ends(batch, name)[1]
+      change = (x - encode(batch)) * _ends(batch, name)[1]  # 0 where x is equal
+      labels = batch['target'].get('labels')
+      if labels is not None:  # what pads images to one size is no part of a file
+        change = jnp.where(labels[..., None] == -1, 0, change)
+      image = batch['image'] + change
       if self.bounds is None:
         return image
       # The gradient passes, so that a value at the border can come back.

@@ -5,7 +5,8 @@ onnx_file    ONNX files
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
-nnunet_*     results folders of nnU-Net v2: plans, architecture, network, preprocess, files, predict
+nnunet_*     results folders of nnU-Net v2: plans, architecture, network, preprocess, files and
+             predict; folder makes a network of stored images of them
 """
 
 import pathlib
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from robustmed import errors
-from robustmed.networks import onnx_file
+from robustmed.networks import nnunet_folder, onnx_file
 from robustmed.networks.network import Network, from_function
 
 
@@ -25,7 +26,10 @@ class Kind(NamedTuple):
   load: Callable[[pathlib.Path], Network]
 
 
-KINDS = (Kind('an ONNX file', lambda path: path.suffix.lower() == '.onnx', onnx_file.load),)
+KINDS = (
+  Kind('an ONNX file', lambda path: path.suffix.lower() == '.onnx', onnx_file.load),
+  Kind('a results folder of nnU-Net v2', nnunet_folder.matches, nnunet_folder.load),
+)
 
 
 def load(path) -> Network:
@@ -37,7 +41,7 @@ def load(path) -> Network:
     if kind.matches(path):
       return kind.load(path)
   raise errors.UserError(
-    f'{path} is not {" or ".join(kind.what for kind in KINDS)}; export the network: '
+    f'{path} is neither {" nor ".join(kind.what for kind in KINDS)}; export the network: '
     "torch.onnx.export(network, example, 'network.onnx')"
   )
 

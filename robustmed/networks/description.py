@@ -12,9 +12,10 @@ from robustmed import errors
 from robustmed.networks import network as networks
 from robustmed.networks import normalise
 from robustmed.process import files
+from robustmed.tasks import sliding
 
 KINDS = ('segmentation',)
-ACTIVATIONS = ('none', 'softmax', 'sigmoid')
+ACTIVATIONS = ('none', 'softmax', 'sigmoid', 'regions')
 FIELDS = {
   'input.channels': 0,
   'input.spacing': (),
@@ -22,6 +23,8 @@ FIELDS = {
   'input.normalise': '',
   'input.window': (),
   'input.overlap': -1.0,
+  'input.blend': '',
+  'input.mirror': '',
   'output.kind': '',
   'output.classes': (),
   'output.activation': '',
@@ -37,12 +40,16 @@ class Input(NamedTuple):
   normalise: str  # see `normalise`
   window: tuple[int, ...]  # of sliding windows; () the whole image
   overlap: float  # of neighbouring windows
+  blend: str  # of windows, see `sliding.BLENDS`
+  mirror: str  # axes over whose mirror images outputs are averaged: none, or letters as 'yx'
 
 
 class Output(NamedTuple):
   kind: str
   classes: tuple[str, ...]  # a name for each channel
-  activation: str  # that the outputs have been through
+  # That the outputs have been through. regions: none, each is a region of its own, and later ones
+  # are written over earlier ones where they are above 0.
+  activation: str
 
 
 class Description(NamedTuple):
@@ -94,14 +101,19 @@ def make(
       else:
         values[name] = guessed[name]
         origin[name] = 'the network' if name in _OF_NETWORK else 'guess'
+  if values['input.mirror'] == 'network':
+    values['input.mirror'] = network.mirrored or 'none'
   _check(network, values)
   part = lambda start: {k.partition('.')[2]: v for k, v in values.items() if k.startswith(start)}
   return Description(Input(**part('input.')), Output(**part('output.')), origin)
 
 
 def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
-  """Returns the fields in the JSON file beside a network, and that file's name."""
-  for name in (f'{path.stem}.json', 'network.json') if path is not None else ():
+  """Returns the fields in the JSON file beside a network or in its folder, and the file's name."""
+  names = (f'{path.stem}.json', 'network.json') if path is not None else ()
+  if path is not None and path.is_dir():
+    path, names = path / 'network.json', names[1:]
+  for name in names:
     place = path.with_name(name)
     if place.is_file():
       found = files.read_json(place)
@@ -127,6 +139,8 @@ def _guesses(network) -> dict[str, Any]:
     'input.normalise': 'zscore',
     'input.window': fixed if len(fixed) == network.axes else (),
     'input.overlap': 0.5,
+    'input.blend': 'gaussian',
+    'input.mirror': 'none',
     'output.kind': 'segmentation',
     'output.classes': (),
     'output.activation': network.activation,
@@ -136,7 +150,8 @@ def _guesses(network) -> dict[str, Any]:
 def _check(network, values) -> None:
   errors.lookup(dict.fromkeys(KINDS), values['output.kind'], kind='output.kind')
   errors.lookup(dict.fromkeys(ACTIVATIONS), values['output.activation'], kind='output.activation')
-  normalise.parse(values['input.normalise'])
+  errors.lookup(sliding.BLENDS, values['input.blend'], kind='input.blend')
+  normalise.parse(values['input.normalise'], channels=network.channels)
   for name, axes in (('input.window', network.axes), ('input.spacing', network.axes)):
     value = values[name]
     numbers = isinstance(value, tuple) and all(isinstance(n, int | float) and n > 0 for n in value)
@@ -152,6 +167,11 @@ def _check(network, values) -> None:
     raise errors.UserError(
       f'input.orientation must be the letters of {axes} in an order, not '
       f'{values["input.orientation"]!r}; flips are not supported, store the images that way'
+    )
+  mirror = values['input.mirror']
+  if mirror != 'none' and (not mirror or not set(mirror) <= set(axes)):
+    raise errors.UserError(
+      f'input.mirror must be none, network or some letters of {axes}, not {mirror!r}'
     )
   if not 0 <= values['input.overlap'] < 1:
     raise errors.UserError(f'input.overlap must be in [0, 1), not {values["input.overlap"]}')

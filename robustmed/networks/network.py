@@ -26,8 +26,8 @@ class Export(NamedTuple):
 class Network(NamedTuple):
   """A pure function of its variables and of images with channels last.
 
-  `stated`: fields of the description that the file itself gives, 'input.spacing' -> (value, where).
-  `frozen`: the leaves that training leaves alone, by `training.name_of`, and why.
+  stated: fields of the description that the file itself gives, 'input.spacing' -> (value, where).
+  frozen: the leaves that training leaves alone, by `training.name_of`, and why.
   """
 
   name: str
@@ -37,10 +37,14 @@ class Network(NamedTuple):
   shape: tuple[int | None, ...]  # of images; None where any size may fit
   digest: str  # sha256 of the file, or of the weights
   format: str
-  activation: str = 'none'  # that the outputs have been through: none, softmax, sigmoid
+  activation: str = 'none'  # that the outputs have been through, see `description.Output`
   stated: Mapping[str, tuple[Any, str]] = {}
   frozen: Mapping[str, str] = {}
   export: Export | None = None  # None: as tensors by name, see `training.export_of`
+  values: tuple[int, ...] = ()  # that each output channel has in label maps; () not known
+  slice_axis: int = -1  # across the slices that a network in 2D was trained on, of [z, y, x]
+  mirrored: str = ''  # axes whose mirror images the network's own prediction averages
+  notes: tuple[str, ...] = ()  # what its user should know, a line each
 
   @property
   def axes(self) -> int:

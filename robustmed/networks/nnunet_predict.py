@@ -59,32 +59,14 @@ class NnUNet:
     Spatial axes are those of the patch: of a 2D network, slices are the batch. Differentiable by
     both; the backward pass recomputes each window, and needs the memory of one.
     """
-    patch, rank = self.plan.patch, len(self.plan.patch)
-    size, margins = image.shape[1:-1], sliding.margins(image.shape[1:-1], self.plan.patch)
-    image = jnp.pad(image, ((0, 0), *margins, (0, 0)))
-    corners = sliding.starts(image.shape[1:-1], patch, step=step)
-    weights = gaussian(patch)
-    norm = np.zeros(image.shape[1:-1], np.float32)
-    for corner in corners:
-      norm[tuple(slice(a, a + m) for a, m in zip(corner, patch))] += weights
-    function = self.mirrored if mirror else self.apply
-
-    @jax.checkpoint
-    def one(variables, image, corner):
-      shape = (len(image), *patch, image.shape[-1])
-      window = lax.dynamic_slice(image, (0, *corner, 0), shape)
-      return function(variables, window) * weights[None, ..., None]
-
-    def add(total, corner):
-      part, where = one(variables, image, corner), (0, *corner, 0)
-      old = lax.dynamic_slice(total, where, part.shape)
-      return lax.dynamic_update_slice(total, old + part, where), None
-
-    total = jnp.zeros((*image.shape[:-1], self.classes), image.dtype)
-    total, _ = lax.scan(add, total, jnp.asarray(corners))
-    inner = tuple(slice(lo, lo + n) for (lo, _), n in zip(margins, size, strict=True))
-    assert len(inner) == rank
-    return (total / norm[None, ..., None])[(slice(None), *inner)]
+    return sliding.averaged(
+      functools.partial(self.apply, variables),
+      image,
+      patch=self.plan.patch,
+      step=step,
+      mirrored=self.plan.mirrored if mirror else (),
+      blend='nnunet',
+    )
 
   def prepare(
     self, image: np.ndarray, *, spacing: Sequence[float], what: str = 'the image'
@@ -161,7 +143,7 @@ class NnUNet:
   def _windows(self, run, image, step):
     """Returns logits [*spatial, classes] of image [*spatial, c], window by window."""
     patch, size = self.plan.patch, image.shape[:-1]
-    weights = gaussian(patch)[..., None]
+    weights = sliding.half_gaussian(patch)[..., None]
     total = np.zeros((*size, self.classes), np.float32)
     norm = np.zeros((*size, 1), np.float32)
     for tile in sliding.tiles(run, image, patch=patch, step=step):
@@ -187,13 +169,6 @@ def load(
   wanted = nnunet_network.shapes(network, channels=len(plan.channels))
   trees = [nnunet_network.load(wanted, fold.weights, path=fold.path) for fold in plan.folds]
   return NnUNet(plan, network, jax.tree.map(lambda *leaves: np.stack(leaves), *trees))
-
-
-@functools.lru_cache(maxsize=4)
-def gaussian(patch: tuple[int, ...]) -> np.ndarray:
-  """Returns the weights of a window, [*patch], which nnunetv2 rounds to half precision."""
-  weights = (10 * sliding.gaussian(patch)).astype(np.float16).astype(np.float32)
-  return np.maximum(weights, weights[weights > 0].min())
 
 
 def _flips(axes):

@@ -7,8 +7,11 @@
   window:LOW:HIGH       clipped, 0 to 1
   standard:MEAN:STD     minus MEAN, by STD
   ct:LOW:HIGH:MEAN:STD  clipped, then minus MEAN, by STD, as nnU-Net treats CT
+  inside                zscore over what is not 0 or is enclosed by that; the rest as stored
 
-A number may be several with commas, one for each channel.
+A number may be several with commas, one for each channel. Several names, one for each channel:
+'zscore|ct:-100:240:80:40'. 'nonzero:' before them: nnU-Net's crop, so all of it over the box of
+what is not 0 in any channel, and 0 outside of the box.
 """
 
 import functools
@@ -17,15 +20,45 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from robustmed import errors
 
 _TINY = 1e-8
-_NUMBERS = {'none': 0, 'zscore': 0, 'minmax': 0, 'scale': 1, 'window': 2, 'standard': 2, 'ct': 4}
+_NUMBERS = {
+  'none': 0,
+  'zscore': 0,
+  'minmax': 0,
+  'inside': 0,
+  'scale': 1,
+  'window': 2,
+  'standard': 2,
+  'ct': 4,
+}
+_CROPPED = 'nonzero:'
 
 
-def parse(text: str) -> Callable[[jax.Array], jax.Array]:
+def parse(text: str, *, channels: int | None = None) -> Callable[[jax.Array], jax.Array]:
   """Returns the differentiable function of stored images [b, *spatial, c] that `text` names."""
+  cropped = text.startswith(_CROPPED)
+  each = [_one(part) for part in text.removeprefix(_CROPPED).split('|')]
+  if channels is not None and len(each) not in (1, channels):
+    raise errors.UserError(f'input.normalise={text}: {len(each)} names for {channels} channels')
+
+  def apply(image):
+    box = _box(image) if cropped else None
+    if len(each) == 1:
+      found = each[0](image, image, box)
+    else:
+      parts = [one(image[..., n : n + 1], image, box) for n, one in enumerate(each)]
+      found = jnp.concatenate(parts, axis=-1)
+    return found if box is None else jnp.where(box, found, 0)
+
+  return apply
+
+
+def _one(text):
+  """Returns the function (channels, all channels, box or None) -> normalised channels."""
   name, *parts = text.split(':')
   count = errors.lookup(_NUMBERS, name, kind='normalisation')
   try:
@@ -37,11 +70,11 @@ def parse(text: str) -> Callable[[jax.Array], jax.Array]:
       f'input.normalise={text}: {name} takes {count} numbers, such as '
       f'{":".join([name, *["1"] * count])}'
     )
-  plain = {'none': lambda image: image, 'zscore': _zscore, 'minmax': _minmax}
+  plain = {'none': lambda image, *_: image, 'zscore': _zscore, 'minmax': _minmax, 'inside': _inside}
   return plain[name] if name in plain else functools.partial(_scaled, name, numbers)
 
 
-def _scaled(name, numbers, image):
+def _scaled(name, numbers, image, *_):
   numbers = [one.reshape((1,) * (image.ndim - 1) + (-1,)) for one in numbers]
   if name == 'scale':
     return image / numbers[0]
@@ -53,14 +86,75 @@ def _scaled(name, numbers, image):
   return (jnp.clip(image, low, high) - numbers[2]) / numbers[3]
 
 
-def _zscore(image):
-  space = tuple(range(1, image.ndim - 1))
-  mean = jnp.mean(image, axis=space, keepdims=True)
-  variance = jnp.mean(jnp.square(image - mean), axis=space, keepdims=True)
+def _zscore(image, whole, where):
+  del whole
+  space = _space(image)
+  count = {} if where is None else {'where': jnp.broadcast_to(where, image.shape)}
+  mean = jnp.mean(image, axis=space, keepdims=True, **count)
+  variance = jnp.mean(jnp.square(image - mean), axis=space, keepdims=True, **count)
   return (image - mean) / jnp.sqrt(variance + _TINY)
 
 
-def _minmax(image):
-  space = tuple(range(1, image.ndim - 1))
-  low, high = (f(image, axis=space, keepdims=True) for f in (jnp.min, jnp.max))
+def _inside(image, whole, box):
+  mask = _filled(jnp.any(lax.stop_gradient(whole) != 0, axis=-1, keepdims=True))
+  mask = mask if box is None else mask & box
+  mask = mask | ~jnp.any(mask, axis=_space(mask), keepdims=True)  # an image of zeros
+  return jnp.where(mask, _zscore(image, whole, mask), image)
+
+
+def _minmax(image, whole, where):
+  del whole
+  inside = lambda other: image if where is None else jnp.where(where, image, other)
+  low = jnp.min(inside(jnp.inf), axis=_space(image), keepdims=True)
+  high = jnp.max(inside(-jnp.inf), axis=_space(image), keepdims=True)
   return (image - low) / (high - low + _TINY)
+
+
+def _space(image) -> tuple[int, ...]:
+  return tuple(range(1, image.ndim - 1))
+
+
+def _box(image):
+  """Returns where the box of non-zero values is, [b, *spatial, 1]; all of an image of zeros."""
+  mask = jnp.any(lax.stop_gradient(image) != 0, axis=-1, keepdims=True)
+  box = jnp.ones_like(mask)
+  for axis in _space(mask):
+    others = tuple(n for n in _space(mask) if n != axis)
+    line = jnp.any(mask, axis=others, keepdims=True).astype(jnp.int32)
+    started = jnp.cumsum(line, axis) > 0
+    box = box & started & jnp.flip(jnp.cumsum(jnp.flip(line, axis), axis) > 0, axis)
+  return box | ~jnp.any(mask, axis=_space(mask), keepdims=True)
+
+
+def _filled(mask):
+  """Returns the mask with its holes filled: what no path of open neighbours leads to.
+
+  Neighbours share a face. Each sweep carries the outside along whole lines of every axis.
+  """
+  opened = ~mask
+  edge = jnp.zeros_like(mask)
+  for axis in _space(mask):
+    ends = [slice(None)] * mask.ndim
+    for end in (0, -1):
+      ends[axis] = end
+      edge = edge.at[tuple(ends)].set(True)
+
+  def along(outside, axis, reverse):
+    def step(before, now):
+      free, reached = now
+      after = free & (before | reached)
+      return after, after
+
+    lines = jnp.moveaxis(opened, axis, 0), jnp.moveaxis(outside, axis, 0)
+    _, found = lax.scan(step, jnp.zeros_like(lines[0][0]), lines, reverse=reverse)
+    return jnp.moveaxis(found, 0, axis)
+
+  def sweep(state):
+    outside, _ = state
+    found = outside
+    for axis in _space(mask):
+      found = along(along(found, axis, False), axis, True)
+    return found, jnp.any(found != outside)
+
+  outside, _ = lax.while_loop(lambda state: state[1], sweep, (edge & opened, jnp.array(True)))
+  return ~outside

@@ -1,5 +1,6 @@
 """Outputs of a network that segments as logits of the classes of a folder."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -45,6 +46,26 @@ def channel_names(
   )
 
 
+def matched_names(
+  names: Sequence[str],
+  channel_values: Sequence[int],
+  *,
+  classes: Sequence[str],
+  values: Sequence[int],
+) -> tuple[str, ...]:
+  """Returns the names of channels in the spelling of the folder's classes.
+
+  Capitals are ignored. Where names of the folder are still missing and the network says which value
+  of label maps each channel has, channels take the name that the folder has for their value.
+  """
+  spelled = {name.casefold(): name for name in classes}
+  found = tuple(spelled.get(name.casefold(), name) for name in names)
+  if len(channel_values) == len(names) and not set(classes[1:]) <= set(found):
+    by_value = dict(zip(values, classes))
+    return tuple(by_value.get(v, name) for v, name in zip(channel_values, names))
+  return found
+
+
 def logits(
   outputs: jax.Array, *, names: Sequence[str], classes: Sequence[str], activation: str
 ) -> jax.Array:
@@ -52,10 +73,13 @@ def logits(
 
   With a channel for the background the channels exclude each other; those that the folder has no
   label for are background. Without it each is a class of its own against the background, whose
-  logit is 0: the largest above 0 wins.
+  logit is 0: the largest above 0 wins. activation 'regions': channels may overlap, and the last
+  one above 0 wins, as label maps of nnU-Net are written.
   """
   exclusive = classes[0] in names
-  if activation == 'none':
+  if activation == 'regions':
+    raw = _over_each_other(outputs)
+  elif activation == 'none':
     raw = outputs
   elif exclusive:
     raw = jnp.log(jnp.maximum(outputs, _TINY))
@@ -70,7 +94,19 @@ def logits(
       first = jax.nn.logsumexp(jnp.stack([raw[..., k] for k in rest], axis=-1), axis=-1)
   else:
     first = jnp.zeros_like(raw[..., 0])
+    for k, name in enumerate(names):  # labels that the folder does not have are background
+      first = first if name in classes[1:] else jnp.maximum(first, raw[..., k])
   return jnp.stack([first, *chosen], axis=-1)
+
+
+def _over_each_other(outputs):
+  """Returns logits of which at most one is above 0: the last one of the given that is."""
+  found, later = [], None
+  for k in reversed(range(outputs.shape[-1])):
+    mine = outputs[..., k]
+    found.append(mine if later is None else jnp.minimum(mine, -later))
+    later = mine if later is None else jnp.maximum(later, mine)
+  return jnp.stack(found[::-1], axis=-1)
 
 
 def predictor(
@@ -85,30 +121,30 @@ def predictor(
   stored image.
   """
   seen, given = described.input, described.output
-  scale = normalise.parse(seen.normalise)
+  scale = normalise.parse(seen.normalise, channels=network.channels)
   axes = 'zyx'[-network.axes :]
   order = [axes.index(letter) for letter in seen.orientation]
   back = [order.index(axis) for axis in range(len(order))]
   turn = lambda array, by: array.transpose(0, *(1 + n for n in by), array.ndim - 1)
   window = tuple(seen.window)
-
-  def whole(variables, image):
-    found = network.predict(variables, image)
-    return logits(found, names=given.classes, classes=classes, activation=given.activation)
+  mirrored = [n for n, letter in enumerate(seen.orientation) if letter in seen.mirror]
+  mirrored = [] if seen.mirror == 'none' else mirrored
 
   def predict(variables, image):
     image = turn(scale(image), order)
-    if window and window != image.shape[1:-1]:
-      found = sliding.probabilities(
-        lambda part: whole(variables, part),
+    run = functools.partial(network.predict, variables)
+    if mirrored or (window and window != image.shape[1:-1]):
+      found = sliding.averaged(
+        run,
         image,
-        patch=window,
+        patch=window or image.shape[1:-1],
         step=1 - seen.overlap,
-        mirror=False,
+        mirrored=mirrored,
+        blend=seen.blend,
       )
-      found = jnp.log(jnp.maximum(found, 1e-30))
     else:
-      found = whole(variables, image)
+      found = run(image)
+    found = logits(found, names=given.classes, classes=classes, activation=given.activation)
     return {'head0': turn(found, back)}
 
   return predict

@@ -1,8 +1,8 @@
 """Sliding-window prediction of whole images, as nnU-Net deploys its networks.
 
 Isensee et al. 2021: windows half a patch apart, Gaussian weights, softmax averaged over all mirror
-images. Any number of spatial axes. `probabilities` is differentiable and compiles once per image
-size; `tiles` and `stitch` run on the host and compile once for all sizes.
+images. Any number of spatial axes. `probabilities` and `averaged` are differentiable and compile
+once per image size; `tiles` and `stitch` run on the host and compile once for all sizes.
 """
 
 import itertools
@@ -45,6 +45,19 @@ def gaussian(patch: tuple[int, ...]) -> np.ndarray:
   return np.maximum(weights, weights[weights > 0].min())
 
 
+def half_gaussian(patch: tuple[int, ...]) -> np.ndarray:
+  """Returns ten times `gaussian` in half precision, as nnU-Net v2 has it."""
+  weights = (10 * gaussian(patch)).astype(np.float16).astype(np.float32)
+  return np.maximum(weights, weights[weights > 0].min())
+
+
+BLENDS = {
+  'gaussian': gaussian,
+  'nnunet': half_gaussian,
+  'constant': lambda patch: np.ones(patch, np.float32),
+}
+
+
 def starts(size: tuple[int, ...], patch: tuple[int, ...], *, step: float = 0.5) -> np.ndarray:
   """Returns the first cells of all windows, [windows, rank], at most `step` patches apart."""
   if not 0 < step <= 1:
@@ -67,7 +80,33 @@ def probabilities(
 ) -> Array:
   """Returns the averaged softmax [b, *spatial, classes] of image [b, *spatial, c].
 
-  `network` maps windows [b, *patch, c] to logits [b, *patch, classes]; it is traced once. Images
+  `network` maps windows [b, *patch, c] to logits [b, *patch, classes]; see `averaged`, over the
+  mirror images of all axes.
+  """
+  return averaged(
+    lambda window: jax.nn.softmax(network(window)),
+    image,
+    patch=patch,
+    step=step,
+    mirrored=range(image.ndim - 2) if mirror else (),
+    checkpoint=checkpoint,
+  )
+
+
+def averaged(
+  network: Callable[[Array], Array],
+  image: Array,
+  *,
+  patch: tuple[int, ...],
+  step: float = 0.5,
+  mirrored: Iterable[int] = (),
+  blend: str = 'gaussian',
+  checkpoint: bool = True,
+) -> Array:
+  """Returns the averaged outputs [b, *spatial, k] of windows of image [b, *spatial, c].
+
+  `network` maps windows [b, *patch, c] to [b, *patch, k]; it is traced once. mirrored: spatial axes
+  over whose mirror images outputs are averaged, too. blend: weights of a window, `BLENDS`. Images
   smaller than the patch are padded with 0. With `checkpoint` the backward pass recomputes each
   window, so it needs the memory of one window for any number of them.
   """
@@ -76,30 +115,30 @@ def probabilities(
   inner = (slice(None), *(slice(lo, lo + n) for (lo, _), n in zip(padding, image.shape[1:-1])))
   image = jnp.pad(image, ((0, 0), *padding, (0, 0)))
   size = image.shape[1:-1]
-  flips = list(itertools.product((False, True), repeat=rank)) if mirror else [(False,) * rank]
-  weights, corners = gaussian(patch), starts(size, patch, step=step)
+  choices = [(False, True) if axis in tuple(mirrored) else (False,) for axis in range(rank)]
+  flips = list(itertools.product(*choices))
+  weights = errors.lookup(BLENDS, blend, kind='blend of windows')(patch)
+  corners = starts(size, patch, step=step)
   plan = [np.repeat(corners, len(flips), axis=0), np.tile(np.array(flips), (len(corners), 1))]
   norm = np.zeros(size, np.float32)
   for corner in corners:
     norm[tuple(slice(a, a + m) for a, m in zip(corner, patch))] += weights * len(flips)
 
-  def flipped(x, mirrored):
+  def flipped(x, turned):
     for axis in range(rank):
-      x = jnp.where(mirrored[axis], jnp.flip(x, axis + 1), x)
+      x = jnp.where(turned[axis], jnp.flip(x, axis + 1), x) if len(choices[axis]) > 1 else x
     return x
 
-  def window(image, corner, mirrored):
+  def window(image, corner, turned):
     shape = (len(image), *patch, image.shape[-1])
     x = lax.dynamic_slice(image, (0, *corner, 0), shape)
-    return (
-      flipped(jax.nn.softmax(network(flipped(x, mirrored))), mirrored) * weights[None, ..., None]
-    )
+    return flipped(network(flipped(x, turned)), turned) * weights[None, ..., None]
 
   one_window = jax.checkpoint(window) if checkpoint else window
 
   def add(total, place):
-    corner, mirrored = place
-    part = one_window(image, corner, mirrored)
+    corner, turned = place
+    part = one_window(image, corner, turned)
     where = (0, *corner, 0)
     old = lax.dynamic_slice(total, where, part.shape)
     return lax.dynamic_update_slice(total, old + part, where), None

@@ -15,7 +15,7 @@ from robustmed.audit import experiment as audit
 from robustmed.evaluation import grid, trials
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
-from support import audited, folders, runs
+from support import audited, folders, nnunet_folders, runs
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
 
@@ -278,3 +278,49 @@ def test_volumes_through_windows_of_a_fixed_size(tmp_path):
   variables = task.init(jax.random.key(0))
   slope = jax.grad(lambda x: task.predict(variables, x)['head0'][..., 1].sum())(image)
   assert slope.shape == image.shape and np.isfinite(slope).all() and (slope != 0).mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [2, 3])
+def test_a_results_folder_of_nnunet(rank, tmp_path):
+  def change(plans, data):
+    data['labels'] = {'background': 0, 'liver': 1, 'tumour': 2}
+
+  config = config_of(tmp_path)
+  config.network = str(nnunet_folders.write(tmp_path, rank=rank, folds=2, change=change))
+  made = setup.make(config)
+  (one,) = made.audited.values()
+  described = one.described
+  assert described.output.classes == ('background', 'organ', 'lesion')
+  assert described.origin['output.classes'] == 'dataset.json, as the folder names them'
+  assert described.input.normalise == 'nonzero:zscore'
+  assert made.fields['spacing'] == ((2.0, 1.0) if rank == 2 else (3.0, 2.0, 1.0))
+  assert made.fields['slice_axis'] == (0 if rank == 2 else -1)
+  assert any('differs from nnUNetv2_predict' in line for line in one.lines)
+  with pytest.raises(errors.UserError, match='are not resampled'):
+    config.threat.rounded = True
+    setup.make(config)
+  tasks = setup.tasks(made)
+  (task,) = tasks.values()
+  source = setup.load(made, tasks)
+  example = source.crop(source.test[0])
+  image, variables = jnp.asarray(example['image'])[None], task.init(None)
+  slope = jax.jit(jax.grad(lambda x: jnp.sum(task.predict(variables, x)['head0'][..., 1] ** 2)))(
+    image
+  )
+  assert np.isfinite(slope).all() and (slope != 0).mean() > 0.9
+
+
+def test_images_of_the_spacing_of_the_network_are_not_resampled(tmp_path):
+  config = config_of(tmp_path)
+  config.input.spacing = (3.0, 2.0)
+  made = setup.make(config)
+  assert made.fields['spacing'] == () and made.audited['net'].described.input.spacing == (3.0, 2.0)
+
+
+def test_padding_is_not_attacked(sized):
+  made, batch = sized
+  space = made.space()
+  batch['target']['labels'] = jnp.array([[0, 1, -1]])
+  moved = space.decode(space.encode(batch) + 0.1, batch)
+  np.testing.assert_allclose(moved[0, :, 0], [15, 65, 99], rtol=1e-6)
