@@ -19,7 +19,8 @@ SIZES = ('demo', 'smoke', 'real', 'paper')
 # 'text' and 'authors' alone are of the size of 'paper'.
 READINGS = {
   'authors': {
-    'criterion': 'dice',  # the best class's hard Dice of a slice; V of slices with every class
+    # The best class's hard Dice of a slice; V is the mean over classes, of slices with every class.
+    'criterion': 'dice',
     'test': 'any',  # a margin grows only if no iterate of the attack failed the test
     'when': 'epoch_end',  # changes of margins are collected and made once per epoch
     'cap': True,  # margins end at the largest level of SAT

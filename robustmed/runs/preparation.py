@@ -52,11 +52,14 @@ def with_thresholds(
 
   Thresholds xi are estimated from the values of the defense's own criterion, computed with the
   losses of `task`. Both are saved in thresholds.npz of the arm's folder, for the report and for a
-  resumed run. `options` are fields of `thresholds.estimate` and 'stratum', the place of the one
-  stratum of the task that thresholds are estimated from, for all examples. A defense with 'strata'
-  gets a row of thresholds for each stratum; without either all examples give one row.
+  resumed run. `options` are fields of `thresholds.estimate` and
+    stratum: the place of the one stratum of the task that thresholds are estimated from, for all
+      examples; a defense with 'strata' gets a row of thresholds for each stratum, and without
+      either all examples give one row
+    terms: the names of the values that thresholds are estimated from, in place of the defense's
+      own, to which they are applied in this order
   """
-  known = {**inspect.signature(thresholds.estimate).parameters, 'stratum': None}
+  known = {**inspect.signature(thresholds.estimate).parameters, 'stratum': None, 'terms': None}
   del known['values']
   for name in options:
     errors.lookup(known, name, kind='field of thresholds')
@@ -70,14 +73,17 @@ def with_thresholds(
       f'thresholds of stratum {only}: '
       + ('the defense has strata; leave one out' if within else f'there are {len(names)} strata')
     )
-  criterion = {name: defense[name] for name in ('criterion', 'terms') if name in defense}
+  own = defense.get('terms')
+  terms = options.pop('terms', own)
+  if own is not None and len(terms) != len(own):
+    raise errors.UserError(
+      f'thresholds of {len(terms)} values do not fit the {len(own)} terms of the defense'
+    )
 
   def prepare(finished: Finished) -> types.Defense:
     path = finished.folder / 'thresholds.npz'
     if not bool(parallel.broadcast_from_writer(np.array(path.exists()))):
-      values = amat.term_values(
-        task, criterion.get('terms'), criterion=criterion.get('criterion', 'loss')
-      )
+      values = amat.term_values(task, terms, criterion=defense.get('criterion', 'loss'))
       found = clean_values(
         task,
         finished.load(arm),

@@ -123,4 +123,6 @@ def read(config: ml_collections.ConfigDict, part) -> ml_collections.ConfigDict:
       arm.thresholds.k = reading.deviations
     if kind.stratum is not None:
       arm.thresholds.stratum = kind.stratum
+    if kind.clean_terms:
+      arm.thresholds.terms = kind.clean_terms
   return config

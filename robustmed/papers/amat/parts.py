@@ -30,6 +30,12 @@ class Criterion(NamedTuple):
   what: str = 'losses'  # of the clean images, in the report
   strata: bool = False  # thresholds and tests within the strata of the task
   stratum: int | None = None  # all thresholds are estimated from this stratum of the task
+  clean_terms: tuple[str, ...] = ()  # that V are of, in place of `terms`
+
+  @property
+  def valued(self) -> tuple[str, ...]:
+    """The terms whose clean values V thresholds are estimated from."""
+    return self.clean_terms or self.terms
 
 
 def criterion(config: ml_collections.ConfigDict, known: Mapping[str, Criterion]) -> Criterion:

@@ -53,7 +53,7 @@ def _clean(config, part, stored, *, strata: tuple[str, ...]) -> amat_claims.Clea
   """
   kind = parts.criterion(config, part.CRITERIA)
   if stored is None:
-    return amat_claims.Clean(np.zeros((0, len(kind.terms))), what=kind.what)
+    return amat_claims.Clean(np.zeros((0, len(kind.valued))), what=kind.what)
   found = amat_claims.Clean(stored['values'], stored.get('group'), what=kind.what)
   return found._replace(strata=stored['stratum'], names=strata) if kind.strata else found
 
@@ -139,7 +139,7 @@ class Page:
     for name, kept in clean.kinds().items():
       row = clean.names.index(name) if kind.strata else ()
       for term, limit, values in zip(
-        kind.terms, self.thresholds['xi'][row], clean.values[kept].T, strict=True
+        kind.valued, self.thresholds['xi'][row], clean.values[kept].T, strict=True
       ):
         title = ', '.join(filter(None, (term.strip('_'), name)))
         drawn.append(drawings.Sample(title, values, float(limit)))

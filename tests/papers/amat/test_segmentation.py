@@ -40,7 +40,12 @@ def test_margins_are_the_authors_by_default(preset):
   found = arms.amat.defense
   assert (found.criterion, tuple(found.terms), found.tested) == ('dice', ('_DICE_max',), 'any')
   assert found.when == 'epoch_end' and found.refine and found.max_margin > 0 and not found.strata
-  assert arms.amat.thresholds.to_dict() == {'estimator': 'mean', 'k': 0.0, 'stratum': -1}
+  assert arms.amat.thresholds.to_dict() == {
+    'estimator': 'mean',
+    'k': 0.0,
+    'stratum': -1,
+    'terms': ('DICE',),
+  }
 
 
 @pytest.mark.parametrize('preset', ['text', 'smoke,text', 'demo,text', 'real,text'])
@@ -144,7 +149,7 @@ def test_the_largest_clean_value_has_no_deviations_and_other_estimators_are_unkn
   chosen = config()
   with chosen.unlocked():
     chosen.reading.update({'criterion': criterion, 'estimator': 'max', 'deviations': 2.0})
-  more = {'stratum': -1} if criterion == 'dice' else {}
+  more = {'stratum': -1, 'terms': ('DICE',)} if criterion == 'dice' else {}
   assert experiment.read(chosen, segmentation).arms.amat.thresholds.to_dict() == {
     'estimator': 'max',
     **more,

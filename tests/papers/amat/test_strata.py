@@ -54,14 +54,19 @@ def predict(variables, image):
   return {'head0': logits}
 
 
-def task():
+def without_posterior(variables, image):
+  """A network that is right but for the second class, which it takes for background."""
+  return predict(variables, jnp.where(image > 2, image - 2, image))
+
+
+def task(predict=predict):
   own = segmentation.make_task(commandline.load_config('configs/amat_hippocampus.py:smoke'))
   return own._replace(
     predict=predict, forward=lambda variables, image, key: (predict(variables, image), {})
   )
 
 
-def defense(folder, **reading):
+def defense(folder, task=task, **reading):
   """The amat arm with thresholds from the network, and margins too small to change anything."""
   chosen = commandline.load_config('configs/amat_hippocampus.py:smoke')
   with chosen.unlocked():
@@ -121,6 +126,22 @@ def test_with_the_dice_slices_with_any_class_grow(tmp_path):
   with np.load(tmp_path / 'thresholds.npz') as stored:
     assert stored['xi'].tolist() == [1] and (stored['stratum'] == 3).all()
     np.testing.assert_array_equal(stored['index'], range(3 * EACH, 4 * EACH))
+
+
+def test_the_threshold_is_of_all_classes_and_the_test_of_the_best(tmp_path):
+  """As in the authors' code, where a network without attack passes with the better class."""
+  found = grown(defense(tmp_path, lambda: task(without_posterior)))
+  assert found.mean(axis=1).tolist() == [0, 1, 0, 1]
+  with np.load(tmp_path / 'thresholds.npz') as stored:
+    np.testing.assert_allclose(stored['xi'], [0.5], rtol=1e-6)
+    np.testing.assert_allclose(stored['values'], np.full((EACH, 1), 0.5), rtol=1e-6)
+
+
+def test_other_values_for_thresholds_are_as_many_as_those_tested():
+  own, options = task(), {'terms': ('DICE', '_DICE_max')}
+  arm = {'criterion': 'dice', 'terms': ('_DICE_max',)}
+  with pytest.raises(errors.UserError, match='thresholds of 2 values do not fit the 1'):
+    preparation.with_thresholds(own, arm, make=None, arm='std', options=options)
 
 
 def test_no_slice_with_every_class_is_one_line(tmp_path, monkeypatch):
