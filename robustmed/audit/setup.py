@@ -17,7 +17,7 @@ from robustmed.audit import example, threat
 from robustmed.data import store
 from robustmed.data.labelled import phantom, sampling
 from robustmed.data.labelled import study as studies
-from robustmed.networks import description, segmentation
+from robustmed.networks import description, normalise, segmentation
 from robustmed.networks.network import as_task, digest_of
 from robustmed.own_data import segmentation as own_data
 from robustmed.own_data import surfaces
@@ -87,10 +87,16 @@ def make(config: ml_collections.ConfigDict) -> Setup:
   spacing = {one.input.spacing for one in described.values()}
   if len(spacing) > 1:
     raise errors.UserError('config.networks: networks of unequal input.spacing; audit them apart')
+  units = {normalise.OF_CASE.get(one.input.normalise, 'stored') for one in described.values()}
+  if len(units) > 1:
+    raise errors.UserError(
+      'config.networks: networks whose input.normalise is by the whole case and others; audit them '
+      'apart'
+    )
   multiple = math.lcm(
     *(1 if one.input.window else loaded[name][1].multiple() for name, one in described.items())
   )
-  fields |= {'multiple': (multiple,) * fields['axes']}
+  fields |= {'multiple': (multiple,) * fields['axes'], 'intensity': units.pop()}
   found = study_of({**fields, 'spacing': spacing.pop()})
   if all(grid.shape == old.shape for grid, old in zip(found.grids, study_of(fields).grids)):
     found = study_of(fields)  # that is their spacing
@@ -238,7 +244,7 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
 
   def padded(inner):  # what is padded is as dark as the image's darkest half per cent
     def crop(found, *draw):
-      floor = low[int(found['case'])]
+      floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
       cut = inner({**found, 'image': found['image'] - floor}, *draw)
       return {**cut, 'image': cut['image'] + floor}
 

@@ -22,7 +22,7 @@ UNITS = {
   'hu': ('HU', 'stored', (5.0, 10.0, 20.0, 40.0)),
   'raw': ('units of the files', 'stored', ()),
 }
-LEVEL, ARTEFACT = 'level', 'artefact'
+LEVEL, ARTEFACT, STORED = 'level', 'artefact', 'stored'
 _AUTO = {'ct': 'hu', 'range': 'type'}
 _ROUNDING = 1e-3  # of a step of the stored type, float32 error of a change
 
@@ -31,7 +31,8 @@ class Threat(NamedTuple):
   """shift, scale: [cases, c]; the attacked x is (stored - shift) / scale.
 
   `artefact` and `images` are such a pair too: in the units of the first, severities of artefacts
-  are meant; the second are those of the examples' images, None: as stored.
+  are meant; the second are those of the examples' images, None: as stored. `bounds` and `step` are
+  of stored values, but of `images` where these are pictures.
   """
 
   name: str
@@ -39,11 +40,12 @@ class Threat(NamedTuple):
   shift: np.ndarray
   scale: np.ndarray
   levels: tuple[float, ...]
-  bounds: tuple[float, float] | None  # of stored values
+  bounds: tuple[float, float] | None
   step: float | None  # to multiples of which changes are rounded
   ct: bool
   artefact: tuple[np.ndarray, np.ndarray] | None = None
   images: tuple[np.ndarray, np.ndarray] | None = None
+  pictures: bool = False
 
   @property
   def units(self) -> str:
@@ -68,8 +70,12 @@ class Threat(NamedTuple):
     """Returns what `space` reads from the target of an example of a case, each [2, c]."""
     shift, scale = (0.0, 1.0) if self.images is None else (part[case] for part in self.images)
     own = lambda pair: np.stack([(pair[0][case] - shift) / scale, pair[1][case] / scale])
-    pairs = {LEVEL: (self.shift, self.scale), ARTEFACT: self.artefact}
-    return {name: own(pair).astype(np.float32) for name, pair in pairs.items()}
+    one = np.ones_like(self.scale)
+    pairs = {LEVEL: (self.shift, self.scale), ARTEFACT: self.artefact, STORED: (0 * one, one)}
+    found = {name: own(pair).astype(np.float32) for name, pair in pairs.items()}
+    if self.pictures:
+      found[STORED] = np.stack([0 * one[case], one[case]])
+    return found
 
   def space(self, name: str = LEVEL) -> spaces.Space:
     """Returns the units of changes of 'image' that batch['target'][name] holds, see `sizes`."""
@@ -86,15 +92,18 @@ class Threat(NamedTuple):
       image = batch['image'] + change
       if self.bounds is None:
         return image
+      zero, one = _ends(batch, STORED)
+      low, high = (zero + one * bound for bound in self.bounds)
       # The gradient passes, so that a value at the border can come back.
-      return image + jax.lax.stop_gradient(jnp.clip(image, *self.bounds) - image)
+      return image + jax.lax.stop_gradient(jnp.clip(image, low, high) - image)
 
     def finish(image, batch):
       if self.step is None:
         return image
-      change = (image - batch['image']) / self.step
+      step = self.step * _ends(batch, STORED)[1]
+      change = (image - batch['image']) / step
       whole = jnp.trunc(change + _ROUNDING * jnp.sign(change))  # towards the clean image
-      return batch['image'] + whole * self.step
+      return batch['image'] + whole * step
 
     return spaces.Space(encode, decode, finish)
 
@@ -114,6 +123,9 @@ def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
   """
   pictures = study.folder.kind != 'segmentation'
   images, keep = None, slice(None)
+  if study.fields['intensity'] in ('case', 'zscore'):  # networks that are normalised by the case
+    own = intensities.of(study)
+    images = own.shift, own.scale
   if pictures:  # examples are shares of the stored type, and resized
     own = intensities.of(study)
     if study.folder.kind != 'classes':
@@ -158,4 +170,5 @@ def make(study: studies.Study, options: Mapping[str, Any], levels) -> Threat:
     kind == 'ct',
     (np.minimum(low, 0)[:, keep], np.maximum(high - low, 1e-8)[:, keep]),
     images,
+    pictures,
   )

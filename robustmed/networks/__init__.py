@@ -2,6 +2,8 @@
 
 network      what a loaded network is; `from_function` for linen, nnx, equinox and plain functions
 onnx_file    ONNX files
+checkpoint   what configs/train.py trained
+training     which variables are trained, and how they are written back
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from robustmed import errors
-from robustmed.networks import nnunet_folder, onnx_file
+from robustmed.networks import checkpoint, nnunet_folder, onnx_file
 from robustmed.networks.network import Network, from_function
 
 
@@ -29,6 +31,7 @@ class Kind(NamedTuple):
 KINDS = (
   Kind('an ONNX file', lambda path: path.suffix.lower() == '.onnx', onnx_file.load),
   Kind('a results folder of nnU-Net v2', nnunet_folder.matches, nnunet_folder.load),
+  Kind('a checkpoint of configs/train.py', checkpoint.matches, checkpoint.load),
 )
 
 

@@ -117,6 +117,8 @@ def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
     place = path.with_name(name)
     if place.is_file():
       found = files.read_json(place)
+      if isinstance(found, dict) and 'module' in found:  # the card of a checkpoint has more
+        found = {part: found[part] for part in ('input', 'output') if part in found}
       if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise errors.UserError(f'{place} must be {{"input": {{...}}, "output": {{...}}}}')
       flat = {f'{part}.{k}': v for part, fields in found.items() for k, v in fields.items()}

@@ -27,7 +27,7 @@ class Network(NamedTuple):
   """A pure function of its variables and of images with channels last.
 
   stated: fields of the description that the file itself gives, 'input.spacing' -> (value, where).
-  frozen: the leaves that training leaves alone, by `training.name_of`, and why.
+  frozen: the leaves that training leaves alone, by `name_of`, and why.
   """
 
   name: str
@@ -119,6 +119,11 @@ def digest_of(variables: PyTree) -> str:
     found.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
     found.update(array.tobytes())
   return found.hexdigest()
+
+
+def name_of(path: tuple) -> str:
+  """Returns the name of a leaf at a path of `jax.tree_util`, its keys joined by '/'."""
+  return '/'.join(str(getattr(key, 'key', getattr(key, 'idx', key))) for key in path)
 
 
 def as_task(network: Network, task: types.Task, predict) -> types.Task:

@@ -15,7 +15,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.models import weights
 from robustmed.networks import network as networks
-from robustmed.networks import nnunet_files, nnunet_network, nnunet_plans, nnunet_predict, training
+from robustmed.networks import nnunet_files, nnunet_network, nnunet_plans, nnunet_predict
 
 _PLANS = 'plans.json'
 _NORMALISE = {
@@ -123,7 +123,7 @@ def _differences(plan) -> list[str]:
 
 def _frozen(variables) -> dict[str, str]:
   leaves = jax.tree_util.tree_leaves_with_path(variables)
-  names = [training.name_of(path) for path, _ in leaves]
+  names = [networks.name_of(path) for path, _ in leaves]
   return {name: 'running statistics' for name in names if not name.startswith('params/')}
 
 

@@ -8,10 +8,14 @@
   standard:MEAN:STD     minus MEAN, by STD
   ct:LOW:HIGH:MEAN:STD  clipped, then minus MEAN, by STD, as nnU-Net treats CT
   inside                zscore over what is not 0 or is enclosed by that; the rest as stored
+  case                  0 to 1 between the 0.5 and 99.5 % quantiles of the whole case
+  case_zscore           minus the mean, by the deviation of the whole case
 
-A number may be several with commas, one for each channel. Several names, one for each channel:
-'zscore|ct:-100:240:80:40'. 'nonzero:' before them: nnU-Net's crop, so all of it over the box of
-what is not 0 in any channel, and 0 outside of the box.
+The last two are of the case as stored, of which an image may be one slice: images are read in these
+units (`OF_CASE`), and the function is the identity. A number may be several with commas, one for
+each channel. Several names, one for each channel: 'zscore|ct:-100:240:80:40'. 'nonzero:' before
+them: nnU-Net's crop, so all of it over the box of what is not 0 in any channel, and 0 outside of
+the box.
 """
 
 import functools
@@ -25,7 +29,9 @@ from jax import lax
 from robustmed import errors
 
 _TINY = 1e-8
+OF_CASE = {'case': 'case', 'case_zscore': 'zscore'}  # -> intensity of data/labelled/units.py
 _NUMBERS = {
+  **dict.fromkeys(OF_CASE, 0),
   'none': 0,
   'zscore': 0,
   'minmax': 0,
@@ -70,7 +76,9 @@ def _one(text):
       f'input.normalise={text}: {name} takes {count} numbers, such as '
       f'{":".join([name, *["1"] * count])}'
     )
-  plain = {'none': lambda image, *_: image, 'zscore': _zscore, 'minmax': _minmax, 'inside': _inside}
+  same = lambda image, *_: image
+  plain = {**dict.fromkeys(OF_CASE, same), 'none': same, 'zscore': _zscore, 'minmax': _minmax}
+  plain['inside'] = _inside
   return plain[name] if name in plain else functools.partial(_scaled, name, numbers)
 
 

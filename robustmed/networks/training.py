@@ -45,7 +45,7 @@ def split(network: networks.Network, *, freeze: str = '') -> Split:
   parts, frozen = {'params': {}, 'fixed': {}}, {}
   leaves, structure = jax.tree_util.tree_flatten_with_path(network.variables)
   for place, (path, leaf) in enumerate(leaves):
-    name, array = name_of(path), np.asarray(leaf)
+    name, array = networks.name_of(path), np.asarray(leaf)
     why = network.frozen.get(name, '')
     if not why and not np.issubdtype(array.dtype, np.floating):
       why = f'stored as {array.dtype}'
@@ -59,11 +59,6 @@ def split(network: networks.Network, *, freeze: str = '') -> Split:
       f'{network.name} has no weights to train: {"; ".join(reasons) or "it has none at all"}'
     )
   return Split(structure, {name: part for name, part in parts.items() if part}, frozen)
-
-
-def name_of(path: tuple) -> str:
-  """Returns the name of a leaf at a path of `jax.tree_util`, its keys joined by '/'."""
-  return '/'.join(str(getattr(key, 'key', getattr(key, 'idx', key))) for key in path)
 
 
 def lines(network: networks.Network, made: Split) -> list[str]:
@@ -87,6 +82,6 @@ def export_of(network: networks.Network) -> networks.Export:
 
   def write(variables, path):
     named = jax.tree_util.tree_leaves_with_path(variables)
-    weights.write(path, {name_of(where): np.asarray(leaf) for where, leaf in named})
+    weights.write(path, {networks.name_of(where): np.asarray(leaf) for where, leaf in named})
 
   return network.export or networks.Export('.safetensors', write, _SAFETENSORS)

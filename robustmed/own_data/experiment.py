@@ -54,6 +54,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     artifacts=experiment.Artifacts(
       functools.partial(part.write_example, chosen, facts), part.pictures
     ),
+    described=(
+      functools.partial(segmentation.described, made, chosen) if part is segmentation else dict
+    ),
   )
 
 

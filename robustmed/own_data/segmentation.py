@@ -11,10 +11,11 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
-from robustmed import data, errors, models, tasks, types
+from robustmed import data, errors, tasks, types
 from robustmed.data.decathlon import nnunet_augment
 from robustmed.data.labelled import augment, sampling, writing
 from robustmed.evaluation import examples, grid
+from robustmed.networks import checkpoint
 from robustmed.own_data import choices
 from robustmed.report import spec
 from robustmed.runs import slice_examples
@@ -50,21 +51,41 @@ def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> typ
 
 
 def _module(config, chosen):
+  return checkpoint.module_of(_module_fields(config, chosen))
+
+
+def _module_fields(config, chosen) -> dict[str, Any]:
+  """Name and arguments of the network, as plain data."""
   options = config.model.to_dict()
-  name = options.pop('name')
-  name = 'nnunet' if name == 'auto' else name
-  make = errors.lookup(
-    {kind: models.MODELS[kind] for kind in ('nnunet', 'unet')}, name, kind='segmentation network'
-  )
-  dtype = errors.lookup(
-    {'float32': None, 'bfloat16': jnp.bfloat16}, options.pop('dtype'), kind='model dtype'
-  )
-  if name == 'nnunet':
+  options['name'] = 'nnunet' if options['name'] == 'auto' else options['name']
+  errors.lookup(dict.fromkeys(checkpoint.SEGMENTING), options['name'], kind='segmentation network')
+  if options['name'] == 'nnunet':
     options['strides'] = chosen.strides
   else:
     options['poolings'] = _square(chosen)
-  count = len(chosen.study.classes)
-  return make(num_classes=count, channels=chosen.study.channels, dtype=dtype, **options)
+  return {
+    **options,
+    'num_classes': len(chosen.study.classes),
+    'channels': chosen.study.channels,
+  }
+
+
+def described(config: ml_collections.ConfigDict, chosen: choices.Choices) -> dict[str, Any]:
+  """Returns the network and what it was given, for cards: `networks.load` reads them."""
+  made, number = chosen.units, lambda values: ','.join(f'{value:.9g}' for value in values)
+  first, last = made.shift[0], made.shift[0] + made.scale[0]
+  normalised = {
+    'stored': 'none',
+    'range': f'scale:{number(last)}',
+    'ct': f'window:{number(first)}:{number(last)}',
+    'case': 'case',
+    'zscore': 'case_zscore',
+  }
+  return {
+    'module': _module_fields(config, chosen),
+    'input': {'spacing': list(chosen.fields['spacing']), 'normalise': normalised[made.name]},
+    'output': {'kind': 'segmentation', 'classes': list(chosen.study.classes)},
+  }
 
 
 def _square(chosen) -> int:

@@ -126,6 +126,8 @@ class Experiment(NamedTuple):
   studies: tuple[Study, ...] = ()
   # the `claims.Claim`s of the report, as far as they are known without results
   claims: Callable[[], Sequence[Any]] = lambda: ()
+  # what the cards of its networks say for their use elsewhere, see `networks.checkpoint`
+  described: Callable[[], Mapping[str, Any]] = dict
 
   def task_of(self, arm: str) -> types.Task:
     """The task of an arm; for an unknown arm (of another run's network) the experiment's."""

@@ -207,6 +207,7 @@ class Run:
         'arm': arm.name,
         **trial.columns,
         **self.networks.card(arm.name),
+        **self.exp.described(),
       },
     )
     final = self.networks.final(arm.name, trial)

@@ -89,7 +89,8 @@ def sized():
     'range', 'shares', np.array([[10.0]]), np.array([[50.0]]), (0.1,), (0.0, 100.0), 1.0, False
   )
   image = jnp.array([[[10.0], [60.0], [99.0]]])
-  return made, {'image': image, 'target': {'level': jnp.array([[[10.0], [50.0]]])}}
+  target = {'level': jnp.array([[[10.0], [50.0]]]), 'stored': jnp.array([[[0.0], [1.0]]])}
+  return made, {'image': image, 'target': target}
 
 
 def test_the_attacked_image_is_the_stored_one(sized):
@@ -105,6 +106,23 @@ def test_the_attacked_image_is_the_stored_one(sized):
   whole = space.finish(batch['image'] + jnp.array([4.9999, -4.5, 0.4]).reshape(1, 3, 1), batch)
   np.testing.assert_array_equal(whole[0, :, 0], [15, 56, 99])
   assert made.stored(0.1) == (5, 5, 5)
+
+
+def test_images_in_units_of_their_case_have_the_same_threat(sized):
+  """Stored values 10, 60, 99 as (stored - 20) / 4."""
+  made, batch = sized
+  space = made.space()
+  of_case = np.array([[20.0]]), np.array([[4.0]])
+  sizes = made._replace(images=of_case, artefact=of_case).sizes(0)
+  own = {'image': (batch['image'] - 20) / 4, 'target': jax.tree.map(lambda a: a[None], sizes)}
+  stored = lambda image: image * 4 + 20
+  np.testing.assert_allclose(space.encode(own), space.encode(batch), rtol=1e-6)
+  moved = space.encode(own) + 0.1
+  np.testing.assert_allclose(
+    stored(space.decode(moved, own)), space.decode(moved, batch), rtol=1e-6
+  )
+  whole = space.finish(own['image'] + jnp.array([4.9999, -4.5, 0.4]).reshape(1, 3, 1) / 4, own)
+  np.testing.assert_allclose(stored(whole)[0, :, 0], [15, 56, 99], rtol=1e-6)
 
 
 def test_an_attack_in_other_units_stays_within_them(sized):

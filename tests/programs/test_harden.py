@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from robustmed import networks
-from support import audited, runs
+from support import audited, folders, runs
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +73,32 @@ def test_mistakes_are_one_line(tmp_path):
   line = runs.mistake(*words, f'--config.network={path}', '--config.data.split=all')
   assert 'all cases are test cases, so adv, amat, noise, std cannot be trained' in line
   assert not (tmp_path / 'w').exists()
+
+
+def test_an_organ_is_trained_attacked_hardened_and_audited(tmp_path):
+  """From a folder to a hardened network without code; Dice is the same wherever it is measured."""
+  organ = {'background': 0, 'organ': 1, 'lesion': 2}
+  folder = f'--config.data.dir={folders.nnunet(tmp_path / "raw", labels=organ, shape=(8, 18, 16))}'
+  split = ['--config.data.test_share=0.4', '--config.data.slices_per_case=3']
+  words = ['--config', 'configs/train.py:smoke', folder, *split, '--arms', 'std']
+  runs.main(*words, '--workdir', tmp_path / 'train')
+  network = tmp_path / 'train' / 'checkpoints' / 'std' / 'seed0'
+  split += ['--config.data.split=fraction', '--config.data.most_examples=0', folder]
+  levels = '--config.evaluate.levels=(0.01,0.04)'
+  words = ['--config', 'configs/harden.py:smoke', *split, f'--config.network={network}', levels]
+  done = runs.main(*words, '--arms', 'loaded,adv', '--workdir', tmp_path / 'harden')
+  assert 'std_seed0: input.normalise = case (network.json)' in done.stderr
+  rows = lambda name: pd.read_parquet(tmp_path / name / 'results' / 'rows.parquet')
+  clean = lambda table, arm: table[(table['arm'] == arm) & (table['attack'] == 'none')].sort_values(
+    'index'
+  )['DICE']
+  np.testing.assert_allclose(
+    clean(rows('harden'), 'loaded'), clean(rows('train'), 'std'), atol=1e-6
+  )
+  handed = tmp_path / 'harden' / 'results' / 'networks' / 'adv_seed0'
+  assert (handed / 'network.json').is_file() and (handed / 'variables').is_dir()
+  words = ['--config', 'configs/audit.py:smoke', *split, f'--config.networks={handed},{network}']
+  runs.main(*words, levels, '--workdir', tmp_path / 'audit')
+  found = rows('audit')
+  assert set(found['arm']) == {'adv_seed0', 'seed0'}
+  np.testing.assert_allclose(clean(found, 'adv_seed0'), clean(rows('harden'), 'adv'), atol=1e-6)

@@ -1,0 +1,122 @@
+"""Networks of segmentation that configs/train.py trained: runs/X/checkpoints/ARM/seed0.
+
+Such a folder has the weights in `variables` and the card `network.json`: 'module' (a name of
+`models.MODELS` and its arguments), 'input' and 'output' as `description` has them.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from robustmed import errors, models
+from robustmed.networks import network
+from robustmed.process import files
+
+CARD, WEIGHTS = 'network.json', 'variables'
+SEGMENTING = ('nnunet', 'unet')
+_DTYPES = {'float32': None, 'bfloat16': jnp.bfloat16}
+_LOADING = """from robustmed import networks
+network = networks.load('FILE')
+outputs = network.predict(network.variables, image)"""
+
+
+def module_of(fields: Mapping[str, Any]) -> nn.Module:
+  """Returns the module that a card describes: its name, the name of its type, its arguments."""
+  options = dict(fields)
+  make = errors.lookup(
+    {name: models.MODELS[name] for name in SEGMENTING},
+    options.pop('name'),
+    kind='segmentation network',
+  )
+  dtype = errors.lookup(_DTYPES, options.pop('dtype'), kind='model dtype')
+  if 'strides' in options:
+    each = lambda stride: tuple(stride) if isinstance(stride, list) else stride
+    options['strides'] = tuple(each(stride) for stride in options['strides'])
+  return make(dtype=dtype, **options)
+
+
+def matches(path: pathlib.Path) -> bool:
+  """Returns whether a path is such a folder."""
+  return (path / CARD).is_file() and (path / WEIGHTS).is_dir()
+
+
+def load(path: pathlib.Path) -> network.Network:
+  """Returns the network in a folder; what it was given is stated."""
+  card = files.read_json(path / CARD)
+  if not isinstance(card, dict) or 'module' not in card:
+    raise errors.UserError(
+      f'{path / CARD} does not say how its network is made; only networks of label maps that '
+      'configs/train.py trained are loaded'
+    )
+  module = module_of(card['module'])
+  variables = _restored(path)
+  axes = max(leaf.ndim for leaf in jax.tree.leaves(variables)) - 2  # of a kernel
+
+  def predict(variables, image):
+    return module.apply(variables, image, train=False)['head0'].astype(jnp.float32)
+
+  plain = lambda value: tuple(value) if isinstance(value, list) else value
+  stated = {
+    f'{part}.{name}': (plain(value), 'the network')
+    for part in ('input', 'output')
+    for name, value in card[part].items()
+  }
+  return network.Network(
+    name='_'.join(str(word) for word in (card['arm'], path.name)),
+    variables=variables,
+    predict=predict,
+    channels=card['module']['channels'],
+    shape=(None,) * axes,
+    digest=_digest(path),
+    format='checkpoint',
+    stated=stated,
+    frozen=_statistics(variables),
+    export=network.Export('', functools.partial(_write, card), _LOADING),
+  )
+
+
+def _restored(path):
+  try:
+    with ocp.StandardCheckpointer() as loader:
+      found = loader.restore(files.path_of(path / WEIGHTS))
+  except (ValueError, KeyError, FileNotFoundError) as error:
+    raise errors.UserError(
+      f'{path}: cannot be read ({str(error).splitlines()[0][:200]})'
+    ) from error
+  return jax.tree.map(np.asarray, found)
+
+
+def _statistics(variables) -> dict[str, str]:
+  rest = {name: tree for name, tree in variables.items() if name != 'params'}
+  paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(rest))
+  return {network.name_of(path): 'running statistic' for path in paths}
+
+
+def _digest(path) -> str:
+  found = hashlib.sha256()
+  for file in (path / CARD, *sorted(files.iter_files(path / WEIGHTS))):
+    found.update(file.read_bytes())
+  return found.hexdigest()
+
+
+def _write(card, variables, path: pathlib.Path) -> None:
+  """Writes a folder like the one that the network came in, whole or not at all."""
+  building = path.with_name(f'.{path.name}.tmp')
+  shutil.rmtree(building, ignore_errors=True)
+  building.mkdir(parents=True)
+  with ocp.StandardCheckpointer() as saver:
+    saver.save(files.path_of(building / WEIGHTS), jax.tree.map(np.asarray, variables))
+  arm = path.name.partition('_seed')[0]
+  (building / CARD).write_text(json.dumps({**card, 'arm': arm}, indent=1))
+  os.replace(building, path)
