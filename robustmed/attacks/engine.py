@@ -1,6 +1,7 @@
 """The loop of all attacks; a `Solver` and a `Threat` hold what differs between them."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from robustmed.attacks import monitor_reductions
 from robustmed.attacks.threat import Threat
 from robustmed.ops import contracts
 from robustmed.types import Array, AttackResult, PyTree
+
+
+SELECT = ('last', 'best', 'monitor')
 
 
 class Problem(NamedTuple):
@@ -51,7 +55,8 @@ class _LoopState(NamedTuple):
   state: PyTree
   value: Array  # at the last scored point
   best_x: Array | None
-  best_value: Array
+  best_value: Array  # at the best scored point ...
+  best_rank: Array  # ... and what it is the best by
   memory: PyTree
 
 
@@ -64,13 +69,18 @@ class LoopAttack:
   random_start: start at a random point of radius `start_radius` (at call; default eps).
   restarts: independent runs, the later ones with keys fold_in(key of the example, run); per
     example the run with the best value is kept, so more restarts never make a result worse.
-  select: 'last' or 'best' scored iterate becomes `x`; keep='both' returns both.
+  select: 'last' or 'best' scored iterate becomes `x`, or that with the largest value of the
+    'monitor', which is then [b], such as -Dice: what the attack climbs and what it is judged by can
+    differ. keep='both' returns the last and the best one.
   fold: how the monitor's values are reduced, see `monitor_reductions.FOLDS`. The monitor is traced
     together with the gradient: a host callback in it needs `lax.stop_gradient` on its input.
   score_last: a run of N steps scores N + 1 points, the last by a forward pass alone. Without it
     only x_0 ... x_(N-1) are scored: 'last' still returns x_N but its `value` is that of x_(N-1),
     and 'best' chooses among the scored points.
-  minimise: decrease the objective; 'best' is then the smallest value.
+  minimise: decrease the objective; 'best' is then the smallest value. The monitor's is the largest.
+
+  An objective with a parameter `progress` gets the share of the steps that are done, a traced
+  scalar. Its values at two steps are not comparable, so select='best' is refused.
 
   Guarantees: x is in the ball and the box; examples do not depend on each other; no gradient flows
   through the result. Arithmetic is float32 (float64 where x is), x keeps its dtype. In a narrower
@@ -92,7 +102,7 @@ class LoopAttack:
 
   def __post_init__(self):
     errors.lookup(monitor_reductions.FOLDS, self.fold, kind='fold')
-    errors.lookup(dict.fromkeys(('last', 'best')), self.select, kind='select')
+    errors.lookup(dict.fromkeys(SELECT), self.select, kind='select')
     errors.lookup(dict.fromkeys((None, 'both')), self.keep, kind='keep')
     if self.num_steps < 0 or self.restarts < 1:
       raise errors.UserError(
@@ -140,7 +150,8 @@ class LoopAttack:
     if start_radius is not None:
       start_radius = contracts.broadcast_per_example(start_radius, centre, what='start_radius')
     keys = example_keys(key, centre.shape[0])
-    monitor = _checked_monitor(monitor)
+    monitor = self._checked_monitor(monitor)
+    objective = self._with_progress(objective)
     evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
 
@@ -157,10 +168,33 @@ class LoopAttack:
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, 0))
     # `_merge` replaces NaN by the values of the first run.
     unknown = jnp.full_like(eps, jnp.nan)
-    kept = blank._replace(value=unknown, best_value=unknown, memory=self._memory(monitor, centre))
+    memory = self._memory(monitor, centre)
+    kept = blank._replace(value=unknown, best_value=unknown, best_rank=unknown, memory=memory)
     next_run = lambda restart, kept: self._merge(kept, run(restart))
     kept = lax.fori_loop(0, self.restarts, next_run, kept)
     return self._result(kept, centre, given.dtype)
+
+  def _checked_monitor(self, monitor):
+    what = f'the monitor of select={self.select!r}'
+    if self.select == 'monitor':
+      if monitor is None:
+        raise errors.UserError("select='monitor' needs a monitor, image -> [b]")
+      return lambda x: contracts.per_example(monitor(x), x.shape[0], what=what)
+    if monitor is None:
+      return None
+    return lambda x: contracts.batched(monitor(x), x.shape[0], what='the monitor')
+
+  def _with_progress(self, objective):
+    """The objective as a function of x and the step."""
+    if not takes_progress(objective):
+      return lambda x, index: objective(x)
+    if self.select == 'best':
+      raise errors.UserError(
+        "the objective changes with the steps, so its values do not tell which is best; take \
+select='monitor' or 'last'"
+      )
+    steps = max(self.num_steps, 1)
+    return lambda x, index: objective(x, progress=jnp.asarray(index, x.dtype) / steps)
 
   def _run(self, problem, evaluate, monitor, start_radius):
     threat, centre, eps = problem.threat, problem.centre, problem.eps
@@ -171,32 +205,33 @@ class LoopAttack:
     x, state = self.solver.init(problem, project(start))
     x = project(x)
     low = jnp.full_like(eps, -jnp.inf)
-    track = self.select == 'best' or self.keep == 'both'
+    track = self.select != 'last' or self.keep == 'both'
 
     def record(carry, point, index):
       best_x = carry.best_x
+      rank = point.monitored.astype(eps.dtype) if self.select == 'monitor' else point.value
+      better = rank > carry.best_rank
       if track:
-        best_x = monitor_reductions.where_per_example(
-          point.value > carry.best_value, carry.x, best_x
-        )
+        best_x = monitor_reductions.where_per_example(better, carry.x, best_x)
       return carry._replace(
         value=point.value,
         best_x=best_x,
-        best_value=jnp.fmax(carry.best_value, point.value),
+        best_value=jnp.where(better, point.value, carry.best_value),
+        best_rank=jnp.fmax(carry.best_rank, rank),
         memory=monitor_reductions.add(self.fold, carry.memory, point.monitored, index),
       )
 
     def body(index, carry):
-      point = evaluate(carry.x, gradient=self.solver.needs_gradient)
+      point = evaluate(carry.x, index, gradient=self.solver.needs_gradient)
       carry = record(carry, point, index)
       x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
       return carry._replace(x=project(x), state=state)
 
-    carry = _LoopState(x, state, low, x if track else None, low, self._memory(monitor, x))
+    carry = _LoopState(x, state, low, x if track else None, low, low, self._memory(monitor, x))
     carry = lax.fori_loop(0, self.num_steps, body, carry)
     if self.score_last:
-      carry = record(carry, evaluate(carry.x, gradient=False), self.num_steps)
-    if self.select == 'best':
+      carry = record(carry, evaluate(carry.x, self.num_steps, gradient=False), self.num_steps)
+    if self.select != 'last':
       carry = carry._replace(value=carry.best_value)
     return carry._replace(state=None)
 
@@ -209,23 +244,23 @@ class LoopAttack:
 
   def _merge(self, kept, new):
     above = lambda value, other: (value > other) | jnp.isnan(other)
-    better = above(new.value, kept.value)
+    better_point = above(new.best_rank, kept.best_rank)
+    better = better_point if self.select == 'monitor' else above(new.value, kept.value)
     best_x = kept.best_x
     if best_x is not None:
-      best_x = monitor_reductions.where_per_example(
-        above(new.best_value, kept.best_value), new.best_x, best_x
-      )
+      best_x = monitor_reductions.where_per_example(better_point, new.best_x, best_x)
     return _LoopState(
       x=monitor_reductions.where_per_example(better, new.x, kept.x),
       state=None,
       value=jnp.where(better, new.value, kept.value),
       best_x=best_x,
-      best_value=jnp.fmax(kept.best_value, new.best_value),
+      best_value=jnp.where(better_point, new.best_value, kept.best_value),
+      best_rank=jnp.fmax(kept.best_rank, new.best_rank),
       memory=monitor_reductions.merge(self.fold, kept.memory, new.memory, better),
     )
 
   def _result(self, carry, centre, dtype):
-    x = _rounded(carry.best_x if self.select == 'best' else carry.x, dtype)
+    x = _rounded(carry.x if self.select == 'last' else carry.best_x, dtype)
     both = self.keep == 'both'
     result = AttackResult(
       x=x.astype(dtype),
@@ -272,31 +307,33 @@ def _check_eps(eps):
     raise errors.UserError(f'eps must be 0 or more, got {wrong[0]:.6g}')
 
 
-def _checked_monitor(monitor):
-  if monitor is None:
-    return None
-  return lambda x: contracts.batched(monitor(x), x.shape[0], what='the monitor')
+def takes_progress(objective):
+  """Returns whether an objective has a parameter `progress`, and so differs from step to step."""
+  try:
+    return 'progress' in inspect.signature(objective).parameters
+  except (TypeError, ValueError):  # a builtin
+    return False
 
 
 def _evaluator(objective, monitor, sense):
-  """Returns (x, gradient=...) -> `_Scored`, with objective and monitor in one forward pass."""
+  """Returns (x, index, gradient=...) -> `_Scored`; objective and monitor share a forward pass."""
 
-  def values(x):
-    value = contracts.per_example(objective(x), x.shape[0], what='the objective')
+  def values(x, index):
+    value = contracts.per_example(objective(x, index), x.shape[0], what='the objective')
     return sense * value.astype(x.dtype)
 
   def monitored(x):
     return None if monitor is None else monitor(x)
 
-  def total(x):
-    value = values(x)
+  def total(x, index):
+    value = values(x, index)
     # A sum, not a mean: an example's gradient must not depend on the batch size.
     return jnp.sum(value), (value, monitored(x))
 
-  def evaluate(x, *, gradient):
+  def evaluate(x, index, *, gradient):
     if not gradient:
-      return _Scored(values(x), None, monitored(x))
-    (_, (value, found)), grad = jax.value_and_grad(total, has_aux=True)(x)
+      return _Scored(values(x, index), None, monitored(x))
+    (_, (value, found)), grad = jax.value_and_grad(total, has_aux=True)(x, index)
     return _Scored(value, grad, found)
 
   return evaluate

@@ -339,3 +339,59 @@ def test_the_distance_is_that_of_the_image_that_is_returned(problems, norm, dtyp
   np.testing.assert_allclose(result.distance, true, rtol=1e-5)
   assert (np.abs(true - 0.1) > 1e-5).any()  # rounding shows, so the test can fail
   np.testing.assert_array_equal(result.x, result.last_x)
+
+
+def test_the_iterate_that_the_monitor_likes_best_is_selected(problems):
+  """Objective and monitor pull apart: the monitor wants x near 0.05 above the start."""
+  x = problems.images(SHAPE)
+  monitor = problems.bowl(x + 0.05)
+  attack = attacks.pgd(
+    num_steps=8, step_size=0.02, random_start=False, select='monitor', keep='both', fold='trace'
+  )
+  result = problems.call(attack, problems.linear(jnp.ones(SHAPE)), x, 0.5, monitor=monitor)
+  # of 0, 0.02, ..., 0.16 the nearest to 0.05 are 0.04 and 0.06; the first of equals is kept
+  best = np.argmax(np.asarray(result.monitored), axis=0)
+  np.testing.assert_array_less(np.abs(best - 2.5), 0.6)
+  np.testing.assert_allclose(result.x - x, np.broadcast_to(0.02 * best[0], SHAPE), atol=1e-5)
+  np.testing.assert_allclose(result.value, jnp.sum(result.x, (1, 2, 3)), rtol=1e-5)
+  np.testing.assert_allclose(result.last_x - x, 0.16, atol=1e-5)
+  np.testing.assert_array_equal(result.x, result.best_x)
+
+
+def test_restarts_keep_the_run_that_the_monitor_likes_best(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  monitor = problems.network(SHAPE[1:], seed=5)
+  run = lambda restarts: problems.call(
+    attacks.pgd(num_steps=2, select='monitor', restarts=restarts),
+    objective,
+    x,
+    0.3,
+    monitor=monitor,
+  )
+  one, many = run(1), run(6)
+  assert np.all(monitor(many.x) >= monitor(one.x) - 1e-6)
+  assert np.any(monitor(many.x) > monitor(one.x) + 1e-3)
+  np.testing.assert_allclose(many.value, objective(many.x), rtol=1e-4, atol=1e-5)
+
+
+def test_selection_by_a_monitor_needs_one_value_per_example(problems):
+  x, objective = problems.images(SHAPE), problems.network(SHAPE[1:])
+  attack = attacks.pgd(num_steps=1, select='monitor')
+  with pytest.raises(errors.UserError, match="select='monitor' needs a monitor"):
+    problems.call(attack, objective, x, 0.1)
+  with pytest.raises(errors.UserError, match='one floating value per example'):
+    problems.call(attack, objective, x, 0.1, monitor=lambda x: x)
+
+
+def test_an_objective_may_depend_on_the_progress(problems):
+  """Up in the first half of four steps, down in the second."""
+  x = jnp.zeros(SHAPE)
+
+  def objective(x, progress):
+    return jnp.where(progress < 0.5, 1.0, -1.0) * jnp.sum(x, axis=problems.axes(x))
+
+  attack = attacks.pgd(num_steps=4, step_size=0.1, random_start=False, fold='trace')
+  result = problems.call(attack, objective, x, 1.0, monitor=lambda x: x[:, 0, 0, 0])
+  np.testing.assert_allclose(result.monitored[:, 0], [0, 0.1, 0.2, 0.1, 0.0], atol=1e-6)
+  with pytest.raises(errors.UserError, match='changes with the steps'):
+    problems.call(attacks.pgd(num_steps=4, select='best'), objective, x, 1.0)
