@@ -16,7 +16,6 @@ from robustmed.attacks.threat import Threat
 from robustmed.ops import contracts
 from robustmed.types import Array, AttackResult, PyTree
 
-
 SELECT = ('last', 'best', 'monitor')
 
 

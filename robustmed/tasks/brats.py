@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from robustmed import errors, types
 from robustmed.metrics import image_quality, regions
-from robustmed.tasks import segmentation
+from robustmed.tasks import dense_objectives, segmentation
 
 Array = jax.Array
 CLASSES = ('necrosis', 'oedema', 'enhancing')
@@ -34,9 +34,9 @@ def make(
   `terms` names the losses trained on, of 'dice' (the paper's) and 'ce'; the coupled form has one
   Dice for the whole batch, which batches with tumour-free slices need. Objectives: 'dice', 'ce' and
   'margin' as in `segmentation`, 'scaled' (`scaled_dice`), and 'ti', the Dice loss towards label 1
-  everywhere, for attacks that minimise. Metrics: dice_wt, dice_tc, dice_et (see `regions`), for
-  slices also the counts from which `regions.volume_dice` computes that of their volume; PSNR, SSIM
-  and RMSE of batch['image'] against batch['clean'].
+  everywhere, for attacks that minimise, and those of `dense_objectives`. Metrics: dice_wt, dice_tc,
+  dice_et (see `regions`), for slices also the counts from which `regions.volume_dice` computes that
+  of their volume; PSNR, SSIM and RMSE of batch['image'] against batch['clean'].
   """
   if not terms:
     raise errors.UserError("task brats: terms must name a loss, 'dice' or 'ce'")
@@ -116,4 +116,5 @@ OBJECTIVES = {
   'ce': segmentation.cross_entropy,
   'margin': segmentation.margin,
   'scaled': scaled_dice,
+  **dense_objectives.OBJECTIVES,
 }

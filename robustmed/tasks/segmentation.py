@@ -14,7 +14,7 @@ import numpy as np
 from robustmed import errors, types
 from robustmed.metrics import slice_sets
 from robustmed.process import parallel
-from robustmed.tasks import networks
+from robustmed.tasks import dense_objectives, networks
 
 Array = jax.Array
 SMOOTH, TINY = 1e-5, 1e-8  # of the soft Dice
@@ -39,7 +39,8 @@ def make(
   The module's outputs are {'head0': [b, *spatial, 1 + len(classes)] logits, 'head1': the same on a
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
   example; the coupled losses have one Dice for the whole batch, as nnU-Net trains in 2D.
-  Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice) and 'margin'.
+  Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice), 'margin' and
+  those of `dense_objectives`.
   Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), their
   maximum _DICE_max (the criterion of the authors' margins), and the counts _tp<k>, _fp<k>, _fn<k>,
   from which `slice_sets.tvdi` computes the TVDI of a set of examples. With `regions`, each some
@@ -270,4 +271,5 @@ OBJECTIVES = {
   'dice': dice,
   'head0': head0,
   'margin': margin,
+  **dense_objectives.OBJECTIVES,
 }
