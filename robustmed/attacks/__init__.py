@@ -6,6 +6,7 @@ from robustmed import errors
 from robustmed.attacks.apgd import apgd
 from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
+from robustmed.attacks.ensemble import Ensemble, Member
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
@@ -56,7 +57,9 @@ def make(name, **chosen):
 
 __all__ = [
   'ATTACKS',
+  'Ensemble',
   'LoopAttack',
+  'Member',
   'Shared',
   'Threat',
   'apgd',

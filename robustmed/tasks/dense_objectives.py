@@ -79,7 +79,8 @@ def segpgd(outputs, batch, progress=1.0) -> Array:
 def cospgd(outputs, batch) -> Array:
   """Returns the mean of CE times the cosine between p and the label.
 
-  Agnihotri et al. 2024, CosPGD. The cosine, p_y / |p|, is a weight: no gradient flows through it (public code has both readings).
+  Agnihotri et al. 2024, CosPGD. The cosine, p_y / |p|, is a weight: no gradient flows through it
+  (public code has both readings).
   """
   log_p, own, _, counted = _parts(outputs, batch)
   norm = jnp.sqrt(jnp.sum(jnp.exp(2 * log_p), axis=-1))

@@ -1,0 +1,291 @@
+"""Several attacks in a fixed order, and for each example the worst of what they find, by a metric.
+
+An objective is what an attack climbs, badness is what it is judged by, such as -Dice: every member
+hands over the iterate with the largest badness that it saw, and what it hands over is scored again
+by a pass of its own.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import errors
+from robustmed.attacks import engine
+from robustmed.attacks.monitor_reductions import where_per_example
+from robustmed.attacks.sharing import Shared
+from robustmed.types import Array, Attack, Batch, PyTree
+
+CLEAN = -1  # the member of an example on which nothing is worse than its own image
+
+
+class Member(NamedTuple):
+  """An attack and its objective (outputs, batch[, progress]) -> [b].
+
+  With select='monitor' the iterate that the badness likes best is handed over.
+  """
+
+  name: str
+  attack: Attack
+  objective: Callable[..., Array]
+  variables: PyTree = None  # of the network that is attacked, for a transfer; None: the judged one
+
+
+class Found(NamedTuple):
+  """The worst image of each example."""
+
+  x: Array  # [b, ...]
+  badness: Array  # [b]
+  member: Array  # [b] which member found it, `CLEAN`: none did better than the image itself
+  each: Array  # [members, b] what every member found, nan where it did not run
+
+
+class Robust(NamedTuple):
+  """Which examples withstood all members at a threshold."""
+
+  share: float
+  found: Found
+  passes: int  # gradients and forward passes that were spent on examples, padding included
+  full: int  # what all members one by one would spend
+
+
+def bind(
+  predict: Callable[[Array], PyTree], objective: Callable[..., Array], batch: Batch
+) -> Callable[..., Array]:
+  """Returns x -> objective(predict(x), batch with x), which is told the progress if it wants it."""
+  seen = lambda x: {**batch, 'image': x}
+  if engine.takes_progress(objective):
+    return lambda x, progress: objective(predict(x), seen(x), progress)
+  return lambda x: objective(predict(x), seen(x))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+  """The worst of `members` for each example.
+
+  predict: (variables, x) -> outputs. badness: (outputs, batch) -> [b], larger is worse for the
+  network. `worst` lets every member run on every example; `robust` stops with those that are
+  broken; `sweep` hands what lower levels found to higher ones.
+  """
+
+  predict: Callable[[PyTree, Array], PyTree]
+  members: tuple[Member, ...]
+  badness: Callable[..., Array]
+
+  def __post_init__(self):
+    names = [member.name for member in self.members]
+    if not names or len(set(names)) < len(names):
+      raise errors.UserError(f'an ensemble needs members of different names, not {names}')
+
+  def worst(
+    self, variables: PyTree, batch: Batch, *, eps, key, candidates: Sequence[Array] = ()
+  ) -> Found:
+    """Returns the worst image of each example within eps, scalar or [b]; pure, to be jitted.
+
+    candidates: images found before, at a lower level or by other means; they are projected onto
+    eps and scored. Ties go to the clean image, then to earlier members.
+    """
+    kept = self._start(variables, batch)
+    for image in candidates:
+      threat = self.members[0].attack.threat
+      inside = threat.project(image, batch['image'], jnp.asarray(eps))
+      kept = self._better(kept, inside, self._score(variables, batch, inside), len(self.members))
+    rows = []
+    for number in range(len(self.members)):
+      x, value = self._run(number, variables, batch, eps, key)
+      rows.append(value)
+      kept = self._better(kept, x, value, number)
+    return kept._replace(each=jnp.stack(rows))
+
+  def sweep(
+    self, variables: PyTree, batch: Batch, *, levels: Sequence[float], key
+  ) -> list[tuple[Found, Found]]:
+    """Returns for each level, in ascending order, (its own search, the worst so far).
+
+    Every level has its full search; the second also takes what lower levels found, so that it never
+    falls with eps. A member number of len(members) is such an image.
+    """
+    out, before = [], None
+    for eps in sorted(levels):
+      alone = self._jitted_worst(variables, batch, jnp.float32(eps), key)
+      nested = alone
+      if before is not None:
+        value = self._jitted_score(variables, batch, before.x)
+        nested = self._better(alone, before.x, value, len(self.members))
+      out.append((alone, nested))
+      before = nested
+    return out
+
+  def robust(
+    self, variables: PyTree, batch: Batch, *, eps, key, broken_at: float, smallest: int = 4
+  ) -> Robust:
+    """Returns which examples no member brings to a badness of `broken_at` or more.
+
+    Broken examples leave. The others are moved together on the device and padded to half, a
+    quarter ... of the batch, at least `smallest`, so that each member has few programs, whatever
+    the data. Examples with batch['mask'] False do not count.
+    """
+    count = len(batch['image'])
+    keys = engine.example_keys(key, count)
+    eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (count,))
+    kept = self._jitted_start(variables, batch)
+    each = np.full((len(self.members), count), np.nan, np.float32)
+    real = np.asarray(batch.get('mask', np.ones(count, bool)))
+    passes = 0
+    for number, member in enumerate(self.members):
+      alive = np.flatnonzero(real & ~(np.asarray(kept.badness) >= broken_at))
+      if not len(alive):
+        break
+      size = _bucket(len(alive), count, smallest)
+      places = jnp.asarray(np.resize(alive, size))  # repeated examples give equal results
+      take = lambda leaf, places=places: jnp.asarray(leaf)[places]
+      part = jax.tree.map(take, dict(batch))
+      x, value = self._jitted_run(number, variables, part, take(eps), take(keys))
+      each[number, np.asarray(places)] = np.asarray(value)
+      kept = _put(kept, places, x, value, number)
+      passes += size * _passes(member.attack)
+    broken = np.asarray(kept.badness) >= broken_at
+    share = float(np.mean(~broken[real])) if real.any() else float('nan')
+    full = int(real.sum()) * sum(_passes(member.attack) for member in self.members)
+    return Robust(share, kept._replace(each=jnp.asarray(each)), passes, full)
+
+  def _score(self, variables, batch, x):
+    return self.badness(self.predict(variables, x), {**batch, 'image': x})
+
+  def _start(self, variables, batch):
+    value = self._score(variables, batch, batch['image'])
+    who = jnp.full(value.shape, CLEAN, jnp.int32)
+    return Found(batch['image'], value, who, jnp.zeros((0, len(value))))
+
+  def _run(self, number, variables, batch, eps, key):
+    member = self.members[number]
+    own = variables if member.variables is None else member.variables
+    outputs = Shared(lambda x: self.predict(own, x))
+    judged = outputs if member.variables is None else lambda x: self.predict(variables, x)
+    result = member.attack(
+      bind(outputs, member.objective, batch),
+      batch['image'],
+      eps=eps,
+      key=key,
+      monitor=bind(judged, self.badness, batch),
+    )
+    return result.x, self._score(variables, batch, result.x)
+
+  def _better(self, kept, x, value, number):
+    better = (value > kept.badness) | (jnp.isnan(kept.badness) & ~jnp.isnan(value))
+    return kept._replace(
+      x=where_per_example(better, x, kept.x),
+      badness=jnp.where(better, value, kept.badness),
+      member=jnp.where(better, number, kept.member),
+    )
+
+  @functools.cached_property
+  def _jitted_start(self):
+    return jax.jit(self._start)
+
+  @functools.cached_property
+  def _jitted_score(self):
+    return jax.jit(self._score)
+
+  @functools.cached_property
+  def _jitted_worst(self):
+    return jax.jit(lambda v, batch, eps, key: self.worst(v, batch, eps=eps, key=key))
+
+  @functools.cached_property
+  def _jitted_run(self):
+    return jax.jit(self._run, static_argnums=0)
+
+
+def _bucket(alive: int, most: int, smallest: int) -> int:
+  """The smallest of `most`, most / 2, most / 4 ... that holds `alive`, rounded up."""
+  size = most
+  while size > smallest and -(-size // 2) >= alive:
+    size = -(-size // 2)
+  return size
+
+
+@jax.jit
+def _put(kept, places, x, value, number):
+  better = value > kept.badness[places]
+  put = lambda old, new: old.at[places].set(where_per_example(better, new, old[places]))
+  who = jnp.full(value.shape, number, jnp.int32)
+  return kept._replace(
+    x=put(kept.x, x), badness=put(kept.badness, value), member=put(kept.member, who)
+  )
+
+
+def _passes(attack) -> int:
+  """Gradients and forward passes of an attack on one example."""
+  return int(attack.num_gradients + attack.num_forwards)
+
+
+# (attack, objective) in the order in which members run. A task takes those whose objective it has:
+# label maps, classes, landmarks by heat maps, boxes and contours.
+_ORDER = (
+  ('apgd', 'ce'),
+  ('apgd', 'dice'),
+  ('apgd', 'masked_ce'),
+  ('apgd', 'loss'),
+  ('apgd', 'radial'),
+  ('apgd', 'offset'),
+  ('apgd', 'obj'),
+  ('apgd', 'cls'),
+  ('apgd', 'train_reg'),
+  ('apgd', 'seg'),
+  ('apgd', 'reg'),
+  ('apgd', 'margin'),
+  ('apgd', 'balanced_ce'),
+  ('pgd', 'segpgd'),
+  ('pgd', 'cospgd'),
+)
+_FIRST = 3  # members of the quick budget
+
+
+class Budget(NamedTuple):
+  steps: int  # of gradient attacks
+  restarts: int
+  queries: int  # of Square; 0: without it
+  members: int | None  # None: all
+  contains: str | None  # the budget whose members run first
+
+
+BUDGETS = {
+  'quick': Budget(10, 1, 0, _FIRST, None),
+  'standard': Budget(40, 1, 200, None, 'quick'),
+  'thorough': Budget(100, 3, 2000, None, 'standard'),
+}
+
+
+def settings_of(objectives: Sequence[str], budget: str) -> dict[str, dict[str, Any]]:
+  """Returns {name: settings of an attack with its objective} for a task with these objectives.
+
+  A larger budget begins with the members of the smaller one, by name, so that it finds whatever
+  that one finds.
+  """
+  chosen = errors.lookup(BUDGETS, budget, kind='budget')
+  found = settings_of(objectives, chosen.contains) if chosen.contains else {}
+  known = [(attack, name) for attack, name in _ORDER if name in objectives]
+  if not known:
+    raise errors.UserError(
+      f'no attack of an ensemble has one of the objectives {", ".join(objectives)}'
+    )
+  for attack, name in known[: chosen.members]:
+    found[f'{attack}_{name}_{chosen.steps}'] = {
+      'name': attack,
+      'num_steps': chosen.steps,
+      'restarts': chosen.restarts,
+      'select': 'monitor',
+      'objective': name,
+    }
+  if chosen.queries:
+    found[f'square_{chosen.queries}'] = {
+      'name': 'square',
+      'num_steps': chosen.queries,
+      'select': 'monitor',
+      'objective': known[0][1],
+    }
+  return found
