@@ -314,6 +314,13 @@ def takes_progress(objective):
     return False
 
 
+def through(objective, decode):
+  """Returns x -> objective(decode(x)), which is told the progress if the objective wants it."""
+  if takes_progress(objective):
+    return lambda x, progress: objective(decode(x), progress)
+  return lambda x: objective(decode(x))
+
+
 def _evaluator(objective, monitor, sense):
   """Returns (x, index, gradient=...) -> `_Scored`; objective and monitor share a forward pass."""
 

@@ -260,32 +260,24 @@ BUDGETS = {
 }
 
 
-def settings_of(objectives: Sequence[str], budget: str) -> dict[str, dict[str, Any]]:
-  """Returns {name: settings of an attack with its objective} for a task with these objectives.
+def settings_of(objectives: Sequence[str], budget: str, **threat) -> dict[str, dict[str, Any]]:
+  """Returns {name: settings of an attack and its objective} for a task with these objectives.
 
   A larger budget begins with the members of the smaller one, by name, so that it finds whatever
-  that one finds.
+  that one finds. threat: norm, bounds, ... of all.
   """
-  chosen = errors.lookup(BUDGETS, budget, kind='budget')
-  found = settings_of(objectives, chosen.contains) if chosen.contains else {}
+  chosen = errors.lookup(BUDGETS, budget, kind='budget of attacks')
+  found = settings_of(objectives, chosen.contains, **threat) if chosen.contains else {}
   known = [(attack, name) for attack, name in _ORDER if name in objectives]
   if not known:
     raise errors.UserError(
       f'no attack of an ensemble has one of the objectives {", ".join(objectives)}'
     )
+  steps = {'num_steps': chosen.steps, 'restarts': chosen.restarts}
   for attack, name in known[: chosen.members]:
-    found[f'{attack}_{name}_{chosen.steps}'] = {
-      'name': attack,
-      'num_steps': chosen.steps,
-      'restarts': chosen.restarts,
-      'select': 'monitor',
-      'objective': name,
-    }
+    settings = {'name': attack, **steps, 'objective': name}
+    found[f'{attack}_{name}_{chosen.steps}'] = {**settings, 'select': 'monitor', **threat}
   if chosen.queries:
-    found[f'square_{chosen.queries}'] = {
-      'name': 'square',
-      'num_steps': chosen.queries,
-      'select': 'monitor',
-      'objective': known[0][1],
-    }
+    settings = {'name': 'square', 'num_steps': chosen.queries, 'objective': known[0][1]}
+    found[f'square_{chosen.queries}'] = {**settings, 'select': 'monitor', **threat}
   return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from robustmed import types
-from robustmed.attacks import sharing
+from robustmed.attacks import engine, sharing
 
 
 class Space(NamedTuple):
@@ -22,16 +22,24 @@ class Space(NamedTuple):
 
 
 def run(
-  attack: types.Attack, objective: types.Objective, batch: types.Batch, *, space, eps, key
+  attack: types.Attack,
+  objective: types.Objective,
+  batch: types.Batch,
+  *,
+  space: Space | None,
+  eps: jax.Array,
+  key: jax.Array,
+  monitor: types.Monitor | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns attacked images and their distances, which are in the units of `space`, as eps is.
 
-  Without a space both are in those of the image.
+  Without a space both are in those of the image, as objective and monitor always are.
   """
+  monitored = {} if monitor is None else {'monitor': monitor}
   if space is None:
-    result = attack(objective, batch['image'], eps=eps, key=key)
+    result = attack(objective, batch['image'], eps=eps, key=key, **monitored)
     return result.x, result.distance
-  result = attacked(attack, objective, batch, space=space, eps=eps, key=key)
+  result = attacked(attack, objective, batch, space=space, eps=eps, key=key, monitor=monitor)
   return space.finish(result.x, batch), result.distance
 
 
@@ -51,5 +59,5 @@ def attacked(
   decode = sharing.Shared(lambda x: space.decode(x, batch))
   if monitor is not None:
     kwargs['monitor'] = lambda x: monitor(decode(x))
-  result = attack(lambda x: objective(decode(x)), space.encode(batch), **kwargs)
+  result = attack(engine.through(objective, decode), space.encode(batch), **kwargs)
   return result._replace(x=space.decode(result.x, batch))

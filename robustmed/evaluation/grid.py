@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from robustmed import errors, types
+from robustmed import attacks, errors, types
+from robustmed.attacks import ensemble
 from robustmed.attacks import space as spaces
 from robustmed.evaluation import movement, stored_tables, trials
 from robustmed.ops import contracts
@@ -99,12 +100,13 @@ class Evaluator:
     *,
     key: jax.Array,
     main: str,
+    judge: tuple[str, bool] | None = None,
     host: HostMetrics | None = None,
   ):
     self.probes, self.host = dict(probes), host
     self.main_objective = probes[main].objective
     self._key = key
-    self._attack = {name: attack_program(task, probe) for name, probe in probes.items()}
+    self._attack = {name: attack_program(task, probe, judge) for name, probe in probes.items()}
     objectives = sorted({probe.objective for probe in probes.values()})
     self._score = score_program(task, objectives, main=self.main_objective)
 
@@ -156,17 +158,34 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
   return parallel.each_device(one_device, split=(1, 2), gathered=(True, True))
 
 
-def attack_program(task: types.Task, probe: Probe):
+def attack_program(task: types.Task, probe: Probe, judge: tuple[str, bool] | None = None):
   """Returns a compiled (variables, batch, eps, key) -> (attacked images, distances).
 
-  eps [b] and key are traced.
+  eps [b] and key are traced. judge: (metric, higher is better), by which select='monitor' selects.
   """
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
+  judged = getattr(probe.attack, 'select', '') == 'monitor'
+  if judged and judge is None:
+    raise errors.UserError("an attack with select='monitor' needs a metric to choose by")
+
+  def badness(outputs, batch):
+    value = errors.lookup(task.metrics(outputs, batch), judge[0], kind='metric')
+    return -value if judge[1] else value
 
   def one_device(variables, batch, eps, key):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
-    value = lambda image: objective(task.predict(variables, image), {**batch, 'image': image})
-    return spaces.run(probe.attack, value, batch, space=probe.space, eps=eps, key=keys)
+    predict = attacks.Shared(lambda image: task.predict(variables, image))
+    value = ensemble.bind(predict, objective, batch)
+    monitor = ensemble.bind(predict, badness, {**batch, 'clean': batch['image']})
+    return spaces.run(
+      probe.attack,
+      value,
+      batch,
+      space=probe.space,
+      eps=eps,
+      key=keys,
+      monitor=monitor if judged else None,
+    )
 
   return parallel.each_device(one_device, split=(1, 2), gathered=(True, True))
 

@@ -22,6 +22,7 @@ from robustmed import errors
 KEYS = ('arm', 'attack', 'eps', 'index', 'seed')
 SUMMARY = ('arm', 'attack', 'eps', 'metric', 'mean', 'std', 'n', 'low', 'high')
 CLEAN = 'none'  # the attack of a clean row; its eps is 0
+WORST = 'worst'  # the attack of a row that is the worst of several
 
 _BLOCK = 4_000_000  # resampling weights held at once
 
@@ -83,6 +84,35 @@ def examples(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
   value = rows[metric].to_numpy(np.float64)
   kept = rows.loc[np.isfinite(value), ['group', 'index']].assign(value=value[np.isfinite(value)])
   return kept.groupby(['group', 'index'], sort=True, as_index=False)['value'].mean()
+
+
+def worst(
+  rows: pd.DataFrame, *, attacks: Sequence[str], metric: str, higher_is_better: bool
+) -> pd.DataFrame:
+  """Returns one row per network, example and level: that of the attack which is worst by `metric`.
+
+  An image of a lower level lies in the ball of a higher one, and the clean image lies in every one,
+  so both are candidates: the metric never improves with the level. Columns '_member' and
+  '_member_eps' say where the row is from; 'attack' is `WORST`. Unknown values are no candidates as
+  long as one is known.
+  """
+  rows = prepare(rows, metrics=[metric])
+  rows = rows[rows['attack'].isin([CLEAN, *attacks])]
+  badness = rows[metric].astype(np.float64) * (-1 if higher_is_better else 1)
+  rows = rows.assign(_badness=badness.fillna(-np.inf))
+  keys = [name for name in ('arm', 'seed', 'fold', 'index') if name in rows.columns]
+  found = []
+  for eps in sorted(set(rows['eps']) - {0.0}):
+    inside = rows[rows['eps'] <= eps]
+    attacked = set(rows.loc[rows['eps'] == eps, 'arm'])
+    # of equal ones the first: the clean image, then the lowest level
+    inside = inside[inside['arm'].isin(attacked)].sort_values(['eps', 'attack'], kind='stable')
+    chosen = inside.loc[inside.groupby(keys, sort=True)['_badness'].idxmax()]
+    where = {'_member': chosen['attack'], '_member_eps': chosen['eps']}
+    found.append(chosen.assign(**where, attack=WORST, eps=eps))
+  empty = rows.head(0).assign(_member='', _member_eps=0.0)
+  whole = pd.concat(found, ignore_index=True) if found else empty
+  return whole.drop(columns='_badness')
 
 
 def summary(

@@ -40,13 +40,14 @@ def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console
       table = one.make()
     if parallel.is_writer():
       with files.replacing(folder / one.file) as temporary:
-        _write(table, temporary)
+        write(table, temporary)
     progress.update(number + 1, one.note)
   progress.close()
   parallel.barrier(name)
 
 
-def _write(table: pd.DataFrame, path) -> None:
+def write(table: pd.DataFrame, path) -> None:
+  """Writes a table as its suffix says, .csv or .parquet."""
   if path.suffix == '.csv':
     table.to_csv(path, index=False, float_format='%.6g')
   else:

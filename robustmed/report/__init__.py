@@ -63,6 +63,7 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
     pages.Heading(2, 'How to read this page'),
     pages.Text(content.how_to_read(held, spec=spec)),
     *_results(build),
+    *_worst(build),
     *_examples(build),
     *_claims(build),
     *_folds(build),
@@ -110,6 +111,28 @@ def _results(build: _Build) -> list:
     caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}'
     printed.append(pages.Table(caption, shown))
   return [*blocks, pages.Row(drawn), *printed] if drawn else [*blocks, *printed]
+
+
+def _worst(build: _Build) -> list:
+  held = build.held
+  if held.worst is None or held.worst_members is None or not build.spec.panels:
+    return []
+  names = {arm.name: arm.shown for arm in build.arms}
+  attack = build.spec.panels[0].attack
+  frame = tables.worst(held.worst, held.worst_members, summary=held.summary, attack=attack)
+  _csv(build, 'worst', frame)
+  shown = frame[frame['arm'].isin(names)]
+  shown = shown.assign(arm=shown['arm'].map(names)).map(_printed)
+  metric = held.worst['metric'].iloc[0]
+  return [
+    pages.Heading(2, 'Worst of all attacks'),
+    pages.Text(
+      f'For each example the attack with the worst {metric} counts, of all attacks of this run in '
+      'the same ball, and what a lower level or the untouched image gives counts too. The last '
+      'column says for which share of the examples each attack was the worst.'
+    ),
+    pages.Table(f'{metric} {build.units}'.strip(), shown),
+  ]
 
 
 def _examples(build: _Build) -> list:

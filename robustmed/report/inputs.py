@@ -26,6 +26,8 @@ class Inputs(NamedTuple):
   training: pd.DataFrame | None
   config: Mapping[str, Any]
   env: Mapping[str, Any]
+  worst: pd.DataFrame | None  # summary of the worst of all attacks ...
+  worst_members: pd.DataFrame | None  # ... and which attack found it
 
 
 def read(workdir: pathlib.Path) -> Inputs:
@@ -61,6 +63,8 @@ def read(workdir: pathlib.Path) -> Inputs:
     training=_optional(workdir / 'logs' / 'train.csv', pd.read_csv),
     config=_json(workdir / 'config.json', default={}),
     env=_json(workdir / 'env.json', default={}),
+    worst=_optional(results / 'worst.csv', pd.read_csv),
+    worst_members=_optional(results / 'worst_members.csv', pd.read_csv),
   )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import checks, statistics
@@ -135,3 +136,33 @@ def _cell(cells: pd.DataFrame, eps: float, *, show: bool):
   if not math.isfinite(line['low']):
     return number(line['mean'])
   return f'{number(line["mean"])} [{number(line["low"])}, {number(line["high"])}]'
+
+
+def worst(
+  found: pd.DataFrame, members: pd.DataFrame, *, summary: pd.DataFrame, attack: str
+) -> pd.DataFrame:
+  """One line per arm and level: the mean under `attack`, that under the worst one of each example
+  with its interval, and which attacks these are."""
+  metric = found['metric'].iloc[0]
+  own = summary[(summary['attack'] == attack) & (summary['metric'] == metric)]
+  said = {statistics.CLEAN: 'untouched image'}
+  own = {(line.arm, statistics.level(line.eps)): line.mean for line in own.itertuples(index=False)}
+  lines = []
+  for line in found.itertuples(index=False):
+    eps = statistics.level(line.eps)
+    here = members[(members['arm'] == line.arm) & np.isclose(members['eps'], line.eps)]
+    here = here.sort_values(['share', '_member'], ascending=[False, True])
+    lines.append(
+      {
+        'arm': line.arm,
+        'level': eps,
+        attack: own.get((line.arm, eps), np.nan),
+        'worst': line.mean,
+        'low': line.low,
+        'high': line.high,
+        'found by': ', '.join(
+          f'{said.get(m, m)} {s:.0%}' for m, s in zip(here['_member'], here['share'])
+        ),
+      }
+    )
+  return pd.DataFrame(lines)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.data import pipeline
-from robustmed.evaluation import examples, grid, trials
+from robustmed.evaluation import checks, examples, grid, statistics, stored_tables, trials
 from robustmed.process import console, files, parallel
 from robustmed.runs import experiment
 
@@ -126,6 +126,47 @@ def add_pictures(
 def _arms_of(path: pathlib.Path) -> set[str]:
   """The arms whose pictures are stored."""
   return set(files.read_arrays(path)['arm'].tolist()) if path.exists() else set()
+
+
+def save_rows(found: experiment.Grid, rows: pd.DataFrame, *, folder: files.Path, seed: int) -> None:
+  """Writes the rows of the results, their summary, the checks, and the worst of all attacks.
+
+  rows: those of the grid. worst.parquet holds the worst image of each example, by the metric of the
+  checks, over all attacks in the ball of the main one; worst.csv their summary, and
+  worst_members.csv which attack found them.
+  """
+  subjects = found.subjects(rows)
+  _save(folder / 'rows.parquet', subjects)
+  keys = {*grid.KEYS, *trials.AXES}
+  metrics = [name for name in subjects.columns if name not in keys and name[0] != '_']
+  _save(folder / 'summary.csv', statistics.summary(subjects, metrics=metrics, seed=seed))
+  listed = checks.run(subjects, **found.checks)
+  files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
+  judge = {name: found.checks[name] for name in ('metric', 'higher_is_better')}
+  names = _same_ball(found.probes, found.main)
+  # Where it can be, the worst is that of every slice, and the subject's value is computed of those.
+  single = judge['metric'] in rows.columns
+  worst = statistics.worst(rows if single else subjects, attacks=names, **judge)
+  if worst.empty:
+    return
+  shares = worst.groupby(['arm', 'eps'])['_member'].value_counts(normalize=True)
+  _save(folder / 'worst_members.csv', shares.rename('share').reset_index())
+  worst = worst.drop(columns=['_member', '_member_eps'])
+  worst = found.subjects(worst) if single else worst
+  _save(folder / 'worst.parquet', worst)
+  _save(folder / 'worst.csv', statistics.summary(worst, metrics=[judge['metric']], seed=seed))
+
+
+def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
+  """Returns the attacks whose images at a level are images that `main` might return there."""
+  ball = lambda probe: (getattr(getattr(probe.attack, 'threat', None), 'norm', None), probe.space)
+  wanted = ball(probes[main])
+  return tuple(name for name, probe in probes.items() if wanted[0] and ball(probe) == wanted)
+
+
+def _save(path, frame: pd.DataFrame) -> None:
+  with files.replacing(path) as temporary:
+    stored_tables.write(frame, temporary)
 
 
 def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFrame) -> None:

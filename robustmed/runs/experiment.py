@@ -8,6 +8,7 @@ import ml_collections
 import pandas as pd
 
 from robustmed import attacks, defenses, errors, types
+from robustmed.attacks import ensemble
 from robustmed.evaluation import grid, trials
 from robustmed.ops import corruptions
 from robustmed.runs import preparation
@@ -309,15 +310,19 @@ def _with_placeholder(name, defense, field):
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """The probes of config.evaluate: its attacks, then its corruptions if there are any.
+  """The probes of config.evaluate: its attacks, those of `attacks.ensemble` for its budget, if any,
+  with norm and bounds of the first attack, then its corruptions if there are any.
 
   An attack is plain data with 'objective' and optionally 'levels' and 'source', the arm that is
   attacked; all other arms are evaluated on its images. A corruption is named; it has the severities
   of its table entry and the bounds of the first attack.
   """
   probes = {}
-  for name, options in config.evaluate.attacks.items():
-    fields = options.to_dict()
+  chosen = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
+  if budget := config.evaluate.get('budget', ''):
+    threat = {k: v for k, v in next(iter(chosen.values())).items() if k in ('norm', 'bounds')}
+    chosen |= ensemble.settings_of(tuple(task.objectives), budget, **threat)
+  for name, fields in chosen.items():
     objective = fields.pop('objective')
     errors.lookup(task.objectives, objective, kind='objective')
     levels = fields.pop('levels', None)

@@ -70,7 +70,15 @@ class Networks:
     if same not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self._config.seed), 0xA77AC)
       plan = self._exp.grid
-      made = grid.Evaluator(task, plan.probes, key=key, main=plan.main, host=plan.host)
+      judge = plan.checks.get('metric'), plan.checks.get('higher_is_better')
+      made = grid.Evaluator(
+        task,
+        plan.probes,
+        key=key,
+        main=plan.main,
+        judge=judge if judge[0] else None,
+        host=plan.host,
+      )
       self._evaluators[same] = made
     return self._evaluators[same]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from robustmed import errors, report
 from robustmed.data import pipeline
-from robustmed.evaluation import checks, grid, statistics, trials
+from robustmed.evaluation import grid
 from robustmed.process import console, files, parallel
 from robustmed.runs import (
   artifacts,
@@ -234,7 +234,8 @@ class Run:
       )
       rows = grid.gather(evaluator, everyone, folder=parts)
       if parallel.is_writer():
-        self._save_results(self.exp.grid.subjects(rows))
+        folder = self.folder / 'results'
+        artifacts.save_rows(self.exp.grid, rows, folder=folder, seed=self.config.seed)
     context = artifacts.Context(
       self.exp,
       self.config,
@@ -268,18 +269,6 @@ class Run:
     print(f'report: {self.folder / "report" / "report.html"}')
 
   # Parts --------------------------------------------------------------------------------------
-
-  def _save_results(self, rows: pd.DataFrame) -> None:
-    results = self.folder / 'results'
-    with files.replacing(results / 'rows.parquet') as temporary:
-      rows.to_parquet(temporary, index=False)
-    keys = {*grid.KEYS, *trials.AXES}
-    metrics = [name for name in rows.columns if name not in keys and name[0] != '_']
-    table = statistics.summary(rows, metrics=metrics, seed=self.config.seed)
-    with files.replacing(results / 'summary.csv') as temporary:
-      table.to_csv(temporary, index=False, float_format='%.6g')
-    found = checks.run(rows, **self.exp.grid.checks)
-    files.write_json(results / 'checks.json', [check._asdict() for check in found])
 
   def _load(self, *fold):
     source = self.exp.data_of(*fold).load()

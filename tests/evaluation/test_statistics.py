@@ -225,3 +225,53 @@ def test_a_whole_grid_takes_seconds():
   start = time.process_time()
   statistics.summary(rows, metrics=['dice', 'error'])
   assert time.process_time() - start < 3
+
+
+def test_worst_rows_by_hand():
+  """Lower levels and the clean image count; ties and unknown values; other columns come along."""
+  lines = [
+    # arm, attack, eps, index, DICE, other
+    ('a', 'none', 0.0, 0, 0.9, 1),
+    ('a', 'none', 0.0, 1, 0.2, 2),
+    ('a', 'p', 0.1, 0, 0.5, 3),
+    ('a', 'q', 0.1, 0, 0.4, 4),
+    ('a', 'p', 0.2, 0, 0.6, 5),
+    ('a', 'q', 0.2, 0, np.nan, 6),
+    ('a', 'p', 0.1, 1, 0.3, 7),
+    ('a', 'q', 0.1, 1, 0.3, 8),
+    ('a', 'p', 0.2, 1, 0.1, 9),
+    ('a', 'q', 0.2, 1, 0.1, 10),
+    ('a', 'blur', 0.1, 0, 0.0, 11),
+  ]
+  frame = pd.DataFrame(lines, columns=['arm', 'attack', 'eps', 'index', 'DICE', 'other'])
+  frame = frame.assign(seed=0, group=frame['index'])
+  found = statistics.worst(frame, attacks=['p', 'q'], metric='DICE', higher_is_better=True)
+  shown = ['eps', 'index', 'DICE', 'other', '_member', '_member_eps']
+  assert found[shown].to_numpy().tolist() == [
+    [0.1, 0, 0.4, 4, 'q', 0.1],
+    [0.1, 1, 0.2, 2, 'none', 0.0],
+    [0.2, 0, 0.4, 4, 'q', 0.1],
+    [0.2, 1, 0.1, 9, 'p', 0.2],
+  ]
+  assert set(found['attack']) == {statistics.WORST}
+  lower = frame.assign(DICE=-frame['DICE'])
+  again = statistics.worst(lower, attacks=['p', 'q'], metric='DICE', higher_is_better=False)
+  assert again['other'].tolist() == found['other'].tolist()
+  assert statistics.worst(frame, attacks=['r'], metric='DICE', higher_is_better=True).empty
+
+
+def test_worst_rows_are_those_of_each_network():
+  rng = np.random.default_rng(0)
+  keys = [(a, s, i) for a in 'ab' for s in (0, 1) for i in range(5)]
+  frame = pd.concat(
+    pd.DataFrame(keys, columns=['arm', 'seed', 'index']).assign(
+      attack=attack, eps=eps, DICE=rng.uniform(size=len(keys))
+    )
+    for attack, eps in [('none', 0.0), ('p', 0.1), ('q', 0.1), ('p', 0.3)]
+  ).assign(group=0)
+  found = statistics.worst(frame, attacks=['p', 'q'], metric='DICE', higher_is_better=True)
+  assert len(found) == 2 * len(keys)
+  keys = ['arm', 'seed', 'index']
+  for line in found.to_dict('records'):
+    mine = frame[(frame[keys] == [line[key] for key in keys]).all(axis=1)]
+    assert line['DICE'] == mine.loc[mine['eps'] <= line['eps'], 'DICE'].min()
