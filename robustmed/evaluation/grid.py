@@ -164,8 +164,7 @@ def attack_program(task: types.Task, probe: Probe, judge: tuple[str, bool] | Non
   eps [b] and key are traced. judge: (metric, higher is better), by which select='monitor' selects.
   """
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
-  judged = getattr(probe.attack, 'select', '') == 'monitor'
-  if judged and judge is None:
+  if (judged := getattr(probe.attack, 'select', '') == 'monitor') and judge is None:
     raise errors.UserError("an attack with select='monitor' needs a metric to choose by")
 
   def badness(outputs, batch):
