@@ -82,7 +82,7 @@ def load(path: pathlib.Path) -> network.Network:
     format='checkpoint',
     stated=stated,
     frozen=_statistics(variables),
-    export=network.Export('', functools.partial(_write, card), _LOADING),
+    export=network.Export('', functools.partial(write, card), _LOADING),
   )
 
 
@@ -110,13 +110,20 @@ def _digest(path) -> str:
   return found.hexdigest()
 
 
-def _write(card, variables, path: pathlib.Path) -> None:
+def write(card, variables, path: pathlib.Path) -> None:
   """Writes a folder like the one that the network came in, whole or not at all."""
   building = path.with_name(f'.{path.name}.tmp')
-  shutil.rmtree(building, ignore_errors=True)
-  building.mkdir(parents=True)
-  with ocp.StandardCheckpointer() as saver:
-    saver.save(files.path_of(building / WEIGHTS), jax.tree.map(np.asarray, variables))
   arm = path.name.partition('_seed')[0]
-  (building / CARD).write_text(json.dumps({**card, 'arm': arm}, indent=1))
-  os.replace(building, path)
+  try:
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as saver:
+      saver.save(files.path_of(building / WEIGHTS), jax.tree.map(np.asarray, variables))
+    (building / CARD).write_text(json.dumps({**card, 'arm': arm}, indent=1))
+    os.replace(building, path)
+  except (OSError, RuntimeError, ValueError) as error:
+    shutil.rmtree(building, ignore_errors=True)
+    code = files.os_error(error)
+    if code is None:
+      raise
+    raise errors.UserError(f'cannot save the network {path}: {os.strerror(code)}') from error

@@ -1,15 +1,19 @@
 """How a loaded network is trained on; the whole run is a program test."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustmed import attacks, defenses, errors, types
+from robustmed import attacks, defenses, errors, networks, types
 from robustmed.attacks import space as spaces
 from robustmed.audit import harden
+from robustmed.data import pipeline
+from robustmed.networks import checkpoint
 from robustmed.runs import commandline
-from support import audited, folders, runs
+from support import audited, folders, nnunet_folders, runs
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
 
@@ -80,6 +84,67 @@ def test_patches_are_windows_or_whole_images(tmp_path):
   given = config_of(tmp_path)
   given.data.patch = (4, 8)
   assert harden.build(given).task.image_shape == (4, 8, 1)
+
+
+@pytest.mark.slow
+def test_a_results_folder_of_nnunet_is_trained_on(tmp_path):
+  config = config_of(tmp_path)
+  config.network = str(nnunet_folders.write(tmp_path, rank=2, folds=2))
+  exp = harden.build(config)
+  assert exp.task.image_shape == (8, 12, 1)  # the patch of the plans
+  source = exp.data.load()
+  batch = next(
+    pipeline.train_batches(
+      source.train, batch_size=2, seed=0, shard_index=0, shard_count=1, sampling=source.sampling
+    )
+  )
+  variables = exp.task.init(jax.random.key(0))
+  rest = {name: part for name, part in variables.items() if name != 'params'}
+
+  def loss(params):
+    outputs, _ = exp.task.forward({'params': params, **rest}, batch['image'], None)
+    return sum(term.sum() for term in exp.task.losses(outputs, batch).values())
+
+  slopes = jax.jit(jax.grad(loss))(variables['params'])
+  assert all(np.isfinite(leaf).all() for leaf in slopes.values())
+  assert np.mean([bool((leaf != 0).any()) for leaf in slopes.values()]) > 0.7
+
+
+def test_a_checkpoint_of_a_training_is_a_network(tmp_path):
+  card = {
+    'arm': 'std',
+    'module': {
+      'name': 'unet',
+      'width': 0.05,
+      'poolings': 2,
+      'dtype': 'float32',
+      'num_classes': 2,
+      'channels': 1,
+    },
+    'input': {'spacing': [], 'normalise': 'case'},
+    'output': {'kind': 'segmentation', 'classes': ['background', 'organ']},
+  }
+  module = checkpoint.module_of(card['module'])
+  image = jax.random.normal(jax.random.key(0), (1, 8, 12, 1))
+  variables = module.init(jax.random.key(1), image, train=False)
+  folder = tmp_path / 'adv_seed0'
+  checkpoint.write(card, variables, folder)
+  network = networks.load(folder)
+  assert network.multiple() == 4 and network.axes == 2 and network.format == 'checkpoint'
+  assert network.stated['input.normalise'] == ('case', 'the network')
+  np.testing.assert_array_equal(
+    jax.jit(network.predict)(network.variables, image),
+    jax.jit(lambda v, x: module.apply(v, x, train=False)['head0'])(variables, image),
+  )
+  assert all(not name.startswith('params/') for name in network.frozen)
+  other = tmp_path / 'other'
+  (other / 'variables').mkdir(parents=True)
+  (other / 'network.json').write_text('{"arm": "std", "seed": 0}')
+  with pytest.raises(errors.UserError, match='does not say how its network is made'):
+    networks.load(other)
+  (other / 'network.json').write_text(json.dumps(card))
+  with pytest.raises(errors.UserError, match='cannot be read'):
+    networks.load(other)
 
 
 @pytest.fixture

@@ -6,10 +6,14 @@ template that nilearn ships at that size, in nnU-Net's raw layout, labelled by n
 and WORK/mask.npy (PyTorch's own mask). Neither package is imported: their files are read. Then
 
   python -m robustmed.main --config configs/audit.py --config.network=WORK/bbox.onnx
-      --config.data.dir=WORK/template --config.evaluate.batch_size=1 --workdir WORK/audit
+      --config.data.dir=WORK/template --config.evaluate.batch_size=1
+      --config.evaluate.levels="(0.04,0.08,0.16)" --workdir WORK/audit
+
+and `python deepbet_peer.py WORK PICTURE.png` draws what that audit found.
 """
 
 import importlib.util
+import io
 import json
 import pathlib
 import sys
@@ -17,6 +21,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import torch
+from PIL import Image
 
 SIDE = 128
 BRAIN = 0.2  # of the template's maximum, nilearn's load_mni152_brain_mask
@@ -96,5 +101,52 @@ def lay_out(work):
   return mask
 
 
+def draw(work, path):
+  """Draws a slice, clean and attacked, with reference and output, and the Dice by level."""
+  import matplotlib
+
+  matplotlib.use('agg')
+  import matplotlib.pyplot as plt
+
+  found = np.load(work / 'audit' / 'results' / 'examples.npz')
+  place = SIDE // 2
+  cut = lambda array: np.asarray(array[0], np.float32).reshape((SIDE,) * 3)[::-1, :, place]
+  figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), width_ratios=(1, 1, 1, 1.35))
+  images = {'image': cut(found['image']), 'adversarial': cut(found['adversarial'])}
+  eps = float(found['eps'][0])
+  for axis, name, output, title in (
+    (axes[0], 'image', 'seg_clean', 'untouched'),
+    (axes[1], 'adversarial', 'seg_adv', f'attacked, eps = {eps:g} of the range'),
+  ):
+    axis.imshow(images[name], cmap='gray', vmin=0, vmax=1)
+    axis.contour(cut(found['mask_true']), [0.5], colors='tab:green', linewidths=1)
+    axis.contour(cut(found[output]), [0.5], colors='tab:red', linewidths=1)
+    axis.set_title(title, fontsize=9)
+  axes[2].imshow(images['adversarial'] - images['image'], cmap='PuOr', vmin=-eps, vmax=eps)
+  axes[2].set_title('what was added', fontsize=9)
+  for axis in axes[:3]:
+    axis.set_axis_off()
+  lines = json.loads((work / 'audit' / 'report' / 'audit.json').read_text())['results']
+  for attack, style in (('noise', 'o--'), ('one_step', 'o:'), ('pgd', 'o-')):
+    points = sorted(
+      (line['eps'], line['mean'])
+      for line in lines
+      if line['metric'] == 'DICE' and line['attack'] in ('none', attack)
+    )
+    axes[3].plot(*zip(*points), style, label=attack, markersize=3)
+  axes[3].set_ylim(0, 1.02)
+  axes[3].set_xlabel('eps, share of the intensity range', fontsize=8)
+  axes[3].set_title('Dice, one case', fontsize=9)
+  axes[3].tick_params(labelsize=8)
+  axes[3].legend(fontsize=8, loc='lower left')
+  figure.tight_layout()
+  buffer = io.BytesIO()
+  figure.savefig(buffer, dpi=100)
+  Image.open(buffer).convert('RGB').quantize(64).save(path, optimize=True)
+
+
 if __name__ == '__main__':
-  lay_out(pathlib.Path(sys.argv[1]))
+  if len(sys.argv) > 2:
+    draw(pathlib.Path(sys.argv[1]), sys.argv[2])
+  else:
+    lay_out(pathlib.Path(sys.argv[1]))
