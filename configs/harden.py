@@ -31,7 +31,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.harden = ml_collections.ConfigDict({'eps': 0.0, 'freeze': ''})
   config.data.update(
     {
-      'cases': 4 if smoke else 32,  # of the synthetic organs
+      'cases': 4 if smoke else 40,  # of the synthetic organs
       'split': 'auto',  # file (folders or a CSV), fraction
       'test_share': 0.4 if smoke else 0.2,  # of the patients, as configs/train.py has it
       'validation_share': 0.0,
