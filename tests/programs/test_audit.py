@@ -3,9 +3,11 @@
 import json
 import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from support import audited, runs
+from support import audited, folders, runs
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +64,41 @@ def test_one_command_audits_a_file(tmp_path):
   audited.brightness(path, centres=(0.4, 0.7, 1.1), last='Softmax')
   (tmp_path / 'w' / 'results' / 'parts' / 'net.seed0.pgd.0.1.parquet').unlink()
   assert 'are not those that the run' in runs.mistake(*words)
+
+
+def test_volumes_end_to_end_in_patient_space(tmp_path):
+  """A network in 3D, volumes whose sides are no multiples of 2, an affine that flips and shifts."""
+  labels = {'background': 0, 'organ': 1, 'lesion': 2}
+  folder = folders.nnunet(tmp_path / 'raw', cases=4, labels=labels, shape=(7, 10, 13))
+  path = audited.brightness(tmp_path / 'net.onnx', axes=3, centres=(0.1, 0.45, 0.9))
+  words = ['--config', 'configs/audit.py:smoke', f'--config.network={path}']
+  words += [f'--config.data.dir={folder}', f'--config.data.cache_dir={tmp_path / "cache"}']
+  words += ['--config.input.normalise=minmax', '--config.evaluate.levels=(0.05,0.2)']
+  words += ["--config.evaluate.corruptions=('rician',)", '--config.evaluate.save_examples=2']
+  done = runs.main(*words, '--workdir', tmp_path / 'w')
+  assert 'distances: whole cases, in mm, tolerance of NSD 2 mm' in done.stderr
+  found = json.loads((tmp_path / 'w' / 'report' / 'audit.json').read_text())
+  assert found['data']['axes'] == 3 and found['data']['images_attacked'] == 4
+  assert found['distances']['whole'] and len(found['cases']) == 4 * (1 + 3 * 2 + 4)
+  assert all(line['HD95'] is not None for line in found['cases'] if line['attack'] == 'none')
+  worst = tmp_path / 'w' / 'results' / 'worst' / 'net.seed0.pgd.0.2'
+  written = sorted(worst.glob('*_label.nii.gz'))
+  assert len(written) == 2
+  ends = {line['case']: line for line in found['smallest_breaking_eps']['net']['per_case']}
+  for label in written:
+    name = label.name.removesuffix('_label.nii.gz')
+    stored = nib.load(folder / 'imagesTr' / f'{name}_0000.nii.gz')
+    image, truth = (
+      nib.load(worst / f'{name}.nii.gz'),
+      nib.load(folder / 'labelsTr' / f'{name}.nii.gz'),
+    )
+    for one in (image, nib.load(label)):
+      np.testing.assert_allclose(one.affine, stored.affine)
+      assert one.shape == stored.shape == (13, 10, 7)
+    np.testing.assert_array_equal(nib.load(label).dataobj, truth.dataobj)
+    before, after = (np.asarray(one.dataobj, np.float64) for one in (stored, image))
+    low, high = np.quantile(before, [0.005, 0.995])
+    change = np.abs(after - before).max()
+    assert 0.15 * (high - low) < change <= 0.2 * (high - low) + 0.5  # rounded to whole numbers
+    line = ends[name]
+    assert line['eps'] == 'above' or 0 <= line['not_broken_at'] < line['eps'] <= 0.2
