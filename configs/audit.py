@@ -3,13 +3,14 @@
   python -m robustmed.main --config configs/audit.py --config.network=model.onnx
       --config.data.dir=FOLDER --workdir runs/audit
 
-The network: an ONNX file that segments, 2D or 3D, or a results folder of nnU-Net v2
-(Dataset.../TRAINER__PLANS__CONFIGURATION). FOLDER: as for configs/train.py. What the file
-does not say is guessed and printed: `--config.input.normalise=ct:-100:240:80:40` (all names:
-robustmed/networks/normalise.py), `--config.output.classes="('background','liver')"`, or a file
-network.json beside the network, {"input": {...}, "output": {...}}. Nothing is trained, every case
-is a test case. The attacked image is the stored one. Results: report/report.html,
-report/audit.json, report/card.md. Without a network, a demonstration on synthetic volumes.
+The network: an ONNX file that segments, 2D or 3D, or gives a class or landmarks (heat maps) of an
+image; or a results folder of nnU-Net v2 (Dataset.../TRAINER__PLANS__CONFIGURATION). FOLDER: as for
+configs/train.py. What the file does not say is guessed and printed:
+`--config.input.normalise=ct:-100:240:80:40` (all names: robustmed/networks/normalise.py),
+`--config.output.classes="('background','liver')"`, or a file network.json beside the network,
+{"input": {...}, "output": {...}}. Nothing is trained, every case is a test case. The attacked image
+is the stored one. Results: report/report.html, report/audit.json, report/card.md. Without a
+network, a demonstration on synthetic volumes.
 
 Presets, how much is attacked: none or `quick` (64 images; 10 minutes on 2 cores for a 2D network),
 `standard` (256 images, more steps, an attack without step sizes, one without gradients, artefacts),
@@ -50,7 +51,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   )
   config.output = ml_collections.ConfigDict(
     {
-      'kind': '',  # segmentation
+      'kind': '',  # segmentation, classification, landmarks (heat maps); '': of the labels
       'classes': (),  # a name for each channel, the names of the folder's labels among them
       'activation': '',  # that the outputs have been through: none, softmax, sigmoid
     }
@@ -65,6 +66,9 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
       'slices_per_case': 4,  # with foreground, evenly spaced; 0: all
       'most_examples': 64,  # images that are attacked, evenly spaced; 0: all
       'patients': '',  # a regular expression on the names, or a CSV: case, patient
+      'height': 0,  # of images with classes or landmarks; 0: of the network, or from the data
+      'width': 0,
+      'mm_per_pixel': 0.0,  # of images with landmarks
       'split': 'all',  # all cases are test cases; file, fraction: the test cases of these
       'split_file': '',
       'test_share': 0.2,

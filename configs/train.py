@@ -3,9 +3,10 @@
   python -m robustmed.main --config configs/train.py --config.data.dir=FOLDER --workdir runs/organ
 
 FOLDER is in nnU-Net's raw layout, a task of the Medical Segmentation Decathlon, or has images/ and
-labels/ or masks/, 2D or 3D, any number of channels and classes. The first lines of a run say what
-was recognised and every choice that was made; each names the field that changes it. Volumes are
-trained slice by slice (`--config.data.axes=3`: whole). Levels are shares of the intensity range.
+labels/ or masks/, 2D or 3D, any number of channels and classes; images with boxes, landmarks or one
+class as well. The first lines of a run say what was recognised and every choice that was made; each
+names the field that changes it. Volumes are trained slice by slice (`--config.data.axes=3`: whole).
+Levels are shares of the intensity range.
 
 Presets: none or `demo` (a few minutes on 2 cores; without FOLDER synthetic organs), `smoke`
 (seconds, for tests), `real` (full width, four times the steps, images of up to 512 x 512 pixels or

@@ -3,6 +3,8 @@ configs/audit.py, configs/harden.py.
 
 experiment.py  build(config)
 setup.py       networks and data that fit each other; the examples that are attacked
+label_maps.py, classes.py, landmarks.py   what is measured of each kind of labels
+whole_images.py   networks that give classes or landmarks, and data that fit them
 threat.py      the size of an attack in the user's units, in numbers and words
 results.py     report/audit.json
 breaking.py    the smallest level that breaks each case

@@ -41,11 +41,11 @@ def _of(found, name) -> str:
   for one in found['threat']['levels']:
     cells = [shown(results.cell(found, name, attack, one['eps'])) for attack in attacks]
     lines.append(f'| {one["words"]} | {" | ".join(cells)} |')
-  share = smallest['broken_below_share_of_clean']
   lines += [
     '',
-    'Mean Dice per case, with a 95 % interval over patients where there are several.',
-    f'Smallest eps at which the Dice of a case falls below {share:g} of its clean value: median '
+    f'Mean {found["metric"]["words"]} per case, with a 95 % interval over patients where there are '
+    'several.',
+    f'Smallest eps at which {smallest["broken_where"]}: median '
     f'{level(smallest["median"])}, quartiles {level(smallest["quartile_1"])} and '
     f'{level(smallest["quartile_3"])}; {smallest["not_broken"]} of {smallest["cases"]} cases '
     'withstood every level.',

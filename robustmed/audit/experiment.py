@@ -3,12 +3,10 @@
 import functools
 
 import ml_collections
-import numpy as np
 
 from robustmed.audit import breaking, page, results, setup, threat
 from robustmed.data.labelled import study
-from robustmed.evaluation import examples, grid
-from robustmed.own_data import segmentation, surfaces
+from robustmed.evaluation import grid
 from robustmed.process import console
 from robustmed.runs import costs, experiment
 
@@ -37,9 +35,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     grid=grid_of(probes, made, undefended=next(iter(tasks))),
     report=lambda folder: page.write(folder, made, config, probes),
     claims=lambda: page.claims_of(made, config),
-    artifacts=experiment.Artifacts(
-      functools.partial(segmentation.write_example, made, facts), pictures
-    ),
+    artifacts=experiment.Artifacts(made.part.write_example(made, facts), made.part.pictures),
     studies=studies_of(probes, config, made),
   )
 
@@ -54,7 +50,8 @@ def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
     for line in (*study.lines(made.study), *sum((one.lines for one in made.audited.values()), ())):
       console.say(line)
     console.say(f'levels: {"; ".join(made.threat.text(eps) for eps in made.threat.levels)}')
-    console.say(f'distances: {made.distances.words} (report.tolerance)')
+    if made.distances is not None:
+      console.say(f'distances: {made.distances.words} (report.tolerance)')
 
 
 def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dict[str, grid.Probe]:
@@ -73,15 +70,15 @@ def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
     probes,
     MAIN,
     checks={
-      'metric': segmentation.METRIC,
-      'higher_is_better': segmentation.HIGHER_IS_BETTER,
+      'metric': made.part.METRIC,
+      'higher_is_better': made.part.HIGHER_IS_BETTER,
       'main': MAIN,
       'one_step': ONE_STEP,
       'noise': NOISE,
       'undefended': undefended,
     },
-    subjects=functools.partial(segmentation.cases, made),
-    host=surfaces.host_metrics(made.study, segmentation.names(made), made.distances),
+    subjects=functools.partial(made.part.subjects, made),
+    host=made.part.host(made),
   )
 
 
@@ -94,22 +91,13 @@ def studies_of(probes, config: ml_collections.ConfigDict, made: setup.Setup):
       probes,
       attacks=results.bounded(probes, config),
       main=MAIN,
-      metric=segmentation.METRIC,
+      metric=made.part.BREAKING,
       share=config.report.broken,
       halvings=config.evaluate.halvings,
-      case_of=lambda batch: np.asarray(batch['target']['case']),
+      case_of=made.part.case_of,
       size=lambda: costs.padded(setup.sizes(made)['test'], config.evaluate.batch_size),
     ),
   )
-
-
-def pictures(found: examples.Example) -> dict[str, np.ndarray]:
-  """The arrays of the report's pictures, images in the units of levels."""
-  level = found.example['target'][threat.LEVEL]  # [n, 2, c]
-  level = level.reshape(len(level), 2, *(1,) * (found.image.ndim - 2), level.shape[-1])
-  scaled = lambda image: (image - level[:, 0]) / level[:, 1]
-  images = {'image': scaled(found.example['image']), 'adversarial': scaled(found.image)}
-  return {**segmentation.pictures(found), **images}
 
 
 def _arm(name, task, audited) -> experiment.Arm:

@@ -8,7 +8,7 @@ import ml_collections
 
 from robustmed import errors, types
 from robustmed.audit import experiment as audit
-from robustmed.audit import handback, page, setup
+from robustmed.audit import handback, label_maps, page, setup
 from robustmed.data.labelled import augment, study
 from robustmed.evaluation import claims, trials
 from robustmed.networks import training
@@ -71,8 +71,8 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     report=lambda folder: _page(folder, made, split, config, probes, task),
     claims=lambda: _claims(config),
     artifacts=experiment.Artifacts(
-      functools.partial(segmentation.write_example, made, study.facts_of(made.study)),
-      audit.pictures,
+      made.part.write_example(made, study.facts_of(made.study)),
+      made.part.pictures,
     ),
     studies=(
       *audit.studies_of(probes, config, made),
@@ -88,6 +88,10 @@ def _with_patch(made: setup.Setup, config) -> setup.Setup:
   """The setup with the patch of training: data.patch, the network's window, or the whole image."""
   if len(made.audited) > 1:
     raise errors.UserError('config.networks: one network is hardened at a time (config.network)')
+  if made.part is not label_maps:
+    raise errors.UserError(
+      f'{made.study.folder.root} has {made.study.folder.kind}; networks are hardened on label maps'
+    )
   seen = next(iter(made.audited.values())).described.input
   order = ['zyx'[-made.study.axes :].index(letter) for letter in seen.orientation]
   steps = made.fields['multiple']

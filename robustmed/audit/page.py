@@ -7,15 +7,12 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import card, results, setup
+from robustmed.audit import card, label_maps, results, setup
 from robustmed.evaluation import claims
-from robustmed.own_data import segmentation
 from robustmed.process import files
 from robustmed.report import spec
 
 _PLACE = 'asked of your data'
-_METRIC = segmentation.METRIC
-_POOR = 0.5  # a clean Dice below which the description of the input is in doubt
 
 
 def claims_of(made: setup.Setup, config) -> tuple[claims.Claim, ...]:
@@ -23,21 +20,25 @@ def claims_of(made: setup.Setup, config) -> tuple[claims.Claim, ...]:
 
   Paired by patient.
   """
-  found, where = [], {'metric': _METRIC}
+  part, found = made.part, []
+
+  def harms(first, second):  # of the second cell more than of the first
+    pair = (first, second) if part.HIGHER_IS_BETTER else (second, first)
+    return claims.inside(*pair, low=0.0, metric=part.METRIC)
+
   for name in made.audited:
     clean = claims.Cell(name)
     for eps in made.threat.levels:
-      test = claims.inside(clean, claims.Cell(name, 'pgd', eps), low=0.0, **where)
-      found.append(claims.Claim(f'{name}: an attack of {eps:g} lowers the Dice', _PLACE, test))
+      statement = f'{name}: an attack of {eps:g} harms ({part.SHOWN})'
+      found.append(claims.Claim(statement, _PLACE, harms(clean, claims.Cell(name, 'pgd', eps))))
     eps = made.threat.levels[-1]
     noise, attacked = (claims.Cell(name, attack, eps) for attack in ('noise', 'pgd'))
-    test = claims.inside(noise, attacked, low=0.0, **where)
-    found.append(claims.Claim(f'{name}: it harms more than noise of {eps:g}', _PLACE, test))
-  at = {**where, 'attack': 'pgd', 'eps': config.report.picture_eps}
-  names = list(made.audited)
-  for first, second in itertools.pairwise(names):
-    test = claims.greater(first, second, **at)
-    statement = f'{first} withstands an attack of {at["eps"]:g} better than {second}'
+    statement = f'{name}: it harms more than noise of {eps:g}'
+    found.append(claims.Claim(statement, _PLACE, harms(noise, attacked)))
+  eps = config.report.picture_eps
+  for first, second in itertools.pairwise(made.audited):
+    test = harms(*(claims.Cell(name, 'pgd', eps) for name in (first, second)))
+    statement = f'{first} withstands an attack of {eps:g} better than {second}'
     found.append(claims.Claim(statement, _PLACE, test))
   return tuple(found)
 
@@ -52,24 +53,10 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
   files.write_text(folder / 'report' / 'card.md', card.text(found))
   rows = files.read_with(folder / 'results' / 'rows.parquet', pd.read_parquet)
   headline = float(config.report.picture_eps)
-  names = segmentation.names(made)
-  panels = [spec.Panel(_METRIC, 'pgd', True, 'Dice (mean of classes, per case)', (0.0, 1.0))]
-  if len(names) > 1:
-    panels += [
-      spec.Panel(f'DICE_{name}', 'pgd', True, f'Dice of {name.replace("_", " ")}', (0.0, 1.0))
-      for name in names
-    ]
-  panels += [
-    spec.Panel('NSD', 'pgd', True, 'share of the surface within the tolerance', (0.0, 1.0)),
-    spec.Panel('HD95', 'pgd', False, f'95 % distance of surfaces ({made.distances.unit})'),
-  ]
-  panels += [
-    spec.Panel(_METRIC, name, True, f'Dice, {name}', (0.0, 1.0)) for name in probes if name != 'pgd'
-  ]
   return spec.ReportSpec(
     title=f'Audit of {", ".join(one.network.name for one in made.audited.values())}',
-    description=(*clinician(found, headline), 'Details follow.'),
-    panels=tuple(panels),
+    description=(*clinician(found, headline, made.part), 'Details follow.'),
+    panels=tuple(made.part.panels(made, probes)),
     level_units=made.threat.units,
     arms=tuple(spec.Arm(name, one.network.name) for name, one in made.audited.items()),
     claims=claims_of(made, config),
@@ -78,11 +65,10 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
       spec.Section('Levels in your units', tables=[('What each level is', _levels(found))]),
       spec.Section(
         'Smallest change that breaks a case',
-        f'A case is broken where its Dice falls below {config.report.broken:g} of its clean value. '
-        'The level is the smallest of the grid at which any of the attacks does it.',
-        tables=[('Smallest breaking level', _breaking(found))],
+        _broken_words(found),
+        tables=[('Smallest breaking eps', _breaking(found))],
       ),
-      spec.Section('Size of the structure', tables=[_sizes(made, rows, headline)]),
+      *_sections_of_kind(found, made, rows, headline),
       spec.Section(
         'What was checked, and what was not',
         tables=[('Coverage of two checklists', pd.DataFrame(found['coverage']))],
@@ -97,15 +83,14 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
   )
 
 
-def clinician(found, headline: float) -> tuple[str, ...]:
+def clinician(found, headline: float, part) -> tuple[str, ...]:
   """Returns paragraphs in plain words, of the content of audit.json."""
   data, said = found['data'], []
   words = next(one['words'] for one in found['threat']['levels'] if one['eps'] == headline)
   patients = f'{data["cases"]} cases of {data["groups"]} patients'
   said.append(
     f'**What was asked.** If every pixel changes by no more than a small amount ({words}), chosen '
-    'by an adversary who knows the network, how much of its outline is left? Measured on '
-    f'{patients}.'
+    f'by an adversary who knows the network, {part.ASKED} Measured on {patients}.'
     + (' One patient says nothing of others: no intervals are given.' * (data['groups'] < 2))
   )
   for name, network in found['networks'].items():
@@ -113,7 +98,7 @@ def clinician(found, headline: float) -> tuple[str, ...]:
     clean, attacked, noise = at('none', 0.0), at('pgd', headline), at('noise', headline)
     smallest = found['smallest_breaking_eps'][name]
     line = (
-      f'**{network["file"]}.** Overlap with the reference (Dice, 1 is perfect): '
+      f'**{network["file"]}.** {part.MEANS}: '
       f'{card.shown(clean)} on untouched images, {card.shown(noise)} with random noise of that '
       f'size, {card.shown(attacked)} under attack. '
     )
@@ -121,10 +106,10 @@ def clinician(found, headline: float) -> tuple[str, ...]:
       line += 'Half of the cases or more withstood every level.'
     elif smallest['median'] is not None:
       line += f'Half of the cases are broken at or below {smallest["median_words"]}.'
-    if clean and clean['mean'] is not None and clean['mean'] < _POOR:
+    if part.POOR and clean and clean['mean'] is not None and clean['mean'] < part.POOR:
       line += (
-        f' **The Dice on untouched images is below {_POOR}: check the input (normalise, '
-        'orientation, spacing, classes) before reading on.**'
+        f' **The {part.SHOWN} on untouched images is below {part.POOR}: check the input '
+        '(normalise, orientation, spacing, classes) before reading on.**'
       )
     said.append(line)
   said.append(
@@ -142,6 +127,26 @@ def _levels(found) -> pd.DataFrame:
       for one in found['threat']['levels']
     ]
   )
+
+
+def _broken_words(found) -> str:
+  one = next(iter(found['smallest_breaking_eps'].values()))
+  text = f'A case is broken where {one["broken_where"]}, under any of the attacks of the grid. '
+  if one['halvings']:
+    text += (
+      f'Between the last level that did not break it and the first that did, the interval was '
+      f'halved {one["halvings"]} times under pgd, each case at an eps of its own. '
+    )
+  return text + 'A stronger attack can only lower these numbers.'
+
+
+def _sections_of_kind(found, made, rows, headline) -> tuple[spec.Section, ...]:
+  if made.part is label_maps:
+    return (spec.Section('Size of the structure', tables=[_sizes(made, rows, headline)]),)
+  lines = [line for line in found['results'] if line['metric'].startswith('AUROC')]
+  columns = ['network', 'attack', 'eps', 'metric', 'mean', 'low', 'high']
+  table = pd.DataFrame([{name: line[name] for name in columns} for line in lines], columns=columns)
+  return (spec.Section('Ranking', tables=[('AUROC', table)]),) if lines else ()
 
 
 def _breaking(found) -> pd.DataFrame:
@@ -171,8 +176,8 @@ def _sizes(made, rows: pd.DataFrame, eps: float) -> tuple[str, pd.DataFrame]:
         line = {'network': name, 'structures': f'{label} third', 'cases': len(part)}
         line |= {'pixels': f'{sizes.min():.0f} to {sizes.max():.0f}'}
         line |= {
-          'clean': clean.loc[part, _METRIC].mean(),
-          'attacked': hit.loc[part, _METRIC].mean(),
+          'clean': clean.loc[part, label_maps.METRIC].mean(),
+          'attacked': hit.loc[part, label_maps.METRIC].mean(),
         }
         lines.append(line)
   return f'Dice by the size of the reference, attacked at {eps:g}', pd.DataFrame(lines)
@@ -180,18 +185,8 @@ def _sizes(made, rows: pd.DataFrame, eps: float) -> tuple[str, pd.DataFrame]:
 
 def _notes(made: setup.Setup) -> tuple[str, ...]:
   kept = [line for one in made.audited.values() for line in one.lines]
-  found = made.study
-  kept.append(segmentation.MEAN_OF_CLASSES)
-  if made.fields['spacing']:
-    kept.append('It is measured on the resampled grid, not on that of the files.')
-  if {grid.shape for grid in found.grids} != {found.window}:
-    kept.append('Images are padded to one size; the border is not attacked.')
-  kept.append(f'NSD and HD95 are of {made.distances.words}.')
-  if found.axes < found.spatial:
-    kept.append(
-      'Of a volume only the slices that are attacked are measured (data.slices_per_case).'
-    )
-  total = len(setup.places(found))
+  kept += made.part.notes(made)
+  total = len(setup.places(made.study))
   if len(made.chosen) < total:
     kept.append(f'{len(made.chosen)} of {total} images are attacked (data.most_examples).')
   return tuple(kept)

@@ -12,7 +12,6 @@ import pandas as pd
 from robustmed.audit import breaking, coverage, setup
 from robustmed.evaluation import grid, statistics, trials
 from robustmed.networks import network
-from robustmed.own_data import segmentation, surfaces
 from robustmed.process import files
 
 SCHEMA = 'robustmed.audit/1'
@@ -45,9 +44,14 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
         'rounded_to_file_type': made.threat.step is not None,
         'levels': [_level(made, eps) for eps in made.threat.levels],
       },
+      'metric': {
+        'name': made.part.METRIC,
+        'words': made.part.SHOWN,
+        'higher_is_better': made.part.HIGHER_IS_BETTER,
+      },
       'attacks': {name: _attack(name, attacks, probes) for name in probes},
       'results': _results(made, rows, config),
-      'distances': made.distances._asdict() | {'words': made.distances.words},
+      'distances': made.distances and made.distances._asdict() | {'words': made.distances.words},
       'smallest_breaking_eps': {
         name: _breaking(folder, made, rows, name, limited, config) for name in made.audited
       },
@@ -117,14 +121,11 @@ def bounded(probes, config) -> list[str]:
   return [name for name in probes if name not in config.evaluate.corruptions]
 
 
-def metrics_of(rows: pd.DataFrame) -> list[str]:
-  """Returns the metrics of the rows: Dice, NSD and HD95, the mean over classes and each class."""
-  kinds = (segmentation.METRIC, *surfaces.METRICS)
-  return [name for kind in kinds for name in rows.columns if name.split('_')[0] == kind]
-
-
 def _results(made, rows, config) -> list[dict[str, Any]]:
-  table = statistics.summary(rows, metrics=metrics_of(rows), seed=config.seed)
+  part, columns = made.part, ['arm', 'attack', 'eps', 'metric', 'mean', 'low', 'high', 'n']
+  table = statistics.summary(rows, metrics=part.metrics_of(rows.columns), seed=config.seed)
+  whole = part.curves(rows, names=made.study.classes, seed=config.seed)
+  table = pd.concat([table, pd.DataFrame(whole, columns=columns)] if whole else [table])
   known = rows.groupby(['arm', 'attack', 'eps'])
   found = []
   for line in table.itertuples(index=False):
@@ -142,15 +143,23 @@ def _results(made, rows, config) -> list[dict[str, Any]]:
         'low': line.low,
         'high': line.high,
         'cases': int(line.n),
-        'groups': int(cell.loc[np.isfinite(cell[line.metric]), 'group'].nunique()),
+        'groups': _groups(cell, line.metric),
       }
     )
   return found
 
 
+def _groups(cell, metric) -> int:
+  """The patients with a known value; of a metric of the whole cell all of them."""
+  if metric in cell:
+    cell = cell[np.isfinite(cell[metric])]
+  return int(cell['group'].nunique())
+
+
 def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
   share = config.report.broken
-  table = breaking.cases(rows, arm=name, attacks=attacks, metric=segmentation.METRIC, share=share)
+  part, ids = made.part, _names(made)
+  table = breaking.cases(rows, arm=name, attacks=attacks, metric=part.BREAKING, share=share)
   refined = folder / 'results' / breaking.file_of(name, trials.Trial(0))
   if refined.exists():
     table = pd.read_csv(files.opened(refined))
@@ -158,6 +167,8 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
   text = lambda level: made.threat.text(statistics.level(level)) if np.isfinite(level) else ''
   return {
     'broken_below_share_of_clean': share,
+    'broken_where': part.BROKEN.format(share=share),
+    'metric': part.BREAKING,
     'halvings': config.evaluate.halvings if refined.exists() else 0,
     'median': middle,
     'median_words': text(middle),
@@ -168,7 +179,7 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
     'cases': len(table),
     'per_case': [
       {
-        'case': made.study.folder.cases[row.index_].name,
+        'case': ids[row.index_],
         'clean': row.clean,
         'eps': row.level,
         'not_broken_at': row.below,
@@ -179,8 +190,7 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
 
 
 def _cases(made, rows) -> list[dict[str, Any]]:
-  names = metrics_of(rows)
-  ids = {n: case.name for n, case in enumerate(made.study.folder.cases)}
+  names, ids = made.part.metrics_of(rows.columns), _names(made)
   return [
     {
       'network': row['arm'],
@@ -192,6 +202,11 @@ def _cases(made, rows) -> list[dict[str, Any]]:
     }
     for row in rows.to_dict('records')
   ]
+
+
+def _names(made) -> dict[int, str]:
+  """The name of the case of every index."""
+  return {n: case.name for n, case in enumerate(made.study.folder.cases)}
 
 
 def _provenance(folder, made, config) -> dict[str, Any]:
@@ -240,12 +255,12 @@ def cell(
   network: str,
   attack: str,
   eps: float,
-  metric: str = segmentation.METRIC,
+  metric: str = '',
 ) -> dict[str, Any] | None:
-  """Returns one cell of `make`'s 'results', None where it was not run; by default the mean Dice."""
+  """Returns one cell of `make`'s 'results', by default of the main metric; None: it was not run."""
   attack = grid.CLEAN if eps == 0 else attack
   for line in found['results']:
-    wanted = (network, attack, eps, metric)
+    wanted = (network, attack, eps, metric or found['metric']['name'])
     if (line['network'], line['attack'], line['eps'], line['metric']) == wanted:
       return line
   return None

@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from robustmed import data, errors, networks, types
-from robustmed.audit import example, threat
+from robustmed.audit import classes, example, label_maps, landmarks, threat, whole_images
 from robustmed.data import store
 from robustmed.data.labelled import phantom, sampling
 from robustmed.data.labelled import study as studies
@@ -39,7 +40,15 @@ class Setup(NamedTuple):
   threat: threat.Threat
   chosen: tuple[int, ...]  # places in the test split that are attacked
   most_examples: int
-  distances: surfaces.Plan  # how surface distances are measured
+  distances: surfaces.Plan | None  # how those of label maps are measured
+
+  @property
+  def part(self):
+    """What is measured of the folder's kind of labels."""
+    return PARTS[self.study.folder.kind]
+
+
+PARTS = {'segmentation': label_maps, 'classes': classes, 'landmarks': landmarks}
 
 
 def make(config: ml_collections.ConfigDict) -> Setup:
@@ -63,10 +72,19 @@ def make(config: ml_collections.ConfigDict) -> Setup:
   fields = data.fields_of(data.source_config(fields))
   found = study_of({**fields, 'axes': 0})
   first = next(iter(loaded.values()))[1]
-  if found.folder.kind != 'segmentation':
-    raise errors.UserError(
-      f'{found.folder.root} has {found.folder.kind}; networks are audited on label maps alone'
-    )
+  flags = {f'{part}.{k}': v for part in ('input', 'output') for k, v in config[part].items()}
+  part = errors.lookup(PARTS, found.folder.kind, kind='kind of labels that networks are audited on')
+  if part is not label_maps:
+    fields = whole_images.fields_of(fields, loaded)
+    found = study_of(fields)
+    audited = {
+      name: Audited(
+        network, *whole_images.described(part, path, network, found, flags, _guess(found))
+      )
+      for name, (path, network) in loaded.items()
+    }
+    made = threat.make(found, config.threat.to_dict(), config.evaluate.levels)
+    return Setup(fields, found, audited, made, _chosen(found, most), most, None)
   if fields['axes'] > found.spatial:
     raise errors.UserError(
       f'{first.name} takes images in {fields["axes"]}D, those of {found.folder.root} are '
@@ -78,7 +96,6 @@ def make(config: ml_collections.ConfigDict) -> Setup:
         f'{path or network.name} takes {network.channels} channels, the images of '
         f'{found.folder.root} have {found.channels}'
       )
-  flags = {f'{part}.{k}': v for part in ('input', 'output') for k, v in config[part].items()}
   guess = _guess(found)
   described = {
     name: description.make(network, flags, path=pathlib.Path(path) if path else None, guesses=guess)
@@ -179,6 +196,12 @@ def _audited(network, described, found, multiple) -> Audited:
 def tasks(setup: Setup) -> dict[str, types.Task]:
   """Returns the task of every network, on stored images."""
   found = setup.study
+  if setup.part is not label_maps:
+    units = setup.threat.units
+    return {
+      name: own_data.with_case(as_task(one.network, *setup.part.make_task(found, one, units=units)))
+      for name, one in setup.audited.items()
+    }
   names = own_data.names(setup)
   regions = dict(zip(names, found.regions.values())) if found.regions else None
   shape = (*found.window, found.channels)
@@ -250,9 +273,10 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
 
     return crop
 
-  crop = padded(sampling.centred(setup.study.window))
+  maps = setup.part is label_maps
+  crop = padded(sampling.centred(setup.study.window)) if maps else source.crop
   train, drawn = source.train, source.sampling
-  if len(train):
+  if len(train) and maps:
     train, drawn = _Sized(train, setup.threat), drawn._replace(crop=padded(drawn.crop))
 
   # Weights may lie in files of their own beside the network's.
@@ -273,7 +297,7 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
 def _check_outputs(setup, made, first) -> None:
   for name, task in made.items():
     outputs = task.predict(task.init(None), jnp.asarray(first['image'])[None])
-    if not np.isfinite(np.asarray(outputs['head0'])).all():
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(outputs)):
       raise errors.UserError(
         f'{setup.audited[name].network.name} gives NaN or infinite outputs on the case '
         f'{first["name"]}; check input.normalise '
@@ -286,6 +310,6 @@ def data_digest(setup: Setup) -> str:
   found = hashlib.sha256()
   for case, one in zip(setup.study.folder.cases, setup.study.surveys):
     found.update(json.dumps([case.name, one.digest, list(one.shape), list(one.values)]).encode())
-    if isinstance(case.label, pathlib.Path):
-      found.update(case.label.read_bytes())
+    label = case.label
+    found.update(label.read_bytes() if isinstance(label, pathlib.Path) else repr(label).encode())
   return found.hexdigest()

@@ -9,6 +9,7 @@ from robustmed.models import (
   nnunet,
   nodule_resnet,
   nodule_unet,
+  resnet,
   unet,
   yolo,
 )
@@ -22,6 +23,7 @@ MODELS = {
   'nnunet': nnunet.NnUNet,
   'nodule_resnet': nodule_resnet.NoduleResNet,
   'nodule_unet': nodule_unet.NoduleUNet,
+  'resnet': resnet.ResNet,
   'unet': unet.UNet,
   'yolov5s': yolo.Yolo,
 }

@@ -7,6 +7,7 @@ training     which variables are trained, and how they are written back
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
+heads        outputs as one class or landmarks of an image
 nnunet_*     results folders of nnU-Net v2: plans, architecture, network, preprocess, files and
              predict; folder makes a network of stored images of them
 """

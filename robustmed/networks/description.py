@@ -14,7 +14,7 @@ from robustmed.networks import normalise
 from robustmed.process import files
 from robustmed.tasks import sliding
 
-KINDS = ('segmentation',)
+KINDS = ('segmentation', 'classification', 'landmarks')
 ACTIVATIONS = ('none', 'softmax', 'sigmoid', 'regions')
 FIELDS = {
   'input.channels': 0,

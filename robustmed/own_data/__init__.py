@@ -4,7 +4,8 @@ printed.
 
   experiment.py    build(config)
   choices.py       what the folder decides: spacing, patch, batch, bounds, units of levels
-  segmentation.py, landmarks.py, objects.py   networks, data and files of each kind of labels
+  segmentation.py, landmarks.py, objects.py, classes.py   networks, data and files of each kind
+  photos.py        what the last three share
   surfaces.py      NSD and HD95 of label maps
   report.py        the page
 """

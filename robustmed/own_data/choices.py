@@ -13,8 +13,12 @@ from robustmed.models import nnunet_planner
 from robustmed.runs import experiment
 
 MOST_POOLINGS = 4
-_BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12}
-_STEP = {'landmarks': 16, 'boxes': 32}  # of which the sides of such images are multiples
+_BATCH = {'segmentation': 16, 'landmarks': 8, 'boxes': 12, 'classes': 16}
+_STEP = {
+  'landmarks': 16,
+  'boxes': 32,
+  'classes': 16,
+}  # of which the sides of such images are multiples
 _SMALLEST = 64
 _MOST_VOXELS = {2: 16384, 3: 65536}
 _MOST_STRATA = 16  # of AMAT's thresholds

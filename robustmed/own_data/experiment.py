@@ -6,12 +6,17 @@ import ml_collections
 
 from robustmed import data, errors
 from robustmed.data.labelled import study
-from robustmed.own_data import choices, landmarks, objects, report, segmentation
+from robustmed.own_data import choices, classes, landmarks, objects, report, segmentation
 from robustmed.process import console
 from robustmed.runs import experiment
 
 # What differs between kinds of labels.
-PARTS = {'segmentation': segmentation, 'landmarks': landmarks, 'boxes': objects}
+PARTS = {
+  'segmentation': segmentation,
+  'landmarks': landmarks,
+  'boxes': objects,
+  'classes': classes,
+}
 
 
 def build(config: ml_collections.ConfigDict) -> experiment.Experiment:

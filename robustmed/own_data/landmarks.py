@@ -7,17 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from robustmed import data, models, tasks, types
-from robustmed.evaluation import examples
 from robustmed.metrics import landmarks as metrics
-from robustmed.own_data import choices
-from robustmed.process import files
+from robustmed.own_data import choices, photos
 from robustmed.report import spec
 
 METRIC, HIGHER_IS_BETTER = 'MRE', False
+cases, pictures = photos.cases, photos.pictures
 
 
 def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> types.Task:
@@ -34,12 +31,6 @@ def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> typ
   )
 
 
-def cases(chosen: choices.Choices, rows: pd.DataFrame) -> pd.DataFrame:
-  """Returns the rows: an image is a case."""
-  del chosen
-  return rows
-
-
 def load(config: ml_collections.ConfigDict, chosen: choices.Choices) -> data.Source:
   del config
   return data.load(chosen.fields)
@@ -51,11 +42,6 @@ def make_augment(config: ml_collections.ConfigDict, chosen: choices.Choices):
   return lambda source: None
 
 
-def pictures(found: examples.Example) -> dict[str, np.ndarray]:
-  del found
-  return {}
-
-
 def write_example(
   chosen: choices.Choices,
   facts: Sequence[Mapping[str, Any]],
@@ -65,12 +51,8 @@ def write_example(
 ) -> None:
   """Writes NAME.png, 8 bits, and NAME.csv, its landmarks x,y in pixels of that picture."""
   del chosen
-  target, folder = example['target'], pathlib.Path(folder)
-  name = facts[int(target['case'])]['name'].replace('/', '_')
-  with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(temporary)
-  lines = ''.join(f'{x:.2f},{y:.2f}\n' for x, y in target['landmarks'])
-  files.write_text(folder / f'{name}.csv', f'x,y\n{lines}')
+  found = [f'{x:.2f},{y:.2f}' for x, y in example['target']['landmarks']]
+  photos.write(folder, image, example, facts, ['x,y', *found])
 
 
 def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:

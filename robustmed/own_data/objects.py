@@ -7,18 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from robustmed import data, models, tasks, types
 from robustmed.data.cells import mosaic
-from robustmed.evaluation import examples
-from robustmed.own_data import choices
-from robustmed.process import files
+from robustmed.own_data import choices, photos
 from robustmed.report import spec
 
 METRIC, HIGHER_IS_BETTER = 'IOU', True
 MOST_DETECTIONS = 100
+cases, pictures = photos.cases, photos.pictures
 
 
 def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> types.Task:
@@ -34,12 +31,6 @@ def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> typ
     max_detections=MOST_DETECTIONS,
     units=chosen.units.words,
   )
-
-
-def cases(chosen: choices.Choices, rows: pd.DataFrame) -> pd.DataFrame:
-  """Returns the rows: an image is a case."""
-  del chosen
-  return rows
 
 
 def load(config: ml_collections.ConfigDict, chosen: choices.Choices) -> data.Source:
@@ -58,11 +49,6 @@ def make_augment(config: ml_collections.ConfigDict, chosen: choices.Choices):
   return lambda source: made
 
 
-def pictures(found: examples.Example) -> dict[str, np.ndarray]:
-  del found
-  return {}
-
-
 def write_example(
   chosen: choices.Choices,
   facts: Sequence[Mapping[str, Any]],
@@ -71,15 +57,11 @@ def write_example(
   example: Mapping[str, Any],
 ) -> None:
   """Writes NAME.png, 8 bits, and NAME.csv, its boxes in pixels of that picture."""
-  target, folder = example['target'], pathlib.Path(folder)
-  name = facts[int(target['case'])]['name'].replace('/', '_')
-  with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(temporary)
-  lines = ['class,x1,y1,x2,y2']
+  target, lines = example['target'], ['class,x1,y1,x2,y2']
   for i in np.flatnonzero(target['mask']):
     kind = chosen.study.classes[int(target['classes'][i])]
     lines.append(f'{kind},' + ','.join(f'{value:.2f}' for value in target['boxes'][i]))
-  files.write_text(folder / f'{name}.csv', '\n'.join([*lines, '']))
+  photos.write(folder, image, example, facts, lines)
 
 
 def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:

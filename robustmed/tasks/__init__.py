@@ -3,6 +3,8 @@
 from robustmed.tasks import (
   blobs,
   brats,
+  classes,
+  heat_maps,
   landmarks,
   nodules,
   objects,
@@ -14,6 +16,8 @@ from robustmed.tasks import (
 TASKS = {
   'blobs': blobs.make,
   'brats': brats.make,
+  'classes': classes.make,
+  'heat_maps': heat_maps.make,
   'landmarks': landmarks.make,
   'nodules': nodules.make,
   'objects': objects.make,

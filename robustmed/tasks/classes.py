@@ -24,7 +24,8 @@ def make(
   Target: 'label' [b] int, the number of the class. The module's outputs are {'logits': [b, k]}.
   Loss: 'ce'. Objectives: 'loss' and 'ce', the cross-entropy; 'margin', the best wrong logit minus
   the true one, at most 1. Metrics: ACCURACY, 1 where the class is right; `PROBABILITY`k, the
-  probability of the k-th class, and _label.
+  probability of the k-th class, P_TRUE, that of the true one, and _label. Outputs may have one more
+  logit, of what is none of `classes`.
   """
   network = networks.bind(module, image_shape=image_shape)
   count = len(classes)
@@ -34,13 +35,14 @@ def make(
     probability = jax.nn.softmax(logits)
     return {
       'ACCURACY': (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32),
+      'P_TRUE': jnp.take_along_axis(probability, label[:, None], axis=-1)[:, 0],
       '_label': label.astype(jnp.float32),
       **{f'{PROBABILITY}{k}': probability[:, k] for k in range(count)},
     }
 
   def compared(outputs, batch):
     wanted = jax.nn.one_hot(batch['target']['label'], count)
-    return {'class': (jax.nn.softmax(outputs['logits']), wanted)}
+    return {'class': (jax.nn.softmax(outputs['logits'])[:, :count], wanted)}
 
   return types.Task(
     init=network.init,

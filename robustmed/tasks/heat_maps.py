@@ -3,8 +3,6 @@
 Points are (x, y) in pixels of the image. For heat maps with offsets and votes see `landmarks`.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -12,23 +10,19 @@ from robustmed import types
 from robustmed.metrics import landmarks
 
 Array = jax.Array
-PyTree = object
+RADIUS = 0.05  # of the longer side of a map
 _TINY = 1e-8
 
 
-def make(
-  predict: Callable[[PyTree, Array], dict[str, Array]],
-  *,
-  image_shape: tuple[int, int, int],
-  units: str,
-) -> types.Task:
-  """Returns the task of n landmarks on images [b, h, w, c]; there is no training.
+def make(*, image_shape: tuple[int, int, int], units: str) -> types.Task:
+  """Returns the task of n landmarks on images [b, h, w, c], without a network and its training.
 
-  Targets: 'landmarks' [b, n, 2] and 'scale' [b, 2], mm per pixel. predict's outputs are {'heat':
-  [b, h', w', n]}, on a grid of any size. Objectives: 'loss', the cross-entropy of the softmax over
-  a map, divided by its deviation, at the pixel of the landmark, mean over landmarks; 'margin', the
-  largest of these values minus the one at the landmark, at most 1. Metrics: MRE in mm, the largest
-  error MAX in mm, and SDR_<t>mm.
+  Targets: 'landmarks' [b, n, 2] and 'scale' [b, 2], mm per pixel. Outputs: {'heat': [b, h', w',
+  n]}, on a grid of any size. Objectives, of maps divided by their deviation, mean over
+  landmarks: 'loss', the logarithm of the odds that the softmax over a map gives to places further
+  than `RADIUS` from the landmark; 'margin', the largest value there minus the largest near the
+  landmark, at most 1. Metrics: MRE in mm, the largest error
+  MAX in mm, and SDR_<t>mm.
   """
 
   def metrics(outputs, batch):
@@ -45,33 +39,40 @@ def make(
       },
     }
 
-  def at_landmark(outputs, batch):
+  def parts(outputs, batch):
+    """Values of the maps by their deviation, [b, h' * w', n], and which are near the landmark."""
     heat = outputs['heat']
     _, height, width, count = heat.shape
-    grid = jnp.array([width, height]) / jnp.array([image_shape[1], image_shape[0]])
-    place = (batch['target']['landmarks'] + 0.5) * grid - 0.5
-    x, y = (
-      jnp.clip(jnp.round(place[..., k]).astype(jnp.int32), 0, size - 1)
-      for k, size in enumerate((width, height))
-    )
-    flat = heat.reshape(len(heat), height * width, count)
-    flat = flat / (jax.lax.stop_gradient(jnp.std(flat, axis=1, keepdims=True)) + _TINY)
-    return flat, jnp.take_along_axis(flat, (y * width + x)[:, None], axis=1)[:, 0]
+    scale = jnp.array([[[width / image_shape[1], height / image_shape[0]]]])
+    place = (batch['target']['landmarks'] + 0.5) * scale - 0.5  # [b, n, 2]
+    x, y = jnp.arange(width, dtype=heat.dtype), jnp.arange(height, dtype=heat.dtype)
+    across = x[None, None, :, None] - place[:, None, None, :, 0]
+    down = y[None, :, None, None] - place[:, None, None, :, 1]
+    near = across**2 + down**2 <= max(1.0, RADIUS * max(height, width)) ** 2
+    flat = lambda maps: maps.reshape(len(heat), height * width, count)
+    values = flat(heat)
+    deviation = jax.lax.stop_gradient(jnp.std(values, axis=1, keepdims=True))
+    return values / (deviation + _TINY), flat(near)
 
-  def cross_entropy(outputs, batch):
-    flat, own = at_landmark(outputs, batch)
-    return jnp.mean(jax.nn.logsumexp(flat, axis=1) - own, axis=-1)
+  def apart(outputs, batch):
+    values, near = parts(outputs, batch)
+    total = lambda where: jax.nn.logsumexp(values, axis=1, where=where)
+    return jnp.mean(total(~near) - total(near), axis=-1)
 
   def margin(outputs, batch):
-    flat, own = at_landmark(outputs, batch)
-    return jnp.mean(jnp.minimum(jnp.max(flat, axis=1) - own, 1.0), axis=-1)
+    values, near = parts(outputs, batch)
+    best = lambda where: jnp.max(values, axis=1, where=where, initial=-jnp.inf)
+    return jnp.mean(jnp.minimum(best(~near) - best(near), 1.0), axis=-1)
+
+  def none(*_):
+    raise ValueError('the network of heat maps comes from elsewhere')
 
   return types.Task(
-    init=lambda key: {},
-    predict=predict,
-    forward=lambda variables, image, key: (predict(variables, image), {}),
-    losses=lambda outputs, batch: {'heat': cross_entropy(outputs, batch)},
-    objectives={'loss': cross_entropy, 'margin': margin},
+    init=none,
+    predict=none,
+    forward=none,
+    losses=lambda outputs, batch: {'heat': apart(outputs, batch)},
+    objectives={'loss': apart, 'margin': margin},
     metrics=metrics,
     image_shape=tuple(image_shape),
     units=units,
@@ -87,4 +88,4 @@ def points(heat: Array, image_shape: tuple[int, ...]) -> Array:
   _, height, width, count = heat.shape
   place = jnp.argmax(heat.reshape(len(heat), height * width, count), axis=1)
   found = jnp.stack([place % width, place // width], axis=-1).astype(jnp.float32)
-  return (found + 0.5) * jnp.array([image_shape[1] / width, image_shape[0] / height]) - 0.5
+  return (found + 0.5) * jnp.array([[[image_shape[1] / width, image_shape[0] / height]]]) - 0.5

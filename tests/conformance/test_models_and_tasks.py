@@ -17,6 +17,7 @@ SMALL = {
   'nnunet': {'strides': (2,), 'width': 1 / 8},
   'nodule_resnet': {'stages': ((16, 1),) * 3, 'last': 16, 'width': 1 / 4},
   'nodule_unet': {'levels': 2, 'depth': 1, 'growth': 4, 'stem': 4},
+  'resnet': {'width': 1 / 16, 'blocks': 1},
   'unet': {'poolings': 2, 'width': 1 / 16},
   'yolov5s': {'num_classes': 2, 'channels': 1, 'width': 1 / 16},
 }
@@ -40,6 +41,8 @@ def test_every_entry_is_in_this_suite():
   assert set(SMALL) == set(MODELS) and set(TASKS) == {
     'blobs',
     'brats',
+    'classes',
+    'heat_maps',
     'landmarks',
     'nodules',
     'proposals',

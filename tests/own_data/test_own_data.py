@@ -5,6 +5,7 @@ import types
 import jax
 import nibabel as nib
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -154,12 +155,39 @@ def test_a_worst_slice_lies_where_it_lies_in_the_patient(tmp_path):
   np.testing.assert_array_equal(np.asarray(labels.dataobj), stored)
 
 
-def test_kinds_of_labels_without_a_network(tmp_path):
-  for kind in 'ab':
-    for n in range(3):
-      folders.save(tmp_path / 'raw' / kind / f'{kind}{n}.png', np.full((40, 40), n, np.uint8))
-  with pytest.raises(errors.UserError, match='labels that networks are trained on'):
-    experiment.build(config_of(tmp_path / 'raw', tmp_path))
+def test_a_classifier_learns_class_folders(tmp_path):
+  config = config_of(folders.shades(tmp_path / 'raw'), tmp_path)
+  made = experiment.build(config)
+  assert made.task.image_shape == (64, 64, 1) and made.grid.checks['metric'] == 'ACCURACY'
+  source = made.data.load()
+  examples = [source.train[n] for n in range(len(source.train))]
+  batch = {
+    'image': jnp.stack([one['image'] for one in examples]),
+    'target': {'label': jnp.array([one['label'] for one in examples])},
+  }
+  keys = jax.random.split(jax.random.key(0), len(examples))
+  changed = made.data.augment(source)(keys, batch)
+  assert changed['image'].min() >= 0 and changed['image'].max() <= 1
+  assert not np.array_equal(changed['image'], batch['image'])
+  rule = optax.adam(3e-3)
+  variables = made.task.init(jax.random.key(0))
+
+  @jax.jit
+  def step(variables, state):
+    def loss(variables):
+      outputs, _ = made.task.forward(variables, batch['image'], jax.random.key(0))
+      return made.task.losses(outputs, batch)['ce'].mean()
+
+    value, slope = jax.value_and_grad(loss)(variables)
+    change, state = rule.update(slope, state)
+    return value, optax.apply_updates(variables, change), state
+
+  first, variables, state = step(variables, rule.init(variables))
+  for _ in range(25):
+    last, variables, state = step(variables, state)
+  assert last < 0.3 * first
+  outputs = made.task.predict(variables, batch['image'])
+  assert made.task.metrics(outputs, batch)['ACCURACY'].mean() == 1
 
 
 def test_phantom_and_folder_are_told_apart(tmp_path):

@@ -102,3 +102,46 @@ def test_volumes_end_to_end_in_patient_space(tmp_path):
     assert 0.15 * (high - low) < change <= 0.2 * (high - low) + 0.5  # rounded to whole numbers
     line = ends[name]
     assert line['eps'] == 'above' or 0 <= line['not_broken_at'] < line['eps'] <= 0.2
+
+
+@pytest.mark.parametrize('kind', ['classes', 'landmarks'])
+def test_networks_of_whole_images(kind, tmp_path):
+  """A class or landmarks of each image: rows per case, AUROC, pictures, words of the kind."""
+  if kind == 'classes':
+    folder = folders.shades(tmp_path / 'raw')
+    path = audited.classifier(tmp_path / 'net.onnx', last='Softmax')
+    words, metric = ["--config.output.classes=('dark','bright')"], 'ACCURACY'
+  else:
+    folder = folders.spots(tmp_path / 'raw')
+    path, words, metric = audited.heat_maps(tmp_path / 'net.onnx', stride=2), [], 'MRE'
+  words += ['--config', 'configs/audit.py:smoke', f'--config.network={path}']
+  words += [f'--config.data.dir={folder}', f'--config.data.cache_dir={tmp_path / "cache"}']
+  words += ['--config.evaluate.levels=(0.05,0.25)', '--config.data.most_examples=0']
+  words += ['--config.evaluate.attacks.pgd.num_steps=10']
+  runs.main(*words, '--workdir', tmp_path / 'w')
+  report = tmp_path / 'w' / 'report'
+  found = json.loads((report / 'audit.json').read_text())
+  assert found['metric']['name'] == metric and found['distances'] is None
+  documented = set(re.findall(r'`([^`]+)`', SCHEMA.read_text()))
+  assert {f'cases[].{metric}', 'smallest_breaking_eps.NAME.metric'} <= documented
+  told = {path for path in _paths(found) if not re.match(r'cases\[\]\.|distances', path)}
+  assert told <= documented
+  means = {(line['attack'], line['eps'], line['metric']): line['mean'] for line in found['results']}
+  clean, attacked = (means[n, e, metric] for n, e in (('none', 0.0), ('pgd', 0.25)))
+  cases = sorted({line['case'] for line in found['cases']})
+  worst = list((tmp_path / 'w' / 'results' / 'worst').rglob('*.png'))
+  assert (
+    len(worst) == 1
+    and worst[0].with_suffix('.csv').exists()
+    and worst[0].stem in [case.replace('/', '_') for case in cases]
+  )
+  card = (report / 'card.md').read_text()
+  if kind == 'classes':
+    assert clean == 1 and attacked == 0 and means['none', 0.0, 'AUROC'] == 1
+    assert cases == sorted(f'{k}/{k}_{n}' for k in ('bright', 'dark') for n in range(4))
+    levels = [one['eps'] for one in found['smallest_breaking_eps']['net']['per_case']]
+    assert all(isinstance(eps, float) and eps <= 0.25 for eps in levels)
+    assert 'its class is wrong' in card and 'AUROC' in (report / 'report.md').read_text()
+  else:
+    assert clean < 5 < attacked and means['none', 0.0, 'SDR_4mm'] > 0.5
+    assert 'mean radial error' in card and 'within 4 mm or pixels' in card

@@ -48,3 +48,53 @@ def brightness(path, *, axes=2, centres=(0.0, 1.0, 2.0), last='', shape=None, ch
   )
   onnx.save(model, path)
   return path
+
+
+def classifier(path, *, outputs=2, last='', side=None, channels=1):
+  """Writes a network that gives the second of two classes to bright images."""
+  node = helper.make_node
+  nodes = [
+    node('Conv', ['x', 'mean'], ['smooth'], 'smooth', pads=[1, 1, 1, 1]),
+    node('Relu', ['smooth'], ['positive'], 'relu'),
+    node('GlobalAveragePool', ['positive'], ['pooled'], 'pool'),
+    node('Flatten', ['pooled'], ['flat'], 'flat'),
+    node('Gemm', ['flat', 'slope', 'offset'], ['linear'], 'head'),
+  ]
+  output = 'linear'
+  if last:
+    nodes.append(node(last, ['linear'], ['y'], last, **({'axis': 1} if last == 'Softmax' else {})))
+    output = 'y'
+  slope = np.zeros((1, outputs), np.float32)
+  slope[0, -1] = 20
+  weights = {
+    'mean': np.full((1, channels, 3, 3), 1 / (9 * channels), np.float32),
+    'slope': slope,
+    'offset': np.array([0.0] * (outputs - 1) + [-10.0], np.float32),
+  }
+  model = onnx_models.model(
+    nodes,
+    inputs={'x': ['n', channels, side or 'h', side or 'w']},
+    outputs={output: ['n', outputs]},
+    weights=weights,
+  )
+  onnx.save(model, path)
+  return path
+
+
+def heat_maps(path, *, channels=3, stride=1):
+  """Writes a network whose two heat maps are the brightness and the darkness of its image."""
+  node, sides = helper.make_node, [stride, stride]
+  nodes = [
+    node('AveragePool', ['x'], ['low'], 'pool', kernel_shape=sides, strides=sides),
+    node('Conv', ['low', 'mean'], ['y'], 'head'),
+  ]
+  kernel = np.full((2, channels, 1, 1), 1 / channels, np.float32)
+  kernel[1] *= -1
+  model = onnx_models.model(
+    nodes,
+    inputs={'x': ['n', channels, 'h', 'w']},
+    outputs={'y': ['n', 2, 'hh', 'ww']},
+    weights={'mean': kernel},
+  )
+  onnx.save(model, path)
+  return path

@@ -70,3 +70,31 @@ def pairs(
     save(folder / 'images' / f'p{number}_{number:02d}{ending}', image)
     save(folder / labels / f'p{number}_{number:02d}{label_ending or ending}', numbers)
   return folder
+
+
+def shades(folder, *, cases=4, shape=(32, 32)):
+  """Class folders: 'bright' and 'dark' photographs, `cases` of each."""
+  for k, name in enumerate(('bright', 'dark')):
+    for number in range(cases):
+      rng = np.random.default_rng(10 * k + number)
+      level = (150, 105)[k] + 4 * number
+      image = np.clip(rng.normal(level, 20, shape), 0, 255).astype(np.uint8)
+      save(folder / name / f'{name}_{number}.png', image)
+  return folder
+
+
+def spots(folder, *, cases=4, shape=(32, 40)):
+  """Photographs with a bright and a dark spot, and a CSV of their places."""
+  lines = ['image,bright_x,bright_y,dark_x,dark_y']
+  for number in range(cases):
+    rng = np.random.default_rng(number)
+    image = rng.normal(128, 6, shape)
+    places = []
+    for shift in (70, -70):
+      y, x = (int(rng.integers(5, n - 5)) for n in shape)
+      image[y - 2 : y + 3, x - 2 : x + 3] += shift
+      places += [x, y]
+    save(folder / f'p{number}.png', np.clip(image, 0, 255).astype(np.uint8))
+    lines.append(f'p{number}.png,' + ','.join(map(str, places)))
+  (folder / 'points.csv').write_text('\n'.join([*lines, '']))
+  return folder

@@ -35,7 +35,8 @@ def make(*, mirror: float = 0.5) -> Callable[[Array, types.Batch], dict]:
     names = [name for name in ('labels', 'counted') if name in target]
     on_grid = {name: target[name] for name in names}
     image, on_grid = jax.vmap(one)(keys, batch['image'], on_grid)
-    on_grid['labels'] = jnp.maximum(on_grid['labels'], 0)
+    if 'labels' in on_grid:
+      on_grid['labels'] = jnp.maximum(on_grid['labels'], 0)
     return {**batch, 'image': image, 'target': {**target, **on_grid}}
 
   return apply

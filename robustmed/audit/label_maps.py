@@ -1,0 +1,102 @@
+"""What an audit measures of label maps; `pictures` and `landmarks` have the same names."""
+
+import functools
+
+import numpy as np
+
+from robustmed.audit import threat
+from robustmed.data.labelled import units
+from robustmed.evaluation import examples
+from robustmed.own_data import segmentation, surfaces
+from robustmed.report import spec
+
+KIND = 'segmentation'
+METRIC, HIGHER_IS_BETTER, SHOWN = 'DICE', True, 'Dice'
+BREAKING, BROKEN = 'DICE', 'its Dice falls below {share:g} of its clean value'
+ASKED = 'how much of its outline is left?'
+MEANS = 'Overlap with the reference (Dice, 1 is perfect)'
+POOR = 0.5  # a clean value from which the description of the input is in doubt
+
+
+def metrics_of(columns) -> list[str]:
+  """Returns the metrics among the columns: Dice, NSD and HD95, the mean over classes and each
+  class."""
+  kinds = (METRIC, *surfaces.METRICS)
+  return [name for kind in kinds for name in columns if name.split('_')[0] == kind]
+
+
+def curves(rows, *, names, seed: int):
+  """Returns metrics that a cell has as a whole: none."""
+  del rows, names, seed
+  return []
+
+
+def subjects(made, rows):
+  return segmentation.cases(made, rows)
+
+
+def case_of(batch) -> np.ndarray:
+  """Returns the index in the rows of the case of every example."""
+  return np.asarray(batch['target']['case'])
+
+
+def host(made):
+  return surfaces.host_metrics(made.study, segmentation.names(made), made.distances)
+
+
+def panels(made, probes) -> list[spec.Panel]:
+  """Returns the curves of the page."""
+  names = segmentation.names(made)
+  found = [spec.Panel(METRIC, 'pgd', True, 'Dice (mean of classes, per case)', (0.0, 1.0))]
+  if len(names) > 1:
+    found += [
+      spec.Panel(f'DICE_{name}', 'pgd', True, f'Dice of {name.replace("_", " ")}', (0.0, 1.0))
+      for name in names
+    ]
+  found += [
+    spec.Panel('NSD', 'pgd', True, 'share of the surface within the tolerance', (0.0, 1.0)),
+    spec.Panel('HD95', 'pgd', False, f'95 % distance of surfaces ({made.distances.unit})'),
+  ]
+  rest = [name for name in probes if name != 'pgd']
+  return found + [spec.Panel(METRIC, n, True, f'Dice, {n}', (0.0, 1.0)) for n in rest]
+
+
+def pictures(found: examples.Example) -> dict[str, np.ndarray]:
+  """Returns the arrays of the report's pictures, images in the units of levels."""
+  return {**segmentation.pictures(found), **scaled(found)}
+
+
+def scaled(found: examples.Example) -> dict[str, np.ndarray]:
+  """Returns the images of stacked examples in the units of levels."""
+  level = found.example['target'][threat.LEVEL]  # [n, 2, c]
+  level = level.reshape(len(level), 2, *(1,) * (found.image.ndim - 2), level.shape[-1])
+  made = lambda image: (image - level[:, 0]) / level[:, 1]
+  return {'image': made(found.example['image']), 'adversarial': made(found.image)}
+
+
+def write_example(made, facts):
+  return functools.partial(segmentation.write_example, made, facts)
+
+
+def notes(made) -> list[str]:
+  """Returns what the page says of the measurement."""
+  kept, found = [segmentation.MEAN_OF_CLASSES], made.study
+  if made.fields['spacing']:
+    kept.append('It is measured on the resampled grid, not on that of the files.')
+  if {grid.shape for grid in found.grids} != {found.window}:
+    kept.append('Images are padded to one size; the border is not attacked.')
+  kept.append(f'NSD and HD95 are of {made.distances.words}.')
+  if found.axes < found.spatial:
+    kept.append('Of a volume the attacked slices alone are measured (data.slices_per_case).')
+  return kept
+
+
+def top(study) -> float:
+  """Returns the stored value that is 1 in images of other kinds of labels."""
+  return float(units.of(study).scale.max())
+
+
+def resized(made) -> str:
+  """Returns what becomes of images of other kinds of labels before they are attacked."""
+  rows, columns = made.study.window
+  return f'Images are resized to {rows} x {columns} pixels before they are attacked.'
