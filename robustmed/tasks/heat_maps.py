@@ -12,17 +12,17 @@ from robustmed.metrics import landmarks
 Array = jax.Array
 RADIUS = 0.05  # of the longer side of a map
 _TINY = 1e-8
+_NEAREST = 0.25  # of a square of a distance in pixels of the map
 
 
 def make(*, image_shape: tuple[int, int, int], units: str) -> types.Task:
   """Returns the task of n landmarks on images [b, h, w, c], without a network and its training.
 
   Targets: 'landmarks' [b, n, 2] and 'scale' [b, 2], mm per pixel. Outputs: {'heat': [b, h', w',
-  n]}, on a grid of any size. Objectives, of maps divided by their deviation, mean over
-  landmarks: 'loss', the logarithm of the odds that the softmax over a map gives to places further
-  than `RADIUS` from the landmark; 'margin', the largest value there minus the largest near the
-  landmark, at most 1. Metrics: MRE in mm, the largest error
-  MAX in mm, and SDR_<t>mm.
+  n]}, on a grid of any size. Objectives, of maps divided by their deviation, mean over landmarks:
+  'loss', the logarithm of the expected square of the distance under the softmax over a map;
+  'margin', the largest value further than `RADIUS` from the landmark minus the largest nearer
+  one, at most 1. Metrics: MRE in mm, the largest error MAX in mm, and SDR_<t>mm.
   """
 
   def metrics(outputs, batch):
@@ -40,7 +40,7 @@ def make(*, image_shape: tuple[int, int, int], units: str) -> types.Task:
     }
 
   def parts(outputs, batch):
-    """Values of the maps by their deviation, [b, h' * w', n], and which are near the landmark."""
+    """Values of the maps by their deviation, and squares of distances, [b, h' * w', n]."""
     heat = outputs['heat']
     _, height, width, count = heat.shape
     scale = jnp.array([[[width / image_shape[1], height / image_shape[0]]]])
@@ -48,19 +48,19 @@ def make(*, image_shape: tuple[int, int, int], units: str) -> types.Task:
     x, y = jnp.arange(width, dtype=heat.dtype), jnp.arange(height, dtype=heat.dtype)
     across = x[None, None, :, None] - place[:, None, None, :, 0]
     down = y[None, :, None, None] - place[:, None, None, :, 1]
-    near = across**2 + down**2 <= max(1.0, RADIUS * max(height, width)) ** 2
     flat = lambda maps: maps.reshape(len(heat), height * width, count)
     values = flat(heat)
     deviation = jax.lax.stop_gradient(jnp.std(values, axis=1, keepdims=True))
-    return values / (deviation + _TINY), flat(near)
+    return values / (deviation + _TINY), flat(across**2 + down**2)
 
-  def apart(outputs, batch):
-    values, near = parts(outputs, batch)
-    total = lambda where: jax.nn.logsumexp(values, axis=1, where=where)
-    return jnp.mean(total(~near) - total(near), axis=-1)
+  def expected(outputs, batch):
+    values, square = parts(outputs, batch)
+    weighted = jax.nn.logsumexp(values + jnp.log(square + _NEAREST), axis=1)
+    return jnp.mean(weighted - jax.nn.logsumexp(values, axis=1), axis=-1)
 
   def margin(outputs, batch):
-    values, near = parts(outputs, batch)
+    values, square = parts(outputs, batch)
+    near = square <= max(1.0, RADIUS * max(outputs['heat'].shape[1:3])) ** 2
     best = lambda where: jnp.max(values, axis=1, where=where, initial=-jnp.inf)
     return jnp.mean(jnp.minimum(best(~near) - best(near), 1.0), axis=-1)
 
@@ -71,8 +71,8 @@ def make(*, image_shape: tuple[int, int, int], units: str) -> types.Task:
     init=none,
     predict=none,
     forward=none,
-    losses=lambda outputs, batch: {'heat': apart(outputs, batch)},
-    objectives={'loss': apart, 'margin': margin},
+    losses=lambda outputs, batch: {'heat': expected(outputs, batch)},
+    objectives={'loss': expected, 'margin': margin},
     metrics=metrics,
     image_shape=tuple(image_shape),
     units=units,

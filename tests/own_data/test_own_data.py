@@ -3,6 +3,7 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import optax
