@@ -55,11 +55,11 @@ def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
 
 
 def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dict[str, grid.Probe]:
-  """Returns the probes of config.evaluate: attacks in the units of the threat, artefacts in their
-  own."""
+  """Returns the probes of config.evaluate: attacks in the units of the threat, artefacts and
+  transforms in their own."""
   units = dict.fromkeys(config.evaluate.corruptions, threat.ARTEFACT)
   return {
-    name: probe._replace(space=made.threat.space(units.get(name, threat.LEVEL)))
+    name: probe._replace(space=probe.space or made.threat.space(units.get(name, threat.LEVEL)))
     for name, probe in experiment.make_probes(task, config).items()
   }
 

@@ -79,13 +79,20 @@ def motion(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
   sudden steps, drawn independently for each channel. The central lines have no shift, so the head
   keeps its place. There is no rotation.
   """
-  rank = image.ndim - 1
-  if rank < 2:
+  if image.ndim < 3:
     raise errors.UserError(f'motion needs at least two spatial axes, not shape {image.shape}')
-  lines, readout = rank - 2, rank - 1
   keys = jax.random.split(key, image.shape[-1])
-  shifts = jax.vmap(lambda one: _path(one, image.shape[lines], image.dtype))(keys)
-  shifts = severity * jnp.moveaxis(shifts, 0, -1)  # [2, lines, c] in sides
+  shifts = jax.vmap(lambda one: _path(one, image.shape[-3], image.dtype))(keys)
+  return moved(image, severity * jnp.moveaxis(shifts, 0, -1))
+
+
+def moved(image: jax.Array, shifts: jax.Array) -> jax.Array:
+  """Returns image [*spatial, c] with line t of k-space shifted by shifts[:, t] sides.
+
+  shifts: [2, lines, c or 1], 1 for one path of all channels. Lines and readout are the last two
+  spatial axes.
+  """
+  lines, readout = image.ndim - 3, image.ndim - 2
   # a shift by s sides changes the phase at frequency f (cycles per side) by 2 pi f s
   frequency = [
     jnp.asarray(np.fft.fftfreq(size) * size, image.dtype) for size in image.shape[lines:-1]
@@ -96,6 +103,11 @@ def motion(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
   rotation = jnp.exp(-2j * jnp.pi * phase).reshape((1,) * lines + phase.shape)
   spectrum = jnp.fft.fftn(image, axes=(lines, readout)) * rotation
   return jnp.abs(jnp.fft.ifftn(spectrum, axes=(lines, readout))).astype(image.dtype)
+
+
+def still(shifts: jax.Array) -> jax.Array:
+  """Returns shifts [..., lines] with zeros at the central lines, in the order of fftfreq."""
+  return jnp.where(np.abs(np.fft.fftfreq(shifts.shape[-1])) <= _STILL / 2, 0, shifts)
 
 
 def _path(key, count, dtype):
@@ -110,8 +122,7 @@ def _path(key, count, dtype):
   places = jax.random.uniform(where, (2, 3), dtype, -1, 1)
   steps = jnp.sum(places[..., None] * (time > moments)[None], axis=1) / 3
   part = jax.random.uniform(share, (2, 1), dtype, 0.3, 0.7)
-  still = jnp.asarray(np.abs(np.fft.fftfreq(count)) <= _STILL / 2)[None]
-  return jnp.where(still, 0, part * wave + (1 - part) * steps)
+  return still(part * wave + (1 - part) * steps)
 
 
 CORRUPTIONS = {

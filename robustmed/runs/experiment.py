@@ -8,7 +8,7 @@ import ml_collections
 import pandas as pd
 
 from robustmed import attacks, defenses, errors, types
-from robustmed.attacks import ensemble
+from robustmed.attacks import ensemble, physical
 from robustmed.evaluation import grid, trials
 from robustmed.ops import corruptions
 from robustmed.runs import preparation
@@ -310,12 +310,12 @@ def _with_placeholder(name, defense, field):
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """The probes of config.evaluate: its attacks, those of `attacks.ensemble` for its budget, if any,
-  with norm and bounds of the first attack, then its corruptions if there are any.
+  """The probes of config.evaluate: its attacks, those of `attacks.ensemble` for its budget (norm,
+  bounds of the first one), then its corruptions.
 
-  An attack is plain data with 'objective' and optionally 'levels' and 'source', the arm that is
-  attacked; all other arms are evaluated on its images. A corruption is named; it has the severities
-  of its table entry and the bounds of the first attack.
+  An attack is plain data with 'objective' and optionally 'levels', 'source', the arm that is
+  attacked (all other arms are evaluated on its images), and 'space', a transform of
+  `attacks.physical`. A corruption has the severities of its entry and the first attack's bounds.
   """
   probes = {}
   chosen = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
@@ -327,10 +327,10 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
     errors.lookup(task.objectives, objective, kind='objective')
     levels = fields.pop('levels', None)
     levels = _levels(config.evaluate.levels if levels is None else levels)
-    source = fields.pop('source', '')
-    if source:
+    space = physical.space_from(fields.pop('space', None), task.image_shape)
+    if source := fields.pop('source', ''):
       errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
-    probes[name] = grid.Probe(make_attack(fields), objective, levels, source)
+    probes[name] = grid.Probe(make_attack(fields), objective, levels, source, space)
   for kind in config.evaluate.get('corruptions', ()):
     levels = errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption').levels
     first = next(iter(config.evaluate.attacks.values()))

@@ -1,6 +1,7 @@
 import json
 
 import ml_collections
+import numpy as np
 import pytest
 
 from robustmed import errors, main, papers, types
@@ -73,6 +74,37 @@ def test_misspelt_attacks_and_objectives_are_user_errors():
   config.evaluate.attacks.pgd.update({'objective': 'bce', 'name': 'pdg'})
   with pytest.raises(errors.UserError, match="unknown attack 'pdg'; did you mean 'pgd'"):
     experiment.make_probes(toys.task(), config)
+
+
+def test_a_budget_adds_the_members_of_an_ensemble():
+  config = _config()
+  config.evaluate.budget = 'quick'
+  config.evaluate.attacks.pgd.bounds = (0.0, 1.0)
+  task = toys.task()._replace(objectives={'bce': lambda o, b: 0, 'ce': lambda o, b: 1})
+  probes = experiment.make_probes(task, config)
+  assert list(probes) == ['pgd', 'apgd_ce_10']
+  member = probes['apgd_ce_10']
+  assert member.attack.threat.bounds == (0.0, 1.0)
+  assert member.attack.select == 'monitor'
+  assert member.objective == 'ce'
+  assert member.levels == tuple(config.evaluate.levels)
+  config.evaluate.budget = 'quik'
+  with pytest.raises(errors.UserError, match="unknown budget of attacks 'quik'; did you mean"):
+    experiment.make_probes(task, config)
+
+
+def test_a_space_is_a_transform_with_its_options():
+  config, task = _config(), toys.task()._replace(image_shape=(8, 6, 1))
+  config.evaluate.attacks.pgd.space = {'name': 'deformation', 'grid': 4}
+  probe = experiment.make_probes(task, config)['pgd']
+  batch = {'image': np.zeros((2, 8, 6, 1), np.float32)}
+  assert probe.space.encode(batch).shape == (2, 5, 5, 2)
+  config.evaluate.attacks.pgd.space = {'name': 'deformation', 'grit': 4}
+  with pytest.raises(errors.UserError, match="option of the transform deformation 'grit'"):
+    experiment.make_probes(task, config)
+  config.evaluate.attacks.pgd.space = {'name': 'deformatoin'}
+  with pytest.raises(errors.UserError, match="unknown transform 'deformatoin'; did you mean"):
+    experiment.make_probes(task, config)
 
 
 def test_an_experiment_without_its_main_attack_is_one_line():
