@@ -7,6 +7,7 @@ from robustmed.attacks.apgd import apgd
 from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.ensemble import Ensemble, Member
+from robustmed.attacks.expectation import expected
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
@@ -65,6 +66,7 @@ __all__ = [
   'apgd',
   'corruption',
   'defaults',
+  'expected',
   'fgsm',
   'ifgsm',
   'latent',
