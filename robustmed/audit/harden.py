@@ -78,7 +78,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       *audit.studies_of(probes, config, made),
       experiment.Study(
         handback.FOLDER,
-        lambda context, models, rows: handback.write(one, split, context, models, untrained=LOADED),
+        lambda context, models, rows: handback.write(
+          one, split, context, context.everyone, untrained=LOADED
+        ),
       ),
     ),
   )

@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 
@@ -63,6 +65,19 @@ def test_a_file_is_hardened_and_comes_back_as_a_file(tmp_path):
     np.testing.assert_allclose(
       rows.sort_values(order)[name], alone.sort_values(order)[name], atol=1e-6
     )
+
+
+def test_a_killed_training_goes_on_to_the_same_network(tmp_path):
+  path = audited.brightness(tmp_path / 'net.onnx', centres=(0.4, 0.7, 1.2), last='Softmax')
+  words = [*CONFIG, f'--config.network={path}', '--stage', 'train', '--arms', 'adv', '--workdir']
+  trained = lambda name: tmp_path / name / 'checkpoints' / 'adv' / 'seed0'
+  begun = (trained('killed') / 'state' / '2').exists
+  assert runs.interrupted(*words, tmp_path / 'killed', when=begun) != 0
+  for name in ('killed', 'whole'):
+    runs.main(*words, tmp_path / name)
+  with ocp.StandardCheckpointer() as loader:
+    found = [loader.restore(trained(name) / 'variables') for name in ('killed', 'whole')]
+  jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_mistakes_are_one_line(tmp_path):
