@@ -49,4 +49,4 @@ def write(one: setup.Audited, made: training.Split, context, models, *, untraine
     folder = context.results / FOLDER
     shown = '\n'.join(f'## {name}\n\n```python\n{text}\n```\n' for name, text in told.items())
     files.write_text(folder / 'load.md', f'# Trained networks\n\n{shown}')
-    console.say(f'{", ".join(told)} are in {folder}')
+    console.say(f'{folder} has {", ".join(told)}')
