@@ -5,6 +5,9 @@
 
 import importlib.util
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import nibabel as nib
@@ -24,10 +27,9 @@ DICE = 0.999
 
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
-  import deepbet_peer
-
   folder = tmp_path_factory.mktemp('deepbet')
-  deepbet_peer.lay_out(folder)
+  peer = pathlib.Path(__file__).with_name('deepbet_peer.py')
+  subprocess.run([sys.executable, str(peer), str(folder)], check=True)
   return folder
 
 
