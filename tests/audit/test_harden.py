@@ -13,6 +13,7 @@ from robustmed.audit import harden
 from robustmed.data import pipeline
 from robustmed.networks import checkpoint
 from robustmed.runs import commandline
+from robustmed.tasks import networks as linen
 from support import audited, folders, nnunet_folders, runs
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
@@ -110,6 +111,7 @@ def test_a_results_folder_of_nnunet_is_trained_on(tmp_path):
   assert np.mean([bool((leaf != 0).any()) for leaf in slopes.values()]) > 0.7
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_training_is_a_network(tmp_path):
   card = {
     'arm': 'std',
@@ -126,7 +128,8 @@ def test_a_checkpoint_of_a_training_is_a_network(tmp_path):
   }
   module = checkpoint.module_of(card['module'])
   image = jax.random.normal(jax.random.key(0), (1, 8, 12, 1))
-  variables = module.init(jax.random.key(1), image, train=False)
+  bound = linen.bind(module, image_shape=image.shape[1:])
+  variables = bound.init(jax.random.key(1))
   folder = tmp_path / 'adv_seed0'
   checkpoint.write(card, variables, folder)
   network = networks.load(folder)
@@ -134,7 +137,7 @@ def test_a_checkpoint_of_a_training_is_a_network(tmp_path):
   assert network.stated['input.normalise'] == ('case', 'the network')
   np.testing.assert_array_equal(
     jax.jit(network.predict)(network.variables, image),
-    jax.jit(lambda v, x: module.apply(v, x, train=False)['head0'])(variables, image),
+    bound.predict(variables, image)['head0'],
   )
   assert all(not name.startswith('params/') for name in network.frozen)
   other = tmp_path / 'other'
