@@ -4,6 +4,7 @@ network      what a loaded network is; `from_function` for linen, nnx, equinox a
 onnx_file    ONNX files
 checkpoint   what configs/train.py trained
 training     which variables are trained, and how they are written back
+torch_module `from_torch` for modules of PyTorch; torch_callback for those that do not export
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from robustmed import errors
 from robustmed.networks import checkpoint, nnunet_folder, onnx_file
 from robustmed.networks.network import Network, from_function
+from robustmed.networks.torch_module import from_torch
 
 
 class Kind(NamedTuple):
@@ -50,4 +52,4 @@ def load(path) -> Network:
   )
 
 
-__all__ = ['Network', 'from_function', 'load']
+__all__ = ['Network', 'from_function', 'from_torch', 'load']

@@ -46,6 +46,7 @@ def checked(model: onnx.ModelProto, path, *, inline: bool = True) -> onnx.ModelP
   path = pathlib.Path(path)
   if not model.graph.node and not model.graph.output:
     raise errors.UserError(f'{path}: no ONNX model (it has no graph)')
+  _drop_unused_control_flow(model)
   _refuse_subgraphs(model, path)
   for tensor in _tensors(model):
     _load_external(tensor, path)
@@ -102,13 +103,33 @@ def _first_line(error):
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def _branches(node) -> bool:
+  nested = any(attribute.HasField('g') or attribute.graphs for attribute in node.attribute)
+  return nested or (node.op_type in CONTROL_FLOW and node.domain in DOMAINS)
+
+
+def _drop_unused_control_flow(model):
+  """Removes branches and loops that no output depends on, as TorchScript's checks of shapes."""
+  if not any(map(_branches, model.graph.node)):
+    return
+  makers = {name: node for node in model.graph.node for name in node.output}
+  needed, left = set(), [value.name for value in model.graph.output]
+  while left:
+    node = makers.get(left.pop())
+    if node is not None and id(node) not in needed:
+      needed.add(id(node))
+      left.extend(node.input)
+  for node in list(model.graph.node):
+    if _branches(node) and id(node) not in needed:
+      model.graph.node.remove(node)
+
+
 def _refuse_subgraphs(model, path):
   """Before the checker: it walks nested graphs by recursion."""
   found = collections.defaultdict(list)
   for nodes in (model.graph.node, *(function.node for function in model.functions)):
     for index, node in enumerate(nodes):
-      nested = any(attribute.HasField('g') or attribute.graphs for attribute in node.attribute)
-      if nested or (node.op_type in CONTROL_FLOW and node.domain in DOMAINS):
+      if _branches(node):
         found[f'{node.op_type} (control flow)'].append(label(node, index))
   if found:
     raise errors.UserError(

@@ -260,3 +260,19 @@ def test_the_array_of_a_tensor_is_its_own():
   found = reading.array(tensor, 'file')
   found[0] = 2
   assert numpy_helper.to_array(tensor)[0] == 1
+
+
+def test_loops_that_no_output_depends_on_are_dropped(tmp_path):
+  body = helper.make_graph(
+    [helper.make_node('Identity', ['go'], ['on'])],
+    'body',
+    [
+      helper.make_tensor_value_info('i', onnx.TensorProto.INT64, []),
+      helper.make_tensor_value_info('go', onnx.TensorProto.BOOL, []),
+    ],
+    [helper.make_tensor_value_info('on', onnx.TensorProto.BOOL, [])],
+  )
+  loop = helper.make_node('Loop', ['count', 'true'], [], 'loop', body=body)
+  weights = {'count': np.array(3), 'true': np.array(True)}
+  graph = ours.load(_saved(tmp_path, _simple([loop, node('Relu', ['x'], ['y'])], weights)))
+  assert [one.op_type for one in graph.nodes] == ['Relu']

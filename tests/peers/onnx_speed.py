@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+import robustmed
 from robustmed import attacks
 from robustmed import onnx as ours
 from robustmed.benchmark import onnx_networks
-from robustmed.process import parallel
 from support import torch_networks
 
 CHANNELS = {'in_channels': 1, 'out_channels': 2, 'num_res_units': 2}
@@ -116,7 +116,7 @@ def main():
   parser.add_argument('--steps', type=int, default=4)
   parser.add_argument('--repeats', type=int, default=3)
   given = parser.parse_args()
-  parallel.tune_cpu()
+  robustmed.tune_cpu()
   torch.set_num_threads(1)
   torch_networks.NETWORKS.update(NETWORKS)
   for name in NETWORKS:
