@@ -11,6 +11,7 @@ segmentation outputs as logits of the classes of a folder
 heads        outputs as one class or landmarks of an image
 nnunet_*     results folders of nnU-Net v2: plans, architecture, network, preprocess, files and
              predict; folder makes a network of stored images of them
+monai        bundles of MONAI: configurations and weights, read without running code
 """
 
 import pathlib
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from robustmed import errors
 from robustmed.networks import checkpoint, nnunet_folder, onnx_file
+from robustmed.networks import monai, nnunet_folder, onnx_file
 from robustmed.networks.network import Network, from_function
 from robustmed.networks.torch_module import from_torch
 
@@ -35,6 +37,7 @@ KINDS = (
   Kind('an ONNX file', lambda path: path.suffix.lower() == '.onnx', onnx_file.load),
   Kind('a results folder of nnU-Net v2', nnunet_folder.matches, nnunet_folder.load),
   Kind('a checkpoint of configs/train.py', checkpoint.matches, checkpoint.load),
+  Kind('a MONAI bundle', monai.matches, monai.load),
 )
 
 

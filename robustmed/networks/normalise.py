@@ -7,6 +7,7 @@
   window:LOW:HIGH       clipped, 0 to 1
   standard:MEAN:STD     minus MEAN, by STD
   ct:LOW:HIGH:MEAN:STD  clipped, then minus MEAN, by STD, as nnU-Net treats CT
+  present               zscore over the values that are not 0; these stay 0, as MONAI's nonzero
   inside                zscore over what is not 0 or is enclosed by that; the rest as stored
   case                  0 to 1 between the 0.5 and 99.5 % quantiles of the whole case
   case_zscore           minus the mean, by the deviation of the whole case
@@ -36,6 +37,7 @@ _NUMBERS = {
   'zscore': 0,
   'minmax': 0,
   'inside': 0,
+  'present': 0,
   'scale': 1,
   'window': 2,
   'standard': 2,
@@ -76,9 +78,19 @@ def _one(text):
       f'input.normalise={text}: {name} takes {count} numbers, such as '
       f'{":".join([name, *["1"] * count])}'
     )
+<<<<<<< HEAD
   same = lambda image, *_: image
   plain = {**dict.fromkeys(OF_CASE, same), 'none': same, 'zscore': _zscore, 'minmax': _minmax}
   plain['inside'] = _inside
+=======
+  plain = {
+    'none': lambda image, *_: image,
+    'zscore': _zscore,
+    'minmax': _minmax,
+    'inside': _inside,
+    'present': _present,
+  }
+>>>>>>> d65a37d (MONAI bundles: configurations and weights read without running code, five networks)
   return plain[name] if name in plain else functools.partial(_scaled, name, numbers)
 
 
@@ -108,6 +120,13 @@ def _inside(image, whole, box):
   mask = mask if box is None else mask & box
   mask = mask | ~jnp.any(mask, axis=_space(mask), keepdims=True)  # an image of zeros
   return jnp.where(mask, _zscore(image, whole, mask), image)
+
+
+def _present(image, whole, box):
+  del whole, box
+  mask = lax.stop_gradient(image) != 0
+  some = mask | ~jnp.any(mask, axis=_space(mask), keepdims=True)
+  return jnp.where(mask, _zscore(image, image, some), image)
 
 
 def _minmax(image, whole, where):

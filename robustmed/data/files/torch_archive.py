@@ -90,13 +90,17 @@ def read(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
   return _opened(path, chosen)
 
 
-def outline(path: pathlib.Path, keys: Iterable[str]) -> dict[str, Any]:
-  """Returns the values of those `keys` that the dictionary in the file has, tensors as `Tensor`."""
+def outline(path: pathlib.Path, keys: Iterable[str] | None) -> dict[str, Any]:
+  """Returns the values of those `keys` that the dictionary in the file has, tensors as `Tensor`.
+
+  None: of all its keys.
+  """
 
   def chosen(archive, folder, content):
     del archive, folder
     count = [0]
-    return {key: _plain(content[key], count) for key in keys if key in content}
+    wanted = content if keys is None else keys
+    return {key: _plain(content[key], count) for key in wanted if key in content}
 
   return _opened(path, chosen)
 

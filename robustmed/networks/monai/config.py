@@ -1,0 +1,101 @@
+"""Configurations of MONAI bundles as plain data: '$...' is never evaluated, '@name' looked up."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from robustmed import errors
+
+MAX_BYTES = 16 * 2**20
+DEEPEST = 50  # references that lead to references
+
+
+class Unknown(errors.UserError):
+  """A value that only running code would give."""
+
+
+class Config:
+  """The content of a configuration file."""
+
+  def __init__(self, content: Mapping[str, Any], path: pathlib.Path):
+    self.content, self.path = content, path
+
+  def get(self, key: str) -> Any:
+    """Returns a value as it is written, None where there is none; '::' leads to inner ones."""
+    value: Any = self.content
+    for part in re.split('::|#', key):
+      if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+        value = value[int(part)]
+      elif isinstance(value, Mapping) and part in value:
+        value = value[part]
+      else:
+        return None
+    return value
+
+  def literal(self, value: Any, what: str, *, depth: int = 0) -> Any:
+    """Returns a value with its references replaced; what only code would give is `Unknown`."""
+    if depth > DEEPEST:
+      raise Unknown(f'{self.path}: {what} refers to itself')
+    if isinstance(value, Mapping):
+      if '_target_' in value:
+        raise Unknown(f'{self.path}: {what} is an object of {value["_target_"]!r}')
+      return {k: self.literal(v, f'{what}::{k}', depth=depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+      return [self.literal(v, f'{what}::{n}', depth=depth + 1) for n, v in enumerate(value)]
+    if not isinstance(value, str):
+      return value
+    if re.fullmatch(r'@[\w:#]+', value):
+      found = self.get(value[1:])
+      if found is None:
+        raise Unknown(f'{self.path}: {what} refers to {value!r}, which is not there')
+      return self.literal(found, what, depth=depth + 1)
+    if value.startswith(('$', '%')) or '@' in value:
+      raise Unknown(f'{self.path}: {what} is the expression {value!r}, which is not evaluated')
+    return value
+
+  def found(self, key: str) -> Any:
+    """Returns what a key leads to, through references to objects such as '@network_def'."""
+    value = self.get(key)
+    for _ in range(DEEPEST):
+      if isinstance(value, str) and re.fullmatch(r'@[\w:#]+', value):
+        value = self.get(value[1:])
+    return value
+
+
+def read(folder: pathlib.Path, name: str) -> Config | None:
+  """Returns configs/NAME.json (.yaml, .yml) of a bundle, None where there is none."""
+  for suffix in ('.json', '.yaml', '.yml'):
+    path = folder / 'configs' / f'{name}{suffix}'
+    if path.is_file():
+      return Config(_content(path), path)
+  return None
+
+
+def _content(path) -> Mapping[str, Any]:
+  try:
+    if path.stat().st_size > MAX_BYTES:
+      raise errors.UserError(f'{path}: more than {MAX_BYTES} bytes')
+    text = path.read_text('utf-8')
+    found = json.loads(text) if path.suffix == '.json' else _yaml(path).safe_load(text)
+  except OSError as error:
+    raise errors.UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+  except errors.UserError:
+    raise
+  except Exception as error:  # parsers raise exceptions of their own
+    line = str(error).partition('\n')[0]
+    raise errors.UserError(f'{path}: cannot be parsed ({type(error).__name__}: {line})') from error
+  if not isinstance(found, dict):
+    raise errors.UserError(f'{path}: must be an object, not a {type(found).__name__}')
+  return found
+
+
+def _yaml(path):
+  try:
+    import yaml
+  except ImportError as error:
+    raise errors.UserError(
+      f'{path}: needs PyYAML, which is not installed; install it or store the file as .json'
+    ) from error
+  return yaml
