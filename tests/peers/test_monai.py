@@ -23,6 +23,8 @@ _DYN = {
   'upsample_kernel_size': [2, [2, 2, 1]],
   'filters': [4, 6, 8],
 }
+_VIT = {'hidden_size': 12, 'mlp_dim': 20, 'num_heads': 3}
+_SWIN = {'feature_size': 12, 'depths': [2, 1, 1, 1], 'num_heads': [1, 2, 3, 4]}
 _FEATURES = [4, 4, 6, 8, 10, 6]
 NETWORKS = {  # name: (class, arguments, sides of the image)
   'UNet 2D': ('UNet', {'spatial_dims': 2, **_LEVELS}, (16, 24)),
@@ -89,6 +91,36 @@ NETWORKS = {  # name: (class, arguments, sides of the image)
     },
     (16, 24),
   ),
+  'UNETR 3D': (
+    'UNETR',
+    {'img_size': [32, 16, 48], 'feature_size': 4, **_VIT, 'norm_name': 'instance'},
+    (32, 16, 48),
+  ),
+  'UNETR 2D, plain blocks': (
+    'UNETR',
+    {
+      'spatial_dims': 2,
+      'img_size': 32,
+      'feature_size': 4,
+      **_VIT,
+      'conv_block': False,
+      'res_block': False,
+      'qkv_bias': True,
+      'norm_name': 'batch',
+    },
+    (32, 32),
+  ),
+  'SwinUNETR 3D': ('SwinUNETR', {**_SWIN, 'window_size': 3}, (32, 64, 32)),
+  'SwinUNETR 2D, v2': (
+    'SwinUNETR',
+    {**_SWIN, 'spatial_dims': 2, 'use_v2': True, 'window_size': [7, 5]},
+    (64, 96),
+  ),
+  'SwinUNETR 3D, merging v2': (
+    'SwinUNETR',
+    {**_SWIN, 'downsample': 'mergingv2', 'normalize': False, 'qkv_bias': False},
+    (32, 32, 64),
+  ),
   'DenseNet121': (
     'DenseNet121',
     {
@@ -139,13 +171,17 @@ def _close(found, wanted, share, what):
   assert error <= share, f'{what}: {error:.2e} of the largest element'
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', NETWORKS)
+def _marked(name):
+  marks = pytest.mark.long if 'UNETR' in name else pytest.mark.slow
+  return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize('name', map(_marked, NETWORKS))
 def test_network(name, tmp_path):
   kind, arguments, sides = NETWORKS[name]
   module = write(tmp_path / 'bundle', kind, {**_SMALL, **arguments})
   network = networks.load(tmp_path / 'bundle')
-  assert network.format == f'MONAI bundle, {kind}' and network.shape == (None,) * len(sides)
+  assert network.format == f'MONAI bundle, {kind}' and network.axes == len(sides)
   image = torch.randn(2, network.channels, *sides)
   wanted = module(image)
   last = _last if wanted.ndim > 2 else lambda value: value.detach().numpy()
@@ -167,4 +203,4 @@ def test_network(name, tmp_path):
     # What a norm takes out again, such as a bias before it, has the gradient 0.
     _close(by_weights[key], named[key].grad.numpy(), GRADIENT, key)
   used = {key for key, value in named.items() if value.grad is not None}
-  assert compared == {key for key in used if not key.startswith('skip_layers.')}
+  assert compared == {key for key in used if not key.startswith(('skip_layers.', 'act_mod.'))}

@@ -6,7 +6,7 @@ preprocessing what the transforms of a bundle say of its input
 layers        convolutions, norms and activations on a state dict
 unets         UNet, BasicUNet, DynUNet
 residual      SegResNet, DenseNet
-transformers  UNETR
+transformers  UNETR, SwinUNETR
 """
 
 from robustmed.networks.monai.bundle import load, matches

@@ -15,19 +15,24 @@ from robustmed.data.files import torch_archive
 from robustmed.models import weights
 from robustmed.networks import network as networks
 from robustmed.networks.monai import config as configs
-from robustmed.networks.monai import layers, preprocessing, residual, unets
+from robustmed.networks.monai import layers, preprocessing, residual, transformers, unets
 
 NETWORKS: Mapping[str, Callable[..., Callable]] = {
   **dict.fromkeys(('UNet', 'Unet', 'unet'), unets.unet),
   **dict.fromkeys(('BasicUNet', 'BasicUnet', 'basicunet'), unets.basic_unet),
   **dict.fromkeys(('DynUNet', 'DynUnet', 'Dynunet'), unets.dynunet),
   'SegResNet': residual.segresnet,
+  'UNETR': transformers.unetr,
+  'SwinUNETR': transformers.swin_unetr,
   **dict.fromkeys(('DenseNet', 'DenseNet121', 'Densenet121', 'densenet121'), residual.densenet),
 }
 _WRAPPED = ('model', 'state_dict', 'network', 'net')  # keys of checkpoints with more in them
 _PREFIX = 'module.'
 # Of networks in training, or repeated names of other tensors.
-_UNUSED = ('num_batches_tracked', 'skip_layers.', 'deep_supervision_heads.')
+_UNUSED = (
+  *('num_batches_tracked', 'skip_layers.', 'deep_supervision_heads.', 'act_mod.'),
+  *('norm_cross_attn.', 'cross_attn.', 'relative_position_index'),
+)
 _EXPORT = 'export it: torch.onnx.export(...)'
 
 
@@ -58,6 +63,10 @@ def load(path: pathlib.Path) -> networks.Network:
   if classes:
     stated['output.classes'] = (classes, 'configs/metadata.json')
   notes = list(said.notes)
+  if name == 'SwinUNETR' and axes == 3 and arguments.get('downsample', 'merging') == 'merging':
+    notes.append('patches are merged in the order of MONAI 1.6, older versions had another one')
+  size = arguments['img_size'] if name == 'UNETR' else None
+  fixed = size if isinstance(size, list | tuple) else (size,) * axes
   if 'input.window' in stated:
     notes.append('windows are spread evenly, those of MONAI begin at 0 in steps')
   return networks.Network(
@@ -65,7 +74,7 @@ def load(path: pathlib.Path) -> networks.Network:
     variables=variables,
     predict=lambda variables, image: function(layers.Scope(variables), image),
     channels=channels,
-    shape=(None,) * axes,
+    shape=tuple(fixed),
     digest=_digest(config.path, file),
     format=f'MONAI bundle, {name}',
     stated=stated,
@@ -185,7 +194,7 @@ def _built(name, arguments, state, *, axes, channels, path):
       watched.update(tensors)
       return function(layers.Scope(watched), image)
 
-    side = arguments.get('img_size', 64)
+    side = arguments.get('img_size') or 64
     sides = tuple(side) if isinstance(side, list | tuple) else (side,) * axes
     image = jax.ShapeDtypeStruct((1, *sides, channels), np.float32)
     jax.eval_shape(trace, shapes, image)

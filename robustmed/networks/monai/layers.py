@@ -66,7 +66,7 @@ class Scope:
     self._tensors, self._prefix = tensors, prefix
 
   def __truediv__(self, name: object) -> 'Scope':
-    return Scope(self._tensors, f'{self._prefix}{name}.')
+    return type(self)(self._tensors, f'{self._prefix}{name}.')
 
   def take(self, name: str, shape: Sequence[int]) -> Array:
     """Returns a tensor of a known shape."""
