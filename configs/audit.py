@@ -4,20 +4,13 @@
       --config.data.dir=FOLDER --workdir runs/audit
 
 The network: an ONNX file that segments, 2D or 3D, or gives a class or landmarks (heat maps) of an
-image; or a results folder of nnU-Net v2 (Dataset.../TRAINER__PLANS__CONFIGURATION). FOLDER: as for
-configs/train.py. What the file does not say is guessed and printed:
+image; a results folder of nnU-Net v2 (Dataset.../TRAINER__PLANS__CONFIGURATION) or the folder of a
+MONAI bundle. FOLDER: as for configs/train.py. What the file does not say is guessed and printed:
 `--config.input.normalise=ct:-100:240:80:40` (all names: robustmed/networks/normalise.py),
 `--config.output.classes="('background','liver')"`, or a file network.json beside the network,
 {"input": {...}, "output": {...}}. Nothing is trained, every case is a test case. The attacked image
 is the stored one. Results: report/report.html, report/audit.json, report/card.md. Without a
 network, a demonstration on synthetic volumes.
-The network: an ONNX file that segments, 2D or 3D, a results folder of nnU-Net v2
-(Dataset.../TRAINER__PLANS__CONFIGURATION) or the folder of a MONAI bundle. FOLDER: as for
-configs/train.py. What the file does not say is guessed and printed: `--config.input.normalise=ct:-100:240:80:40` (all names:
-robustmed/networks/normalise.py), `--config.output.classes="('background','liver')"`, or a file
-network.json beside the network, {"input": {...}, "output": {...}}. Nothing is trained, every case
-is a test case. The attacked image is the stored one. Results: report/report.html,
-report/audit.json, report/card.md. Without a network, a demonstration on synthetic volumes.
 
 Presets, how much is attacked: none or `quick` (64 images; 10 minutes on 2 cores for a 2D network),
 `standard` (256 images, more steps, an attack without step sizes, one without gradients, artefacts),

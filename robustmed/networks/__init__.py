@@ -4,7 +4,7 @@ network      what a loaded network is; `from_function` for linen, nnx, equinox a
 onnx_file    ONNX files
 checkpoint   what configs/train.py trained
 training     which variables are trained, and how they are written back
-torch_module `from_torch` for modules of PyTorch; torch_callback for those that do not export
+pytorch      `from_torch` for modules of PyTorch, by ONNX or by callbacks
 normalise    intensities of files to those that a network was trained on, by name
 description  what the file does not say, from flags, network.json, the network or the shapes
 segmentation outputs as logits of the classes of a folder
@@ -19,10 +19,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from robustmed import errors
-from robustmed.networks import checkpoint, nnunet_folder, onnx_file
-from robustmed.networks import monai, nnunet_folder, onnx_file
+from robustmed.networks import checkpoint, monai, nnunet_folder, onnx_file
 from robustmed.networks.network import Network, from_function
-from robustmed.networks.torch_module import from_torch
+from robustmed.networks.pytorch import from_torch
 
 
 class Kind(NamedTuple):

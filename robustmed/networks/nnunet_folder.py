@@ -92,6 +92,8 @@ def of(loaded: nnunet_predict.NnUNet) -> networks.Network:
 
 def normalisation(plan: nnunet_plans.Plan) -> str:
   """Returns the plan's normalisation in the names of `normalise`."""
+  if _by_case(plan):
+    return 'case_zscore'
   found = []
   for how in plan.normalisations:
     if how.name == 'ZScoreNormalization':
@@ -106,6 +108,12 @@ def normalisation(plan: nnunet_plans.Plan) -> str:
   return 'nonzero:' + (found[0] if len(set(found)) == 1 else '|'.join(found))
 
 
+def _by_case(plan) -> bool:
+  """Whether statistics of the whole volume are all that the normalisation of a slice needs."""
+  plain = all(how.name == 'ZScoreNormalization' and not how.masked for how in plan.normalisations)
+  return len(plan.patch) == 2 and plain
+
+
 def _differences(plan) -> list[str]:
   found = []
   if plan.resample_image.name != 'no_resampling_hack':
@@ -113,8 +121,15 @@ def _differences(plan) -> list[str]:
       'images are resampled linearly and before they are normalised, and label maps are not '
       'resampled back'
     )
-  found.append('what is cropped there is 0 here')
-  if len(plan.patch) == 2 and any(how.name in _BY_IMAGE for how in plan.normalisations):
+  if _by_case(plan):
+    found.append('volumes are not cropped, and zeros do not count where they are a quarter or more')
+  else:
+    found.append('what is cropped there is 0 here')
+  if (
+    len(plan.patch) == 2
+    and not _by_case(plan)
+    and any(how.name in _BY_IMAGE for how in plan.normalisations)
+  ):
     found.append('each slice is normalised by itself, not its volume')
   if plan.reader in nnunet_files.TURNED:
     found.append('images are not turned to RAS')

@@ -78,19 +78,9 @@ def _one(text):
       f'input.normalise={text}: {name} takes {count} numbers, such as '
       f'{":".join([name, *["1"] * count])}'
     )
-<<<<<<< HEAD
   same = lambda image, *_: image
   plain = {**dict.fromkeys(OF_CASE, same), 'none': same, 'zscore': _zscore, 'minmax': _minmax}
-  plain['inside'] = _inside
-=======
-  plain = {
-    'none': lambda image, *_: image,
-    'zscore': _zscore,
-    'minmax': _minmax,
-    'inside': _inside,
-    'present': _present,
-  }
->>>>>>> d65a37d (MONAI bundles: configurations and weights read without running code, five networks)
+  plain |= {'inside': _inside, 'present': _present}
   return plain[name] if name in plain else functools.partial(_scaled, name, numbers)
 
 

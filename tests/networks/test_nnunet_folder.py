@@ -61,7 +61,11 @@ def test_logits_are_those_of_nnunet(rank, change, mirror, tmp_path):
   prepared = loaded.prepare(np.moveaxis(image, -1, 0), spacing=spacing)
   wanted = loaded.predict_logits(prepared, mirror=mirror == 'network')  # axes of the plan
   wanted = wanted.transpose(0, *(1 + n for n in np.argsort(plan.forward)))
-  stored = image if rank == 3 else image.squeeze(network.slice_axis)
+  stored = image
+  if rank == 2:  # in the units of the case
+    assert made.input.normalise == 'case_zscore'
+    mean, std = (f(image, axis=(0, 1, 2)) for f in (np.mean, np.std))
+    stored = ((image - mean) / std).squeeze(network.slice_axis)
   predict = segmentation.predictor(network, made, classes=made.output.classes)
   found = jax.jit(predict)(network.variables, jnp.asarray(stored)[None])['head0'][0]
   found = np.moveaxis(found, -1, 0)

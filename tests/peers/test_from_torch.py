@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustmed import attacks, errors, networks
-from robustmed.networks import torch_callback
+from robustmed.networks.pytorch import callback
 
 torch = pytest.importorskip('torch', reason='launch/test.sh --peers runs it with PyTorch')
 
@@ -109,7 +109,7 @@ def test_outputs_and_gradients(kind, axes):
     network = networks.from_torch(given, image, name='net', by_callback=kind == 'callback')
   assert network.name == 'net' and network.channels == 2
   assert network.shape == (None,) * axes
-  assert network.format == ('PyTorch, by ONNX' if kind != 'callback' else torch_callback.FORMAT)
+  assert network.format == ('PyTorch, by ONNX' if kind != 'callback' else callback.FORMAT)
   _compare(network, module, image)
 
 
@@ -128,7 +128,7 @@ def test_modules_that_do_not_export_are_called_back():
   module, image = _Counting(_net(2)).double().eval(), torch.randn(*_shape(2), dtype=torch.float64)
   with jax.enable_x64(True):
     network = networks.from_torch(module, image + 1)
-  assert network.format == torch_callback.FORMAT and 'slow' in network.notes[0]
+  assert network.format == callback.FORMAT and 'slow' in network.notes[0]
   for shift in (1, -1):
     _compare(network, module, image + shift)
 

@@ -1,7 +1,7 @@
 """Modules of PyTorch as networks, where PyTorch is installed.
 
 A module is exported to ONNX in memory, read by `robustmed.onnx` and compared with itself; one that
-cannot be exported, or gives something else then, is called back (`torch_callback`), which is exact
+cannot be exported, or gives something else then, is called back (`callback`), which is exact
 and slow.
 """
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from robustmed import errors
 from robustmed.networks import network as networks
-from robustmed.networks import onnx_file, torch_callback
+from robustmed.networks import onnx_file
+from robustmed.networks.pytorch import callback
 
 AGREE = 1e-3  # of the largest output, in float32
 _SIDES = ('h', 'w', 'd')
@@ -55,13 +56,13 @@ def from_torch(
       f'{name}: the example must be a floating image [b, channels, *sides] in 2D or 3D, not '
       f'{example.dtype} {list(example.shape)}'
     )
-  own = torch_callback.Module(module, name=name)
+  own = callback.Module(module, name=name)
   own.check(example.numpy(force=True))
   found, why = None, 'as asked'
   if not by_callback:
     found, why = _exported(torch, own, example)
   if found is None:
-    found = torch_callback.network(own, channels=example.shape[1], axes=example.ndim - 2, why=why)
+    found = callback.network(own, channels=example.shape[1], axes=example.ndim - 2, why=why)
   return found._replace(
     activation=activation or found.activation, stated={**found.stated, **(stated or {})}
   )
