@@ -176,7 +176,7 @@ def _marked(name):
   return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize('name', map(_marked, NETWORKS))
+@pytest.mark.parametrize('name', [_marked(name) for name in NETWORKS])
 def test_network(name, tmp_path):
   kind, arguments, sides = NETWORKS[name]
   module = write(tmp_path / 'bundle', kind, {**_SMALL, **arguments})
