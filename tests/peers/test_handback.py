@@ -11,7 +11,7 @@ import pytest
 
 from robustmed import networks
 from robustmed.networks import training
-from support import nnunet_folders, torch_networks
+from support import monai_bundles, nnunet_folders, torch_networks
 
 reason = 'launch/test.sh --peers runs it with PyTorch, MONAI, ONNX Runtime and nnunetv2'
 torch = pytest.importorskip('torch', reason=reason)
@@ -85,6 +85,42 @@ def test_nnunet_weights_in_nnunets_network(rank, residual, tmp_path):
   repeated = {k for k in module.state_dict() if k not in names['tensors']}
   assert all('all_modules' in k or k.startswith('decoder.encoder.') for k in repeated)
   image = torch.randn(2, 1, *network.stated['input.window'][0])
+  with torch.no_grad():
+    wanted = module(image).numpy()
+  ours = jax.jit(network.predict)(variables, np.moveaxis(image.numpy(), 1, -1))
+  _close(ours, np.moveaxis(wanted, 1, -1), 'PyTorch')
+
+
+@pytest.mark.parametrize(
+  ('name', 'arguments'),
+  [
+    ('UNet', {**monai_bundles.UNET, 'num_res_units': 1, 'norm': ['batch', {'eps': 1e-4}]}),
+    (
+      'SegResNet',
+      {'spatial_dims': 3, 'in_channels': 1, 'out_channels': 2, 'init_filters': 8}
+      | {'blocks_down': [1, 1], 'blocks_up': [1]},
+    ),
+  ],
+)
+def test_a_state_dict_in_monais_network(name, arguments, tmp_path):
+  safetensors = pytest.importorskip('safetensors.torch', reason=reason)
+  from monai.networks import nets
+
+  positive = lambda tensors: tensors.update(
+    {key: np.abs(value) + 0.5 for key, value in tensors.items() if key.endswith('running_var')}
+  )
+  folder = monai_bundles.write(tmp_path / 'net', name=name, arguments=arguments, change=positive)
+  network = networks.load(folder)
+  variables = _trained(network)
+  export = training.export_of(network)
+  path = tmp_path / f'adv_seed0{export.suffix}'
+  export.write(variables, path)
+  module = getattr(nets, name)(**arguments).eval()
+  names = {'network': module, 'safetensors': safetensors}
+  exec(export.loading.replace('FILE', str(path)), names)
+  left = set(module.state_dict()) - set(names['tensors'])
+  assert all(key.endswith('num_batches_tracked') or 'act_mod' in key for key in left), left
+  image = torch.randn(2, 1, 8, 12, 16)
   with torch.no_grad():
     wanted = module(image).numpy()
   ours = jax.jit(network.predict)(variables, np.moveaxis(image.numpy(), 1, -1))

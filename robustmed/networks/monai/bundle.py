@@ -34,6 +34,9 @@ _UNUSED = (
   *('norm_cross_attn.', 'cross_attn.', 'relative_position_index'),
 )
 _EXPORT = 'export it: torch.onnx.export(...)'
+_LOADING = """import safetensors.torch
+tensors = safetensors.torch.load_file('FILE')
+network.load_state_dict(tensors, strict=False)  # what prediction does not read stays as it was"""
 
 
 def matches(path: pathlib.Path) -> bool:
@@ -79,8 +82,14 @@ def load(path: pathlib.Path) -> networks.Network:
     format=f'MONAI bundle, {name}',
     stated=stated,
     frozen={key: 'running statistics' for key in variables if '.running_' in key},
+    export=networks.Export('.safetensors', _write, _LOADING),
     notes=tuple(notes),
   )
+
+
+def _write(variables, path) -> None:
+  """Writes the tensors that prediction reads, under PyTorch's names."""
+  weights.write(path, {name: np.asarray(variables[name]) for name in sorted(variables)})
 
 
 def _network(config) -> tuple[str, dict[str, Any]]:
