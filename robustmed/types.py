@@ -17,6 +17,15 @@ Objective = Callable[[Array], Array]  # image -> [b]; an attack maximises it per
 Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], evaluated at every scored point
 
 
+class Flags(NamedTuple):
+  """Signs that an attack could not search, [b] bool each; a robustness that they mark is none."""
+
+  no_gradient: Array  # no step had a gradient other than 0
+  not_finite: Array  # the objective was NaN or infinite at a scored point
+  not_moved: Array  # x is the centre, though eps is above 0
+  wrong_eps: Array  # eps is negative or NaN, and was taken as 0
+
+
 class AttackResult(NamedTuple):
   """What an attack returns; every field is per example."""
 
@@ -26,6 +35,7 @@ class AttackResult(NamedTuple):
   monitored: PyTree = None  # the monitor's values, reduced; [num_points, b, ...] for fold='trace'
   last_x: Array | None = None  # with keep='both': the last iterate ...
   best_x: Array | None = None  # ... and the best one
+  flags: Flags | None = None
 
 
 class Attack(Protocol):

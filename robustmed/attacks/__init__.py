@@ -7,11 +7,10 @@ from robustmed.attacks.apgd import apgd
 from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.ensemble import Ensemble, Member
-from robustmed.attacks.expectation import expected
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
+from robustmed.attacks.objectives import Shared, expected
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
-from robustmed.attacks.sharing import Shared
 from robustmed.attacks.square import square
 from robustmed.attacks.threat import Threat
 

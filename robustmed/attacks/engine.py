@@ -1,20 +1,18 @@
 """The loop of all attacks; a `Solver` and a `Threat` hold what differs between them."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from robustmed import errors
-from robustmed.attacks import monitor_reductions
+from robustmed.attacks import inputs, monitor_reductions, objectives
 from robustmed.attacks.threat import Threat
 from robustmed.ops import contracts
-from robustmed.types import Array, AttackResult, PyTree
+from robustmed.types import Array, AttackResult, Flags, PyTree
 
 SELECT = ('last', 'best', 'monitor')
 
@@ -57,6 +55,7 @@ class _LoopState(NamedTuple):
   best_value: Array  # at the best scored point ...
   best_rank: Array  # ... and what it is the best by
   memory: PyTree
+  seen: tuple[Array, Array]  # [b] a gradient other than 0, an objective that is not finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +102,13 @@ class LoopAttack:
     errors.lookup(monitor_reductions.FOLDS, self.fold, kind='fold')
     errors.lookup(dict.fromkeys(SELECT), self.select, kind='select')
     errors.lookup(dict.fromkeys((None, 'both')), self.keep, kind='keep')
+    for name in ('num_steps', 'restarts'):
+      if not isinstance(getattr(self, name), int):
+        raise errors.UserError(f'{name} must be a whole number, not {getattr(self, name)!r}')
+    for name in ('step_size', 'relative_step'):
+      value = getattr(self, name)
+      if isinstance(value, int | float) and not 0 <= value < float('inf'):
+        raise errors.UserError(f'{name} must be a number of 0 or more, not {value!r}')
     if self.num_steps < 0 or self.restarts < 1:
       raise errors.UserError(
         f'an attack needs num_steps >= 0 and restarts >= 1, not {self.num_steps}, {self.restarts}'
@@ -127,16 +133,12 @@ class LoopAttack:
 
   def __call__(self, objective, x, *, eps, key, monitor=None, start_radius=None):
     """See `types.Attack`."""
-    given = jnp.asarray(x)
-    if not jnp.issubdtype(given.dtype, jnp.floating) or given.ndim < 1:
-      raise errors.UserError(
-        f'an attack needs x of a floating dtype and shape [b, ...], got {given.dtype} '
-        f'{given.shape}; convert the image first, for example x.astype(float32) / 255'
-      )
+    given = inputs.image(x)
     centre = given.astype(jnp.promote_types(given.dtype, jnp.float32))
     self.threat.check(centre)
     eps = contracts.broadcast_per_example(eps, centre, what='eps')
-    _check_eps(eps)
+    inputs.check_at_least_0(eps, what='eps')
+    wrong_eps, eps = ~(eps >= 0), jnp.where(eps >= 0, eps, 0)
     step_size = self.step_size
     if self.relative_step is not None:
       step_size = (
@@ -148,7 +150,8 @@ class LoopAttack:
       start_radius = eps
     if start_radius is not None:
       start_radius = contracts.broadcast_per_example(start_radius, centre, what='start_radius')
-    keys = example_keys(key, centre.shape[0])
+      inputs.check_at_least_0(start_radius, what='start_radius')
+    keys = inputs.example_keys(key, centre.shape[0])
     monitor = self._checked_monitor(monitor)
     objective = self._with_progress(objective)
     evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
@@ -163,7 +166,7 @@ class LoopAttack:
       return self._run(problem._replace(keys=fresh), evaluate, monitor, start_radius)
 
     if self.restarts == 1:
-      return self._result(run(0), centre, given.dtype)
+      return self._result(run(0), centre, given.dtype, eps, wrong_eps)
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, 0))
     # `_merge` replaces NaN by the values of the first run.
     unknown = jnp.full_like(eps, jnp.nan)
@@ -171,7 +174,7 @@ class LoopAttack:
     kept = blank._replace(value=unknown, best_value=unknown, best_rank=unknown, memory=memory)
     next_run = lambda restart, kept: self._merge(kept, run(restart))
     kept = lax.fori_loop(0, self.restarts, next_run, kept)
-    return self._result(kept, centre, given.dtype)
+    return self._result(kept, centre, given.dtype, eps, wrong_eps)
 
   def _checked_monitor(self, monitor):
     what = f'the monitor of select={self.select!r}'
@@ -185,7 +188,7 @@ class LoopAttack:
 
   def _with_progress(self, objective):
     """The objective as a function of x and the step."""
-    if not takes_progress(objective):
+    if not objectives.takes_progress(objective):
       return lambda x, index: objective(x)
     if self.select == 'best':
       raise errors.UserError(
@@ -217,6 +220,7 @@ select='monitor' or 'last'"
         best_x=best_x,
         best_value=jnp.where(better, point.value, carry.best_value),
         best_rank=jnp.fmax(carry.best_rank, rank),
+        seen=(carry.seen[0] | _moves(point.grad, eps), carry.seen[1] | ~jnp.isfinite(point.value)),
         memory=monitor_reductions.add(self.fold, carry.memory, point.monitored, index),
       )
 
@@ -226,7 +230,8 @@ select='monitor' or 'last'"
       x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
       return carry._replace(x=project(x), state=state)
 
-    carry = _LoopState(x, state, low, x if track else None, low, low, self._memory(monitor, x))
+    memory, never = self._memory(monitor, x), jnp.zeros(eps.shape, bool)
+    carry = _LoopState(x, state, low, x if track else None, low, low, memory, (never, never))
     carry = lax.fori_loop(0, self.num_steps, body, carry)
     if self.score_last:
       carry = record(carry, evaluate(carry.x, self.num_steps, gradient=False), self.num_steps)
@@ -255,16 +260,26 @@ select='monitor' or 'last'"
       best_x=best_x,
       best_value=jnp.where(better_point, new.best_value, kept.best_value),
       best_rank=jnp.fmax(kept.best_rank, new.best_rank),
+      seen=(kept.seen[0] | new.seen[0], kept.seen[1] | new.seen[1]),
       memory=monitor_reductions.merge(self.fold, kept.memory, new.memory, better),
     )
 
-  def _result(self, carry, centre, dtype):
+  def _result(self, carry, centre, dtype, eps, wrong_eps):
     x = _rounded(carry.x if self.select == 'last' else carry.best_x, dtype)
     both = self.keep == 'both'
+    distance, (gradient, unknown) = self.threat.distance(x, centre), carry.seen
+    # Where no point had a value, the best of none is not -inf but unknown.
+    value = jnp.where(unknown & jnp.isneginf(carry.value), jnp.nan, carry.value)
     result = AttackResult(
       x=x.astype(dtype),
-      value=-carry.value if self.minimise else carry.value,
-      distance=self.threat.distance(x, centre),
+      value=-value if self.minimise else value,
+      distance=distance,
+      flags=Flags(
+        no_gradient=~gradient & (self.num_gradients > 0),
+        not_finite=unknown,
+        not_moved=(distance == 0) & (eps > 0),
+        wrong_eps=wrong_eps,
+      ),
       monitored=carry.memory,
       last_x=carry.x.astype(dtype) if both else None,
       best_x=carry.best_x.astype(dtype) if both else None,
@@ -283,42 +298,11 @@ def _rounded(x, dtype):
   return lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)
 
 
-def example_keys(key, batch):
-  """Returns [b] keys: `fold_in(key, i)` of one key, or the [b] keys that were given."""
-  key = jnp.asarray(key)
-  if key.dtype == jnp.uint32 and key.ndim in (1, 2):
-    key = jax.random.wrap_key_data(key)
-  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    raise errors.UserError(f'key must come from jax.random.key(seed), not be {key.dtype}')
-  if key.ndim == 0:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-  if key.shape != (batch,):
-    raise errors.UserError(f'key must be one key or {batch} keys, one per example; got {key.shape}')
-  return key
-
-
-def _check_eps(eps):
-  """Raises `UserError` where eps is negative or NaN; a traced eps is not checked."""
-  if isinstance(eps, jax.core.Tracer):
-    return
-  wrong = [value for value in np.asarray(eps).tolist() if not value >= 0]
-  if wrong:
-    raise errors.UserError(f'eps must be 0 or more, got {wrong[0]:.6g}')
-
-
-def takes_progress(objective):
-  """Returns whether an objective has a parameter `progress`, and so differs from step to step."""
-  try:
-    return 'progress' in inspect.signature(objective).parameters
-  except (TypeError, ValueError):  # a builtin
-    return False
-
-
-def through(objective, decode):
-  """Returns x -> objective(decode(x)), which is told the progress if the objective wants it."""
-  if takes_progress(objective):
-    return lambda x, progress: objective(decode(x), progress)
-  return lambda x: objective(decode(x))
+def _moves(grad, like):
+  """Whether a gradient has an entry that is finite and not 0, [b]."""
+  if grad is None:
+    return jnp.zeros(like.shape, bool)
+  return jnp.any(jnp.isfinite(grad) & (grad != 0), axis=tuple(range(1, grad.ndim)))
 
 
 def _evaluator(objective, monitor, sense):

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed import errors
-from robustmed.attacks import engine
+from robustmed.attacks import inputs, objectives
 from robustmed.attacks.monitor_reductions import where_per_example
-from robustmed.attacks.sharing import Shared
 from robustmed.types import Array, Attack, Batch, PyTree
 
 CLEAN = -1  # the member of an example on which nothing is worse than its own image
@@ -51,16 +50,6 @@ class Robust(NamedTuple):
   found: Found
   passes: int  # gradients and forward passes that were spent on examples, padding included
   full: int  # what all members one by one would spend
-
-
-def bind(
-  predict: Callable[[Array], PyTree], objective: Callable[..., Array], batch: Batch
-) -> Callable[..., Array]:
-  """Returns x -> objective(predict(x), batch with x), which is told the progress if it wants it."""
-  seen = lambda x: {**batch, 'image': x}
-  if engine.takes_progress(objective):
-    return lambda x, progress: objective(predict(x), seen(x), progress)
-  return lambda x: objective(predict(x), seen(x))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +119,7 @@ class Ensemble:
     the data. Examples with batch['mask'] False do not count.
     """
     count = len(batch['image'])
-    keys = engine.example_keys(key, count)
+    keys = inputs.example_keys(key, count)
     eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (count,))
     kept = self._jitted_start(variables, batch)
     each = np.full((len(self.members), count), np.nan, np.float32)
@@ -164,14 +153,14 @@ class Ensemble:
   def _run(self, number, variables, batch, eps, key):
     member = self.members[number]
     own = variables if member.variables is None else member.variables
-    outputs = Shared(lambda x: self.predict(own, x))
+    outputs = objectives.Shared(lambda x: self.predict(own, x))
     judged = outputs if member.variables is None else lambda x: self.predict(variables, x)
     result = member.attack(
-      bind(outputs, member.objective, batch),
+      objectives.bind(outputs, member.objective, batch),
       batch['image'],
       eps=eps,
       key=key,
-      monitor=bind(judged, self.badness, batch),
+      monitor=objectives.bind(judged, self.badness, batch),
     )
     return result.x, self._score(variables, batch, result.x)
 
@@ -260,19 +249,17 @@ BUDGETS = {
 }
 
 
-def settings_of(objectives: Sequence[str], budget: str, **threat) -> dict[str, dict[str, Any]]:
+def settings_of(names: Sequence[str], budget: str, **threat) -> dict[str, dict[str, Any]]:
   """Returns {name: settings of an attack and its objective} for a task with these objectives.
 
   A larger budget begins with the members of the smaller one, by name, so that it finds whatever
   that one finds. threat: norm, bounds, ... of all.
   """
   chosen = errors.lookup(BUDGETS, budget, kind='budget of attacks')
-  found = settings_of(objectives, chosen.contains, **threat) if chosen.contains else {}
-  known = [(attack, name) for attack, name in _ORDER if name in objectives]
+  found = settings_of(names, chosen.contains, **threat) if chosen.contains else {}
+  known = [(attack, name) for attack, name in _ORDER if name in names]
   if not known:
-    raise errors.UserError(
-      f'no attack of an ensemble has one of the objectives {", ".join(objectives)}'
-    )
+    raise errors.UserError(f'no attack of an ensemble has one of the objectives {", ".join(names)}')
   steps = {'num_steps': chosen.steps, 'restarts': chosen.restarts}
   for attack, name in known[: chosen.members]:
     settings = {'name': attack, **steps, 'objective': name}

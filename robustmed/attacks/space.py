@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from robustmed import types
-from robustmed.attacks import engine, sharing
+from robustmed.attacks import objectives
 
 
 class Space(NamedTuple):
@@ -56,8 +56,8 @@ def attacked(
 
   `objective` and `monitor` are of images.
   """
-  decode = sharing.Shared(lambda x: space.decode(x, batch))
+  decode = objectives.Shared(lambda x: space.decode(x, batch))
   if monitor is not None:
     kwargs['monitor'] = lambda x: monitor(decode(x))
-  result = attack(engine.through(objective, decode), space.encode(batch), **kwargs)
+  result = attack(objectives.through(objective, decode), space.encode(batch), **kwargs)
   return result._replace(x=space.decode(result.x, batch))

@@ -77,7 +77,7 @@ class Threat:
         f'bounds need both sides, not {self.bounds!r}; one that does not matter is -inf or inf'
       )
     known = all(isinstance(side, int | float | tuple | list | np.ndarray) for side in self.bounds)
-    if known and np.any(np.asarray(self.bounds[0]) >= np.asarray(self.bounds[1])):
+    if known and not np.all(np.asarray(self.bounds[0]) < np.asarray(self.bounds[1])):
       raise errors.UserError(
         f'bounds must be (low, high) with low < high, not {self.bounds!r}; per channel: '
         '((low, low, ...), (high, high, ...))'

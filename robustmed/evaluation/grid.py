@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import attacks, errors, types
-from robustmed.attacks import ensemble
+from robustmed.attacks import objectives
 from robustmed.attacks import space as spaces
 from robustmed.evaluation import movement, stored_tables, trials
 from robustmed.ops import contracts
@@ -107,8 +107,8 @@ class Evaluator:
     self.main_objective = probes[main].objective
     self._key = key
     self._attack = {name: attack_program(task, probe, judge) for name, probe in probes.items()}
-    objectives = sorted({probe.objective for probe in probes.values()})
-    self._score = score_program(task, objectives, main=self.main_objective)
+    names = sorted({probe.objective for probe in probes.values()})
+    self._score = score_program(task, names, main=self.main_objective)
 
   def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps):
     """(attacked images, their distance [b]) of this host's batch; CLEAN returns its images. eps:
@@ -124,7 +124,7 @@ class Evaluator:
     return Scores(*self._score(variables, batch, images))
 
 
-def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
+def score_program(task: types.Task, names: Sequence[str], *, main: str):
   """Returns a compiled (variables, batch, images) -> (columns, outputs).
 
   Columns: the metrics, the task's diagnostics, those of `movement`, every objective as
@@ -137,7 +137,7 @@ def score_program(task: types.Task, objectives: Sequence[str], *, main: str):
 
     def scored(image):
       outputs = task.predict(variables, image)
-      values = {n: task.objectives[n](outputs, {**with_clean, 'image': image}) for n in objectives}
+      values = {n: task.objectives[n](outputs, {**with_clean, 'image': image}) for n in names}
       for name, value in values.items():
         contracts.per_example(value, len(image), what=f'the objective {name!r}')
       return jnp.sum(values[main]), (values, outputs)
@@ -174,8 +174,8 @@ def attack_program(task: types.Task, probe: Probe, judge: tuple[str, bool] | Non
   def one_device(variables, batch, eps, key):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch['index'])
     predict = attacks.Shared(lambda image: task.predict(variables, image))
-    value = ensemble.bind(predict, objective, batch)
-    monitor = ensemble.bind(predict, badness, {**batch, 'clean': batch['image']})
+    value = objectives.bind(predict, objective, batch)
+    monitor = objectives.bind(predict, badness, {**batch, 'clean': batch['image']})
     return spaces.run(
       probe.attack,
       value,

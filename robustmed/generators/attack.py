@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from robustmed import errors, types
-from robustmed.attacks import engine
+from robustmed.attacks import inputs
 from robustmed.generators import synthesis
 from robustmed.ops import contracts
 from robustmed.process import files
@@ -47,7 +47,7 @@ class Synthesised:
         f'a synthesised attack needs images [b, h, w, 1] of a floating dtype, got {x.dtype} '
         f'{x.shape}'
       )
-    keys = None if key is None else engine.example_keys(key, x.shape[0])
+    keys = None if key is None else inputs.example_keys(key, x.shape[0])
     wanted = contracts.broadcast_per_example(eps, x.astype(jnp.float32), what='eps')
     gaps = jnp.abs(wanted[:, None] - jnp.asarray(self.levels, jnp.float32)[None])
     nearest = jnp.argmin(gaps, axis=1)

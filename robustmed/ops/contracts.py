@@ -60,6 +60,7 @@ def broadcast_per_example(value: Any, like: Array, *, what: str) -> Array:
     array = jnp.asarray(value)
     if array.ndim:
       chex.assert_shape(array, (batch,))
+    assert not jnp.iscomplexobj(array), 'a complex number'
   return jnp.broadcast_to(array.astype(like.dtype), (batch,))
 
 

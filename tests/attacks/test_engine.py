@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.attacks import engine
+from robustmed.attacks import inputs
 
 SHAPE = (3, 4, 4, 2)
 BOUNDS = {
@@ -198,7 +198,7 @@ def test_restarts_keep_the_best_run_of_each_example(problems):
     np.testing.assert_allclose(values[count].value, objective(values[count].x), rtol=1e-5)
     np.testing.assert_allclose(values[count].monitored, values[count].value, rtol=1e-5)
   # By hand: run r > 0 of example i draws from fold_in(fold_in(key, i), r).
-  keys = engine.example_keys(jax.random.key(0), 3)
+  keys = inputs.example_keys(jax.random.key(0), 3)
   draws = []
   for restart in range(6):
     fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, restart) if restart else keys
@@ -395,3 +395,66 @@ def test_an_objective_may_depend_on_the_progress(problems):
   np.testing.assert_allclose(result.monitored[:, 0], [0, 0.1, 0.2, 0.1, 0.0], atol=1e-6)
   with pytest.raises(errors.UserError, match='changes with the steps'):
     problems.call(attacks.pgd(num_steps=4, select='best'), objective, x, 1.0)
+
+
+def _flagged(problems, objective, eps=0.1, **settings):
+  attack = attacks.pgd(num_steps=3, random_start=False, **settings)
+  return problems.call(attack, objective, problems.images(SHAPE), jnp.asarray(eps)).flags
+
+
+def test_flags_say_where_an_attack_could_not_search(problems):
+  """One example each: steps as usual, an objective without a gradient, one that is NaN."""
+  which = jnp.arange(3)
+
+  def objective(x):
+    value = problems.linear(jnp.ones(SHAPE))(x)
+    value = jnp.where(which == 1, jax.lax.stop_gradient(value), value)
+    return value * jnp.where(which == 2, jnp.nan, 1.0)
+
+  flags = _flagged(problems, objective)
+  assert flags.no_gradient.tolist() == [False, True, True]
+  assert flags.not_finite.tolist() == [False, False, True]
+  assert flags.not_moved.tolist() == [False, True, True]
+  assert flags.wrong_eps.tolist() == [False] * 3
+  again = _flagged(problems, objective, restarts=1, select='best')
+  assert again.no_gradient.tolist() == [False, True, True]
+
+
+def test_the_best_of_no_value_is_unknown(problems):
+  x = problems.images(SHAPE)
+  nowhere = lambda x: jnp.full(3, jnp.nan)
+  for restarts in (1, 2):
+    attack = attacks.pgd(num_steps=2, select='best', restarts=restarts)
+    result = problems.call(attack, nowhere, x, 0.1)
+    assert np.isnan(result.value).all()
+    assert result.flags.not_finite.all()
+
+
+def test_a_traced_eps_that_is_wrong_changes_nothing_and_is_flagged(problems):
+  objective, x = problems.network(SHAPE[1:]), problems.images(SHAPE)
+  result = problems.call(attacks.pgd(num_steps=2), objective, x, jnp.asarray([-0.1, jnp.nan, 0.1]))
+  np.testing.assert_array_equal(result.x[:2], x[:2])
+  assert result.flags.wrong_eps.tolist() == [True, True, False]
+  assert result.flags.not_moved.tolist() == [False] * 3
+  assert np.isfinite(result.x).all()
+
+
+@pytest.mark.parametrize(
+  ('make', 'call', 'message'),
+  [
+    ({'num_steps': 2.0}, {}, 'num_steps must be a whole number'),
+    ({'restarts': 1.5}, {}, 'restarts must be a whole number'),
+    ({'step_size': float('nan')}, {}, 'step_size must be a number of 0 or more'),
+    ({'relative_step': -0.5}, {}, 'relative_step must be a number of 0 or more'),
+    ({'bounds': (float('nan'), 1.0)}, {}, 'low < high'),
+    ({}, {'eps': 1 + 2j}, 'eps must be a number'),
+    ({}, {'key': None}, 'needs a key'),
+    ({}, {'start_radius': -1.0}, 'start_radius must be 0 or more'),
+    ({}, {'x': jnp.zeros((3, 0, 4, 2))}, 'images with pixels'),
+  ],
+)
+def test_settings_that_mean_nothing_are_refused(problems, make, call, message):
+  given = {'x': problems.images(SHAPE), 'eps': 0.1, 'key': jax.random.key(0), **call}
+  x = given.pop('x')
+  with pytest.raises(errors.UserError, match=message):
+    attacks.pgd(**{'num_steps': 2, **make})(problems.network(SHAPE[1:]), x, **given)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.attacks import ensemble
+from robustmed.attacks import ensemble, objectives
 from robustmed.tasks import dense_objectives, segmentation
 
 COUNT, SIDE, CLASSES = 12, 6, 3
@@ -65,7 +65,7 @@ def test_worst_is_the_worst_of_members_that_run_alone(case, made):
   found = jax.jit(lambda b: made.worst(variables, b, eps=EPS, key=key))(batch)
   for number, member in enumerate(made.members):
     alone = member.attack(
-      ensemble.bind(lambda x: _predict(variables, x), member.objective, batch),
+      objectives.bind(lambda x: _predict(variables, x), member.objective, batch),
       batch['image'],
       eps=EPS,
       key=key,
@@ -185,9 +185,9 @@ def test_images_made_against_another_network_are_judged_on_this_one(case):
 
 
 def test_a_larger_budget_contains_the_smaller_one():
-  for objectives in (segmentation.OBJECTIVES, ('loss', 'bce', 'heat', 'offset'), ('loss', 'obj')):
+  for known in (segmentation.OBJECTIVES, ('loss', 'bce', 'heat', 'offset'), ('loss', 'obj')):
     quick, standard, thorough = (
-      ensemble.settings_of(tuple(objectives), name) for name in ('quick', 'standard', 'thorough')
+      ensemble.settings_of(tuple(known), name) for name in ('quick', 'standard', 'thorough')
     )
     assert list(standard)[: len(quick)] == list(quick)
     assert list(thorough)[: len(standard)] == list(standard)
@@ -195,7 +195,7 @@ def test_a_larger_budget_contains_the_smaller_one():
     for settings in thorough.values():
       fields = {k: v for k, v in settings.items() if k != 'objective'}
       assert attacks.make(**fields).select == 'monitor'
-      assert settings['objective'] in objectives
+      assert settings['objective'] in known
 
 
 def test_mistakes_are_named(case):
