@@ -15,7 +15,7 @@ from robustmed.audit import experiment as audit
 from robustmed.evaluation import grid, trials
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
-from support import audited, folders, nnunet_folders, runs
+from support import audited, folders, monai_bundles, nnunet_folders, runs
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
 
@@ -327,6 +327,29 @@ def test_a_results_folder_of_nnunet(rank, tmp_path):
     image
   )
   assert np.isfinite(slope).all() and (slope != 0).mean() > 0.9
+
+
+def test_a_monai_bundle(tmp_path):
+  step = {'_target_': 'ScaleIntensityRanged', 'a_min': 0, 'a_max': 200, 'b_min': 0, 'b_max': 1}
+  inferer = {'_target_': 'monai.inferers.SlidingWindowInferer', 'roi_size': [8, 8, 4]}
+  config = config_of(tmp_path)
+  config.network = str(
+    monai_bundles.write(
+      tmp_path / 'bundle',
+      arguments={**monai_bundles.UNET, 'out_channels': 3},
+      config={'preprocessing': monai_bundles.transforms(step), 'inferer': inferer},
+    )
+  )
+  made = setup.make(config)
+  described = made.audited['bundle'].described
+  assert described.input.normalise == 'standard:0:200' and described.input.overlap == 0.25
+  assert made.fields['axes'] == 3 and described.input.blend == 'constant'
+  tasks = setup.tasks(made)
+  source = setup.load(made, tasks)
+  image = jnp.asarray(source.crop(source.test[0])['image'])[None]
+  variables = tasks['bundle'].init(None)
+  outputs = tasks['bundle'].predict(variables, image)['head0']
+  assert outputs.shape == (*image.shape[:-1], 3) and np.isfinite(outputs).all()
 
 
 def test_images_of_the_spacing_of_the_network_are_not_resampled(tmp_path):
