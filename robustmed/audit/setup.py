@@ -265,9 +265,14 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   if any(one.described.input.normalise.startswith('nonzero:') for one in setup.audited.values()):
     low = 0 * low  # so that it is cropped again
 
-  def padded(inner):  # what is padded is as dark as the image's darkest half per cent
+  by_case = setup.fields['intensity'] == normalise.OF_CASE['case_zscore']
+
+  def padded(inner):
+    # What is padded is as dark as the image's darkest half per cent; where networks read deviations
+    # of the case, it is 0 as in their training.
     def crop(found, *draw):
       floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
+      floor = 0 * floor if by_case else floor
       cut = inner({**found, 'image': found['image'] - floor}, *draw)
       return {**cut, 'image': cut['image'] + floor}
 
