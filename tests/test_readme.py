@@ -1,4 +1,4 @@
-"""The README's code and commands are what works."""
+"""The code and commands of the README and of docs/attacks.md are what works."""
 
 import re
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustmed import attacks
 from support import runs
 
 README = (runs.ROOT / 'README.md').read_text()
@@ -26,6 +27,51 @@ def test_the_snippet_for_notebooks_runs_as_printed():
   assert result.x.shape == (3, 4, 4, 1) and result.value.shape == (3,)
   assert (result.distance <= 0.07 + 1e-6).all() and (result.distance > 0.06).all()
   assert (np.asarray(result.value) > np.asarray(names['objective'](names['x']))).all()
+
+
+ATTACKS = (runs.ROOT / 'docs' / 'attacks.md').read_text()
+
+
+def _block(word):
+  (found,) = [c for c in re.findall(r'```python\n(.*?)```', ATTACKS, re.S) if word in c]
+  return found
+
+
+def test_the_worst_of_several_attacks_runs_as_printed():
+  weights = jax.random.normal(jax.random.key(1), (1, 3))
+  image = jax.random.normal(jax.random.key(2), (4, 6, 6, 1))
+  predict = lambda variables, image: {'head0': image @ variables}
+  labels = jnp.argmax(image @ weights, axis=-1).astype(jnp.int32)
+  names = {
+    'predict': predict,
+    'variables': weights,
+    'batch': {'image': image, 'target': {'labels': labels}},
+    'dice': lambda outputs, target: jnp.mean(
+      (jnp.argmax(outputs['head0'], -1) == target['labels']).astype(jnp.float32), axis=(1, 2)
+    ),
+  }
+  exec(_block('attacks.Ensemble'), names)
+  found = names['found']
+  assert found.each.shape == (2, 4) and (found.badness > -1).any()
+  assert names['levels'][0][1].badness.mean() <= names['levels'][1][1].badness.mean()
+  assert names['robust'].share == 1
+
+
+def test_physical_changes_run_as_printed():
+  image = jax.random.uniform(jax.random.key(2), (2, 12, 10, 1))
+  names = {
+    'attacks': attacks,
+    'image': image,
+    'key': jax.random.key(0),
+    'objective': lambda x: jnp.sum(jnp.square(x - image), axis=(1, 2, 3)),
+  }
+  exec(_block('physical.compose'), names)
+  assert names['attacked'].shape == image.shape
+  assert (names['size'] <= 1 + 1e-6).all() and (names['size'] > 0.5).all()
+
+
+def test_the_readme_is_short():
+  assert len(README.splitlines()) <= 180
 
 
 def test_files_that_the_readme_names_exist():

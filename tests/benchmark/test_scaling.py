@@ -61,7 +61,7 @@ def test_the_prediction_by_hand():
     (256, 197e12, 100e9, '| 0.81 | 0.97 | 0.13 | 0.55 |'),
   ],
 )
-def test_the_predictions_of_the_readme(devices, peak, link, row):
+def test_the_predictions_of_the_documents(devices, peak, link, row):
   cells = [
     scaling.efficiency(
       seconds=images * gradients * 4 * 0.581e9 / (0.3 * peak),
@@ -73,7 +73,7 @@ def test_the_predictions_of_the_readme(devices, peak, link, row):
     for images in (8, 64)
   ]
   assert '| ' + ' | '.join(f'{cell:.2f}' for cell in cells) + ' |' == row
-  assert row in (runs.ROOT / 'README.md').read_text()
+  assert row in (runs.ROOT / 'docs' / 'clusters.md').read_text()
 
 
 SPEC = {'batch': 1, 'steps': 1, 'width': 1 / 32, 'side': 64, 'total': 2}

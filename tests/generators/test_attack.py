@@ -100,10 +100,12 @@ def test_the_grid_takes_it_like_any_other_attack():
   assert (probes['gen'].attack.num_gradients, probes['gen'].attack.num_forwards) == (0, 1)
 
 
-def test_a_saved_generator_attacks_an_image_in_the_five_lines_of_the_readme(tmp_path, monkeypatch):
+def test_a_saved_generator_attacks_an_image_in_the_five_lines_of_the_documents(
+  tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   _save(tmp_path / 'runs' / 'synthesis' / 'checkpoints' / 'gen_2' / 'seed0')
-  readme = (runs.ROOT / 'README.md').read_text()
+  readme = (runs.ROOT / 'docs' / 'attacks.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
   (lines,) = [block for block in blocks if 'generators.load' in block]
   assert len(lines.strip().splitlines()) == 5
