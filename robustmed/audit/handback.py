@@ -30,22 +30,23 @@ def write(one: setup.Audited, made: training.Split, context, models, *, untraine
 
   `load.md` has the lines that load them elsewhere.
   """
-  if not parallel.is_writer():
-    return
   export, told = training.export_of(one.network), {}
   for model in models:
     if model.arm == untrained:
       continue
+    variables = model.load()  # which all hosts do together
     path = place(context.results, one, model.arm, model.trial)
     told[path.name] = export.loading.replace('FILE', path.name)
+    if not parallel.is_writer():
+      continue
     if not path.exists():
-      export.write(made.join(model.load()), path)
+      export.write(made.join(variables), path)
     described = {
       'input': one.described.input._asdict(),
       'output': one.described.output._asdict(),
     }
     files.write_json(path.with_name(f'{path.stem}.json'), described)
-  if told:
+  if told and parallel.is_writer():
     folder = context.results / FOLDER
     shown = '\n'.join(f'## {name}\n\n```python\n{text}\n```\n' for name, text in told.items())
     files.write_text(folder / 'load.md', f'# Trained networks\n\n{shown}')

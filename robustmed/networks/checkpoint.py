@@ -31,6 +31,12 @@ network = networks.load('FILE')
 outputs = network.predict(network.variables, image)"""
 
 
+# Of several hosts the first one writes, without waiting for the others.
+_ALONE = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix='network'
+)
+
+
 def module_of(fields: Mapping[str, Any]) -> nn.Module:
   """Returns the module that a card describes: its name, the name of its type, its arguments."""
   options = dict(fields)
@@ -117,7 +123,7 @@ def write(card, variables, path: pathlib.Path) -> None:
   try:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as saver:
+    with ocp.StandardCheckpointer(multiprocessing_options=_ALONE) as saver:
       saver.save(files.path_of(building / WEIGHTS), jax.tree.map(np.asarray, variables))
     (building / CARD).write_text(json.dumps({**card, 'arm': arm}, indent=1))
     os.replace(building, path)
