@@ -66,7 +66,8 @@ class Cell(NamedTuple):
 
   @property
   def file(self) -> str:
-    return f'{self.arm}.{self.trial}.{self.attack}.{self.eps:g}.parquet'
+    arm, attack = (files.name_of(one, what='an arm or attack') for one in (self.arm, self.attack))
+    return f'{arm}.{self.trial}.{attack}.{self.eps:g}.parquet'
 
   def __str__(self) -> str:
     what = 'without attack' if self.attack == CLEAN else f'under {self.attack!r} at {self.eps:g}'
@@ -111,8 +112,7 @@ class Evaluator:
     self._score = score_program(task, names, main=self.main_objective)
 
   def attack(self, variables: PyTree, batch: dict[str, Any], name: str, eps):
-    """(attacked images, their distance [b]) of this host's batch; CLEAN returns its images. eps:
-    scalar or [b]."""
+    """(attacked images, their distance [b]) of this host's batch; CLEAN: its images."""
     if name == CLEAN:
       return batch['image'], np.zeros(len(batch['mask']), np.float32)
     key = jax.random.fold_in(self._key, zlib.crc32(name.encode()) & 0x7FFFFFFF)

@@ -40,6 +40,18 @@ def path_of(name: str | os.PathLike) -> Path:
   return epath.Path(name)
 
 
+def name_of(text: Any, *, what: str) -> str:
+  """Returns a name that becomes part of a path; one that could lead elsewhere is a `UserError`.
+
+  Letters, digits and _-. alone, at most 100 of them, and no dot in front.
+  """
+  if not isinstance(text, str) or not re.fullmatch(r'[0-9A-Za-z_-][0-9A-Za-z_.-]{0,99}', text):
+    raise errors.UserError(
+      f'{what} must be a name of at most 100 letters, digits, "_", "-" and ".", not {text!r:.80}'
+    )
+  return text
+
+
 def is_remote(path: Path) -> bool:
   """Returns whether a path lies in an object store."""
   return not isinstance(path, pathlib.Path)

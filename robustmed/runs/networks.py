@@ -10,6 +10,7 @@ import ml_collections
 
 from robustmed import errors
 from robustmed.evaluation import grid, trials
+from robustmed.process import files
 from robustmed.runs import experiment, workdir
 from robustmed.training import checkpoints
 
@@ -26,7 +27,7 @@ class Networks:
     self._evaluators = {}
 
   def folder(self, arm: str, trial: trials.Trial) -> pathlib.Path:
-    return self._root / 'checkpoints' / arm / trial.folder
+    return self._root / 'checkpoints' / files.name_of(arm, what='an arm') / trial.folder
 
   def final(self, arm: str, trial: trials.Trial) -> pathlib.Path:
     """The folder of the trained variables; it exists once the training has finished."""

@@ -134,6 +134,10 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
   card = files.read_json(path)
   if not isinstance(card, dict) or not {'arm', 'seed', 'model', 'image_shape'} <= set(card):
     raise errors.UserError(f'{path} does not describe a network; it lacks arm, seed or model')
+  files.name_of(card['arm'], what=f'arm in {path}')
+  for number in ('seed', 'fold'):  # they become parts of paths, too
+    if not isinstance(card.get(number, 0), int) or not 0 <= card.get(number, 0) < 10**6:
+      raise errors.UserError(f'{number} in {path} must be a number of 0 or more')
   return card
 
 

@@ -129,3 +129,16 @@ def test_the_reason_of_the_system_is_found_where_libraries_hide_it():
     assert files.os_error(error) == errno.ENOSPC
   assert files.os_error(ValueError("Failed to write [os_error_code='122']")) == 122
   assert files.os_error(ValueError('No space')) is None and files.os_error(None) is None
+
+
+@pytest.mark.parametrize('name', ['std', 'adv_0.05', 'a-b', '_x', 'A' * 100])
+def test_names_of_parts_of_paths(name):
+  assert files.name_of(name, what='an arm') == name
+
+
+@pytest.mark.parametrize(
+  'name', ['', '.', '..', '../x', 'a/b', '/x', '.x', 'a b', 'a\n', 'é', 'a\x00', 'A' * 101, 3, None]
+)
+def test_names_that_lead_elsewhere_are_refused(name):
+  with pytest.raises(errors.UserError, match='an arm must be a name'):
+    files.name_of(name, what='an arm')

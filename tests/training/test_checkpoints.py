@@ -101,3 +101,21 @@ def test_a_bug_in_saving_is_not_hidden(tmp_path, monkeypatch):
   monkeypatch.setattr(ocp.StandardCheckpointer, 'save', fail)
   with pytest.raises(ValueError, match='no such type'):
     checkpoints.save_variables(tmp_path / 'variables', VARIABLES)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('arm', '/elsewhere/x'),
+    ('arm', '../x'),
+    ('arm', 3),
+    ('seed', '../1'),
+    ('seed', -1),
+    ('fold', 1.5),
+  ],
+)
+def test_a_card_that_leads_out_of_the_workdir_is_refused(tmp_path, field, value):
+  card = {'arm': 'std', 'seed': 0, 'model': {}, 'image_shape': [4], field: value}
+  checkpoints.write_card(tmp_path, card)
+  with pytest.raises(errors.UserError, match=f'{field} in '):
+    checkpoints.read_card(tmp_path)

@@ -19,6 +19,7 @@ from robustmed.process import files
 AXES = ('S', 'P', 'L')  # where the axes d, h, w point to
 SUFFIXES = ('.nii.gz', '.nii')
 GEOMETRY = ('affine', 'grid', 'box')
+_CHUNK = 2**20
 
 
 class Volume(NamedTuple):
@@ -37,6 +38,14 @@ class Geometry(NamedTuple):
 class Header(NamedTuple):
   shape: tuple[int, ...]
   affine: np.ndarray  # [4, 4]
+
+
+def _check_sum(path: pathlib.Path) -> None:
+  """Reads a compressed file to its end, where its check sum is; nibabel stops before it."""
+  if path.suffix == '.gz':
+    with gzip.open(path) as file:
+      while file.read(_CHUNK):
+        pass
 
 
 def header(path: pathlib.Path) -> Header:
@@ -66,6 +75,7 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
   if stored.kind not in 'iuf':
     raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
+    _check_sum(path)
     array = image.get_fdata(dtype=np.float32, caching='unchanged')
   except Exception as error:  # for a damaged file readers raise exceptions of any kind
     raise _damaged(path, error) from error

@@ -45,6 +45,10 @@ def read(path: pathlib.Path) -> np.ndarray:
     else:
       with Image.open(file) as picture:
         array = np.array(picture)
+      if path.suffix.lower() == '.png':
+        file.seek(0)
+        with Image.open(file) as picture:
+          picture.verify()  # the check sums of all parts, also of those after the pixels
   if array.ndim not in (2, 3) or min(array.shape) < 1 or array.dtype.kind not in 'biuf':
     raise errors.UserError(f'{path}: must be one image, not {array.dtype} {list(array.shape)}')
   if not np.isfinite(array).all():

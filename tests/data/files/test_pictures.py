@@ -83,3 +83,22 @@ def test_label_maps(tmp_path, array, message):
     pictures.labels(tmp_path / 'a.npy')
   np.save(tmp_path / 'b.npy', np.array([[0.0, 205.0]]))
   assert pictures.labels(tmp_path / 'b.npy').tolist() == [[0, 205]]
+
+
+def test_a_bit_that_flips_in_a_png_is_found(tmp_path):
+  rng = np.random.default_rng(0)
+  array = rng.integers(0, 2, (24, 20)).astype(np.uint8) * 255
+  path = tmp_path / 'mask.png'
+  Image.fromarray(array).save(path)
+  content, silent = path.read_bytes(), []
+  for place in range(len(content)):
+    damaged = bytearray(content)
+    damaged[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(damaged)
+    try:
+      found = pictures.read(path)
+    except errors.UserError:
+      continue
+    if not np.array_equal(found, array):
+      silent.append(place)
+  assert not silent
