@@ -39,7 +39,9 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'channels': 0,  # 0: of the network
       'spacing': (),  # (): as stored; of [z, y, x] or [y, x]
-      'orientation': '',  # the network's order of axes: zyx, or xyz as nibabel reads
+      # the network's order of axes: zyx, or xyz as nibabel reads; a minus flips: z-yx; in 3D also
+      # where they lead to in the patient, as RAS
+      'orientation': '',
       'normalise': '',  # none, zscore, minmax, scale:TOP, window:LOW:HIGH, ct:LOW:HIGH:MEAN:STD
       'window': (),  # of sliding windows; (): the network's fixed size, or the whole image
       'overlap': -1.0,  # of windows; -1: 0.5

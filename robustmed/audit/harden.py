@@ -95,7 +95,7 @@ def _with_patch(made: setup.Setup, config) -> setup.Setup:
       f'{made.study.folder.root} has {made.study.folder.kind}; networks are hardened on label maps'
     )
   seen = next(iter(made.audited.values())).described.input
-  order = ['zyx'[-made.study.axes :].index(letter) for letter in seen.orientation]
+  order = ['zyx'[-made.study.axes :].index(letter) for letter in seen.letters]
   steps = made.fields['multiple']
   if seen.window:
     patch = tuple(seen.window[order.index(axis)] for axis in range(len(order)))

@@ -1,5 +1,6 @@
 """Networks and data that fit each other, and the examples that are attacked."""
 
+import functools
 import hashlib
 import json
 import math
@@ -97,8 +98,11 @@ def make(config: ml_collections.ConfigDict) -> Setup:
         f'{found.folder.root} have {found.channels}'
       )
   guess = _guess(found)
+  describe = functools.partial(
+    description.make, guesses=guess, affines=[one.affine for one in found.surveys]
+  )
   described = {
-    name: description.make(network, flags, path=pathlib.Path(path) if path else None, guesses=guess)
+    name: describe(network, flags, path=pathlib.Path(path) if path else None)
     for name, (path, network) in loaded.items()
   }
   spacing = {one.input.spacing for one in described.values()}
@@ -166,7 +170,7 @@ def _guess(found: studies.Study) -> dict[str, Any]:
 
 def _audited(network, described, found, multiple) -> Audited:
   window = described.input.window or found.window
-  order = ['zyx'[-network.axes :].index(letter) for letter in described.input.orientation]
+  order = ['zyx'[-network.axes :].index(letter) for letter in described.input.letters]
   turned = window if described.input.window else tuple(window[n] for n in order)
   count = network.output_shape(tuple(turned))[-1]
   if found.regions and count != len(found.classes) and network.activation != 'regions':

@@ -4,9 +4,13 @@ Sources in this order: a flag, the sidecar (NAME.json or network.json beside the
 network itself (`Network.stated`), a guess from the data and from shapes.
 """
 
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
 
 from robustmed import errors
 from robustmed.networks import network as networks
@@ -29,6 +33,13 @@ FIELDS = {
   'output.classes': (),
   'output.activation': '',
 }
+_OPPOSITE = dict(zip('RLAPSI', 'LRPAIS'))
+# Directions of the patient in any order.
+PATIENT = frozenset(
+  ''.join(several)
+  for ends in itertools.product('RL', 'AP', 'SI')
+  for several in itertools.permutations(ends)
+)
 _OF_NETWORK = ('input.channels', 'output.activation')  # read off the graph
 _TEXT = {'output.classes': 'a list of names', 'input.window': 'sides', 'input.spacing': 'numbers'}
 
@@ -36,12 +47,28 @@ _TEXT = {'output.classes': 'a list of names', 'input.window': 'sides', 'input.sp
 class Input(NamedTuple):
   channels: int
   spacing: tuple[float, ...]  # to which images are resampled; () as stored
-  orientation: str  # the network's order of the axes of [z, y, x] images, such as 'xyz'
+  # The network's order of the axes of [z, y, x] images, such as 'xyz'; a minus flips, as in 'z-yx'.
+  orientation: str
   normalise: str  # see `normalise`
   window: tuple[int, ...]  # of sliding windows; () the whole image
   overlap: float  # of neighbouring windows
   blend: str  # of windows, see `sliding.BLENDS`
   mirror: str  # axes over whose mirror images outputs are averaged: none, or letters as 'yx'
+
+  @property
+  def letters(self) -> str:
+    """The order of the axes without flips."""
+    return self.orientation.replace('-', '')
+
+  @property
+  def flipped(self) -> tuple[int, ...]:
+    """The axes of the network, counted from 0, along which it sees the image backwards."""
+    found, place = [], 0
+    for sign, letter in zip('+' + self.orientation, self.orientation):
+      if letter != '-':
+        found += [place] * (sign == '-')
+        place += 1
+    return tuple(found)
 
 
 class Output(NamedTuple):
@@ -76,11 +103,13 @@ def make(
   *,
   path: pathlib.Path | None = None,
   guesses: Mapping[str, Any] | None = None,
+  affines: Sequence[Any] | None = None,
 ) -> Description:
   """Returns the description of a network.
 
   flags: 'input.normalise' -> value, where a value equal to that of `FIELDS` is left open. guesses:
-  of what data and shapes suggest, for fields that nothing else gives.
+  of what data and shapes suggest, for fields that nothing else gives. affines [4, 4] of the files:
+  with them the orientation may be letters of the patient, see `order_of`.
 
   Raises:
     UserError: a field has no such value, or the network contradicts it.
@@ -101,11 +130,33 @@ def make(
       else:
         values[name] = guessed[name]
         origin[name] = 'the network' if name in _OF_NETWORK else 'guess'
+  if (letters := values['input.orientation'].upper()) in PATIENT and network.axes == 3:
+    if affines is None:
+      raise errors.UserError(f'input.orientation {letters} is for images with a place in a patient')
+    values['input.orientation'] = order_of(letters, affines)
+    origin['input.orientation'] += f': {letters}'
   if values['input.mirror'] == 'network':
     values['input.mirror'] = network.mirrored or 'none'
   _check(network, values)
   part = lambda start: {k.partition('.')[2]: v for k, v in values.items() if k.startswith(start)}
   return Description(Input(**part('input.')), Output(**part('output.')), origin)
+
+
+def order_of(letters: str, affines: Sequence[Any]) -> str:
+  """Returns 'x-yz' for 'LPS': axes of files whose affines are these, first the one that leads left.
+
+  letters: where the axes of the network lead to, of R or L, A or P, S or I, as MONAI and nibabel
+  name them.
+  """
+  codes = {''.join(nib.aff2axcodes(np.asarray(affine))) for affine in affines}
+  if len(codes) > 1:
+    raise errors.UserError(
+      f'input.orientation {letters}: the axes of the files lead to {" and ".join(sorted(codes))}; '
+      'store them alike'
+    )
+  places = {code: 'xyz'[n] for n, code in enumerate(codes.pop())}
+  signed = lambda one: places[one] if one in places else '-' + places[_OPPOSITE[one]]
+  return ''.join(signed(one) for one in letters)
 
 
 def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
@@ -165,10 +216,12 @@ def _check(network, values) -> None:
       f'{values["input.channels"]}'
     )
   axes = 'zyx'[-network.axes :]
-  if sorted(values['input.orientation']) != sorted(axes):
+  order = values['input.orientation']
+  if sorted(order.replace('-', '')) != sorted(axes) or '--' in order or order.endswith('-'):
+    patient = ', or of the patient as RAS' if network.axes == 3 else ''
     raise errors.UserError(
-      f'input.orientation must be the letters of {axes} in an order, not '
-      f'{values["input.orientation"]!r}; flips are not supported, store the images that way'
+      f'input.orientation must be the letters of {axes} in an order, a minus before those that are '
+      f'flipped{patient}, not {order!r}'
     )
   mirror = values['input.mirror']
   if mirror != 'none' and (not mirror or not set(mirror) <= set(axes)):

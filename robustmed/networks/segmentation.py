@@ -123,15 +123,16 @@ def predictor(
   seen, given = described.input, described.output
   scale = normalise.parse(seen.normalise, channels=network.channels)
   axes = 'zyx'[-network.axes :]
-  order = [axes.index(letter) for letter in seen.orientation]
+  order = [axes.index(letter) for letter in seen.letters]
   back = [order.index(axis) for axis in range(len(order))]
   turn = lambda array, by: array.transpose(0, *(1 + n for n in by), array.ndim - 1)
+  flip = lambda array: jnp.flip(array, [1 + n for n in seen.flipped]) if seen.flipped else array
   window = tuple(seen.window)
-  mirrored = [n for n, letter in enumerate(seen.orientation) if letter in seen.mirror]
+  mirrored = [n for n, letter in enumerate(seen.letters) if letter in seen.mirror]
   mirrored = [] if seen.mirror == 'none' else mirrored
 
   def predict(variables, image):
-    image = turn(scale(image), order)
+    image = flip(turn(scale(image), order))
     run = functools.partial(network.predict, variables)
     if mirrored or (window and window != image.shape[1:-1]):
       found = sliding.averaged(
@@ -145,6 +146,6 @@ def predictor(
     else:
       found = run(image)
     found = logits(found, names=given.classes, classes=classes, activation=given.activation)
-    return {'head0': turn(found, back)}
+    return {'head0': turn(flip(found), back)}
 
   return predict

@@ -110,7 +110,7 @@ def test_outputs_become_logits():
   np.testing.assert_allclose(raw[0, 1:], [0.4, 0.3])
 
 
-@pytest.mark.parametrize('orientation', ['zyx', 'xyz'])
+@pytest.mark.parametrize('orientation', ['zyx', 'xyz', '-x-yz', 'y-zx'])
 def test_windows_and_the_order_of_axes(orientation):
   """A network that is no function of the place gives the same in windows and turned."""
   network = networks.from_function(
@@ -123,3 +123,40 @@ def test_windows_and_the_order_of_axes(orientation):
   predict = segmentation.predictor(network, made, classes=CLASSES[:2])
   found = jax.nn.softmax(predict({}, image)['head0'])
   np.testing.assert_allclose(found[..., 1:], jax.nn.sigmoid(2 * image), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('orientation', 'turn'),
+  [
+    ('z-yx', lambda a: a[:, :, ::-1]),
+    ('-x-yz', lambda a: a.transpose(0, 3, 2, 1, 4)[:, ::-1, ::-1]),
+    ('RAS', lambda a: a.transpose(0, 3, 2, 1, 4)[:, ::-1]),
+    ('LIP', lambda a: a.transpose(0, 3, 1, 2, 4)[:, :, ::-1, ::-1]),
+  ],
+)
+def test_a_network_that_knows_directions(orientation, turn):
+  """It is shown the turned image, and its outputs are turned back."""
+  slope = np.arange(6 * 4 * 8, dtype=np.float32).reshape(1, 6, 4, 8, 1)
+  weight = jnp.asarray(turn(slope))
+  apply = lambda v, x: jnp.concatenate([-x * weight, x * weight], -1)
+  network = networks.from_function(apply, {}, channels=1, shape=(None,) * 3)
+  flags = {'input.orientation': orientation, 'input.normalise': 'none'}
+  affine = np.diag([-1.0, 2.0, 3.0, 1.0])  # x of the files leads left, y to the front, z up
+  made = description.make(network, flags, affines=[affine, affine])
+  made = made._replace(output=made.output._replace(classes=CLASSES[:2]))
+  image = jax.random.normal(jax.random.key(0), slope.shape)
+  found = segmentation.predictor(network, made, classes=CLASSES[:2])({}, image)['head0']
+  np.testing.assert_allclose(found[..., 1:], image * slope, rtol=1e-5)
+
+
+def test_directions_that_cannot_be_told():
+  network = networks.from_function(lambda v, x: x, {}, channels=1, shape=(None,) * 3)
+  flags = {'input.orientation': 'RAS'}
+  affines = [np.diag([1.0, 1, 1, 1]), np.diag([-1.0, 1, 1, 1])]
+  with pytest.raises(errors.UserError, match='lead to LAS and RAS; store them alike'):
+    description.make(network, flags, affines=affines)
+  with pytest.raises(errors.UserError, match='for images with a place in a patient'):
+    description.make(network, flags)
+  for wrong in ('z--yx', 'zyx-', 'RAX'):
+    with pytest.raises(errors.UserError, match='a minus before those that are flipped'):
+      description.make(network, {'input.orientation': wrong}, affines=affines[:1])
