@@ -22,7 +22,8 @@ def shown(line: Mapping[str, Any] | None) -> str:
 def _of(found, name) -> str:
   network, data = found['networks'][name], found['data']
   smallest = found['smallest_breaking_eps'][name]
-  level = lambda value: {None: 'not known', 'above': 'above the largest level'}.get(value, value)
+  words = {None: 'not known', 'above': 'above the largest level'}
+  level = lambda value: words.get(value) or f'{value:.4g}'
   attacks = [n for n in found['attacks'] if found['attacks'][n]['settings']['name'] != 'corruption']
   lines = [
     f'## {name}',
@@ -40,7 +41,7 @@ def _of(found, name) -> str:
   lines.append(f'| none | {" | ".join([clean] * len(attacks))} |')
   for one in found['threat']['levels']:
     cells = [shown(results.cell(found, name, attack, one['eps'])) for attack in attacks]
-    lines.append(f'| {one["words"]} | {" | ".join(cells)} |')
+    lines.append(f'| {one["eps"]:g}: {one["plain"]} | {" | ".join(cells)} |')
   lines += [
     '',
     f'Mean {found["metric"]["words"]} per case, with a 95 % interval over patients where there are '

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 DONE, NOT_DONE, NOT_APPLICABLE = 'done', 'not done', 'not applicable'
-CARLINI = 'Carlini et al. 2019, On Evaluating Adversarial Robustness'
-CLAIM = 'CLAIM 2024, Checklist for AI in Medical Imaging'
+CARLINI, CLAIM = 'Carlini 2019', 'CLAIM 2024'
+SOURCES = (
+  'Carlini et al. 2019, On Evaluating Adversarial Robustness; CLAIM 2024, Checklist for Artificial '
+  'Intelligence in Medical Imaging.'
+)
 
 
 class Item(NamedTuple):
@@ -45,9 +48,9 @@ def items(
     ('Several random starts', state(restarts), 'preset thorough'),
     ('An attack without step sizes', state('apgd' in kinds), 'presets standard, thorough'),
     ('An attack without gradients', state('square' in kinds), 'presets standard, thorough'),
-    ('Random noise of the same size', state('noise' in kinds), 'in the first table'),
+    ('Random noise of the same size', state('noise' in kinds), 'on the first page'),
     ('Transfer from another network', NOT_DONE, 'networks are attacked one by one'),
-    ('Several attacks, worst case per example', DONE, 'the smallest breaking level is over all'),
+    ('Several attacks, worst case per example', DONE, 'see Worst of all attacks'),
     ('Results per example, not means alone', DONE, 'audit.json: cases'),
     ('Clean accuracy is reported', DONE, 'level 0'),
     ('A defence was trained', NOT_APPLICABLE, 'the network is judged as it is'),

@@ -7,18 +7,18 @@ import numpy as np
 from robustmed import networks
 from robustmed.ops import conv
 
-_CENTRES = (0.4, 0.7, 1.2)  # background, organ and lesion; the best of a few that were tried
-_SHARPNESS = 60.0
+_CENTRES = (0.05, 1.75, 3.45)  # background, organ and lesion, in deviations of the slice
+_SHARPNESS = 2.0
 
 
 def make() -> networks.Network:
-  """Returns a network with three channels of logits, of slices in [0, 1]."""
+  """Returns a network with three channels of logits, of slices in deviations of each."""
   variables = {
     'kernel': np.full((3, 3, 1, 1), 1 / 9, np.float32),
     'centres': np.array(_CENTRES, np.float32),
   }
   stated = {
-    'input.normalise': ('minmax', 'the network'),
+    'input.normalise': ('zscore', 'the network'),
     'output.classes': (('background', 'organ', 'lesion'), 'the network'),
   }
   return networks.from_function(_apply, variables, channels=1, name='brightness', stated=stated)

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import card, label_maps, results, setup
+from robustmed.audit import card, coverage, label_maps, results, setup
 from robustmed.evaluation import claims
 from robustmed.process import files
 from robustmed.report import spec
@@ -62,7 +62,10 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
     claims=claims_of(made, config),
     notes=_notes(made),
     sections=(
-      spec.Section('Levels in your units', tables=[('What each level is', _levels(found))]),
+      spec.Section(
+        'Levels in your units',
+        tables=[('What each level is: a change of stored values, over cases', _levels(found))],
+      ),
       spec.Section(
         'Smallest change that breaks a case',
         _broken_words(found),
@@ -71,6 +74,7 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
       *_sections_of_kind(found, made, rows, headline),
       spec.Section(
         'What was checked, and what was not',
+        coverage.SOURCES,
         tables=[('Coverage of two checklists', pd.DataFrame(found['coverage']))],
       ),
       spec.Section(
@@ -80,38 +84,21 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
       ),
     ),
     headline_eps=headline,
+    arms_are='a network',
   )
 
 
 def clinician(found, headline: float, part) -> tuple[str, ...]:
   """Returns paragraphs in plain words, of the content of audit.json."""
   data, said = found['data'], []
-  words = next(one['words'] for one in found['threat']['levels'] if one['eps'] == headline)
+  words = next(one['plain'] for one in found['threat']['levels'] if one['eps'] == headline)
   patients = f'{data["cases"]} cases of {data["groups"]} patients'
   said.append(
     f'**What was asked.** If every pixel changes by no more than a small amount ({words}), chosen '
     f'by an adversary who knows the network, {part.ASKED} Measured on {patients}.'
     + (' One patient says nothing of others: no intervals are given.' * (data['groups'] < 2))
   )
-  for name, network in found['networks'].items():
-    at = lambda attack, eps, name=name: results.cell(found, name, attack, eps)
-    clean, attacked, noise = at('none', 0.0), at('pgd', headline), at('noise', headline)
-    smallest = found['smallest_breaking_eps'][name]
-    line = (
-      f'**{network["file"]}.** {part.MEANS}: '
-      f'{card.shown(clean)} on untouched images, {card.shown(noise)} with random noise of that '
-      f'size, {card.shown(attacked)} under attack. '
-    )
-    if smallest['median'] == 'above':
-      line += 'Half of the cases or more withstood every level.'
-    elif smallest['median'] is not None:
-      line += f'Half of the cases are broken at or below {smallest["median_words"]}.'
-    if part.POOR and clean and clean['mean'] is not None and clean['mean'] < part.POOR:
-      line += (
-        f' **The {part.SHOWN} on untouched images is below {part.POOR}: check the input '
-        '(normalise, orientation, spacing, classes) before reading on.**'
-      )
-    said.append(line)
+  said += [_of_network(found, name, headline, part) for name in found['networks']]
   said.append(
     '**What this means.** Noise of that size is what a scanner may add; an attack is the worst '
     'within it. These numbers are upper bounds: a stronger attack can only lower them. They say '
@@ -120,10 +107,39 @@ def clinician(found, headline: float, part) -> tuple[str, ...]:
   return tuple(said)
 
 
+def _of_network(found, name: str, headline: float, part) -> str:
+  at = lambda attack, eps, metric='': results.cell(found, name, attack, eps, metric)
+  clean, attacked, noise = at('none', 0.0), at('pgd', headline), at('noise', headline)
+  smallest = found['smallest_breaking_eps'][name]
+  line = (
+    f'**{found["networks"][name]["file"]}.** {part.MEANS}: {card.shown(clean)} on untouched '
+    f'images, {card.shown(noise)} with random noise of that size, {card.shown(attacked)} under '
+    'attack. '
+  )
+  if found['distances']:
+    near, far = at('none', 0.0, 'HD95'), at('pgd', headline, 'HD95')
+    if near['mean'] is not None and far['mean'] is not None:
+      line += (
+        f'Of the outline 95 % lies within {near["mean"]:.3g} {found["distances"]["unit"]} of the '
+        f'reference on untouched images, within {far["mean"]:.3g} under attack. '
+      )
+  where = f'A case counts as broken where {smallest["broken_where"]}: '
+  if smallest['median'] == 'above':
+    line += f'{where}half of the cases or more withstood every level.'
+  elif smallest['median'] is not None:
+    line += f'{where}half of them are broken by {smallest["median_words"]} or less.'
+  if part.POOR and clean and clean['mean'] is not None and clean['mean'] < part.POOR:
+    line += (
+      f' **The {part.SHOWN} on untouched images is below {part.POOR}: check the input (normalise, '
+      'orientation, spacing, classes) before reading on.**'
+    )
+  return line
+
+
 def _levels(found) -> pd.DataFrame:
   return pd.DataFrame(
     [
-      {'eps': one['eps'], 'in words': one['words'], **one['stored']}
+      {'eps': one['eps'], 'in words': one['plain'], **one['stored']}
       for one in found['threat']['levels']
     ]
   )
@@ -150,7 +166,9 @@ def _sections_of_kind(found, made, rows, headline) -> tuple[spec.Section, ...]:
 
 
 def _breaking(found) -> pd.DataFrame:
-  shown = lambda value: 'not known' if value is None else str(value)
+  most = max(one['eps'] for one in found['threat']['levels'])
+  words = {None: 'not known', 'above': f'above {most:g}'}
+  shown = lambda value: words.get(value) or f'{value:.4g}'
   columns = ('quartile_1', 'median', 'quartile_3', 'not_broken', 'not_counted', 'cases')
   return pd.DataFrame(
     [

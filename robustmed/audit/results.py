@@ -103,7 +103,12 @@ def _data(made: setup.Setup, rows) -> dict[str, Any]:
 def _level(made: setup.Setup, eps: float) -> dict[str, Any]:
   middle, low, high = made.threat.stored(eps)
   stored = {'median': middle, 'low': low, 'high': high}
-  return {'eps': eps, 'words': made.threat.text(eps), 'stored': stored}
+  return {
+    'eps': eps,
+    'words': made.threat.text(eps),
+    'plain': made.threat.plain(eps),
+    'stored': stored,
+  }
 
 
 def _attack(name, attacks, probes) -> dict[str, Any]:
@@ -164,7 +169,9 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
   if refined.exists():
     table = pd.read_csv(files.opened(refined))
   first, middle, third = breaking.quartiles(table['level'])
-  text = lambda level: made.threat.text(statistics.level(level)) if np.isfinite(level) else ''
+  text = lambda level: (
+    made.threat.plain(statistics.level(round(level, 6))) if np.isfinite(level) else ''
+  )
   return {
     'broken_below_share_of_clean': share,
     'broken_where': part.BROKEN.format(share=share),

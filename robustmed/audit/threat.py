@@ -66,6 +66,15 @@ class Threat(NamedTuple):
     spread = f' (median; {low:g} to {high:g})' if high > low else ''
     return f'{own} = {middle:g} {"HU" if self.ct else "in the units of the files"}{spread}'
 
+  def plain(self, eps: float) -> str:
+    """Returns '4 % of the image's intensity range, about 24 HU', for people."""
+    if self.name in ('hu', 'raw'):
+      return f'{eps:g} {self.words}'
+    share = f'{100 * eps:g} %' if self.words.startswith('of ') else f'{eps:g}'
+    words = self.words.partition(' (')[0]
+    unit = 'HU' if self.ct else 'in the units of the files'
+    return f'{share} {words}, about {self.stored(eps)[0]:.2g} {unit}'
+
   def sizes(self, case: int) -> dict[str, np.ndarray]:
     """Returns what `space` reads from the target of an example of a case, each [2, c]."""
     shift, scale = (0.0, 1.0) if self.images is None else (part[case] for part in self.images)

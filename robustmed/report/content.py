@@ -36,7 +36,7 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   if 'fold' in rows.columns:
     trained += f' in each of {rows["fold"].nunique()} folds, which test every group once'
   lines = [
-    '- An **arm** is one way of training the network. An **attack** changes the image, by at most '
+    f'- An **arm** is {spec.arms_are}. An **attack** changes the image, by at most '
     f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
     f'- Every number is a mean over the test examples: {count} in {groups} groups (patients, '
     f'volumes or scans), {trained}. An example run under several seeds counts once.',

@@ -57,7 +57,7 @@ class ReportSpec:
 
   `arms` gives order and style; other arms of the rows follow, arms without rows are left out.
   `paper` holds published means with the columns of `PAPER`. `headline_eps` is the level of the
-  verdict in the opening paragraph (None: where the arms differ most).
+  verdict in the opening paragraph (None: where the arms differ most). `arms_are`: what an arm is.
   """
 
   title: str
@@ -70,6 +70,7 @@ class ReportSpec:
   notes: tuple[str, ...] = ()
   sections: tuple[Section, ...] = ()
   headline_eps: float | None = None
+  arms_are: str = 'one way of training the network'
 
   def __post_init__(self):
     if self.paper is not None:

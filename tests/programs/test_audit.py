@@ -56,7 +56,7 @@ def test_one_command_audits_a_file(tmp_path):
   assert means['pgd', 0.1] < means['pgd', 0.02] < means['none', 0] and means['none', 0] > 0.3
   assert means['pgd', 0.1] < means['noise', 0.1] - 0.05
   card = (report / 'card.md').read_text()
-  assert found['networks']['net']['sha256'] in card and 'eps = 0.1 of the image' in card
+  assert found['networks']['net']['sha256'] in card and "| 0.1: 10 % of the image's" in card
   page = (report / 'report.md').read_text()
   assert page.index('What was asked') < page.index('How to read this page')
   assert 'Coverage of two checklists' in page
