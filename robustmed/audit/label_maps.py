@@ -84,7 +84,7 @@ def notes(made) -> list[str]:
   if made.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
   if {grid.shape for grid in found.grids} != {found.window}:
-    kept.append('Images are padded to one size; the border is not attacked.')
+    kept.append('Images are mirrored at their borders to one size; what is added does not count.')
   kept.append(f'NSD and HD95 are of {made.distances.words}.')
   if found.axes < found.spatial:
     kept.append('Of a volume the attacked slices alone are measured (data.slices_per_case).')

@@ -265,28 +265,25 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   """Returns the source with the examples that are attacked, whose outputs are finite."""
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
-  low = np.array([one.low for one in setup.study.surveys], np.float32)
-  if any(one.described.input.normalise.startswith('nonzero:') for one in setup.audited.values()):
-    low = 0 * low  # so that it is cropped again
+  # zeros around what a network crops to the non-zero box are cropped again
+  zeros = any(
+    one.described.input.normalise.startswith('nonzero:') for one in setup.audited.values()
+  )
 
-  by_case = setup.fields['intensity'] == normalise.OF_CASE['case_zscore']
-
-  def padded(inner):
-    # What is padded is as dark as the image's darkest half per cent; where networks read deviations
-    # of the case, it is 0 as in their training.
+  def padded(inner, shape):
     def crop(found, *draw):
-      floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
-      floor = 0 * floor if by_case else floor
-      cut = inner({**found, 'image': found['image'] - floor}, *draw)
-      return {**cut, 'image': cut['image'] + floor}
+      return inner(sampling.extended(found, shape, mirror=not zeros), *draw)
 
     return crop
 
   maps = setup.part is label_maps
-  crop = padded(sampling.centred(setup.study.window)) if maps else source.crop
+  window = setup.study.window
+  crop = padded(sampling.centred(window), window) if maps else source.crop
   train, drawn = source.train, source.sampling
   if len(train) and maps:
-    train, drawn = _Sized(train, setup.threat), drawn._replace(crop=padded(drawn.crop))
+    train, drawn = _Sized(train, setup.threat), drawn
+    patch = tuple(setup.fields['patch']) or window
+    drawn = drawn._replace(crop=padded(drawn.crop, patch))
 
   # Weights may lie in files of their own beside the network's.
   digests = {name: digest_of(one.network.variables) for name, one in setup.audited.items()}

@@ -1,7 +1,8 @@
-"""Networks of segmentation that configs/train.py trained: runs/X/checkpoints/ARM/seed0.
+"""Networks that configs/train.py trained on label maps or classes: runs/X/checkpoints/ARM/seed0.
 
 Such a folder has the weights in `variables` and the card `network.json`: 'module' (a name of
-`models.MODELS` and its arguments), 'input' and 'output' as `description` has them.
+`models.MODELS` and its arguments), 'input' and 'output' as `description` has them, and 'size' where
+images have one size.
 """
 
 import functools
@@ -25,6 +26,7 @@ from robustmed.process import files
 
 CARD, WEIGHTS = 'network.json', 'variables'
 SEGMENTING = ('nnunet', 'unet')
+OUTPUTS = {**dict.fromkeys(SEGMENTING, 'head0'), 'resnet': 'logits'}  # of networks by name
 _DTYPES = {'float32': None, 'bfloat16': jnp.bfloat16}
 _LOADING = """from robustmed import networks
 network = networks.load('FILE')
@@ -41,9 +43,9 @@ def module_of(fields: Mapping[str, Any]) -> nn.Module:
   """Returns the module that a card describes: its name, the name of its type, its arguments."""
   options = dict(fields)
   make = errors.lookup(
-    {name: models.MODELS[name] for name in SEGMENTING},
+    {name: models.MODELS[name] for name in OUTPUTS},
     options.pop('name'),
-    kind='segmentation network',
+    kind='network of a checkpoint',
   )
   dtype = errors.lookup(_DTYPES, options.pop('dtype'), kind='model dtype')
   if 'strides' in options:
@@ -62,15 +64,15 @@ def load(path: pathlib.Path) -> network.Network:
   card = files.read_json(path / CARD)
   if not isinstance(card, dict) or 'module' not in card:
     raise errors.UserError(
-      f'{path / CARD} does not say how its network is made; only networks of label maps that '
-      'configs/train.py trained are loaded'
+      f'{path / CARD} does not say how its network is made; only networks of label maps '
+      'and classes that configs/train.py trained are loaded'
     )
   module = module_of(card['module'])
-  variables = _restored(path)
+  output, variables = OUTPUTS[card['module']['name']], _restored(path)
   axes = max(leaf.ndim for leaf in jax.tree.leaves(variables)) - 2  # of a kernel
 
   def predict(variables, image):
-    return module.apply(variables, image, train=False)['head0'].astype(jnp.float32)
+    return module.apply(variables, image, train=False)[output].astype(jnp.float32)
 
   plain = lambda value: tuple(value) if isinstance(value, list) else value
   stated = {
@@ -83,7 +85,7 @@ def load(path: pathlib.Path) -> network.Network:
     variables=variables,
     predict=predict,
     channels=card['module']['channels'],
-    shape=(None,) * axes,
+    shape=tuple(card.get('size', (None,) * axes)),
     digest=_digest(path),
     format='checkpoint',
     stated=stated,

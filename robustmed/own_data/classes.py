@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from robustmed import data, models, tasks, types
+from robustmed import data, tasks, types
 from robustmed.data.labelled import augment
+from robustmed.networks import checkpoint
 from robustmed.own_data import choices, photos
 from robustmed.report import spec
 
@@ -19,15 +20,34 @@ cases, pictures = photos.cases, photos.pictures
 
 def make_task(config: ml_collections.ConfigDict, chosen: choices.Choices) -> types.Task:
   """Returns the network on images in [0, 1]."""
-  dtype = {'float32': None, 'bfloat16': jnp.bfloat16}[config.model.dtype]
   found = chosen.study
-  module = models.MODELS['resnet'](
-    num_classes=len(found.classes), channels=found.channels, width=config.model.width, dtype=dtype
-  )
-  shape = (*found.window, found.channels)
   return tasks.TASKS['classes'](
-    module, image_shape=shape, classes=found.classes, units=chosen.units.words
+    checkpoint.module_of(_module_fields(config, chosen)),
+    image_shape=(*found.window, found.channels),
+    classes=found.classes,
+    units=chosen.units.words,
   )
+
+
+def _module_fields(config, chosen) -> dict[str, Any]:
+  found = chosen.study
+  options = {name: config.model[name] for name in ('width', 'dtype')}
+  return {
+    'name': 'resnet',
+    'num_classes': len(found.classes),
+    'channels': found.channels,
+    **options,
+  }
+
+
+def described(config: ml_collections.ConfigDict, chosen: choices.Choices) -> dict[str, Any]:
+  """Returns the network and what it was given, for cards: `networks.load` reads them."""
+  return {
+    'module': _module_fields(config, chosen),
+    'size': list(chosen.study.window),
+    'input': {'normalise': f'scale:{chosen.units.scale.max():.9g}'},
+    'output': {'kind': 'classification', 'classes': list(chosen.study.classes)},
+  }
 
 
 def load(config: ml_collections.ConfigDict, chosen: choices.Choices) -> data.Source:

@@ -60,7 +60,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       functools.partial(part.write_example, chosen, facts), part.pictures
     ),
     described=(
-      functools.partial(segmentation.described, made, chosen) if part is segmentation else dict
+      functools.partial(part.described, made, chosen) if hasattr(part, 'described') else dict
     ),
   )
 

@@ -12,6 +12,7 @@ from robustmed import errors
 from robustmed.attacks import space
 from robustmed.audit import breaking, coverage, page, setup, threat
 from robustmed.audit import experiment as audit
+from robustmed.data.labelled import sampling
 from robustmed.evaluation import grid, trials
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
@@ -370,3 +371,26 @@ def test_padding_is_not_attacked(sized):
   batch['target']['labels'] = jnp.array([[0, 1, -1]])
   moved = space.decode(space.encode(batch) + 0.1, batch)
   np.testing.assert_allclose(moved[0, :, 0], [15, 65, 99], rtol=1e-6)
+
+
+@pytest.mark.parametrize('mirror', [True, False])
+def test_images_of_one_size_keep_their_place_and_statistics(mirror):
+  rng = np.random.default_rng(0)
+  image = rng.normal(50, 10, (7, 10, 1)).astype(np.float32)
+  units = np.array([[20.0], [2.0]], np.float32)
+  example = {'image': image, 'labels': np.ones((7, 10), np.int16), 'units': units}
+  found = sampling.extended(example, (12, 13), mirror=mirror)
+  back = {name: sampling.uncut(found[name], (7, 10)) for name in ('image', 'labels', 'counted')}
+  np.testing.assert_allclose(back['image'], image, rtol=1e-6)
+  assert (back['labels'] == 1).all() and back['counted'].all()
+  outside = ~found['counted']
+  assert found['image'].shape == (12, 13, 1) and outside.sum() == 12 * 13 - 70
+  assert (found['labels'][outside] == -1).all()
+  if mirror:
+    assert abs(found['image'].mean() - image.mean()) < 2
+    np.testing.assert_array_equal(found['image'][2, 2:12], image[0])
+  else:  # the stored value 0
+    np.testing.assert_allclose(found['image'][outside] * 2 + 20, 0, atol=1e-5)
+  whole = sampling.extended(example, (5, 10), mirror=mirror)
+  np.testing.assert_array_equal(whole['image'], image)
+  assert whole['counted'].all()

@@ -5,6 +5,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from support import audited, folders, runs
@@ -145,3 +146,25 @@ def test_networks_of_whole_images(kind, tmp_path):
   else:
     assert clean < 5 < attacked and means['none', 0.0, 'SDR_4mm'] > 0.5
     assert 'mean radial error' in card and 'within 4 mm or pixels' in card
+
+
+def test_a_classifier_is_trained_and_its_checkpoint_audited(tmp_path):
+  folder = folders.shades(tmp_path / 'raw', cases=5)
+  words = [f'--config.data.dir={folder}', f'--config.data.cache_dir={tmp_path / "cache"}']
+  trained = tmp_path / 'trained'
+  found = runs.main('--config', 'configs/train.py:smoke', *words, '--workdir', trained)
+  assert 'ACCURACY under pgd' in found.stdout and (trained / 'report' / 'report.html').exists()
+  network = trained / 'checkpoints' / 'adv' / 'seed0'
+  words += ['--config', 'configs/audit.py:smoke', f'--config.network={network}']
+  done = runs.main(*words, '--workdir', tmp_path / 'audited')
+  assert 'output.kind = classification (network.json)' in done.stderr
+  assert 'output.classes = bright, dark (network.json)' in done.stderr
+  audit = json.loads((tmp_path / 'audited' / 'report' / 'audit.json').read_text())
+  assert next(iter(audit['networks'].values()))['format'] == 'checkpoint'
+  # the test images of both runs get the same probabilities
+  rows = pd.read_parquet(trained / 'results' / 'rows.parquet')
+  rows = rows[(rows['arm'] == 'adv') & (rows['attack'] == 'none')]
+  ours = {row['case']: row['P_TRUE'] for row in audit['cases'] if row['attack'] == 'none'}
+  assert rows['P_TRUE'].nunique() == len(rows) > 2
+  for value in rows['P_TRUE']:
+    assert min(abs(value - other) for other in ours.values()) < 1e-5

@@ -90,6 +90,30 @@ def centred(patch: Sequence[int]) -> Callable[[Mapping[str, Any]], dict[str, Any
   return crop
 
 
+def extended(example: Mapping[str, Any], shape: Sequence[int], *, mirror: bool) -> dict[str, Any]:
+  """Returns the example with its image padded evenly to at least `shape`.
+
+  By its own mirror images, so that statistics over the image stay about what they were; without
+  `mirror` by stored zeros. Labels are -1 there, and no pixel counts.
+  """
+  found, labels = dict(example), example['labels']
+  found['counted'] = np.asarray(example.get('counted', np.ones(labels.shape, bool)))
+  missing = [max(0, want - have) for have, want in zip(labels.shape, shape, strict=True)]
+  if not any(missing):
+    return found
+  # the odd pixel is where `centred` has it
+  width = [(more - more // 2, more // 2) for more in missing]
+  found['labels'] = np.pad(labels, width, constant_values=-1)
+  found['counted'] = np.pad(found['counted'], width)
+  width = [*width, (0, 0)]
+  if mirror:
+    found['image'] = np.pad(example['image'], width, mode='symmetric')
+  else:
+    zero = (-example['units'][0] / example['units'][1]).astype(np.float32)
+    found['image'] = np.pad(example['image'] - zero, width) + zero
+  return found
+
+
 def cut(example: Mapping[str, Any], corner: Sequence[int], patch: Sequence[int]) -> dict[str, Any]:
   """Returns the example with all arrays on the image's grid cut to `patch`.
 
