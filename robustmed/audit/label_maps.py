@@ -15,6 +15,11 @@ METRIC, HIGHER_IS_BETTER, SHOWN = 'DICE', True, 'Dice'
 BREAKING, BROKEN = 'DICE', 'its Dice falls below {share:g} of its clean value'
 ASKED = 'how much of its outline is left?'
 MEANS = 'Overlap with the reference (Dice, 1 is perfect)'
+_PADDED = {
+  'mirror': 'Images are mirrored at their borders to one size; what is added does not count.',
+  'zeros': 'Images are padded with zeros to one size; what is added does not count.',
+  'dark': 'Images are padded to one size, as in training; the border is not attacked.',
+}
 POOR = 0.5  # a clean value from which the description of the input is in doubt
 
 
@@ -84,7 +89,7 @@ def notes(made) -> list[str]:
   if made.fields['spacing']:
     kept.append('It is measured on the resampled grid, not on that of the files.')
   if {grid.shape for grid in found.grids} != {found.window}:
-    kept.append('Images are mirrored at their borders to one size; what is added does not count.')
+    kept.append(_PADDED[made.padding])
   kept.append(f'NSD and HD95 are of {made.distances.words}.')
   if found.axes < found.spatial:
     kept.append('Of a volume the attacked slices alone are measured (data.slices_per_case).')

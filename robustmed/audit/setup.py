@@ -48,6 +48,16 @@ class Setup(NamedTuple):
     """What is measured of the folder's kind of labels."""
     return PARTS[self.study.folder.kind]
 
+  @property
+  def padding(self) -> str:
+    """How images are brought to one size: 'mirror'; 'zeros', where a network crops to the non-zero
+    box and so removes them; 'dark', the lowest half per cent, as configs/train.py does."""
+    every = self.audited.values()
+    if any(one.network.format == 'checkpoint' for one in every):
+      return 'dark'
+    cropped = any(one.described.input.normalise.startswith('nonzero:') for one in every)
+    return 'zeros' if cropped else 'mirror'
+
 
 PARTS = {'segmentation': label_maps, 'classes': classes, 'landmarks': landmarks}
 
@@ -265,14 +275,15 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   """Returns the source with the examples that are attacked, whose outputs are finite."""
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
-  # zeros around what a network crops to the non-zero box are cropped again
-  zeros = any(
-    one.described.input.normalise.startswith('nonzero:') for one in setup.audited.values()
-  )
+  low = np.array([one.low for one in setup.study.surveys], np.float32)
 
   def padded(inner, shape):
     def crop(found, *draw):
-      return inner(sampling.extended(found, shape, mirror=not zeros), *draw)
+      if setup.padding != 'dark':
+        return inner(sampling.extended(found, shape, mirror=setup.padding == 'mirror'), *draw)
+      floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
+      cut = inner({**found, 'image': found['image'] - floor}, *draw)
+      return {**cut, 'image': cut['image'] + floor}
 
     return crop
 

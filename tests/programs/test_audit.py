@@ -156,6 +156,7 @@ def test_a_classifier_is_trained_and_its_checkpoint_audited(tmp_path):
   assert 'ACCURACY under pgd' in found.stdout and (trained / 'report' / 'report.html').exists()
   network = trained / 'checkpoints' / 'adv' / 'seed0'
   words += ['--config', 'configs/audit.py:smoke', f'--config.network={network}']
+  words.append('--config.data.most_examples=0')
   done = runs.main(*words, '--workdir', tmp_path / 'audited')
   assert 'output.kind = classification (network.json)' in done.stderr
   assert 'output.classes = bright, dark (network.json)' in done.stderr
