@@ -18,7 +18,7 @@ MEANS = 'Overlap with the reference (Dice, 1 is perfect)'
 _PADDED = {
   'mirror': 'Images are mirrored at their borders to one size; what is added does not count.',
   'zeros': 'Images are padded with zeros to one size; what is added does not count.',
-  'dark': 'Images are padded to one size, as in training; the border is not attacked.',
+  'training': 'Images are padded to one size, as in training; the border is not attacked.',
 }
 POOR = 0.5  # a clean value from which the description of the input is in doubt
 

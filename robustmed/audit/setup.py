@@ -51,12 +51,15 @@ class Setup(NamedTuple):
   @property
   def padding(self) -> str:
     """How images are brought to one size: 'mirror'; 'zeros', where a network crops to the non-zero
-    box and so removes them; 'dark', the lowest half per cent, as configs/train.py does."""
+    box and so removes them; 'training', as networks of configs/train.py and those that read
+    deviations of the case were trained: 0 in deviations of the case, else the lowest half per
+    cent."""
     every = self.audited.values()
-    if any(one.network.format == 'checkpoint' for one in every):
-      return 'dark'
-    cropped = any(one.described.input.normalise.startswith('nonzero:') for one in every)
-    return 'zeros' if cropped else 'mirror'
+    if any(one.described.input.normalise.startswith('nonzero:') for one in every):
+      return 'zeros'
+    stored = self.fields['intensity'] == 'stored'
+    known = not stored or any(one.network.format == 'checkpoint' for one in every)
+    return 'training' if known else 'mirror'
 
 
 PARTS = {'segmentation': label_maps, 'classes': classes, 'landmarks': landmarks}
@@ -276,12 +279,14 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
   low = np.array([one.low for one in setup.study.surveys], np.float32)
+  by_case = setup.fields['intensity'] == normalise.OF_CASE['case_zscore']
 
   def padded(inner, shape):
     def crop(found, *draw):
-      if setup.padding != 'dark':
+      if setup.padding != 'training':
         return inner(sampling.extended(found, shape, mirror=setup.padding == 'mirror'), *draw)
       floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
+      floor = 0 * floor if by_case else floor
       cut = inner({**found, 'image': found['image'] - floor}, *draw)
       return {**cut, 'image': cut['image'] + floor}
 
