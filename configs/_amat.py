@@ -66,9 +66,10 @@ def segmentation(
   `levels`, `sat`, `step` and `cap` are the paper's L2 norms on images of `patch`; a preset with a
   smaller patch scales them by the root of the share of elements that is left, so that the root mean
   square per element is the same. `micro_batch` is that of full patches. `demo` has under 'data' the
-  fields of config.data of the demo, 'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo, and
+  fields of config.data of the demo, 'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo,
   under 'real' the fields of config.data of the real preset, which otherwise has the demo's arms and
-  epochs.
+  epochs, and 'real_steps' of SAT and AMAT in the real preset, where they are not those of
+  SHORT_STEPS.
   """
   preset, reading = parse(preset)
   small = preset in ('demo', 'smoke')
@@ -165,7 +166,9 @@ def segmentation(
     own = demo if small else {}
     config.train.batch_size = own.get('batch_size', SHORT['batch_size'])
   if preset in SHORT_STEPS:
-    steps = SHORT_STEPS[preset]
+    steps = dict(SHORT_STEPS[preset])
+    if preset == 'real':
+      steps['others'] = demo.get('real_steps', steps['others'])
     config.train.steps = steps['std']
     for name, arm in config.arms.items():
       if name != 'std':
