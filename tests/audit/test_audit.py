@@ -394,3 +394,28 @@ def test_images_of_one_size_keep_their_place_and_statistics(mirror):
   whole = sampling.extended(example, (5, 10), mirror=mirror)
   np.testing.assert_array_equal(whole['image'], image)
   assert whole['counted'].all()
+
+
+@pytest.mark.slow
+def test_regions_of_nnunet(tmp_path):
+  regions = {'background': 0, 'whole': [1, 2], 'core': [2]}
+
+  def change(plans, data):
+    data['labels'] = {**regions, 'inner': [3]}
+    data['regions_class_order'] = [1, 2, 3]
+
+  more = {'regions_class_order': [1, 2]}
+  config = config_of(tmp_path, folders.nnunet(tmp_path / 'raw', labels=regions, more=more))
+  config.network = str(nnunet_folders.write(tmp_path, change=change))
+  made = setup.make(config)
+  (one,) = made.audited.values()
+  assert one.described.output.activation == 'regions' and list(made.study.regions) == [
+    'whole',
+    'core',
+  ]
+  tasks = setup.tasks(made)
+  (task,) = tasks.values()
+  source = setup.load(made, tasks)
+  batch = source.crop(source.test[0])
+  outputs = task.predict(task.init(None), jnp.asarray(batch['image'])[None])
+  assert outputs['head0'].shape[-1] == len(made.study.classes) == 3
