@@ -11,6 +11,7 @@ import pytest
 
 from robustmed import errors, networks
 from robustmed.networks import description, normalise, training
+from robustmed.networks.monai import bundle
 from support import monai_bundles
 
 METADATA = {
@@ -107,6 +108,15 @@ def test_intensities(step, wanted, tmp_path):
     assert step['_target_'] in network.notes[0] and 'set input.normalise' in network.notes[1]
 
 
+@pytest.mark.parametrize('apart', [True, False])
+def test_channels_that_are_scaled_together(apart, tmp_path):
+  step = {'_target_': 'NormalizeIntensityd', 'channel_wise': apart}
+  arguments = {**monai_bundles.UNET, 'in_channels': 2}
+  config = {'preprocessing': monai_bundles.transforms(step)}
+  network = networks.load(monai_bundles.write(tmp_path / 'b', arguments=arguments, config=config))
+  assert ('input.normalise' in network.stated) is apart
+
+
 def test_zscore_over_what_is_present():
   image = jnp.array([0.0, 2.0, 4.0, 0.0]).reshape(1, 4, 1)
   both = jnp.concatenate([image, 0 * image])
@@ -158,6 +168,9 @@ def test_weights_that_do_not_fit(change, said, tmp_path):
     ({'kernel_size': 4}, 'even size'),
     ({'spatial_dims': 1}, 'in 1D'),
     ({'strides': ['x']}, 'does not fit UNet'),
+    ({'channels': [10**9, 10**9]}, r'needs \[1000000000, 1, 3, 3, 3\]'),
+    ({'norm': {}}, 'does not fit UNet|not understood'),
+    ({'act': 5}, 'does not fit UNet|not understood'),
   ],
 )
 def test_networks_that_are_not_understood(changes, said, tmp_path):
@@ -169,6 +182,11 @@ def test_networks_that_are_not_understood(changes, said, tmp_path):
   with pytest.raises(errors.UserError, match=said) as caught:
     networks.load(folder)
   assert '\n' not in str(caught.value)
+
+
+def test_windows_that_are_too_large_for_attention():
+  with pytest.raises(errors.UserError, match='windows of'):
+    bundle.NETWORKS['SwinUNETR'](1, 2, window_size=10**6)
 
 
 def test_files_that_are_missing_or_would_run_code(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def load(path: pathlib.Path) -> networks.Network:
   state = read_state(file)
   function, used = _built(name, arguments, state, axes=axes, channels=channels, path=file)
   variables = {key: state[key] for key in used}
-  said = preprocessing.read(config, axes=axes)
+  said = preprocessing.read(config, axes=axes, channels=channels)
   where = f'configs/{config.path.name}'
   stated = {key: (value, where) for key, value in {**said.fields, **_inferer(config)}.items()}
   classes = _classes(path)
@@ -209,7 +209,7 @@ def _built(name, arguments, state, *, axes, channels, path):
     jax.eval_shape(trace, shapes, image)
   except errors.UserError as error:
     said = str(error)
-  except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+  except Exception as error:  # arguments may be anything
     said = f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
   if said:
     raise errors.UserError(f'{path}: does not fit {name} ({said}); {_EXPORT}')
@@ -236,6 +236,8 @@ def _inferer(config) -> dict[str, Any]:
       value = config.literal(found.get(key, unset), f'inferer.{key}')
       if value is not None:
         fields[name] = convert(value)
+      if name == 'input.window' and min(fields.get(name, (1,))) < 1:
+        del fields[name]  # -1: as large as the image
     except (configs.Unknown, TypeError, ValueError):
       continue
   return fields

@@ -18,7 +18,7 @@ class Said(NamedTuple):
   notes: list[str]
 
 
-def read(config: configs.Config, *, axes: int) -> Said:
+def read(config: configs.Config, *, axes: int, channels: int) -> Said:
   """Returns what the key 'preprocessing' says of images with so many axes."""
   found = config.found('preprocessing')
   steps = config.found('preprocessing::transforms') if isinstance(found, dict) else found
@@ -39,7 +39,8 @@ def read(config: configs.Config, *, axes: int) -> Said:
       elif kind == 'Spacing':
         fields['input.spacing'] = tuple(float(v) for v in read_one('pixdim')[:axes][::-1])
       elif kind in _SCALINGS:
-        scalings.append((name, _SCALINGS[kind](read_one)))
+        apart = channels == 1 or kind not in _BY_CHANNEL or read_one('channel_wise', False)
+        scalings.append((name, _SCALINGS[kind](read_one) if apart else ''))
       elif kind in _DENSE:
         unknown.append(f'{name} (whole images are read)')
       elif kind not in _SILENT:
@@ -94,6 +95,7 @@ _SCALINGS = {
   'NormalizeIntensity': _normalise,
   'ScaleIntensity': _scale,
 }
+_BY_CHANNEL = ('NormalizeIntensity', 'ScaleIntensity')  # else over all channels together
 _INTENSITY = {
   *('ScaleIntensityRangePercentilesd', 'ScaleIntensityRanged', 'NormalizeIntensityd'),
   *('ScaleIntensityd', 'ThresholdIntensityd', 'ClipIntensityPercentilesd', 'AdjustContrastd'),

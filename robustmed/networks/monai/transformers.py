@@ -15,6 +15,7 @@ from robustmed import errors
 from robustmed.networks.monai import layers, unets
 
 _LEAKY = layers.Named('leakyrelu', {'negative_slope': 0.01})
+MOST_TOKENS = 4096  # of a window; attention is between all of them
 _MASKED = -100.0  # added to the attention between parts that only a shift made neighbours
 
 
@@ -156,6 +157,8 @@ def swin_unetr(
   if downsample not in ('merging', 'mergingv2'):
     raise errors.UserError(f'SwinUNETR: downsample {downsample!r} is not understood')
   window = _sides(window_size, spatial_dims)
+  if not 0 < math.prod(window) <= MOST_TOKENS:
+    raise errors.UserError(f'SwinUNETR: windows of {window} are not understood')
   order = _merged_order(spatial_dims, downsample)
 
   def stage(scope, x, k):
