@@ -67,8 +67,16 @@ def panels(made, probes) -> list[spec.Panel]:
 
 
 def pictures(found: examples.Example) -> dict[str, np.ndarray]:
-  """Returns the arrays of the report's pictures, images in the units of levels."""
-  return {**segmentation.pictures(found), **scaled(found)}
+  """Returns the arrays of the report's pictures, images in the units of levels.
+
+  Of a volume the slice that shows the most of the labels.
+  """
+  made = {**segmentation.pictures(found), **scaled(found)}
+  if found.image.ndim < 5:
+    return made
+  shown = (found.example['target']['labels'] > 0).sum(axis=(2, 3)).argmax(axis=1)
+  every = np.arange(len(shown))
+  return {name: array[every, shown] if array.ndim > 2 else array for name, array in made.items()}
 
 
 def scaled(found: examples.Example) -> dict[str, np.ndarray]:

@@ -82,6 +82,7 @@ def test_volumes_end_to_end_in_patient_space(tmp_path):
   assert found['data']['axes'] == 3 and found['data']['images_attacked'] == 4
   assert found['distances']['whole'] and len(found['cases']) == 4 * (1 + 3 * 2 + 4)
   assert all(line['HD95'] is not None for line in found['cases'] if line['attack'] == 'none')
+  assert (tmp_path / 'w' / 'report' / 'figures' / 'examples_pgd_0.05.png').exists()
   worst = tmp_path / 'w' / 'results' / 'worst' / 'net.seed0.pgd.0.2'
   written = sorted(worst.glob('*_label.nii.gz'))
   assert len(written) == 2
