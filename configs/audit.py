@@ -13,7 +13,7 @@ is the stored one. Results: report/report.html, report/audit.json, report/card.m
 network, a demonstration on synthetic volumes.
 
 Presets, how much is attacked: none or `quick` (64 images; 10 minutes on 2 cores for a 2D network),
-`standard` (256 images, more steps, an attack without step sizes, one without gradients, artefacts),
+`standard` (256 images, more steps, an attack without step sizes, one without gradients),
 `thorough` (all images, restarts: for a GPU), `smoke` (seconds, for tests).
 """
 
@@ -94,7 +94,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
         'one_step': {'name': 'fgsm', 'objective': 'loss', 'score_last': False},
         'noise': {'name': 'noise', 'norm': 'linf', 'objective': 'loss'},
       },
-      'corruptions': (),
+      'corruptions': ('rician', 'bias_field', 'motion'),
       'halvings': 3,  # of the interval of levels in which a case breaks; 0: levels alone
       'save_examples': 3,  # worst N images of each network, as NIfTI in patient space
     }
@@ -116,7 +116,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.evaluate.attacks.square = ml_collections.ConfigDict(
       {'name': 'square', 'norm': 'linf', 'num_steps': 200, 'objective': 'loss'}
     )
-    config.evaluate.update({'corruptions': ('rician', 'bias_field', 'motion'), 'halvings': 5})
+    config.evaluate.halvings = 5
   if preset == 'thorough':
     config.input.mirror = 'network'
     config.data.update({'slices_per_case': 0, 'most_examples': 0})
@@ -126,7 +126,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.evaluate.attacks.square.num_steps = 1000
   if preset == 'smoke':
     config.data.update({'cases': 4, 'scale': 0.4, 'slices_per_case': 2, 'most_examples': 6})
-    config.evaluate.update({'batch_size': 4, 'save_examples': 1, 'halvings': 1})
+    config.evaluate.update({'batch_size': 4, 'save_examples': 1, 'halvings': 1, 'corruptions': ()})
     config.evaluate.attacks.pgd.num_steps = 2
     config.report.pictures = 1
   return config

@@ -65,7 +65,11 @@ def items(
     ('Intervals resample patients', state(groups > 1), 'bootstrap over groups'),
     ('Robustness or sensitivity analysis', DONE, 'this report'),
     ('Failure analysis of wrong cases', DONE, 'worst cases as files, breaking level per case'),
-    ('Artefacts of acquisition', state(corruptions), ', '.join(corruptions) or 'preset standard'),
+    (
+      'Artefacts of acquisition',
+      state(corruptions),
+      ', '.join(corruptions) or 'evaluate.corruptions',
+    ),
     ('Data from another site', NOT_DONE, 'not known to the program'),
     ('Test data apart from training data', NOT_DONE, 'only the owner of the network knows'),
     ('Comparison of networks, paired', state(networks > 1), 'config.networks=a,b'),

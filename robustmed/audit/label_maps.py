@@ -69,9 +69,17 @@ def panels(made, probes) -> list[spec.Panel]:
 def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Returns the arrays of the report's pictures, images in the units of levels.
 
-  Of a volume the slice that shows the most of the labels.
+  What was added to bring images to one size is dark; of a volume the slice that shows the most of
+  the labels is shown.
   """
   made = {**segmentation.pictures(found), **scaled(found)}
+  outside = found.example['target']['labels'] == -1
+  around, axes = outside[..., None], tuple(range(1, found.image.ndim))
+  dark = np.where(around, np.inf, made['image']).min(axis=axes, keepdims=True)
+  for name in ('image', 'adversarial'):
+    made[name] = np.where(around, dark, made[name])
+  for name in ('seg_clean', 'seg_adv'):
+    made[name] = np.where(outside, 0, made[name])
   if found.image.ndim < 5:
     return made
   shown = (found.example['target']['labels'] > 0).sum(axis=(2, 3)).argmax(axis=1)

@@ -123,6 +123,8 @@ def _of_network(found, name: str, headline: float, part) -> str:
         f'Of the outline 95 % lies within {near["mean"]:.3g} {found["distances"]["unit"]} of the '
         f'reference on untouched images, within {far["mean"]:.3g} under attack. '
       )
+  if artefacts := _artefacts(found, name):
+    line += f'Under artefacts of acquisition of middle severity: {artefacts}. '
   where = f'A case counts as broken where {smallest["broken_where"]}: '
   if smallest['median'] == 'above':
     line += f'{where}half of the cases or more withstood every level.'
@@ -134,6 +136,17 @@ def _of_network(found, name: str, headline: float, part) -> str:
       'orientation, spacing, classes) before reading on.**'
     )
   return line
+
+
+def _artefacts(found, name: str) -> str:
+  """The main metric under each artefact, at the second of its severities."""
+  said = []
+  for kind, one in found['attacks'].items():
+    if one['settings']['name'] == 'corruption':
+      eps = one['levels'][min(1, len(one['levels']) - 1)]
+      shown = card.shown(results.cell(found, name, kind, eps))
+      said.append(f'{kind.replace("_", " ")} {shown}')
+  return ', '.join(said)
 
 
 def _levels(found) -> pd.DataFrame:

@@ -10,10 +10,10 @@ import pytest
 
 from robustmed import errors
 from robustmed.attacks import space
-from robustmed.audit import breaking, coverage, page, setup, threat
+from robustmed.audit import breaking, coverage, label_maps, page, setup, threat
 from robustmed.audit import experiment as audit
 from robustmed.data.labelled import sampling
-from robustmed.evaluation import grid, trials
+from robustmed.evaluation import examples, grid, trials
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
 from support import audited, folders, monai_bundles, nnunet_folders, runs
@@ -419,3 +419,25 @@ def test_regions_of_nnunet(tmp_path):
   batch = source.crop(source.test[0])
   outputs = task.predict(task.init(None), jnp.asarray(batch['image'])[None])
   assert outputs['head0'].shape[-1] == len(made.study.classes) == 3
+
+
+@pytest.mark.parametrize('shape', [(6, 8), (5, 6, 8)])
+def test_pictures_do_not_show_what_was_added(shape):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 2, (2, *shape))
+  if len(shape) == 3:  # the slice with the most of the labels
+    labels[0, 3], labels[1, 2] = 1, 1
+  labels[:, ..., 0] = -1
+  image = rng.uniform(size=(2, *shape, 1)).astype(np.float32)
+  level = np.tile(np.array([[[0.0], [1.0]]]), (2, 1, 1))
+  logits = {'head0': rng.normal(size=(2, *shape, 3))}
+  example = {'image': image, 'target': {'labels': labels, 'level': level, 'case': np.array([4, 5])}}
+  found = label_maps.pictures(examples.Example(example, image + 0.1, logits, logits))
+  assert found['image'].shape == (2, 6, 8, 1) and found['seg_adv'].shape == (2, 6, 8)
+  change = found['adversarial'] - found['image']
+  np.testing.assert_allclose(change[:, :, 0], 0)
+  np.testing.assert_allclose(change[:, :, 1:], 0.1, rtol=1e-5)
+  assert not found['seg_clean'][:, :, 0].any() and found['seg_clean'][:, :, 1:].all()
+  whole = image if len(shape) == 2 else np.stack([image[0, 3], image[1, 2]])
+  np.testing.assert_array_equal(found['image'][:, :, 1:], whole[:, :, 1:])
+  assert found['index'].tolist() == [4, 5]

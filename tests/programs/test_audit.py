@@ -79,6 +79,8 @@ def test_volumes_end_to_end_in_patient_space(tmp_path):
   done = runs.main(*words, '--workdir', tmp_path / 'w')
   assert 'distances: whole cases, in mm, tolerance of NSD 2 mm' in done.stderr
   found = json.loads((tmp_path / 'w' / 'report' / 'audit.json').read_text())
+  page = (tmp_path / 'w' / 'report' / 'report.md').read_text()
+  assert 'Under artefacts of acquisition of middle severity: rician 0.' in page
   assert found['data']['axes'] == 3 and found['data']['images_attacked'] == 4
   assert found['distances']['whole'] and len(found['cases']) == 4 * (1 + 3 * 2 + 4)
   assert all(line['HD95'] is not None for line in found['cases'] if line['attack'] == 'none')
