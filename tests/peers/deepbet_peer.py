@@ -7,7 +7,8 @@ and WORK/mask.npy (PyTorch's own mask). Neither package is imported: their files
 
   python -m robustmed.main --config configs/audit.py --config.network=WORK/bbox.onnx
       --config.data.dir=WORK/template --config.evaluate.batch_size=1
-      --config.evaluate.levels="(0.04,0.08,0.16)" --workdir WORK/audit
+      --config.evaluate.levels="(0.04,0.08,0.16)" --config.evaluate.corruptions="()"
+      --workdir WORK/audit
 
 and `python deepbet_peer.py WORK PICTURE.png` draws what that audit found.
 """

@@ -49,6 +49,7 @@ def test_it_is_audited_on_one_case_without_an_interval(work):
   words += ['--config.evaluate.batch_size=1', '--config.evaluate.levels=(0.02,)']
   words += ['--config.evaluate.attacks.pgd.num_steps=2', '--config.evaluate.halvings=0']
   words += ['--config.evaluate.save_examples=0', '--config.report.pictures=0']
+  words.append('--config.evaluate.corruptions=()')
   runs.main('--config', 'configs/audit.py', *words, '--workdir', work / 'w')
   found = json.loads((work / 'w' / 'report' / 'audit.json').read_text())
   dice = {line['attack']: line for line in found['results'] if line['metric'] == 'DICE'}
