@@ -259,7 +259,7 @@ def _rows(case, seed, *, programs, task_of, load, batches) -> pd.DataFrame:
       shown = {'dv': images['dv']} if away else images
       for kind, image in {grid.CLEAN: batch['image'], **shown}.items():
         moved = field if kind in ('dv', 'd') else still
-        scored = grid.score_program(own, variables, batch, image, moved)
+        scored = programs.score(own, variables, batch, image, moved)
         keep = {name: batch[name] for name in ('mask', 'index', 'group')}
         more = columns if kind == 'dv' and not away else {}
         table = {name: np.asarray(c) for name, c in {**keep, **scored, **more}.items()}
