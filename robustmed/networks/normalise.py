@@ -54,13 +54,13 @@ def parse(text: str, *, channels: int | None = None) -> Callable[[jax.Array], ja
     raise errors.UserError(f'input.normalise={text}: {len(each)} names for {channels} channels')
 
   def apply(image):
-    box = _box(image) if cropped else None
+    where = box(image) if cropped else None
     if len(each) == 1:
-      found = each[0](image, image, box)
+      found = each[0](image, image, where)
     else:
-      parts = [one(image[..., n : n + 1], image, box) for n, one in enumerate(each)]
+      parts = [one(image[..., n : n + 1], image, where) for n, one in enumerate(each)]
       found = jnp.concatenate(parts, axis=-1)
-    return found if box is None else jnp.where(box, found, 0)
+    return found if where is None else jnp.where(where, found, 0)
 
   return apply
 
@@ -131,7 +131,7 @@ def _space(image) -> tuple[int, ...]:
   return tuple(range(1, image.ndim - 1))
 
 
-def _box(image):
+def box(image: jax.Array) -> jax.Array:
   """Returns where the box of non-zero values is, [b, *spatial, 1]; all of an image of zeros."""
   mask = jnp.any(lax.stop_gradient(image) != 0, axis=-1, keepdims=True)
   box = jnp.ones_like(mask)

@@ -13,6 +13,7 @@ from robustmed.networks import normalise
 from robustmed.tasks import sliding
 
 _TINY = 1e-7
+CROPPED = 'nnunet'  # the blend of windows that are laid over the box of what is not 0
 
 
 def channel_names(
@@ -132,17 +133,14 @@ def predictor(
   mirrored = [] if seen.mirror == 'none' else mirrored
 
   def predict(variables, image):
+    inside = flip(turn(normalise.box(image), order))
     image = flip(turn(scale(image), order))
     run = functools.partial(network.predict, variables)
-    if mirrored or (window and window != image.shape[1:-1]):
-      found = sliding.averaged(
-        run,
-        image,
-        patch=window or image.shape[1:-1],
-        step=1 - seen.overlap,
-        mirrored=mirrored,
-        blend=seen.blend,
-      )
+    options = {'step': 1 - seen.overlap, 'mirrored': mirrored, 'blend': seen.blend}
+    if window and seen.blend == CROPPED:
+      found = sliding.averaged_in_boxes(run, image, inside, patch=window, **options)
+    elif mirrored or (window and window != image.shape[1:-1]):
+      found = sliding.averaged(run, image, patch=window or image.shape[1:-1], **options)
     else:
       found = run(image)
     found = logits(found, names=given.classes, classes=classes, activation=given.activation)

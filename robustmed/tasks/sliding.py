@@ -20,6 +20,7 @@ from robustmed import errors, types
 from robustmed.process import parallel
 
 Array = jax.Array
+_NO_WINDOW = -(10**7)
 
 
 class Tile(NamedTuple):
@@ -147,6 +148,88 @@ def averaged(
   total = jnp.zeros((len(image), *size, out.shape[-1]), out.dtype)
   total, _ = lax.scan(add, total, tuple(map(jnp.asarray, plan)))
   return (total / norm[None, ..., None])[inner]
+
+
+def averaged_in_boxes(
+  network: Callable[[Array], Array],
+  image: Array,
+  inside: Array,
+  *,
+  patch: tuple[int, ...],
+  step: float = 0.5,
+  mirrored: Iterable[int] = (),
+  blend: str = 'gaussian',
+) -> Array:
+  """Returns `averaged` of the box of each image alone, 0 outside of it: [b, *spatial, k].
+
+  inside: [b, *spatial, 1], where the box of each image is; the image must be 0 outside. Boxes of
+  one batch may differ: what pads images to one size changes nothing.
+  """
+  patch, rank, whole = tuple(patch), image.ndim - 2, image.shape[1:-1]
+  choices = [(False, True) if axis in tuple(mirrored) else (False,) for axis in range(rank)]
+  flips = list(itertools.product(*choices))
+  weights = jnp.asarray(errors.lookup(BLENDS, blend, kind='blend of windows')(patch))[..., None]
+  firsts, sizes, tables = [], [], []
+  for axis, (n, m) in enumerate(zip(whole, patch, strict=True)):
+    others = tuple(a + 1 for a in range(rank + 1) if a != axis)
+    line = jnp.any(inside, axis=others)
+    firsts.append(jnp.argmax(line, axis=1))
+    sizes.append(jnp.sum(line, axis=1))
+    tables.append(_places(n, m, step))
+  most = [table.shape[1] for table in tables]
+  padded = jnp.pad(image, ((0, 0), *((m, m) for m in patch), (0, 0)))
+  plan = itertools.product(itertools.product(*map(range, most)), flips)
+  numbers, turns = zip(*plan)
+
+  def flipped(x, turned):
+    for axis in range(rank):
+      x = jnp.where(turned[axis], jnp.flip(x, axis + 1), x) if len(choices[axis]) > 1 else x
+    return x
+
+  @jax.checkpoint
+  def window(padded, corners, known, turned):
+    cut = lambda x, corner: lax.dynamic_slice(x, (*corner, 0), (*patch, x.shape[-1]))
+    x = jax.vmap(cut)(padded, corners)
+    known = known.reshape(-1, *(1,) * (rank + 1))
+    return flipped(network(flipped(x, turned)), turned) * weights[None] * known
+
+  def add(state, place):
+    number, turned = place
+    begun = [jnp.asarray(table)[size, n] for table, size, n in zip(tables, sizes, number)]
+    known = jnp.all(jnp.stack([start > _NO_WINDOW for start in begun]), axis=0)
+    corners = jnp.stack(
+      [jnp.where(known, first + start + m, 0) for first, start, m in zip(firsts, begun, patch)],
+      axis=1,
+    )
+    parts = window(padded, corners, known.astype(image.dtype), turned)
+    shares = weights[None] * known.astype(image.dtype).reshape(-1, *(1,) * (rank + 1))
+
+    def put(total, part, corner):
+      old = lax.dynamic_slice(total, (*corner, 0), part.shape)
+      return lax.dynamic_update_slice(total, old + part, (*corner, 0))
+
+    return tuple(jax.vmap(put)(t, p, corners) for t, p in zip(state, (parts, shares))), None
+
+  first = jax.ShapeDtypeStruct((len(image), *patch, image.shape[-1]), image.dtype)
+  outputs = jax.eval_shape(network, first).shape[-1]
+  state = tuple(jnp.zeros((*padded.shape[:-1], k), image.dtype) for k in (outputs, 1))
+  places = jnp.asarray(numbers), jnp.asarray(turns)
+  (total, norm), _ = lax.scan(add, state, places)
+  inner = (slice(None), *(slice(m, m + n) for n, m in zip(whole, patch)))
+  return jnp.where(inside, (total / jnp.where(norm > 0, norm, 1))[inner], 0)
+
+
+def _places(longest: int, side: int, step: float) -> np.ndarray:
+  """Returns the first cells of the windows of every size up to `longest`, [size, window].
+
+  Smaller sizes have fewer windows; the others are `_NO_WINDOW`.
+  """
+  rows = []
+  for size in range(longest + 1):
+    low = margins((size,), (side,))[0][0]
+    rows.append([int(v) - low for v in starts((max(size, side),), (side,), step=step)[:, 0]])
+  most = max(map(len, rows))
+  return np.array([row + [_NO_WINDOW] * (most - len(row)) for row in rows], np.int32)
 
 
 def tiles(

@@ -74,6 +74,19 @@ def test_logits_are_those_of_nnunet(rank, change, mirror, tmp_path):
   np.testing.assert_array_equal(found.argmax(0), nnunet_preprocess.to_labels(wanted, plan.labels))
 
 
+@pytest.mark.slow
+def test_what_pads_images_to_one_size_changes_nothing(tmp_path):
+  network = networks.load(nnunet_folders.write(tmp_path, rank=3))
+  made = _described(network)
+  predict = jax.jit(segmentation.predictor(network, made, classes=made.output.classes))
+  image = _image((5, 11, 15))
+  wanted = predict(network.variables, image[None])['head0'][0]
+  padded = np.pad(image, ((2, 1), (3, 0), (0, 6), (0, 0)))
+  found = predict(network.variables, padded[None])['head0'][0]
+  np.testing.assert_allclose(found[2:7, 3:, :15], wanted, atol=1e-4)
+  assert (np.asarray(found).argmax(-1)[:2] == 0).all()
+
+
 def test_what_the_files_say(tmp_path):
   def change(plans, data):
     _turned(plans, data)

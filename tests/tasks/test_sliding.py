@@ -146,3 +146,27 @@ def test_tiles_on_the_host_stitch_to_the_same_mean(size, batch_size):
     lambda x: sliding.probabilities(network, x, patch=patch, mirror=False, checkpoint=False)
   )(x)
   np.testing.assert_allclose(whole, want[0], atol=1e-5)
+
+
+@pytest.mark.parametrize('mirrored', [(), (0, 1)])
+def test_boxes_of_a_batch_are_as_images_of_their_own(mirrored):
+  """Two sizes in one batch, one of them smaller than a window; the network sees whole windows."""
+  sizes, places, patch = ((11, 5), (4, 9)), ((1, 2), (0, 3)), (6, 4)
+  rng = np.random.default_rng(0)
+  kernel = jnp.asarray(rng.normal(size=(1, *patch, 2)), jnp.float32)
+  network = lambda x: jnp.tanh(x * kernel + jnp.mean(x, axis=(1, 2), keepdims=True))
+  images = [rng.normal(1, 1, (1, *size, 2)).astype(np.float32) for size in sizes]
+  whole, inside = np.zeros((2, 13, 12, 2), np.float32), np.zeros((2, 13, 12, 1), bool)
+  cuts = [tuple(slice(p, p + n) for p, n in zip(place, size)) for place, size in zip(places, sizes)]
+  for number, (image, cut) in enumerate(zip(images, cuts)):
+    whole[(number, *cut)], inside[(number, *cut)] = image[0], True
+  options = {'patch': patch, 'mirrored': mirrored, 'blend': 'nnunet'}
+  found = lambda x: sliding.averaged_in_boxes(network, x, inside, **options)
+  outputs = jax.jit(found)(whole)
+  slopes = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(found(x)))))(whole)
+  assert not outputs[~np.broadcast_to(inside, outputs.shape)].any()
+  for number, (image, cut) in enumerate(zip(images, cuts)):
+    alone = lambda x: sliding.averaged(network, x, **options)
+    np.testing.assert_allclose(outputs[(number, *cut)], alone(image)[0], atol=1e-5)
+    wanted = jax.grad(lambda x: jnp.sum(jnp.sin(alone(x))))(image)  # noqa: B023
+    np.testing.assert_allclose(slopes[(number, *cut)], wanted[0], atol=1e-4)
