@@ -57,14 +57,15 @@ def test_what_a_bundle_says(tmp_path):
     tmp_path / 'spleen', arguments=arguments, config=config, metadata=METADATA
   )
   network = networks.load(folder)
-  made = description.make(network, {}, path=folder)
+  made = description.make(network, {}, path=folder, affines=[np.eye(4)])
   assert network.name == 'spleen' and network.format == 'MONAI bundle, UNet'
   assert made.input.orientation == 'xyz' and made.input.spacing == (2.0, 1.25, 1.5)
   assert made.input.normalise == 'window:-57:164' and made.input.window == (8, 10, 12)
   assert made.input.overlap == 0.625 and made.input.blend == 'gaussian'
   assert made.output.classes == ('background', 'spleen')
   assert made.origin['input.normalise'] == 'configs/inference.json'
-  assert any('directions stay as stored' in note for note in network.notes)
+  turned = description.make(network, {}, affines=[np.diag([-1.0, 1, 1, 1])])
+  assert turned.input.orientation == '-xyz' and turned.origin['input.orientation'] != 'guess'
   image = jax.random.normal(jax.random.key(0), (2, 8, 6, 4, 1))
   found = jax.jit(network.predict)(network.variables, image)
   assert found.shape == (2, 8, 6, 4, 2) and np.isfinite(found).all() and network.multiple() == 2

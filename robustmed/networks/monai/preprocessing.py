@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from robustmed.networks import description
 from robustmed.networks.monai import config as configs
 
 _SILENT = {
@@ -34,8 +35,11 @@ def read(config: configs.Config, *, axes: int, channels: int) -> Said:
       if kind == 'LoadImage':
         fields['input.orientation'] = 'xyz'[:axes]
       elif kind == 'Orientation':
-        fields['input.orientation'] = 'xyz'[:axes]
-        unknown.append(f'{name} (axes are put in the order x, y, z; directions stay as stored)')
+        letters = read_one('axcodes')
+        if axes == 3 and letters in description.PATIENT:
+          fields['input.orientation'] = letters
+        else:
+          unknown.append(name)
       elif kind == 'Spacing':
         fields['input.spacing'] = tuple(float(v) for v in read_one('pixdim')[:axes][::-1])
       elif kind in _SCALINGS:
