@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ from etils import epath
 
 from robustmed import errors
 
+_DEFLATED = 1032  # bytes that one compressed byte can become
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
 Path = pathlib.Path | epath.Path
 # What the readers raise for a damaged archive of arrays and for a file of another kind.
@@ -62,8 +64,22 @@ def opened(path: Path) -> Any:
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
 
 
+def regular(path: Path) -> Path:
+  """Returns `path` if it is a file or a link to one, before it is opened; else a `UserError`.
+
+  A pipe would wait for ever, a device would never end.
+  """
+  if is_remote(path) or path.is_file():
+    return path
+  there = path.exists() or path.is_symlink()
+  what = 'is no regular file (a folder, pipe, device or broken link)' if there else 'no such file'
+  raise errors.UserError(f'{path}: {what}')
+
+
 def read_bytes(path: Path) -> bytes:
   """Returns the content of a file; one that cannot be read is a `UserError`."""
+  if not is_remote(path) and path.exists():
+    regular(path)
   try:
     return path.read_bytes()
   except Exception as error:  # drivers raise their own kinds
@@ -77,13 +93,54 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
   """Returns the arrays of an .npz file by name; a damaged file is a `UserError`."""
   stored = io.BytesIO(read_bytes(path))
   try:
-    with zipfile.ZipFile(stored):  # numpy takes other files than archives for single arrays
-      found = np.load(stored, allow_pickle=False)
-      return {name: found[name] for name in found.files}
+    return archived_arrays(stored)
   except _DAMAGED as error:
     raise errors.UserError(
       f'{path} is damaged ({_reason(error)}); delete it and run that stage again'
     ) from error
+
+
+def archived_arrays(file: Any) -> dict[str, np.ndarray]:
+  """Returns the arrays of an open .npz file by name; a damaged one is a ValueError or zip error.
+
+  Nothing is allocated before the declared sizes were compared with those of the archive.
+  """
+  found = {}
+  with zipfile.ZipFile(file) as archive:
+    for info in archive.infolist():
+      if info.file_size > _DEFLATED * (info.compress_size + 1):
+        raise ValueError(f'{info.filename} declares {info.file_size} bytes')
+      name = info.filename.removesuffix('.npy')
+      if name in found:
+        raise ValueError(f'has two arrays of the name {name}')
+      with archive.open(info) as member:
+        found[name] = array_of(member, info.file_size)
+        if member.read(1):
+          raise ValueError(f'{info.filename} is longer than it declares')
+  return found
+
+
+def array_of(file: Any, size: int) -> np.ndarray:
+  """Returns the array of an open .npy file of `size` bytes; a ValueError if its size is another."""
+  start = file.tell()
+  version = np.lib.format.read_magic(file)
+  reader = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }.get(version)
+  if reader is None:
+    raise ValueError(f'is of version {version} of NPY, not 1.0 or 2.0')
+  shape, fortran, dtype = reader(file)
+  if dtype.hasobject:
+    raise ValueError('holds Python objects, which are never loaded')
+  declared = math.prod(shape) * dtype.itemsize
+  if min(shape, default=1) < 0 or declared != size - (file.tell() - start):
+    raise ValueError(f'declares {declared} bytes, but has {size - (file.tell() - start)}')
+  content = file.read(declared)
+  if len(content) != declared:
+    raise ValueError(f'ends after {len(content)} of {declared} bytes')
+  flat = np.frombuffer(bytearray(content), dtype, count=math.prod(shape))
+  return flat.reshape(shape, order='F' if fortran else 'C')
 
 
 def read_with(path: Path, reader: Callable[[Any], Any]) -> Any:
@@ -189,6 +246,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
   path = path if isinstance(path, pathlib.PurePath) else path_of(path)
+  regular(path)
   try:
     return json.loads(path.read_text())
   except ValueError as error:

@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -142,3 +143,29 @@ def test_names_of_parts_of_paths(name):
 def test_names_that_lead_elsewhere_are_refused(name):
   with pytest.raises(errors.UserError, match='an arm must be a name'):
     files.name_of(name, what='an arm')
+
+
+def test_pipes_devices_and_broken_links_are_refused_before_they_are_opened(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to('nowhere')
+  (tmp_path / 'circle').symlink_to('circle')
+  for path in (tmp_path / 'pipe', tmp_path / 'link', tmp_path / 'circle', tmp_path):
+    with pytest.raises(errors.UserError, match='no regular file'):
+      files.regular(path)
+  with pytest.raises(errors.UserError, match='no such file'):
+    files.regular(tmp_path / 'missing')
+  with pytest.raises(errors.UserError, match='no regular file'):
+    files.read_bytes(tmp_path / 'pipe')
+
+
+def test_arrays_of_another_size_than_declared_are_refused(tmp_path):
+  np.savez_compressed(tmp_path / 'a.npz', x=np.arange(6.0).reshape(2, 3).T, n=np.array(3))
+  found = files.read_arrays(tmp_path / 'a.npz')
+  np.testing.assert_array_equal(found['x'], [[0, 3], [1, 4], [2, 5]])
+  assert found['n'] == 3 and found['x'].flags.writeable
+  with zipfile.ZipFile(tmp_path / 'a.npz') as archive:
+    content = archive.read('x.npy')
+  with zipfile.ZipFile(tmp_path / 'b.npz', 'w') as archive:
+    archive.writestr('x.npy', content.replace(b'(3, 2)', b'(9, 9)'))
+  with pytest.raises(errors.UserError, match='declares 648 bytes, but has 48'):
+    files.read_arrays(tmp_path / 'b.npz')

@@ -5,6 +5,7 @@ left, whatever the order in the file (`oriented`). `restore` puts a result on th
 """
 
 import gzip
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -40,17 +41,28 @@ class Header(NamedTuple):
   affine: np.ndarray  # [4, 4]
 
 
-def _check_sum(path: pathlib.Path) -> None:
-  """Reads a compressed file to its end, where its check sum is; nibabel stops before it."""
+def check_size(image: nib.Nifti1Pair, path: pathlib.Path) -> None:
+  """Raises a ValueError unless a file has the voxels that its header declares, and no more.
+
+  Nothing is allocated. A compressed file is read to its end, where its check sum is.
+  """
+  header = image.header
+  declared = math.prod(image.shape) * header.get_data_dtype().itemsize
+  whole = image.dataobj.offset + declared
   if path.suffix == '.gz':
+    size = 0
     with gzip.open(path) as file:
-      while file.read(_CHUNK):
-        pass
+      while part := file.read(_CHUNK):
+        size += len(part)
+  else:
+    size = pathlib.Path(image.file_map['image'].filename).stat().st_size
+  if size != whole:
+    raise ValueError(f'its header declares {whole} bytes, the file has {size}')
 
 
 def header(path: pathlib.Path) -> Header:
   """Returns shape and affine from a file's header; the voxels are not read."""
-  image = _open(path)
+  image = opened(path)
   return Header(tuple(int(n) for n in image.shape), _affine(image, path))
 
 
@@ -62,7 +74,7 @@ def order(affine: np.ndarray) -> tuple[int, int, int]:
 
 def shape(path: pathlib.Path) -> tuple[int, ...]:
   """Returns the shape from a file's header; the voxels are not read."""
-  return tuple(int(n) for n in _open(path).shape)
+  return tuple(int(n) for n in opened(path).shape)
 
 
 def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
@@ -70,12 +82,12 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
 
   Trailing axes of length 1 beyond `axes` are dropped.
   """
-  image = _open(path)
+  image = opened(path)
   stored = image.get_data_dtype()
   if stored.kind not in 'iuf':
     raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
-    _check_sum(path)
+    check_size(image, path)
     array = image.get_fdata(dtype=np.float32, caching='unchanged')
   except Exception as error:  # for a damaged file readers raise exceptions of any kind
     raise _damaged(path, error) from error
@@ -150,9 +162,9 @@ def _to_axes(affine):
   return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
 
 
-def _open(path):
-  if not pathlib.Path(path).is_file():
-    raise errors.UserError(f'{path}: no such file')
+def opened(path: pathlib.Path) -> nib.Nifti1Pair:
+  """Returns a NIfTI file of which the header alone was read; any other is a `UserError`."""
+  path = files.regular(pathlib.Path(path))
   try:
     image = nib.load(path)
   except Exception as error:

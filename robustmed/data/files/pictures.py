@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -9,16 +11,20 @@ import numpy as np
 from PIL import Image
 
 from robustmed import errors
+from robustmed.process import files
 
 PHOTOS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 ARRAYS = ('.npy', '.npz')
+_WARNINGS = threading.Lock()  # their filters belong to all threads
 
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[BinaryIO]:
   """Yields the open file; any exception that a reader raises for it is a `UserError`."""
   try:
-    with path.open('rb') as file:  # given a path, readers do not close a damaged file
+    with files.regular(path).open(
+      'rb'
+    ) as file:  # given a path, readers do not close a damaged file
       yield file
   except errors.UserError:
     raise
@@ -35,15 +41,10 @@ def read(path: pathlib.Path) -> np.ndarray:
   A palette picture gives its indices; an .npz must hold exactly one array.
   """
   with opened(path) as file:
-    if path.suffix.lower() == '.npz':
-      archive = np.load(file, allow_pickle=False)
-      if len(archive.files) != 1:
-        raise errors.UserError(f'{path}: must hold one array, not {sorted(archive.files)}')
-      array = archive[archive.files[0]]
-    elif path.suffix.lower() == '.npy':
-      array = np.load(file, allow_pickle=False)
+    if path.suffix.lower() in ARRAYS:
+      array = array_of(file, path)
     else:
-      with Image.open(file) as picture:
+      with picture_of(file, path) as picture:
         array = np.array(picture)
       if path.suffix.lower() == '.png':
         file.seek(0)
@@ -54,6 +55,34 @@ def read(path: pathlib.Path) -> np.ndarray:
   if not np.isfinite(array).all():
     raise errors.UserError(f'{path}: has NaN or infinite values')
   return array
+
+
+@contextlib.contextmanager
+def picture_of(file: BinaryIO, path: pathlib.Path) -> Iterator[Image.Image]:
+  """Yields the picture in an open file.
+
+  What the library says about a TIFF file while it goes on, e.g. that data are missing, is an
+  exception: the format has no check sums.
+  """
+  if path.suffix.lower() not in ('.tif', '.tiff'):
+    with Image.open(file) as picture:
+      yield picture
+    return
+  with _WARNINGS, warnings.catch_warnings():
+    warnings.simplefilter('error')
+    warnings.filterwarnings('ignore', message='Metadata Warning')  # about names, not pixels
+    with Image.open(file) as picture:
+      yield picture
+
+
+def array_of(file: BinaryIO, path: pathlib.Path) -> np.ndarray:
+  """Returns the array of an open .npy file, or the one array of an .npz file."""
+  if path.suffix.lower() == '.npy':
+    return files.array_of(file, path.stat().st_size)
+  found = files.archived_arrays(file)
+  if len(found) != 1:
+    raise errors.UserError(f'{path}: must hold one array, not {sorted(found)}')
+  return next(iter(found.values()))
 
 
 def grey(path: pathlib.Path) -> np.ndarray:

@@ -5,22 +5,17 @@ the voxel (x, y, z) of the file to millimetres (right, front, head).
 """
 
 import pathlib
-import re
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from PIL import Image
 
 from robustmed import errors
-from robustmed.data.files import nifti, pictures
+from robustmed.data.files import itk, nifti, pictures
 
 ITK = ('.mha', '.mhd', '.nrrd')
 SUFFIXES = (*nifti.SUFFIXES, *ITK, *pictures.PHOTOS, *pictures.ARRAYS)
 LOSSY = ('.jpg', '.jpeg')
-_DETACHED = re.compile(rb'^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$', re.I | re.M)
-_HEADER_BYTES = 8192
 
 
 class Stored(NamedTuple):
@@ -73,9 +68,8 @@ def _damaged(path, reason):
 
 def _nifti(path):
   try:
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Pair):
-      raise errors.UserError(f'{path}: is {type(image).__name__}, not a NIfTI file')
+    image = nifti.opened(path)
+    nifti.check_size(image, path)
     array = np.asanyarray(image.dataobj)
     zooms = tuple(float(value) for value in image.header.get_zooms()[:3])
     slope, intercept = image.header.get_slope_inter()
@@ -107,7 +101,7 @@ def _flat(array, spacing, affine, dtype, rescale=(1.0, 0.0)):
 
 
 def _itk(path):
-  _check_detached(path)
+  itk.check(path)
   try:
     image = sitk.ReadImage(str(path))
   except RuntimeError as error:
@@ -127,37 +121,16 @@ def _itk(path):
   return _flat(array, spacing[::-1], affine, str(array.dtype))
 
 
-def _check_detached(path):
-  """Raises a `UserError` if a header names voxels outside of its folder."""
-  with pictures.opened(path) as file:
-    head = file.read(_HEADER_BYTES)
-  for name in _DETACHED.findall(head):
-    text = name.decode(errors='replace')
-    if text.upper() == 'LOCAL':
-      continue
-    other = path.parent / text
-    if other.resolve().parent != path.parent.resolve():
-      raise errors.UserError(f'{path}: its voxels are in {text}, outside of its folder; refused')
-    if not other.is_file():
-      raise errors.UserError(f'{path}: the file of its voxels, {text}, is not there')
-
-
 def _array(path):
   with pictures.opened(path) as file:
-    if suffix_of(path) == '.npz':
-      archive = np.load(file, allow_pickle=False)
-      if len(archive.files) != 1:
-        raise errors.UserError(f'{path}: must hold one array, not {sorted(archive.files)}')
-      array = archive[archive.files[0]]
-    else:
-      array = np.load(file, allow_pickle=False)
+    array = pictures.array_of(file, path)
   if array.ndim not in (2, 3, 4):
     raise errors.UserError(f'{path}: has {array.ndim} axes; needs two or three, and channels')
   return Stored(array, 2 if array.ndim == 2 else None, None, np.eye(4), str(array.dtype))
 
 
 def _picture(path):
-  with pictures.opened(path) as file, Image.open(file) as picture:
+  with pictures.opened(path) as file, pictures.picture_of(file, path) as picture:
     frames = getattr(picture, 'n_frames', 1)
     if frames == 1:
       array = np.array(picture)

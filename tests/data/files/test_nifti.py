@@ -179,3 +179,18 @@ def test_a_bit_that_flips_in_a_compressed_file_is_found(tmp_path):
     if not np.array_equal(found, array):
       silent.append(int(place))
   assert not silent
+
+
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
+@pytest.mark.parametrize('depth', [3, 5, 30_000])
+def test_a_header_with_another_size_than_the_file_is_refused(tmp_path, name, depth):
+  path = tmp_path / name
+  nifti.write(path, np.ones((2, 3, 4)), np.eye(4))
+  opened = gzip.open if name.endswith('.gz') else open
+  with opened(path, 'rb') as file:
+    content = bytearray(file.read())
+  content[46:48] = depth.to_bytes(2, 'little')
+  with opened(path, 'wb') as file:
+    file.write(content)
+  with pytest.raises(errors.UserError, match='its header declares'):
+    nifti.read(path)

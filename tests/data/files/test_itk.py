@@ -1,0 +1,76 @@
+"""Headers and voxels of MetaImage and NRRD files are compared before ITK reads them."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from robustmed import errors
+from robustmed.data.files import itk
+
+ENDINGS = ('.mha', '.mhd', '.nrrd', '.nhdr')
+
+
+def _written(folder, ending, *, compressed, dtype=np.int16):
+  path = folder / f'a{ending}'
+  image = sitk.GetImageFromArray(np.arange(120, dtype=dtype).reshape(4, 5, 6))
+  sitk.WriteImage(image, str(path), compressed)
+  return path
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+@pytest.mark.parametrize('ending', ENDINGS)
+@pytest.mark.parametrize('dtype', [np.uint8, np.int16, np.uint32, np.int64, np.float32, np.float64])
+def test_what_itk_writes_is_accepted(tmp_path, ending, compressed, dtype):
+  itk.check(_written(tmp_path, ending, compressed=compressed, dtype=dtype))
+
+
+def test_vectors_are_accepted(tmp_path):
+  image = sitk.GetImageFromArray(np.zeros((4, 5, 6, 2), np.float32), isVector=True)
+  for ending in ('.mha', '.nrrd'):
+    sitk.WriteImage(image, str(tmp_path / f'v{ending}'), True)
+    itk.check(tmp_path / f'v{ending}')
+
+
+@pytest.mark.parametrize('ending', ENDINGS[::2])
+def test_every_flipped_bit_of_compressed_voxels_is_noticed(tmp_path, ending):
+  path = _written(tmp_path, ending, compressed=True)
+  whole = path.read_bytes()
+  # behind the header of gzip, whose time and system do not matter
+  start = whole.index(b'\x1f\x8b') + 10 if ending == '.nrrd' else whole.index(b'LOCAL\n') + 6
+  for place in range(start, len(whole)):
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    with pytest.raises(errors.UserError, match='copy it again'):
+      itk.check(path)
+
+
+@pytest.mark.parametrize('ending', ENDINGS)
+def test_missing_and_surplus_voxels_are_refused(tmp_path, ending):
+  path = _written(tmp_path, ending, compressed=False)
+  voxels = next((p for p in tmp_path.iterdir() if p != path), path)
+  whole = voxels.read_bytes()
+  for content in (whole[:-1], whole + b'\x00'):
+    voxels.write_bytes(content)
+    with pytest.raises(errors.UserError, match='are declared'):
+      itk.check(path)
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'text'),
+  [
+    (b'DimSize = 6 5 4', b'DimSize = 6 5 0', 'DimSize'),
+    (b'DimSize = 6 5 4', b'DimSize = 6 5 ' + b'9' * 6000, 'DimSize'),
+    (b'DimSize = 6 5 4', b'DimSize = 30000 30000 30000', 'are declared'),
+    (b'NDims = 3', b'NDims = 3\nNDims = 3', 'NDims twice'),
+    (b'ElementSpacing = 1 1 1', b'ElementSpacing = 1 1 nan', 'ElementSpacing'),
+    (b'MET_SHORT', b'MET_SHIRT', 'ElementType'),
+    (b'LOCAL', b'../a.raw', 'outside of its folder'),
+    (b'LOCAL', b'/dev/zero', 'outside of its folder'),
+    (b'LOCAL', b'other.raw', 'is not there'),
+  ],
+)
+def test_a_wrong_header_is_one_short_line(tmp_path, old, new, text):
+  path = _written(tmp_path, '.mha', compressed=True)
+  path.write_bytes(path.read_bytes().replace(old, new, 1))
+  with pytest.raises(errors.UserError, match=text) as refused:
+    itk.check(path)
+  assert len(str(refused.value)) < 500

@@ -1,0 +1,215 @@
+"""Reads damaged inputs in worker processes and judges what came back.
+
+A reader may answer with a one-line `UserError` or with the values of the undamaged input. All else
+is a failure: other values ('silent'), other exceptions ('traceback'), output of libraries
+('noise'), lines that are too long ('long'), more memory than allowed ('memory'), no answer in time
+('hang') and a dead process ('died').
+"""
+
+import collections
+import dataclasses
+import math
+import multiprocessing.connection
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fuzz import damages, readers
+from robustmed import errors
+
+SECONDS = 5.0
+MEMORY = 2 * 2**30  # more than the process has before
+LONGEST = 500  # characters of an error line
+_MEMORY = re.compile(r'MemoryError|allocat|out of memory', re.I)
+
+
+class Case(NamedTuple):
+  """One damaged input; the same case gives the same bytes."""
+
+  reader: str
+  damage: str
+  seed: int
+
+
+class Result(NamedTuple):
+  case: Case
+  outcome: str  # 'equal', 'refused', 'permitted' or the name of a failure
+  detail: str
+
+
+PASSED = ('equal', 'refused', 'permitted')
+
+
+def cases(table: Mapping[str, readers.Reader], *, count: int, seed: int) -> list[Case]:
+  """Returns `count` cases, all pairs of reader and damage in turn, ordered by reader."""
+  pairs = [(name, damage) for name, reader in table.items() for damage in reader.damages()]
+  order = np.random.default_rng(seed).permutation(len(pairs))
+  turns = [pairs[order[number % len(pairs)]] for number in range(count)]
+  return sorted(Case(*pair, seed * 1_000_003 + number) for number, pair in enumerate(turns))
+
+
+def run(table: Mapping[str, readers.Reader], wanted: Iterable[Case]) -> list[Result]:
+  """Returns the results of all cases; workers that hang or die are replaced."""
+  results, worker = [], None
+  with tempfile.TemporaryDirectory(prefix='fuzz_') as root:
+    for case in wanted:
+      if worker is None:
+        worker = _Worker(table, pathlib.Path(root))
+      result = worker.ask(case)
+      results.append(result)
+      if result.outcome in ('hang', 'died'):
+        worker = worker.close()
+    if worker is not None:
+      worker.close()
+  return results
+
+
+def damaged(reader: readers.Reader, case: Case, folder: pathlib.Path) -> None:
+  """Writes the input of a reader into an empty folder and damages it."""
+  reader.make(folder)
+  path, damage = folder / reader.target, reader.damages()[case.damage]
+  if damage in damages.PLACE:
+    damage(path)
+    return
+  rng = np.random.default_rng([case.seed, zlib.crc32(f'{case.reader} {case.damage}'.encode())])
+  path.write_bytes(damage(path.read_bytes(), rng))
+
+
+class _Worker:
+  """A process, forked after the imports, that reads one case after the other."""
+
+  def __init__(self, table, root):
+    self.here, there = multiprocessing.connection.Pipe()
+    sys.stdout.flush()
+    self.pid = os.fork()
+    if self.pid == 0:
+      try:
+        self.here.close()
+        _serve(table, root, there)
+      finally:
+        os._exit(0)
+    there.close()
+
+  def ask(self, case: Case) -> Result:
+    try:
+      self.here.send(case)
+      if not self.here.poll(SECONDS):
+        return Result(case, 'hang', f'no answer within {SECONDS:g} s')
+      return Result(case, *self.here.recv())
+    except (EOFError, OSError):
+      return Result(case, 'died', 'the process ended')
+
+  def close(self) -> None:
+    os.kill(self.pid, signal.SIGKILL)
+    os.waitpid(self.pid, 0)
+    self.here.close()
+
+
+def _serve(table, root, pipe):
+  used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+  resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+  noise = (root / f'noise.{os.getpid()}').open('w+b', buffering=0)
+  os.dup2(noise.fileno(), 1)
+  os.dup2(noise.fileno(), 2)
+  whole: dict[str, Any] = {}
+  while True:
+    try:
+      case = pipe.recv()
+    except EOFError:
+      return
+    reader = table[case.reader]
+    folder = root / f'case.{os.getpid()}'
+    if case.reader not in whole:
+      whole[case.reader] = _with_folder(folder, reader, None)[1]
+    noise.seek(0)
+    noise.truncate()
+    answer, value = _with_folder(folder, reader, case)
+    sys.stderr.flush()
+    sys.stdout.flush()
+    said = os.pread(noise.fileno(), 400, 0).decode(errors='replace')
+    pipe.send(_judged(reader, case, answer, value, whole[case.reader], said))
+
+
+def _with_folder(folder, reader, case):
+  """Returns (None, values), or (exception, None)."""
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir()
+  try:
+    if case is None:
+      reader.make(folder)
+      return None, plain(reader.read(folder), folder)
+    damaged(reader, case, folder)
+    try:
+      return None, plain(reader.read(folder), folder)
+    except BaseException as error:
+      return error, None
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _judged(reader, case, error, value, whole, said):
+  if error is not None:
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+      chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    if any(_MEMORY.search(f'{type(one).__name__} {one}') for one in chain):
+      return 'memory', str(error)[:LONGEST]
+    if not isinstance(error, errors.UserError):
+      last = traceback.extract_tb(error.__traceback__)
+      place = next((at for at in reversed(last) if 'robustmed' in at.filename), last[-1])
+      where = f'{pathlib.Path(place.filename).name}:{place.lineno}'
+      return 'traceback', f'{type(error).__name__}: {error} ({where})'[:LONGEST]
+    if len(str(error)) > LONGEST:
+      return 'long', f'{len(str(error))} characters: {str(error)[:200]}'
+  if said:
+    return 'noise', said
+  if error is not None:
+    return 'refused', str(error)
+  if value == whole:
+    return 'equal', ''
+  if case.damage in reader.silent:
+    return 'permitted', reader.silent[case.damage]
+  return 'silent', f'{_difference(whole, value)}'[:LONGEST]
+
+
+def _difference(whole, value):
+  if isinstance(whole, tuple) and isinstance(value, tuple) and len(whole) == len(value):
+    return next(_difference(a, b) for a, b in zip(whole, value) if a != b)
+  return f'{whole!r:.200} became {value!r:.200}'
+
+
+def plain(value: Any, folder: pathlib.Path) -> Any:
+  """Returns values as tuples that `==` compares: arrays by bytes, paths below `folder`."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+  if isinstance(value, pd.DataFrame):
+    value = {str(name): list(value[name]) for name in value.columns}
+  if isinstance(value, np.ndarray) and value.dtype.kind != 'O':
+    return ('array', value.dtype.str, value.shape, value.tobytes())
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and math.isnan(value):
+    return 'NaN'
+  if isinstance(value, Mapping):
+    return tuple((plain(key, folder), plain(item, folder)) for key, item in value.items())
+  if isinstance(value, collections.abc.Set):
+    return tuple(sorted(map(repr, value)))
+  if isinstance(value, pathlib.PurePath):
+    return str(value).replace(str(folder), '')
+  if isinstance(value, tuple | list | np.ndarray):
+    return tuple(plain(item, folder) for item in value)
+  if value is None or isinstance(value, str | bytes | int | float | complex):
+    return value
+  return repr(value)

@@ -1,0 +1,190 @@
+"""Inputs of the readers of images and volumes."""
+
+import functools
+import gzip
+import io
+import struct
+import zipfile
+import zlib
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from fuzz import readers
+from robustmed.data.files import nifti, pictures
+from robustmed.data.labelled import formats
+
+_NIFTI = 'robustmed.data.files.nifti'
+_PICTURES = 'robustmed.data.files.pictures'
+_FORMATS = 'robustmed.data.labelled.formats'
+_AFFINE = np.diag([0.7, 0.8, 2.5, 1.0])
+_HUGE = struct.pack('<8h', 3, 30000, 30000, 30000, 1, 1, 1, 1)
+
+
+def _write_nifti(folder, *, name):
+  image = nib.Nifti1Image(readers.numbers((4, 5, 6), np.int16), _AFFINE)
+  image.header.set_xyzt_units('mm')
+  nib.save(image, folder / name)
+
+
+def _write_itk(folder, *, name, compressed):
+  image = sitk.GetImageFromArray(readers.numbers((4, 5, 6), np.int16))
+  image.SetSpacing((0.7, 0.8, 2.5))
+  sitk.WriteImage(image, str(folder / name), compressed)
+
+
+def _write_picture(folder, *, name):
+  Image.fromarray(readers.numbers((9, 7), np.uint8)).save(folder / name)
+
+
+def _write_stack(folder, *, name):
+  pages = [Image.fromarray(page) for page in readers.numbers((3, 6, 7), np.uint8)]
+  pages[0].save(folder / name, save_all=True, append_images=pages[1:])
+
+
+def _write_npy(folder, *, name):
+  np.save(folder / name, readers.numbers((6, 7)))
+
+
+def _write_npz(folder, *, name, pack=np.savez):
+  pack(folder / name, image=readers.numbers((6, 7)))
+
+
+def _gzipped(content, rng):
+  """A header that declares 30,000 voxels along each axis."""
+  plain = gzip.decompress(content)
+  return gzip.compress(plain[:40] + _HUGE + plain[56:])
+
+
+def _huge_png(content, rng):
+  """A picture that declares 30,000 by 30,000 pixels, with the right check sum."""
+  head = b'IHDR' + struct.pack('>II', 30000, 30000) + content[24:29]
+  return content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:]
+
+
+def _npy_head(content, text):
+  rest = content[content.index(b'\n') + 1 :]
+  text = text.ljust(117) + b'\n'
+  return content[:8] + struct.pack('<H', len(text)) + text + rest
+
+
+def _huge_npy(content, rng):
+  return _npy_head(content, b"{'descr': '<f4', 'fortran_order': False, 'shape': (60000, 60000)}")
+
+
+def _structured_npy(content, rng):
+  return _npy_head(content, b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6, 7)}")
+
+
+def _object_npy(content, rng):
+  return _npy_head(content, b"{'descr': '|O', 'fortran_order': False, 'shape': (6, 7)}")
+
+
+def _complex_npy(content, rng):
+  return _npy_head(content, b"{'descr': '<c8', 'fortran_order': False, 'shape': (3, 7)}")
+
+
+def _rezipped(content, rng, *, change):
+  out = io.BytesIO()
+  with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, 'w') as new:
+    for name in old.namelist():
+      new.writestr(name, change(old.read(name), rng))
+  return out.getvalue()
+
+
+def _second_array(content, rng):
+  out = io.BytesIO(content)
+  with zipfile.ZipFile(out, 'a') as archive:
+    archive.writestr('other.npy', archive.read(archive.namelist()[0]))
+  return out.getvalue()
+
+
+_HEADER_CHANGES = {
+  'huge': readers.declared(40, _HUGE),
+  'small': readers.declared(40, struct.pack('<8h', 3, 4, 5, 5, 1, 1, 1, 1)),
+  'nothing': readers.declared(40, struct.pack('<8h', 3, 4, 5, 0, 1, 1, 1, 1)),
+  'negative': readers.declared(40, struct.pack('<8h', 3, 4, 5, -6, 1, 1, 1, 1)),
+  'long_voxels': readers.declared(76, struct.pack('<4f', 1, 1e7, 1e7, 1e7)),
+  'nan_voxels': readers.declared(76, struct.pack('<4f', 1, float('nan'), 1, 1)),
+  'nan_slope': readers.declared(112, struct.pack('<2f', float('inf'), 1)),
+}
+_NPY = {
+  'huge': _huge_npy,
+  'structured': _structured_npy,
+  'pickled': _object_npy,
+  'complex': _complex_npy,
+}
+_NPZ = {name: functools.partial(_rezipped, change=change) for name, change in _NPY.items()}
+_NPZ['second_array'] = _second_array
+_BYTES = ('flip', 'flips', 'zeros', 'remove', 'double')
+_PLAIN_NIFTI = {
+  **readers.unchecked('an uncompressed NIfTI file', *_BYTES),
+  'long_voxels': 'the size of a voxel is what the header says',
+}
+_TEXT_HEAD = readers.unchecked('a header of text', *_BYTES, 'number', 'line_lost')
+_BODY = {**_TEXT_HEAD, **readers.unchecked('uncompressed voxels', 'nul', 'not_utf8', 'quote')}
+_ITK = ('content', 'place', 'text')
+
+
+def _formats(name, make, **more):
+  return readers.Reader(
+    f'formats:{name}',
+    functools.partial(make, name=name),
+    name,
+    lambda folder: formats.read(folder / name),
+    (_FORMATS,),
+    **more,
+  )
+
+
+READERS = (
+  readers.Reader(
+    'nifti:a.nii',
+    functools.partial(_write_nifti, name='a.nii'),
+    'a.nii',
+    lambda folder: nifti.read(folder / 'a.nii'),
+    (_NIFTI,),
+    special=_HEADER_CHANGES,
+    silent=_PLAIN_NIFTI,
+  ),
+  readers.Reader(
+    'nifti:a.nii.gz',
+    functools.partial(_write_nifti, name='a.nii.gz'),
+    'a.nii.gz',
+    lambda folder: nifti.read(folder / 'a.nii.gz'),
+    (_NIFTI,),
+    special={'huge': _gzipped},
+  ),
+  readers.Reader(
+    'pictures:a.png',
+    functools.partial(_write_picture, name='a.png'),
+    'a.png',
+    lambda folder: pictures.read(folder / 'a.png'),
+    (_PICTURES,),
+    special={'huge': _huge_png},
+  ),
+  _formats('b.nii', _write_nifti, special=_HEADER_CHANGES, silent=_PLAIN_NIFTI),
+  _formats('b.nii.gz', _write_nifti, special={'huge': _gzipped}),
+  _formats('b.mha', functools.partial(_write_itk, compressed=False), groups=_ITK, silent=_BODY),
+  _formats('c.mha', functools.partial(_write_itk, compressed=True), groups=_ITK, silent=_TEXT_HEAD),
+  _formats(
+    'b.mhd', functools.partial(_write_itk, compressed=False), groups=_ITK, silent=_TEXT_HEAD
+  ),
+  _formats('b.nrrd', functools.partial(_write_itk, compressed=False), groups=_ITK, silent=_BODY),
+  _formats(
+    'c.nrrd', functools.partial(_write_itk, compressed=True), groups=_ITK, silent=_TEXT_HEAD
+  ),
+  _formats('b.png', _write_picture, special={'huge': _huge_png}),
+  _formats('b.tif', _write_picture, silent=readers.unchecked('TIFF', *_BYTES)),
+  _formats('s.tif', _write_stack, silent=readers.unchecked('TIFF', *_BYTES)),
+  _formats(
+    'b.npy',
+    _write_npy,
+    special=_NPY,
+    silent=readers.unchecked('NPY', *_BYTES),
+  ),
+  _formats('b.npz', _write_npz, special=_NPZ),
+  _formats('c.npz', functools.partial(_write_npz, pack=np.savez_compressed), special=_NPZ),
+)

@@ -1,0 +1,90 @@
+"""A reader refuses a damaged file in one line or gives the values of the whole one."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from fuzz import damages, harness, known, readers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _run(*words):
+  return subprocess.run(
+    [sys.executable, '-m', 'tests.fuzz', *words],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+@pytest.mark.slow
+def test_damaged_files_are_refused_in_one_line_or_read_as_the_whole_ones():
+  done = _run('--count', '600', '--seed', '0')
+  assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+  assert done.stdout.startswith('600 inputs') or '\n600 inputs' in done.stdout, done.stdout
+
+
+def _judged(read, **more):
+  """The outcomes of one reader of the text '1 2 3' under some damages."""
+
+  def make(folder):
+    (folder / 'a').write_bytes(b'1 2 3')
+
+  table = {'one': readers.Reader('one', make, 'a', read, (), groups=('content', 'place'), **more)}
+  cases = [harness.Case('one', name, 0) for name in ('flip', 'extend', 'empty', 'missing')]
+  return {one.case.damage: one.outcome for one in harness.run(table, cases)}
+
+
+def test_changed_values_are_silent_unless_the_table_permits_them():
+  def read(folder):
+    return (folder / 'a').read_bytes()[:5]
+
+  found = _judged(read)
+  assert found == {'flip': 'silent', 'extend': 'equal', 'empty': 'silent', 'missing': 'traceback'}
+  assert _judged(read, silent={'flip': 'no check sum'})['flip'] == 'permitted'
+
+
+def test_a_reader_that_hangs_dies_or_prints_fails_and_the_next_case_is_read(monkeypatch):
+  monkeypatch.setattr(harness, 'SECONDS', 0.5)
+
+  def read(folder):
+    content = (folder / 'a').read_bytes() if (folder / 'a').is_file() else b'missing'
+    if not content:
+      os._exit(3)
+    if content == b'missing':
+      os.write(2, b'a library says something')
+    elif len(content) > 5:
+      while True:
+        pass
+    return b'1 2 3'
+
+  assert _judged(read) == {'flip': 'equal', 'extend': 'hang', 'empty': 'died', 'missing': 'noise'}
+
+
+def test_the_same_seed_makes_the_same_cases_and_bytes(tmp_path):
+  table = readers.table()
+  cases = harness.cases(table, count=300, seed=3)
+  assert cases == harness.cases(table, count=300, seed=3)
+  assert cases != harness.cases(table, count=300, seed=4)
+  case = next(case for case in cases if case.damage == 'flips')
+  reader, contents = table[case.reader], []
+  for name in ('a', 'b'):
+    (tmp_path / name).mkdir()
+    harness.damaged(reader, case, tmp_path / name)
+    contents.append((tmp_path / name / reader.target).read_bytes())
+  assert contents[0] == contents[1]
+
+
+def test_tables_name_damages_that_exist():
+  table = readers.table()
+  for reader in table.values():
+    assert set(reader.silent) <= set(reader.damages()), reader.name
+  for reader, damage in known.KNOWN:
+    assert damage in table[reader].damages(), (reader, damage)
+  assert {'content', 'text', 'json', 'place'} == set(damages.GROUPS)
