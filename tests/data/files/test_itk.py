@@ -32,15 +32,22 @@ def test_vectors_are_accepted(tmp_path):
 
 
 @pytest.mark.parametrize('ending', ENDINGS[::2])
-def test_every_flipped_bit_of_compressed_voxels_is_noticed(tmp_path, ending):
+def test_no_flipped_bit_of_compressed_voxels_gives_other_values(tmp_path, ending):
   path = _written(tmp_path, ending, compressed=True)
   whole = path.read_bytes()
-  # behind the header of gzip, whose time and system do not matter
-  start = whole.index(b'\x1f\x8b') + 10 if ending == '.nrrd' else whole.index(b'LOCAL\n') + 6
+  values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+  start = whole.index(b'\x1f\x8b') if ending == '.nrrd' else whole.index(b'LOCAL\n') + 6
+  refused = 0
   for place in range(start, len(whole)):
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-    with pytest.raises(errors.UserError, match='copy it again'):
+    try:
       itk.check(path)
+    except errors.UserError:
+      refused += 1
+    else:  # bits that mean nothing, such as the time in the header of gzip
+      found = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+      np.testing.assert_array_equal(found, values)
+  assert refused > 0.9 * (len(whole) - start)
 
 
 @pytest.mark.parametrize('ending', ENDINGS)
