@@ -9,7 +9,7 @@ from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.ensemble import Ensemble, Member
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
-from robustmed.attacks.objectives import Shared, expected
+from robustmed.attacks.objectives import Shared, expected, straight_through
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
 from robustmed.attacks.square import square
 from robustmed.attacks.threat import Threat
@@ -77,5 +77,6 @@ __all__ = [
   'pgd',
   'settings',
   'square',
+  'straight_through',
   'tifgsm',
 ]

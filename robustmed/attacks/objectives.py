@@ -73,3 +73,16 @@ def expected(objective, *, sigma: float, draws: int, key: jax.Array):
   if takes_progress(objective):
     return lambda x, progress: mean(x, progress=progress)
   return lambda x: mean(x)
+
+
+def straight_through(function, substitute=lambda x: x):
+  """Returns x -> function(x) with the gradient of substitute(x), of the same shape.
+
+  BPDA (Athalye et al. 2018), for what an attack must pass and cannot: rounding, a file format.
+  """
+
+  def passed(x: Array) -> Array:
+    near = substitute(x)
+    return jax.lax.stop_gradient(function(x)) + (near - jax.lax.stop_gradient(near))
+
+  return passed
