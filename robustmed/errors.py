@@ -13,7 +13,12 @@ class UserError(Exception):
   exit_code = 2
 
   def __str__(self):
-    return ' '.join(super().__str__().split())
+    return ' '.join(map(_shortened, super().__str__().split()))
+
+
+def _shortened(word):
+  """Returns a word of at most 250 characters: what a damaged file holds can be of any length."""
+  return word if len(word) <= 250 else f'{word[:160]}...{word[-80:]}'
 
 
 @contextlib.contextmanager

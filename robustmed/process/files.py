@@ -240,14 +240,39 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     temporary.write_text(text)
 
 
+def read_text(path: Path) -> str:
+  """Returns a text file without the mark of its encoding; what is no text is a `UserError`."""
+  try:
+    text = regular(path).read_text(encoding='utf-8-sig')
+  except (OSError, ValueError) as error:
+    reason = str(error)[:200]
+    raise errors.UserError(f'{path}: cannot be read as text ({reason}); copy it again') from error
+  if '\0' in text:
+    raise errors.UserError(f'{path}: has zero bytes and is no text; copy it again')
+  return text
+
+
+def parsed_json(path: Path, *, help_text: str = 'copy it again') -> Any:
+  """Returns the content of a JSON file; a damaged one, also one key twice, is a `UserError`."""
+  try:
+    return json.loads(regular(path).read_text(encoding='utf-8-sig'), object_pairs_hook=_object)
+  except (ValueError, OSError, RecursionError) as error:
+    reason = str(error)[:200]
+    raise errors.UserError(f'{path}: is not valid JSON ({reason}); {help_text}') from error
+
+
+def _object(pairs):
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    raise ValueError(f'has {next(n for n in names if names.count(n) > 1)[:60]!r} twice')
+  return found
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
 def read_json(path: str | os.PathLike) -> Any:
   path = path if isinstance(path, pathlib.PurePath) else path_of(path)
-  regular(path)
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise errors.UserError(f'{path} is not valid JSON ({error}); remove it or restore it') from None
+  return parsed_json(path, help_text='remove it or restore it')

@@ -31,10 +31,10 @@ class Reader(NamedTuple):
 
 def table() -> dict[str, Reader]:
   """Returns all readers by name."""
-  from fuzz import images
+  from fuzz import images, stored, tables
 
   found: dict[str, Reader] = {}
-  for module in (images,):
+  for module in (images, tables, stored):
     for reader in module.READERS:
       assert reader.name not in found, reader.name
       found[reader.name] = reader

@@ -169,3 +169,24 @@ def test_arrays_of_another_size_than_declared_are_refused(tmp_path):
     archive.writestr('x.npy', content.replace(b'(3, 2)', b'(9, 9)'))
   with pytest.raises(errors.UserError, match='declares 648 bytes, but has 48'):
     files.read_arrays(tmp_path / 'b.npz')
+
+
+@pytest.mark.parametrize(
+  ('content', 'text'),
+  [
+    (b'{"a": 1, "a": 2}', "has 'a' twice"),
+    (b'[' * 100_000, 'is not valid JSON'),
+    (b'{"a": ' + b'9' * 6000 + b'}', 'is not valid JSON'),
+    (b'\xff\xfe', 'is not valid JSON'),
+  ],
+)
+def test_a_wrong_json_file_is_one_short_line(tmp_path, content, text):
+  (tmp_path / 'a.json').write_bytes(content)
+  with pytest.raises(errors.UserError, match=text) as refused:
+    files.read_json(tmp_path / 'a.json')
+  assert len(str(refused.value)) < 500
+
+
+def test_words_of_any_length_are_shortened_in_a_message():
+  shown = str(errors.UserError(f'a.csv: no number {"x" * 200_000}'))
+  assert shown.startswith('a.csv: no number xxx') and len(shown) < 300

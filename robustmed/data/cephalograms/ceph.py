@@ -23,6 +23,7 @@ from robustmed import errors
 from robustmed.data import store
 from robustmed.data.cephalograms import points as cephalograms
 from robustmed.data.files import exams, pictures
+from robustmed.process import files
 
 DEFAULTS = {
   'dir': '',
@@ -181,7 +182,7 @@ def _table(path):
 
 def _text(path):
   try:
-    return path.read_text(encoding='utf-8-sig')
+    return files.regular(path).read_text(encoding='utf-8-sig')
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path}: cannot be read as text ({error}); copy it again') from error
 

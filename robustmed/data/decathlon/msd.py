@@ -19,6 +19,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.decathlon import folds, preprocess, volumes
 from robustmed.data.files import exams
+from robustmed.process import files
 
 DEFAULTS = {'dir': '', 'task': '', **volumes.FIELDS}
 _HELP = (
@@ -136,10 +137,7 @@ def description(root: pathlib.Path) -> dict[str, Any]:
   path = root / 'dataset.json'
   if not path.is_file():
     raise errors.UserError(f'{root}: has no dataset.json; {_HELP}')
-  try:
-    found = json.loads(path.read_text(encoding='utf-8'))
-  except (ValueError, OSError) as error:
-    raise errors.UserError(f'{path}: cannot be read ({error}); unpack it again') from error
+  found = files.parsed_json(path, help_text='unpack it again')
   for name, kind in (('training', list), ('labels', dict), ('modality', dict)):
     if not isinstance(found, dict) or name not in found:
       raise errors.UserError(f'{path}: has no field {name!r}; {_HELP}')

@@ -1,7 +1,6 @@
 """What is known of a folder from its names and tables alone; recognises its layout."""
 
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import formats
+from robustmed.process import files
 
 KINDS = ('segmentation', 'boxes', 'landmarks', 'classes')
 PARTS = ('train', 'validation', 'test')
@@ -66,6 +66,8 @@ class Layout(NamedTuple):
 def inside(root: pathlib.Path, path: pathlib.Path, *, listed: str = '') -> pathlib.Path:
   """Returns `path`; where it is missing or leaves the folder, also by a link, a `UserError`."""
   place = f'; it is listed in {listed}' if listed else ''
+  if path.is_symlink():  # a circle of links has no end to resolve
+    files.regular(path)
   if not path.resolve().is_relative_to(root.resolve()):
     raise errors.UserError(f'{path}: leaves the folder {root}{place}; copy the file into it')
   if not path.is_file():
@@ -113,10 +115,7 @@ def sorted_cases(cases: Iterable[Case], *, where: pathlib.Path) -> tuple[Case, .
 
 def read_json(path: pathlib.Path) -> Any:
   """Returns the content of a JSON file; a damaged one is a `UserError`."""
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (ValueError, OSError) as error:
-    raise errors.UserError(f'{path}: cannot be read as JSON ({error}); copy it again') from error
+  return files.parsed_json(path)
 
 
 def recognise(root: pathlib.Path, layouts: Mapping[str, Layout], *, layout: str) -> Folder:

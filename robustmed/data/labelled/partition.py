@@ -11,6 +11,7 @@ import numpy as np
 
 from robustmed import errors
 from robustmed.data.labelled import folders
+from robustmed.process import files
 
 SPLITS = ('auto', 'all', 'file', 'fraction')
 FILES = ('splits.csv', 'splits_final.json')  # that are looked for
@@ -125,13 +126,14 @@ def read_csv(path: pathlib.Path) -> list[list[str]]:
   """Returns the rows of a table without empty ones; a damaged file is a `UserError`."""
   if not path.is_file():
     raise errors.UserError(f'no file {path}')
-  try:
-    text = path.read_text(encoding='utf-8-sig')
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path}: cannot be read as text ({error}); copy it again') from error
+  text = files.read_text(path)
   first = text.partition('\n')[0]
   mark = max(',;\t', key=first.count)
-  return [row for row in csv.reader(text.splitlines(), delimiter=mark) if any(map(str.strip, row))]
+  try:
+    rows = list(csv.reader(text.splitlines(), delimiter=mark))
+  except csv.Error as error:
+    raise errors.UserError(f'{path}: is no table ({error}); copy it again') from error
+  return [row for row in rows if any(map(str.strip, row))]
 
 
 def _split_file(root, named) -> pathlib.Path | None:

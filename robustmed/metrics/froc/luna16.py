@@ -19,6 +19,7 @@ import pandas as pd
 
 from robustmed import errors
 from robustmed.metrics import froc
+from robustmed.process import files
 
 _PLACE = ('coordX', 'coordY', 'coordZ')
 _HELP = 'copy the folder evaluationScript/annotations of the LUNA16 challenge'
@@ -103,6 +104,9 @@ def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]
   """Returns the columns `wanted` of a table with a seriesuid, checked as in `read_rows`."""
   table = _csv(path, header=0)
   table.columns = [str(name).strip() for name in table.columns]
+  twice = [name for name in ('seriesuid', *wanted) if list(table.columns).count(name) > 1]
+  if twice:
+    raise errors.UserError(f'{path}, row 1: has the column {twice[0]} twice')
   for name in ('seriesuid', *wanted):
     if name not in table.columns:
       raise errors.UserError(
@@ -114,7 +118,7 @@ def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]
   if (scan < 0).any():
     bad = int(np.argmax(scan < 0))
     raise errors.UserError(
-      f'{path}, row {rows[bad]}: unknown series id {names.iloc[bad]!r}; not in seriesuids.csv'
+      f'{path}, row {rows[bad]}: unknown series id {names.iloc[bad][:60]!r}; not in seriesuids.csv'
     )
   return Columns(scan, {name: _numbers(table[name], path, rows) for name in wanted}, rows)
 
@@ -124,8 +128,9 @@ def _numbers(column, path, rows):
   bad = ~np.isfinite(values)
   if bad.any():
     first = int(np.argmax(bad))
+    shown = str(column.iloc[first])[:60]
     raise errors.UserError(
-      f'{path}, row {rows[first]}: {column.name} is {column.iloc[first]!s}, not a finite number'
+      f'{path}, row {rows[first]}: {column.name} is {shown}, not a finite number'
     )
   return values
 
@@ -134,7 +139,7 @@ def _csv(path, *, header):
   """Returns the table without its blank rows, which the index counts."""
   try:
     table = pd.read_csv(
-      path,
+      files.regular(path),
       header=header,
       dtype={'seriesuid' if header == 0 else 0: str},
       skip_blank_lines=False,
@@ -145,4 +150,6 @@ def _csv(path, *, header):
   except (OSError, ValueError) as error:  # errors of pandas are ValueErrors
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise errors.UserError(f'{path}: cannot be read as a table ({reason})') from error
+  if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names
+    raise errors.UserError(f'{path}: its rows have more cells than the first row')
   return table.dropna(how='all')

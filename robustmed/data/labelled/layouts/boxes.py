@@ -9,6 +9,7 @@ from typing import Any
 from robustmed import errors
 from robustmed.data.files import exams, xml
 from robustmed.data.labelled import folders, formats
+from robustmed.process import files
 
 _IMAGES = ('JPEGImages', 'images', 'Images', 'imgs')
 _NAMES = ('classes.txt', 'obj.names', 'labels/classes.txt')
@@ -88,6 +89,10 @@ def _voc_parts(root) -> dict[str, str]:
 
 def _voc_objects(path) -> Iterator[tuple[str, tuple[float, ...]]]:
   root = xml.read(path, kind='a Pascal VOC file')
+  if root.tag != 'annotation':
+    raise errors.UserError(f'{path}: begins with <{root.tag[:40]}>, not <annotation>')
+  if len(root.findall('object')) != sum(1 for _ in root.iter('object')):
+    raise errors.UserError(f'{path}: has objects inside of other elements')
   for number, node in enumerate(root.findall('object'), start=1):
     name = (node.findtext('name') or '').strip()
     if not name:
@@ -102,7 +107,7 @@ def _box(values: Iterable[Any], where: str) -> tuple[float, ...]:
   except (TypeError, ValueError):
     found = ()
   if len(found) != 4 or not all(map(math.isfinite, found)):
-    raise errors.UserError(f'{where}: a box must be four numbers, not {list(values)}')
+    raise errors.UserError(f'{where}: a box must be four numbers, not {str(values)[:80]}')
   if found[2] < found[0] or found[3] < found[1]:
     raise errors.UserError(f'{where}: has a box with max below min: {list(found)}')
   return found
@@ -122,6 +127,8 @@ def has_coco(root: pathlib.Path) -> bool:
 
 
 def _head(path) -> str:
+  if not path.is_file():
+    return ''
   with path.open(encoding='utf-8', errors='replace') as file:
     return file.read()
 
@@ -129,15 +136,17 @@ def _head(path) -> str:
 def coco(root: pathlib.Path) -> folders.Folder:
   """Returns the images of every COCO file; the parts are words of their names. No crowds."""
   pictures = _pictures(root, [root])
-  tables = {path: folders.read_json(path) for path in _coco_files(root)}
+  tables = {path: folders.read_json(folders.inside(root, path)) for path in _coco_files(root)}
   tables = {
     path: table
     for path, table in tables.items()
     if isinstance(table, dict) and {'images', 'annotations', 'categories'} <= table.keys()
   }
+  if not tables:
+    raise errors.UserError(f'{root}: has no COCO file with images, annotations and categories')
   kinds, cases, crowds = {}, [], 0
   try:
-    for table in tables.values():
+    for path, table in tables.items():  # noqa: B007 (the message below names it)
       kinds |= {int(one['id']): str(one['name']) for one in table['categories']}
     numbers = {kind: place for place, kind in enumerate(sorted(kinds))}
     for path, table in tables.items():
@@ -156,8 +165,9 @@ def coco(root: pathlib.Path) -> folders.Folder:
         cases.append(folders.Case(name, (image,), label, _part_in(path.stem), (path,)))
       if boxes:
         raise errors.UserError(f'{path}: annotates image {next(iter(boxes))}, which it has not')
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise errors.UserError(f'{path}: is no COCO file ({type(error).__name__}: {error})') from error
+  except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    reason = f'{type(error).__name__}: {str(error)[:200]}'
+    raise errors.UserError(f'{path}: is no COCO file ({reason})') from error
   notes = [f'{crowds} crowds are left out'] if crowds else []
   return _made(root, 'COCO', cases, [kinds[k] for k in sorted(kinds)], notes)
 
@@ -224,13 +234,15 @@ def yolo(root: pathlib.Path) -> folders.Folder:
 
 def _yolo_names(root) -> list[str]:
   for name in _NAMES:
-    if (root / name).is_file():
-      lines = (root / name).read_text(encoding='utf-8', errors='replace').splitlines()
+    if (root / name).exists() or (root / name).is_symlink():
+      lines = files.read_text(folders.inside(root, root / name)).splitlines()
+      if not any(map(str.strip, lines)):
+        raise errors.UserError(f'{root / name}: names no classes')
       return [line.strip() for line in lines if line.strip()]
   path = next((p for p in (root / 'data.yaml', root / 'dataset.yaml') if p.is_file()), None)
   if path is None:
     return []
-  text = path.read_text(encoding='utf-8', errors='replace').partition('names:')[2]
+  text = files.read_text(folders.inside(root, path)).partition('names:')[2]
   listed = re.match(r'\s*\[(.*?)\]', text, re.S)
   if listed:
     words = listed[1].split(',')
@@ -240,7 +252,7 @@ def _yolo_names(root) -> list[str]:
 
 
 def _yolo_boxes(path) -> Iterator[folders.Box]:
-  for number, line in enumerate(path.read_text(errors='replace').splitlines(), start=1):
+  for number, line in enumerate(files.read_text(path).splitlines(), start=1):
     if not line.strip():
       continue
     where = f'{path}, line {number}'
@@ -248,7 +260,7 @@ def _yolo_boxes(path) -> Iterator[folders.Box]:
       kind, *values = (float(word) for word in line.split())
     except ValueError:
       raise errors.UserError(f'{where}: must be numbers, not {line[:40]!r}') from None
-    if kind < 0 or kind != int(kind) or len(values) < 4 or len(values) % 2:
+    if kind < 0 or not kind.is_integer() or len(values) < 4 or len(values) % 2:
       raise errors.UserError(f'{where}: must be a class and four numbers, or a polygon')
     if not all(-0.01 <= value <= 1.01 for value in values):
       raise errors.UserError(f'{where}: numbers must be fractions of the image, 0 to 1')

@@ -27,9 +27,10 @@ def nnunet(root: pathlib.Path) -> folders.Folder:
   dataset.json may be missing: the classes are then the values of the label maps.
   """
   path = root / 'dataset.json'
-  found = folders.read_json(path) if path.is_file() else {}
-  if not isinstance(found, dict):
-    raise errors.UserError(f'{path}: is not a JSON object')
+  there = path.exists() or path.is_symlink()
+  found = folders.read_json(folders.inside(root, path)) if there else {}
+  if not isinstance(found, dict) or (there and not found):
+    raise errors.UserError(f'{path}: is not a JSON object with fields')
   labels, regions, ignore = labels_of(found, path)
   channels = _channels(found, path)
   listed = found.get('training')

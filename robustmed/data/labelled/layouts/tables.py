@@ -70,6 +70,8 @@ def has_classes(root: pathlib.Path) -> bool:
 def landmarks(root: pathlib.Path) -> folders.Folder:
   """Returns the images of tables with columns NAME_x and NAME_y (or xNAME, yNAME), in pixels."""
   tables = [table for table in _tables(root) if table.points]
+  if not tables:
+    raise errors.UserError(f'{root}: has no table with columns NAME_x and NAME_y')
   names = tuple(tables[0].points)
   find, cases = _finder(root), []
   for table in tables:
@@ -141,7 +143,7 @@ def _number(text: str, where: str) -> float:
   except ValueError:
     value = math.nan
   if not math.isfinite(value):
-    raise errors.UserError(f'{where}: {text!r} is not a number; every landmark needs x and y')
+    raise errors.UserError(f'{where}: {text[:60]!r} is not a number; every landmark needs x and y')
   return value
 
 
