@@ -64,22 +64,23 @@ def opened(path: Path) -> Any:
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
 
 
-def regular(path: Path) -> Path:
+def regular(path: Path, *, missing_ok: bool = False) -> Path:
   """Returns `path` if it is a file or a link to one, before it is opened; else a `UserError`.
 
-  A pipe would wait for ever, a device would never end.
+  A pipe would wait for ever, a device would never end. missing_ok: what opens it says so itself.
   """
   if is_remote(path) or path.is_file():
     return path
-  there = path.exists() or path.is_symlink()
+  there = path.is_symlink() or path.exists()
+  if missing_ok and not there:
+    return path
   what = 'is no regular file (a folder, pipe, device or broken link)' if there else 'no such file'
   raise errors.UserError(f'{path}: {what}')
 
 
 def read_bytes(path: Path) -> bytes:
   """Returns the content of a file; one that cannot be read is a `UserError`."""
-  if not is_remote(path) and path.exists():
-    regular(path)
+  regular(path, missing_ok=True)
   try:
     return path.read_bytes()
   except Exception as error:  # drivers raise their own kinds
@@ -252,13 +253,15 @@ def read_text(path: Path) -> str:
   return text
 
 
-def parsed_json(path: Path, *, help_text: str = 'copy it again') -> Any:
+def parsed_json(
+  path: Path, *, said: str = ': cannot be read as JSON', help_text: str = 'copy it again'
+) -> Any:
   """Returns the content of a JSON file; a damaged one, also one key twice, is a `UserError`."""
   try:
     return json.loads(regular(path).read_text(encoding='utf-8-sig'), object_pairs_hook=_object)
   except (ValueError, OSError, RecursionError) as error:
     reason = str(error)[:200]
-    raise errors.UserError(f'{path}: is not valid JSON ({reason}); {help_text}') from error
+    raise errors.UserError(f'{path}{said} ({reason}); {help_text}') from error
 
 
 def _object(pairs):
@@ -275,4 +278,4 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
   path = path if isinstance(path, pathlib.PurePath) else path_of(path)
-  return parsed_json(path, help_text='remove it or restore it')
+  return parsed_json(path, said=' is not valid JSON', help_text='remove it or restore it')

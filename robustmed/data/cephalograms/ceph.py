@@ -182,7 +182,7 @@ def _table(path):
 
 def _text(path):
   try:
-    return files.regular(path).read_text(encoding='utf-8-sig')
+    return files.regular(path, missing_ok=True).read_text(encoding='utf-8-sig')
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path}: cannot be read as text ({error}); copy it again') from error
 

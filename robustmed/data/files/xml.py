@@ -16,7 +16,7 @@ def read(path: pathlib.Path, *, kind: str):
   Document types and entities are refused; `kind` says in the message which files have none.
   """
   try:
-    with files.regular(path).open('rb') as file:
+    with files.regular(path, missing_ok=True).open('rb') as file:
       return ElementTree.parse(file, forbid_dtd=True).getroot()
   except defusedxml.DefusedXmlException as error:
     raise errors.UserError(
@@ -36,5 +36,5 @@ def number(node, key: str, *, where: str) -> float:
   except ValueError:
     value = math.nan
   if not math.isfinite(value):
-    raise errors.UserError(f'{where}: {key} is {str(text)[:60]!r}, not a number')
+    raise errors.UserError(f'{where}: {key} is {text and text[:60]!r}, not a number')
   return value

@@ -139,7 +139,7 @@ def _csv(path, *, header):
   """Returns the table without its blank rows, which the index counts."""
   try:
     table = pd.read_csv(
-      files.regular(path),
+      files.regular(path, missing_ok=True),
       header=header,
       dtype={'seriesuid' if header == 0 else 0: str},
       skip_blank_lines=False,
