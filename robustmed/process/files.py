@@ -25,6 +25,7 @@ from etils import epath
 from robustmed import errors
 
 _DEFLATED = 1032  # bytes that one compressed byte can become
+_EMPTY_ZIP = 22  # bytes of an archive without files
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
 Path = pathlib.Path | epath.Path
 # What the readers raise for a damaged archive of arrays and for a file of another kind.
@@ -108,6 +109,8 @@ def archived_arrays(file: Any) -> dict[str, np.ndarray]:
   """
   found = {}
   with zipfile.ZipFile(file) as archive:
+    if not archive.infolist() and file.seek(0, io.SEEK_END) > _EMPTY_ZIP:
+      raise ValueError('its list of arrays is lost')
     for info in archive.infolist():
       if info.file_size > _DEFLATED * (info.compress_size + 1):
         raise ValueError(f'{info.filename} declares {info.file_size} bytes')

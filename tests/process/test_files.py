@@ -190,3 +190,13 @@ def test_a_wrong_json_file_is_one_short_line(tmp_path, content, text):
 def test_words_of_any_length_are_shortened_in_a_message():
   shown = str(errors.UserError(f'a.csv: no number {"x" * 200_000}'))
   assert shown.startswith('a.csv: no number xxx') and len(shown) < 300
+
+
+def test_an_archive_whose_list_is_lost_is_refused_and_an_empty_one_is_empty(tmp_path):
+  np.savez(tmp_path / 'a.npz', x=np.ones(3))
+  content = (tmp_path / 'a.npz').read_bytes()
+  (tmp_path / 'a.npz').write_bytes(content[:-18] + bytes(18))
+  with pytest.raises(errors.UserError, match='its list of arrays is lost'):
+    files.read_arrays(tmp_path / 'a.npz')
+  np.savez(tmp_path / 'b.npz')
+  assert files.read_arrays(tmp_path / 'b.npz') == {}

@@ -5,6 +5,7 @@ left, whatever the order in the file (`oriented`). `restore` puts a result on th
 """
 
 import gzip
+import logging
 import math
 import pathlib
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ AXES = ('S', 'P', 'L')  # where the axes d, h, w point to
 SUFFIXES = ('.nii.gz', '.nii')
 GEOMETRY = ('affine', 'grid', 'box')
 _CHUNK = 2**20
+# What is wrong with a header is said in one line of our own; the library would print it as well.
+nib.imageglobals.logger.setLevel(logging.CRITICAL + 1)
 
 
 class Volume(NamedTuple):
