@@ -89,6 +89,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 8,
       'levels': (),  # (): those of the units, see the first lines of a run
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': {
         'pgd': pgd,
         'one_step': {'name': 'fgsm', 'objective': 'loss', 'score_last': False},

@@ -18,7 +18,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.attacks.space import Space
 from robustmed.ops import corruptions, warp
-from robustmed.types import Array
+from robustmed.types import Array, Task
 
 _INJECTIVE = {2: 0.48, 3: 0.40}  # Choi and Lee 2000: largest displacement in control spacings
 
@@ -242,7 +242,7 @@ def make(name: str, image_shape: Sequence[int], **options) -> Transform:
   return errors.lookup(TRANSFORMS, name, kind='transform')(image_shape, **options)
 
 
-def space_from(settings: Mapping[str, Any] | None, image_shape: Sequence[int]) -> Space | None:
+def space_from(settings: Mapping[str, Any] | None, task: Task) -> Space | None:
   """Returns the space of a configuration's {'name': transform, its options}, or None for None."""
   if settings is None:
     return None
@@ -251,7 +251,7 @@ def space_from(settings: Mapping[str, Any] | None, image_shape: Sequence[int]) -
   known = inspect.signature(errors.lookup(TRANSFORMS, name, kind='transform')).parameters
   for option in options:
     errors.lookup(known, option, kind=f'option of the transform {name}')
-  return space_of(make(name, image_shape, **options))
+  return space_of(make(name, task.image_shape, **options))
 
 
 def _like(z, image):

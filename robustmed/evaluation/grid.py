@@ -273,7 +273,7 @@ def collect(
 
   `_value` is each attack's own objective (that of `main` for clean rows), `_start` the same
   objective at the clean image, and `_gain` their difference in the attack's direction, nan for
-  images made against another network.
+  images made against another network or chosen by the metric.
   """
   parts = [files.read_with(folder / cell.file, pd.read_parquet) for cell in wanted]
   rows = pd.concat(parts, ignore_index=True)
@@ -293,7 +293,7 @@ def collect(
 def _direction(probe: Probe | None) -> float:
   if probe is None:
     return 1.0
-  if probe.source:
+  if probe.source or getattr(probe.attack, 'select', '') == 'monitor':
     return float('nan')
   return -1.0 if probe.attack.minimise else 1.0
 

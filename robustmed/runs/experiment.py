@@ -327,7 +327,7 @@ def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str
     errors.lookup(task.objectives, objective, kind='objective')
     levels = fields.pop('levels', None)
     levels = _levels(config.evaluate.levels if levels is None else levels)
-    space = physical.space_from(fields.pop('space', None), task.image_shape)
+    space = physical.space_from(fields.pop('space', None), task)
     if source := fields.pop('source', ''):
       errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
     probes[name] = grid.Probe(make_attack(fields), objective, levels, source, space)

@@ -191,6 +191,28 @@ def test_an_example_is_attacked_alike_alone_and_in_a_batch():
   np.testing.assert_allclose(found[1].attacked['logit'], again, atol=1e-5)
 
 
+def test_an_attack_that_is_judged_by_a_metric_hands_over_its_worst_iterate(tmp_path):
+  """The metric wants dark images, the objective another thing: the darkest iterate is kept."""
+  task = toys.task()
+  dark = lambda outputs, batch: {'light': jnp.mean(batch['image'], axis=(1, 2, 3))}
+  task = task._replace(metrics=dark)
+  trace = attacks.pgd(
+    num_steps=3, relative_step=0.5, bounds=(0.0, 1.0), select='monitor', fold='trace'
+  )
+  probes = {name: grid.Probe(trace, 'bce', (0.2,)) for name in ('pgd', 'judged')}
+  make = lambda judge: grid.Evaluator(task, probes, key=jax.random.key(5), main='pgd', judge=judge)
+  with pytest.raises(errors.UserError, match='needs a metric to choose by'):
+    make(None)
+  rows = {
+    name: _run(tmp_path / name, task, evaluator=make(('light', name == 'dark')))
+    for name in ('dark', 'bright')
+  }
+  attacked = {name: found[found.attack == 'judged'] for name, found in rows.items()}
+  assert (attacked['dark']['light'].to_numpy() <= attacked['bright']['light'].to_numpy()).all()
+  assert attacked['dark']['light'].mean() < attacked['bright']['light'].mean()
+  assert attacked['dark']['_gain'].isna().all()  # its objective is not what it is chosen by
+
+
 def test_a_transfer_attack_looks_at_one_arm_and_meets_the_others(tmp_path):
   task = toys.task()
   evaluator = _evaluator(task, moved=grid.Probe(PGD, 'bce', (0.2,), 'std'))
