@@ -145,8 +145,9 @@ def read(path: pathlib.Path) -> Mapping[str, np.ndarray]:
   except errors.UserError:
     raise
   except Exception as error:
+    reason = f'{type(error).__name__}: {str(error)[:200]}'
     raise errors.UserError(
-      f'{path}: cannot be read as {path.suffix} ({type(error).__name__}: {error}); copy it again'
+      f'{path}: cannot be read as {path.suffix} ({reason}); copy it again'
     ) from error
 
 

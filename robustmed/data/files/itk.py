@@ -17,6 +17,7 @@ from robustmed.process import files
 
 _HEADER_BYTES = 65_536
 _CHUNK = 2**20
+_LARGEST = 1e9  # millimetres; ITK does not come back from directions of 1e308
 _TYPES = {
   'MET_CHAR': 1,
   'MET_UCHAR': 1,
@@ -157,7 +158,7 @@ def _decimals(text, name, count) -> list[float]:
   if len(texts) != count or not all(re.fullmatch(_NUMBER, one) for one in texts):
     raise _Damaged(f'its {name} is {text[:60]!r}')
   values = [float(one) for one in texts]
-  if not all(map(math.isfinite, values)):
+  if max(map(abs, values), default=0) > _LARGEST:
     raise _Damaged(f'its {name} is {text[:60]!r}')
   return values
 
@@ -197,7 +198,10 @@ def _nrrd(path, head) -> _Voxels | None:
   if kind not in _NRRD_TYPES:
     raise _Damaged(f'its type is {kind[:40]!r}')
   for name in ('space directions', 'space origin', 'measurement frame'):
-    if name in fields and not _VECTORS.fullmatch(fields[name]):
+    numbers = map(float, re.findall(_NUMBER, fields.get(name, '')))
+    if name in fields and (
+      not _VECTORS.fullmatch(fields[name]) or max(map(abs, numbers), default=0) > _LARGEST
+    ):
       raise _Damaged(f'its {name} is {fields[name][:60]!r}')
   if 'spacings' in fields:
     texts = ['1' if one.lower() == 'nan' else one for one in fields['spacings'].split()]

@@ -186,6 +186,6 @@ def _affine(image, path):
 
 def _damaged(path, error):
   return errors.UserError(
-    f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a NIfTI file, '
-    'copy it again'
+    f'{path}: cannot be read ({type(error).__name__}: {str(error)[:200]}); damaged or not a '
+    'NIfTI file, copy it again'
   )

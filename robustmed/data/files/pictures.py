@@ -30,7 +30,7 @@ def opened(path: pathlib.Path) -> Iterator[BinaryIO]:
     raise
   except Exception as error:
     raise errors.UserError(
-      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a '
+      f'{path}: cannot be read ({type(error).__name__}: {str(error)[:200]}); damaged or not a '
       f'{path.suffix} file, copy it again'
     ) from error
 

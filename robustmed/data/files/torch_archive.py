@@ -131,7 +131,7 @@ def _opened(path, function):
     raise errors.UserError(f'{path}: cannot be read ({error.strerror or error})') from error
   except Exception as error:  # for a damaged archive readers raise exceptions of any kind
     raise errors.UserError(
-      f'{path}: damaged tensor archive ({type(error).__name__}: {error}); copy it again'
+      f'{path}: damaged tensor archive ({type(error).__name__}: {str(error)[:200]}); copy it again'
     ) from error
 
 

@@ -69,6 +69,7 @@ def test_missing_and_surplus_voxels_are_refused(tmp_path, ending):
     (b'DimSize = 6 5 4', b'DimSize = 30000 30000 30000', 'are declared'),
     (b'NDims = 3', b'NDims = 3\nNDims = 3', 'NDims twice'),
     (b'ElementSpacing = 1 1 1', b'ElementSpacing = 1 1 nan', 'ElementSpacing'),
+    (b'Matrix = 1 0 0 0', b'Matrix = 1 0 0 1e308', 'TransformMatrix'),
     (b'MET_SHORT', b'MET_SHIRT', 'ElementType'),
     (b'LOCAL', b'../a.raw', 'outside of its folder'),
     (b'LOCAL', b'/dev/zero', 'outside of its folder'),

@@ -138,7 +138,7 @@ def labels_of(
         raise errors.UserError(f"{path}: field 'labels' has one name twice")
       labels = names
     values = {name: tuple(int(v) for v in _as_list(value)) for name, value in labels.items()}
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, OverflowError) as error:
     raise errors.UserError(f"{path}: field 'labels' has values that are no numbers") from error
   ignore = values.pop('ignore', (None,))[0]
   regions = {name: several for name, several in values.items() if len(several) > 1}
