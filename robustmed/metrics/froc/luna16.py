@@ -117,8 +117,9 @@ def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]
   scan = pd.Index(scans).get_indexer(names)
   if (scan < 0).any():
     bad = int(np.argmax(scan < 0))
+    shown = str(names.iloc[bad])[:60]
     raise errors.UserError(
-      f'{path}, row {rows[bad]}: unknown series id {str(names.iloc[bad])[:60]!r}; not in seriesuids.csv'
+      f'{path}, row {rows[bad]}: unknown series id {shown!r}; not in seriesuids.csv'
     )
   return Columns(scan, {name: _numbers(table[name], path, rows) for name in wanted}, rows)
 
