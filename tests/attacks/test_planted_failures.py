@@ -11,7 +11,8 @@ from robustmed.evaluation import probes
 from robustmed.tasks import segmentation
 
 COUNT, SIDE, CLASSES, EPS = 8, 6, 3, 0.3
-OBJECTIVES = ('ce', 'margin')  # of the default members; the others change nothing here
+OBJECTIVES = ('ce', 'margin')  # of the default members; fewer compile in less time
+pytestmark = pytest.mark.slow
 
 
 def _core(variables, image, activation=jnp.tanh):
