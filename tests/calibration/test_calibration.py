@@ -19,7 +19,7 @@ from robustmed.metrics import detection, froc
 from robustmed.papers.nodules import scan_kinds
 from support import simulated
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow]
 
 ALPHA, MOST = 0.05, 0.06
 RUNS = simulated.RUNS

@@ -1,5 +1,6 @@
 """A reader refuses a damaged file in one line or gives the values of the whole one."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -30,41 +31,63 @@ def test_damaged_files_are_refused_in_one_line_or_read_as_the_whole_ones():
   assert done.stdout.startswith('600 inputs') or '\n600 inputs' in done.stdout, done.stdout
 
 
-def _judged(read, **more):
+# Workers are forked, which a process that has run JAX must not do, as those of the tests have.
+JUDGED = """
+import json, os, sys
+from fuzz import harness, readers
+
+harness.SECONDS, silent = float(sys.argv[1]), json.loads(sys.argv[2])
+
+def make(folder):
+  (folder / 'a').write_bytes(b'1 2 3')
+
+{read}
+
+more = dict(silent=silent) if silent else dict()
+groups = ('content', 'place')
+table = dict(one=readers.Reader('one', make, 'a', read, (), groups=groups, **more))
+cases = [harness.Case('one', name, 0) for name in ('flip', 'extend', 'empty', 'missing')]
+print(json.dumps(dict((one.case.damage, one.outcome) for one in harness.run(table, cases))))
+"""
+
+
+def _judged(read, *, seconds=5.0, silent=()):
   """The outcomes of one reader of the text '1 2 3' under some damages."""
-
-  def make(folder):
-    (folder / 'a').write_bytes(b'1 2 3')
-
-  table = {'one': readers.Reader('one', make, 'a', read, (), groups=('content', 'place'), **more)}
-  cases = [harness.Case('one', name, 0) for name in ('flip', 'extend', 'empty', 'missing')]
-  return {one.case.damage: one.outcome for one in harness.run(table, cases)}
+  done = subprocess.run(
+    [sys.executable, '-c', JUDGED.format(read=read), str(seconds), json.dumps(dict(silent))],
+    env={**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}', 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return json.loads(done.stdout)
 
 
 def test_changed_values_are_silent_unless_the_table_permits_them():
-  def read(folder):
-    return (folder / 'a').read_bytes()[:5]
-
+  read = "def read(folder):\n  return (folder / 'a').read_bytes()[:5]"
   found = _judged(read)
   assert found == {'flip': 'silent', 'extend': 'equal', 'empty': 'silent', 'missing': 'traceback'}
   assert _judged(read, silent={'flip': 'no check sum'})['flip'] == 'permitted'
 
 
-def test_a_reader_that_hangs_dies_or_prints_fails_and_the_next_case_is_read(monkeypatch):
-  monkeypatch.setattr(harness, 'SECONDS', 0.5)
+WILD = """
+def read(folder):
+  content = (folder / 'a').read_bytes() if (folder / 'a').is_file() else b'missing'
+  if not content:
+    os._exit(3)
+  if content == b'missing':
+    os.write(2, b'a library says something')
+  elif len(content) > 5:
+    while True:
+      pass
+  return b'1 2 3'
+"""
 
-  def read(folder):
-    content = (folder / 'a').read_bytes() if (folder / 'a').is_file() else b'missing'
-    if not content:
-      os._exit(3)
-    if content == b'missing':
-      os.write(2, b'a library says something')
-    elif len(content) > 5:
-      while True:
-        pass
-    return b'1 2 3'
 
-  assert _judged(read) == {'flip': 'equal', 'extend': 'hang', 'empty': 'died', 'missing': 'noise'}
+def test_a_reader_that_hangs_dies_or_prints_fails_and_the_next_case_is_read():
+  found = _judged(WILD, seconds=0.5)
+  assert found == {'flip': 'equal', 'extend': 'hang', 'empty': 'died', 'missing': 'noise'}
 
 
 def test_the_same_seed_makes_the_same_cases_and_bytes(tmp_path):

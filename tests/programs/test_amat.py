@@ -71,6 +71,7 @@ def test_thresholds_are_the_mean_clean_dice_of_the_complete_training_slices(run)
   np.testing.assert_allclose(xi, values.mean(axis=0), rtol=1e-12)
 
 
+@pytest.mark.long
 def test_thresholds_of_the_papers_text_are_those_of_slices_with_equal_classes(tmp_path):
   words = ['--config', 'configs/amat_hippocampus.py:smoke,text', '--workdir', tmp_path]
   runs.main(*words, '--arms', 'amat', '--stage', 'train')

@@ -8,7 +8,7 @@ from robustmed.papers.amat import experiment
 from robustmed.runs import commandline, description, forecast, networks
 from support import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 FOLDS = 2
 FILE = 'configs/amat_hippocampus.py:smoke'

@@ -22,7 +22,8 @@ CLAIMS = {
 }
 
 
-@pytest.mark.parametrize('name', ['ceph', pytest.param('bccd', marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('name', ['ceph', 'bccd'])
 def test_a_whole_run(name, tmp_path):
   words = ['--config', f'configs/amat_{name}.py:smoke', '--workdir', tmp_path]
   counts = tmp_path.with_suffix('.passes.json')

@@ -151,6 +151,7 @@ def test_networks_of_whole_images(kind, tmp_path):
     assert 'mean radial error' in card and 'within 4 mm or pixels' in card
 
 
+@pytest.mark.long
 def test_a_classifier_is_trained_and_its_checkpoint_audited(tmp_path):
   folder = folders.shades(tmp_path / 'raw', cases=5)
   words = [f'--config.data.dir={folder}', f'--config.data.cache_dir={tmp_path / "cache"}']

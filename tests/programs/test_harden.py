@@ -90,6 +90,7 @@ def test_mistakes_are_one_line(tmp_path):
   assert not (tmp_path / 'w').exists()
 
 
+@pytest.mark.long
 def test_an_organ_is_trained_attacked_hardened_and_audited(tmp_path):
   """From a folder to a hardened network without code; Dice is the same wherever it is measured."""
   organ = {'background': 0, 'organ': 1, 'lesion': 2}

@@ -163,6 +163,7 @@ def test_volumes_have_label_maps_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bccd_and_cephalograms_as_folders_of_a_user(shared_data, tmp_path):
   source = load(shared_data / 'bccd', tmp_path, height=96, width=128)
   assert source.info['lines'][0] == (
