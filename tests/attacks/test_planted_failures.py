@@ -12,7 +12,7 @@ from robustmed.tasks import segmentation
 
 COUNT, SIDE, CLASSES, EPS = 8, 6, 3, 0.3
 OBJECTIVES = ('ce', 'margin')  # of the default members; fewer compile in less time
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def _core(variables, image, activation=jnp.tanh):

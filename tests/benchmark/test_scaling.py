@@ -85,6 +85,7 @@ def two():
   return scaling.on_these_devices(**SPEC)
 
 
+@pytest.mark.long
 def test_attacks_do_not_talk_and_a_training_step_sums_its_gradient_once(two):
   assert two['attack'] == {
     'collectives': 0, 'in_loops': 0, 'reduced_bytes': 0, 'gathered_bytes': 0,

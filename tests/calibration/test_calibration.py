@@ -19,7 +19,7 @@ from robustmed.metrics import detection, froc
 from robustmed.papers.nodules import scan_kinds
 from support import simulated
 
-pytestmark = [pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 ALPHA, MOST = 0.05, 0.06
 RUNS = simulated.RUNS
@@ -238,7 +238,7 @@ WITHOUT_TEST = {
 FUNCTIONS = sorted({one for found in CALIBRATION.values() for one in found}, key=str)
 
 
-@pytest.mark.parametrize('groups', [12, 20, 60])
+@pytest.mark.parametrize('groups', [12, 20, pytest.param(60, marks=pytest.mark.long)])
 @pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.__name__)
 def test_error_rates_and_power(function, groups):
   found = function(groups)
