@@ -6,6 +6,7 @@ by marker.
 
 import io
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
@@ -177,7 +178,8 @@ def examples(
     )
     grid[line, 2].imshow(attacked[line], **shades)
     _outlines(grid[line, 2], stored, position, suffix='adv')
-    grid[line, 0].set_ylabel(arm.shown, fontsize=11, fontweight='bold')
+    name = '\n'.join(textwrap.wrap(arm.shown, max(8, int(6 * row))))  # not above the picture
+    grid[line, 0].set_ylabel(name, fontsize=11, fontweight='bold')
     under = [captions.get((arm.name, False), ''), '', captions.get((arm.name, True), '')]
     height_of_text = max(text.count('\n') for text in under)
     for axes, text in zip(grid[line], under, strict=True):

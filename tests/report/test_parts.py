@@ -207,6 +207,22 @@ def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
   assert figures.examples(volumes, **at) is None
 
 
+def test_a_long_name_stays_beside_its_picture(workdir):
+  """Nothing is drawn above the titles, whatever an arm is called."""
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    stored = dict(stored)
+  draw = lambda label: pixels(
+    figures.examples(
+      stored, attack='pgd_seg', eps=0.07, arms=[report.Arm('std', label), report.Arm('adv')]
+    )
+  )
+  top = lambda image: int(np.flatnonzero((image < 255).any(axis=(1, 2)))[0])
+  left = lambda image: image[: len(image) // 20, :60]
+  short, long = draw('std'), draw('networkOfAVeryLongNameThatNobodyWouldWriteByHand__2d')
+  assert long.shape == short.shape
+  assert top(left(long)) == top(left(short)) and (left(long) == left(short)).all()
+
+
 def test_contours_are_x_then_y(workdir):
   """A contour in the right half of the picture is drawn in its right half."""
   with np.load(workdir / 'results' / 'examples.npz') as stored:
