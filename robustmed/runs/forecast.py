@@ -1,8 +1,9 @@
 """Forecast of a run's duration: the passes still to do, at the measured speed of each network."""
 
+import functools
 import pathlib
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from robustmed import types
 from robustmed.evaluation import grid, trials
 from robustmed.process import console, parallel
 from robustmed.runs import costs, experiment
+from robustmed.training import loop
 
 LONG = 60.0  # seconds from which a forecast is printed
 # Multiply-adds that any machine does in less time: the speed is not measured.
@@ -84,13 +86,22 @@ def _shown(exp, config, arm, trial, number) -> dict[str, types.Cost]:
   return found
 
 
-def announce(work: costs.Work, *, objective: str = '', batches: grid.Batches | None = None) -> None:
-  """Prints one line if so much work takes longer than a minute here; `objective` and `batches` are
-  those of `seconds`."""
+Learning = Mapping[int, Callable[[], float]]
+
+
+def announce(
+  work: costs.Work,
+  *,
+  objective: str = '',
+  batches: grid.Batches | None = None,
+  learning: Mapping[int, Callable[[], float]] = {},
+) -> None:
+  """Prints one line if so much work takes longer than a minute here; `objective`, `batches` and
+  `learning` are those of `seconds`."""
   if float(parallel.broadcast_from_writer(np.float32(work.multiply_adds()))) < TRIVIAL:
     return
   sample = grid.device_batch(next(iter(batches()))) if batches else None
-  duration = seconds(work, objective=objective, sample=sample)
+  duration = seconds(work, objective=objective, sample=sample, learning=learning)
   if duration > LONG:
     kinds = work.by_kind()
     console.say(
@@ -101,12 +112,18 @@ def announce(work: costs.Work, *, objective: str = '', batches: grid.Batches | N
 
 
 def seconds(
-  work: costs.Work, *, objective: str = '', sample: Mapping[str, Any] | None = None
+  work: costs.Work,
+  *,
+  objective: str = '',
+  sample: Mapping[str, Any] | None = None,
+  learning: Mapping[int, Callable[[], float]] = {},
 ) -> float:
   """How long the passes take on all devices, by the speed of each network that does much of them.
 
   A small network does fewer operations a second than a large one. Networks of tasks with that
-  `objective` are measured with it on the batch `sample`, as attacks ascend it; others alone.
+  `objective` are measured with it on the batch `sample`, as attacks ascend it; others alone. A
+  training pass counts as three forward passes, or where that is more than a minute what
+  learning[id(task.predict)]() says, see `training_pass`.
   """
   known: dict[tuple, float] = {}  # seconds of a forward pass by size of the network
   total, duration = work.multiply_adds(), 0.0
@@ -116,11 +133,66 @@ def seconds(
       rate = gradients_per_second(part.task, part.batch_size, objective=objective, sample=sample)
       known[size] = 0.5 / rate
     if size in known:
-      duration += costs.forwards(part.cost) * known[size]
+      each = known[size]
     else:
       (first, _), each = next(iter(known.items()))
-      duration += part.multiply_adds * each / first
+      each *= size[0] / first
+    trained = costs.forwards(types.Cost(passes=part.cost.passes)) * each
+    if trained > LONG and id(part.task.predict) in learning:
+      trained = part.cost.passes * learning[id(part.task.predict)]()
+    duration += costs.forwards(part.cost._replace(passes=0)) * each + trained
   return duration
+
+
+def learning(
+  exp: experiment.Experiment, sample: Callable[[experiment.Arm], tuple[Mapping[str, Any], Any]]
+) -> Learning:
+  """{id of a network's `predict`: a function that measures its `training_pass`}.
+
+  It is measured by the first arm that neither attacks nor needs others. sample: (arm) -> (a batch
+  of this process, augmentation).
+  """
+
+  def measured(arm):
+    batch, augment = sample(arm)
+    return training_pass(arm, exp.task_of(arm.name), batch, augment=augment)
+
+  plain = [
+    arm
+    for arm in exp.arms.values()
+    if arm.train['steps'] and arm.defense.cost == types.Cost(passes=arm.defense.cost.passes)
+    if not (arm.needs or arm.prepared.defense or arm.prepared.source)
+  ]
+  return {
+    id(exp.task_of(arm.name).predict): functools.partial(measured, arm) for arm in reversed(plain)
+  }
+
+
+def training_pass(
+  arm: experiment.Arm, task: types.Task, batch: Mapping[str, Any], *, augment: Any
+) -> float:
+  """Seconds of a training pass of one example over all hosts: augmentation, losses, gradient and
+  update of the arm, measured on a batch of this process. Its defense must not attack."""
+  state, train_step = loop.start(
+    arm.name,
+    task=task,
+    defense=arm.defense,
+    config=arm.train,
+    key=jax.random.key(0),
+    num_examples=1,
+    augment=augment,
+  )
+  state, key = parallel.replicate(state), jax.random.key(1)
+
+  def once(state):
+    return jax.block_until_ready(train_step(state, batch, key))[0]
+
+  state = once(state)
+  started, count = time.monotonic(), 0
+  while time.monotonic() - started < MEASURED or count < 2:
+    state, count = once(state), count + 1
+  passes = count * len(batch['mask']) * parallel.process_count() * arm.defense.cost.passes
+  return (time.monotonic() - started) / passes
 
 
 def gradients_per_second(

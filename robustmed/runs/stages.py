@@ -169,17 +169,6 @@ class Run:
       source = made.source(finished) if made.source else source
       defense = made.defense(finished) if made.defense else arm.defense
 
-    def batches(start):
-      return pipeline.train_batches(
-        source.train,
-        batch_size=batch_size // parallel.process_count(),
-        seed=self.config.seed + 1000 * seed,
-        shard_index=parallel.process_index(),
-        shard_count=parallel.process_count(),
-        start_step=start,
-        sampling=source.sampling,
-      )
-
     if options['steps']:
       console.say(f'training {arm.name} ({trial.said}): {options["steps"]} steps of {batch_size}')
     if options['steps'] and batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
@@ -189,7 +178,7 @@ class Run:
       arm.name,
       task=self.exp.task_of(arm.name),
       defense=defense,
-      batches=batches,
+      batches=functools.partial(self._train_batches, source, batch_size, seed),
       config=options,
       folder=folder / 'state',
       log=logs.path(self.folder, arm.name, trial),
@@ -212,6 +201,18 @@ class Run:
     )
     final = self.networks.final(arm.name, trial)
     checkpoints.save_variables(final, train_state.variables(state))
+
+  def _train_batches(self, source, batch_size, seed, start):
+    """This process's share of the batches from step `start` on."""
+    return pipeline.train_batches(
+      source.train,
+      batch_size=batch_size // parallel.process_count(),
+      seed=self.config.seed + 1000 * seed,
+      shard_index=parallel.process_index(),
+      shard_count=parallel.process_count(),
+      start_step=start,
+      sampling=source.sampling,
+    )
 
   def evaluate(self, stopper, imported=None) -> None:
     models = imported or self.networks.models(self._evaluated())
@@ -302,7 +303,14 @@ class Run:
     with errors.during('measuring the speed for the forecast'):
       main = self.exp.grid.probes[self.exp.grid.main].objective
       batches = functools.partial(self._test_batches, *self.exp.trials()[0].fold)
-      forecast.announce(work, objective=main, batches=batches)
+      learning = forecast.learning(self.exp, self._train_sample) if untrained else {}
+      forecast.announce(work, objective=main, batches=batches, learning=learning)
+
+  def _train_sample(self, arm):
+    """The first batch of an arm's training and its augmentation."""
+    source = self.source(*self.exp.trials()[0].fold)
+    batch = next(self._train_batches(source, arm.train['batch_size'], 0, 0))
+    return batch, (arm.augment or self.exp.data.augment)(source)
 
   def _print_table(self) -> None:
     unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')

@@ -50,20 +50,15 @@ def fit(
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
-  updates = step.updates_per_step(defense)
-  rules = {
-    rule: optimisers.make(options, num_steps=num_steps, updates_per_step=updates.get(rule, 1))
-    for rule, options in config['optimisers'].items()
-  }
-  state = train_state.create(
-    task,
-    defense,
-    step.for_phases(defense, rules),
+  state, train_step = start(
+    name,
+    task=task,
+    defense=defense,
+    config=config,
     key=init_key,
     num_examples=num_examples,
-    average=config.get('ema', 0.0) > 0,
+    augment=augment,
   )
-  parts = _parts(name, config, state)
   store = checkpoints.Store(folder)
   latest = store.latest()
   if latest is not None:
@@ -76,15 +71,6 @@ def fit(
   if scorer is not None:
     best = selection.BestWeights(files.path_of(folder).parent / 'best', scorer, task)
   if done < num_steps and not (best and best.ended(done)):
-    train_step = step.make(
-      defense,
-      optimisers=rules,
-      num_steps=num_steps,
-      augment=augment,
-      ema=config.get('ema', 0.0),
-      ema_ramp=config.get('ema_ramp', 0),
-      parts=parts,
-    )
     with Log(
       log, done=done, every=config.get('log_every', 20), summaries=defense.summaries
     ) as rows:
@@ -108,6 +94,45 @@ def fit(
         console.say(str(error))
   store.close()
   return state if best is None else _with_best(name, state, best)
+
+
+def start(
+  name: str,
+  *,
+  task: types.Task,
+  defense: types.Defense,
+  config: Mapping[str, Any],
+  key: jax.Array,
+  num_examples: int,
+  augment: Callable[..., Any] | None = None,
+) -> tuple[train_state.TrainState, Callable[..., Any]]:
+  """Returns the initial state of a training and its step (state, batch, key) -> (state, scalars).
+
+  The arguments are those of `fit`. Nothing is compiled before the step is called.
+  """
+  updates = step.updates_per_step(defense)
+  rules = {
+    rule: optimisers.make(options, num_steps=config['steps'], updates_per_step=updates.get(rule, 1))
+    for rule, options in config['optimisers'].items()
+  }
+  state = train_state.create(
+    task,
+    defense,
+    step.for_phases(defense, rules),
+    key=key,
+    num_examples=num_examples,
+    average=config.get('ema', 0.0) > 0,
+  )
+  train_step = step.make(
+    defense,
+    optimisers=rules,
+    num_steps=config['steps'],
+    augment=augment,
+    ema=config.get('ema', 0.0),
+    ema_ramp=config.get('ema_ramp', 0),
+    parts=_parts(name, config, state),
+  )
+  return state, train_step
 
 
 def _parts(name, config, state):

@@ -3,6 +3,7 @@
 import pytest
 
 from robustmed import data, types
+from robustmed.data import pipeline
 from robustmed.evaluation import grid, trials
 from robustmed.papers import quickstart
 from robustmed.papers.amat import experiment
@@ -246,3 +247,29 @@ def test_the_rate_counts_examples():
   rate = lambda **more: forecast.gradients_per_second(task, 3, **more)
   assert rate(objective='bce', sample=toys.batch(6)) > 0 and losses == [3]
   assert rate(objective='dice', sample=toys.batch(6)) > 0 and losses == [3]
+
+
+def test_training_passes_have_their_own_speed(monkeypatch):
+  work, _ = _work({'a': 100}, speeds={'a': 10.0}, monkeypatch=monkeypatch)
+  (part,) = work.parts.values()
+  learning = {id(part.task.predict): lambda: 0.5}  # 0.15 if counted as three forward passes
+  few = work.add(part.task, types.Cost(passes=390))
+  assert forecast.seconds(few, learning=learning) == pytest.approx(10 + 390 * 0.15)
+  many = work.add(part.task, types.Cost(passes=20))
+  assert forecast.seconds(many, learning=learning) == pytest.approx(10 + 410 * 0.5)
+
+
+def test_a_training_pass_is_measured_by_an_arm_that_does_not_attack():
+  exp, _ = _quickstart()
+  asked = []
+
+  def sample(arm):
+    asked.append(arm.name)
+    source = exp.data.load()
+    batches = pipeline.train_batches(
+      source.train, batch_size=8, seed=0, shard_index=0, shard_count=1, sampling=source.sampling
+    )
+    return next(batches), exp.data.augment(source)
+
+  (measure,) = forecast.learning(exp, sample).values()
+  assert 0 < measure() < 10 and asked == ['std']
