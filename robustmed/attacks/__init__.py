@@ -3,7 +3,7 @@
 import inspect
 
 from robustmed import errors
-from robustmed.attacks.apgd import apgd
+from robustmed.attacks.apgd import apgd, sea
 from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.ensemble import Ensemble, Member
@@ -22,6 +22,7 @@ ATTACKS = {
   'ood': ood,
   'latent': latent,
   'apgd': apgd,
+  'sea': sea,
   'square': square,
   'noise': noise,
   'corruption': corruption,
@@ -29,7 +30,12 @@ ATTACKS = {
 
 
 # Attacks that take the settings of another one, except the setting that they fix.
-_LIKE = {'tifgsm': (ifgsm, 'minimise'), 'ood': (pgd, 'minimise'), 'latent': (pgd, 'bounds')}
+_LIKE = {
+  'tifgsm': (ifgsm, 'minimise'),
+  'ood': (pgd, 'minimise'),
+  'latent': (pgd, 'bounds'),
+  'sea': (apgd, None),
+}
 
 
 def settings(name):
@@ -75,6 +81,7 @@ __all__ = [
   'noise',
   'ood',
   'pgd',
+  'sea',
   'settings',
   'square',
   'straight_through',

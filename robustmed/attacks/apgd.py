@@ -1,5 +1,6 @@
 """APGD (Croce & Hein 2020, algorithm 1): PGD with a step size adapted per example."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -121,3 +122,13 @@ def apgd(
     score_last=score_last,
     minimise=minimise,
   )
+
+
+def sea(**settings):
+  """Returns APGD at 2 eps, then 1.5 eps, then eps, each from what the one before found.
+
+  Croce et al. 2024, 'Towards reliable evaluation and fast training of robust semantic segmentation
+  models', SEA: 30, 30 and 40 % of the steps. With the objectives masked_ce, balanced_ce and js, the
+  worst per image of which is their ensemble. Takes the settings of `apgd`.
+  """
+  return dataclasses.replace(apgd(**settings), stages=((0.3, 2.0), (0.3, 1.5), (0.4, 1.0)))

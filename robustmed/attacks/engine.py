@@ -1,11 +1,13 @@
 """The loop of all attacks; a `Solver` and a `Threat` hold what differs between them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from robustmed import errors
@@ -41,10 +43,15 @@ class Solver(NamedTuple):
   needs_gradient: bool = True
 
 
-class _Scored(NamedTuple):
-  value: Array  # [b], larger is better
-  grad: Array | None
-  monitored: PyTree
+class Ready(NamedTuple):
+  """A run before it begins."""
+
+  problem: Problem
+  evaluate: Callable[..., objectives.Scored]  # (x, step, gradient=...)
+  monitor: Callable[[Array], PyTree] | None
+  start_radius: Array | None  # [b]
+  wrong_eps: Array  # [b] bool
+  dtype: Any  # of the image
 
 
 class _LoopState(NamedTuple):
@@ -76,6 +83,8 @@ class LoopAttack:
     only x_0 ... x_(N-1) are scored: 'last' still returns x_N but its `value` is that of x_(N-1),
     and 'best' chooses among the scored points.
   minimise: decrease the objective; 'best' is then the smallest value. The monitor's is the largest.
+  stages: (share of the steps, multiple of eps) of searches one after the other, each from what the
+    one before found, projected; the last one's is eps itself, and only its points are results.
 
   An objective with a parameter `progress` gets the share of the steps that are done, a traced
   scalar. Its values at two steps are not comparable, so select='best' is refused.
@@ -97,6 +106,7 @@ class LoopAttack:
   fold: str = 'last'
   score_last: bool = True
   minimise: bool = False
+  stages: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
 
   def __post_init__(self):
     errors.lookup(monitor_reductions.FOLDS, self.fold, kind='fold')
@@ -133,6 +143,29 @@ class LoopAttack:
 
   def __call__(self, objective, x, *, eps, key, monitor=None, start_radius=None):
     """See `types.Attack`."""
+    ready = self.prepare(objective, x, eps=eps, key=key, monitor=monitor, start_radius=start_radius)
+    keys = ready.problem.keys
+
+    def run(restart):
+      # The first run uses the attack's keys, so that it equals the attack without restarts.
+      fresh = keys
+      if self.restarts > 1:
+        folded = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
+        fresh = jnp.where(restart == 0, keys, folded)
+      return self._run(ready._replace(problem=ready.problem._replace(keys=fresh)))
+
+    if self.restarts == 1:
+      return self.result(ready, run(0))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, 0))
+    # `_merge` replaces NaN by the values of the first run.
+    unknown = jnp.full_like(ready.problem.eps, jnp.nan)
+    memory = self._memory(ready, self._plan()[-1].stop - self._plan()[-1].start)
+    kept = blank._replace(value=unknown, best_value=unknown, best_rank=unknown, memory=memory)
+    next_run = lambda restart, kept: self._merge(kept, run(restart))
+    return self.result(ready, lax.fori_loop(0, self.restarts, next_run, kept))
+
+  def prepare(self, objective, x, *, eps, key, monitor=None, start_radius=None):
+    """Returns what a run needs, checked; the arguments are those of a call."""
     given = inputs.image(x)
     centre = given.astype(jnp.promote_types(given.dtype, jnp.float32))
     self.threat.check(centre)
@@ -153,28 +186,10 @@ class LoopAttack:
       inputs.check_at_least_0(start_radius, what='start_radius')
     keys = inputs.example_keys(key, centre.shape[0])
     monitor = self._checked_monitor(monitor)
-    objective = self._with_progress(objective)
-    evaluate = _evaluator(objective, monitor, -1.0 if self.minimise else 1.0)
+    sense = -1.0 if self.minimise else 1.0
+    evaluate = objectives.evaluator(self._with_progress(objective), monitor, sense)
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
-
-    def run(restart):
-      # The first run uses the attack's keys, so that it equals the attack without restarts.
-      fresh = keys
-      if self.restarts > 1:
-        folded = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
-        fresh = jnp.where(restart == 0, keys, folded)
-      return self._run(problem._replace(keys=fresh), evaluate, monitor, start_radius)
-
-    if self.restarts == 1:
-      return self._result(run(0), centre, given.dtype, eps, wrong_eps)
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, 0))
-    # `_merge` replaces NaN by the values of the first run.
-    unknown = jnp.full_like(eps, jnp.nan)
-    memory = self._memory(monitor, centre)
-    kept = blank._replace(value=unknown, best_value=unknown, best_rank=unknown, memory=memory)
-    next_run = lambda restart, kept: self._merge(kept, run(restart))
-    kept = lax.fori_loop(0, self.restarts, next_run, kept)
-    return self._result(kept, centre, given.dtype, eps, wrong_eps)
+    return Ready(problem, evaluate, monitor, start_radius, wrong_eps, given.dtype)
 
   def _checked_monitor(self, monitor):
     what = f'the monitor of select={self.select!r}'
@@ -198,53 +213,87 @@ select='monitor' or 'last'"
     steps = max(self.num_steps, 1)
     return lambda x, index: objective(x, progress=jnp.asarray(index, x.dtype) / steps)
 
-  def _run(self, problem, evaluate, monitor, start_radius):
-    threat, centre, eps = problem.threat, problem.centre, problem.eps
+  def _plan(self):
+    """The steps of each stage."""
+    ends = [round(n * self.num_steps) for n in np.cumsum([share for share, _ in self.stages])]
+    return [range(first, end) for first, end in zip([0, *ends[:-1]], ends)]
+
+  def _run(self, ready):
+    state = None
+    for steps, (_, radius) in zip(self._plan(), self.stages, strict=True):
+      whole = ready.problem
+      step_size = None if whole.step_size is None else radius * whole.step_size
+      size = len(steps)
+      stage = ready._replace(
+        problem=whole._replace(eps=radius * whole.eps, step_size=step_size, num_steps=size)
+      )
+      before, state = state, self.begin(stage, state)
+      body = functools.partial(self.step, stage, steps.start)
+      state = lax.fori_loop(0, size, body, state)
+      if before is not None:
+        state = state._replace(seen=jax.tree.map(jnp.logical_or, before.seen, state.seen))
+    return self.end(stage, steps.start, state)
+
+  def begin(self, ready, before=None):
+    """Returns the state before the first step, at a random start or at what a stage found."""
+    threat, centre, eps = self.threat, ready.problem.centre, ready.problem.eps
     project = lambda x: threat.project(x, centre, eps)
     start = centre
-    if start_radius is not None:
-      start = threat.start(problem.keys, centre, start_radius)
-    x, state = self.solver.init(problem, project(start))
+    if before is not None:
+      start = before.best_x if self._tracks else before.x
+    elif ready.start_radius is not None:
+      start = threat.start(ready.problem.keys, centre, ready.start_radius)
+    x, state = self.solver.init(ready.problem, project(start))
     x = project(x)
-    low = jnp.full_like(eps, -jnp.inf)
-    track = self.select != 'last' or self.keep == 'both'
+    low, never = jnp.full_like(eps, -jnp.inf), jnp.zeros(eps.shape, bool)
+    memory = self._memory(ready, ready.problem.num_steps)
+    best = x if self._tracks else None
+    return _LoopState(x, state, low, best, low, low, memory, (never, never))
 
-    def record(carry, point, index):
-      best_x = carry.best_x
-      rank = point.monitored.astype(eps.dtype) if self.select == 'monitor' else point.value
-      better = rank > carry.best_rank
-      if track:
-        best_x = monitor_reductions.where_per_example(better, carry.x, best_x)
-      return carry._replace(
-        value=point.value,
-        best_x=best_x,
-        best_value=jnp.where(better, point.value, carry.best_value),
-        best_rank=jnp.fmax(carry.best_rank, rank),
-        seen=(carry.seen[0] | _moves(point.grad, eps), carry.seen[1] | ~jnp.isfinite(point.value)),
-        memory=monitor_reductions.add(self.fold, carry.memory, point.monitored, index),
-      )
+  def step(self, ready, done, index, carry):
+    """Returns the state after a point is scored and left; `done` steps were those of stages."""
+    problem = ready.problem
+    point = ready.evaluate(carry.x, done + index, gradient=self.solver.needs_gradient)
+    carry = self._record(carry, point, index)
+    x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
+    return carry._replace(x=self.threat.project(x, problem.centre, problem.eps), state=state)
 
-    def body(index, carry):
-      point = evaluate(carry.x, index, gradient=self.solver.needs_gradient)
-      carry = record(carry, point, index)
-      x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
-      return carry._replace(x=project(x), state=state)
-
-    memory, never = self._memory(monitor, x), jnp.zeros(eps.shape, bool)
-    carry = _LoopState(x, state, low, x if track else None, low, low, memory, (never, never))
-    carry = lax.fori_loop(0, self.num_steps, body, carry)
+  def end(self, ready, done, carry):
+    """Returns the state after the last point is scored, its value that of the chosen one."""
     if self.score_last:
-      carry = record(carry, evaluate(carry.x, self.num_steps, gradient=False), self.num_steps)
+      size = ready.problem.num_steps
+      carry = self._record(carry, ready.evaluate(carry.x, done + size, gradient=False), size)
     if self.select != 'last':
       carry = carry._replace(value=carry.best_value)
     return carry._replace(state=None)
 
-  def _memory(self, monitor, x):
-    if monitor is None:
-      return None
-    return monitor_reductions.init(
-      self.fold, jax.eval_shape(monitor, x), self.num_steps + self.score_last
+  @property
+  def _tracks(self):
+    return self.select != 'last' or self.keep == 'both'
+
+  def _record(self, carry, point, index):
+    best_x = carry.best_x
+    rank = point.monitored.astype(carry.value.dtype) if self.select == 'monitor' else point.value
+    better = rank > carry.best_rank
+    if self._tracks:
+      best_x = monitor_reductions.where_per_example(better, carry.x, best_x)
+    return carry._replace(
+      value=point.value,
+      best_x=best_x,
+      best_value=jnp.where(better, point.value, carry.best_value),
+      best_rank=jnp.fmax(carry.best_rank, rank),
+      seen=(
+        carry.seen[0] | point.moves,
+        carry.seen[1] | ~jnp.isfinite(point.value),
+      ),
+      memory=monitor_reductions.add(self.fold, carry.memory, point.monitored, index),
     )
+
+  def _memory(self, ready, num_steps):
+    if ready.monitor is None:
+      return None
+    shapes = jax.eval_shape(ready.monitor, ready.problem.centre)
+    return monitor_reductions.init(self.fold, shapes, num_steps + self.score_last)
 
   def _merge(self, kept, new):
     above = lambda value, other: (value > other) | jnp.isnan(other)
@@ -264,10 +313,12 @@ select='monitor' or 'last'"
       memory=monitor_reductions.merge(self.fold, kept.memory, new.memory, better),
     )
 
-  def _result(self, carry, centre, dtype, eps, wrong_eps):
+  def result(self, ready, carry):
+    """Returns the `types.AttackResult` of an ended run."""
+    dtype, eps = ready.dtype, ready.problem.eps
     x = _rounded(carry.x if self.select == 'last' else carry.best_x, dtype)
     both = self.keep == 'both'
-    distance, (gradient, unknown) = self.threat.distance(x, centre), carry.seen
+    distance, (gradient, unknown) = self.threat.distance(x, ready.problem.centre), carry.seen
     # Where no point had a value, the best of none is not -inf but unknown.
     value = jnp.where(unknown & jnp.isneginf(carry.value), jnp.nan, carry.value)
     result = AttackResult(
@@ -278,7 +329,7 @@ select='monitor' or 'last'"
         no_gradient=~gradient & (self.num_gradients > 0),
         not_finite=unknown,
         not_moved=(distance == 0) & (eps > 0),
-        wrong_eps=wrong_eps,
+        wrong_eps=ready.wrong_eps,
       ),
       monitored=carry.memory,
       last_x=carry.x.astype(dtype) if both else None,
@@ -296,34 +347,3 @@ def _rounded(x, dtype):
   if target.bits >= jnp.finfo(x.dtype).bits:
     return x
   return lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)
-
-
-def _moves(grad, like):
-  """Whether a gradient has an entry that is finite and not 0, [b]."""
-  if grad is None:
-    return jnp.zeros(like.shape, bool)
-  return jnp.any(jnp.isfinite(grad) & (grad != 0), axis=tuple(range(1, grad.ndim)))
-
-
-def _evaluator(objective, monitor, sense):
-  """Returns (x, index, gradient=...) -> `_Scored`; objective and monitor share a forward pass."""
-
-  def values(x, index):
-    value = contracts.per_example(objective(x, index), x.shape[0], what='the objective')
-    return sense * value.astype(x.dtype)
-
-  def monitored(x):
-    return None if monitor is None else monitor(x)
-
-  def total(x, index):
-    value = values(x, index)
-    # A sum, not a mean: an example's gradient must not depend on the batch size.
-    return jnp.sum(value), (value, monitored(x))
-
-  def evaluate(x, index, *, gradient):
-    if not gradient:
-      return _Scored(values(x, index), None, monitored(x))
-    (_, (value, found)), grad = jax.value_and_grad(total, has_aux=True)(x, index)
-    return _Scored(value, grad, found)
-
-  return evaluate

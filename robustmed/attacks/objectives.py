@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from robustmed.ops import contracts
 from robustmed.types import Array, Batch, PyTree
 
 
@@ -86,3 +88,43 @@ def straight_through(function, substitute=lambda x: x):
     return jax.lax.stop_gradient(function(x)) + (near - jax.lax.stop_gradient(near))
 
   return passed
+
+
+class Scored(NamedTuple):
+  """What a point of an attack is worth."""
+
+  value: Array  # [b], larger is better
+  grad: Array | None
+  monitored: PyTree
+
+  @property
+  def moves(self):
+    """Whether the gradient has an entry that is finite and not 0, [b]."""
+    if self.grad is None:
+      return jnp.zeros(self.value.shape, bool)
+    axes = tuple(range(1, self.grad.ndim))
+    return jnp.any(jnp.isfinite(self.grad) & (self.grad != 0), axis=axes)
+
+
+def evaluator(objective, monitor, sense):
+  """Returns (x, index, gradient=...) -> `Scored`; objective and monitor share a forward pass."""
+
+  def values(x, index):
+    value = contracts.per_example(objective(x, index), x.shape[0], what='the objective')
+    return sense * value.astype(x.dtype)
+
+  def monitored(x):
+    return None if monitor is None else monitor(x)
+
+  def total(x, index):
+    value = values(x, index)
+    # A sum, not a mean: an example's gradient must not depend on the batch size.
+    return jnp.sum(value), (value, monitored(x))
+
+  def evaluate(x, index, *, gradient):
+    if not gradient:
+      return Scored(values(x, index), None, monitored(x))
+    (_, (value, found)), grad = jax.value_and_grad(total, has_aux=True)(x, index)
+    return Scored(value, grad, found)
+
+  return evaluate

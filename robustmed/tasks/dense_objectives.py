@@ -1,13 +1,16 @@
-"""Published attack objectives of networks that label every pixel, each (outputs, batch) -> [b].
+"""Attack objectives of networks that label every pixel, each (outputs, batch) -> [b].
 
 All are means over the pixels that count, of head 0 alone, and larger where the network is worse.
-p is the softmax, y the label, CE = -log p_y.
+p is the softmax, y the label, CE = -log p_y. `erase` and `plant` aim at a label: the others move
+pixels to any wrong one.
 """
 
 import jax
 import jax.numpy as jnp
 
 from robustmed.types import Array
+
+BLOCKS = 8
 
 
 def _parts(outputs, batch):
@@ -87,7 +90,41 @@ def cospgd(outputs, batch) -> Array:
   return _mean(-own * jax.lax.stop_gradient(jnp.exp(own) / norm), counted)
 
 
+def erase(outputs, batch) -> Array:
+  """Returns the mean of log p_background over the pixels of structures, 0 where there are none."""
+  log_p, _, _, counted = _parts(outputs, batch)
+  return _mean(log_p[..., 0], counted * (batch['target']['labels'] > 0))
+
+
+def plant(outputs, batch) -> Array:
+  """Returns how near the network is to a structure that is not there, at most 0.
+
+  Images are cut into `BLOCKS` blocks along each axis. Of those with the most pixels of background
+  it is the one where the mean of log(1 - p_background) over these pixels is largest.
+  """
+  log_p, _, _, counted = _parts(outputs, batch)
+  free = counted * (batch['target']['labels'] == 0)
+  count = _in_blocks(free)
+  value = _in_blocks(jax.nn.logsumexp(log_p[..., 1:], axis=-1) * free) / jnp.maximum(count, 1)
+  blocks = tuple(range(1, count.ndim))
+  freest = count == jnp.max(count, axis=blocks, keepdims=True)
+  return jnp.max(jnp.where(freest, value, -jnp.inf), axis=blocks)
+
+
+def _in_blocks(values: Array) -> Array:
+  """Returns the sums of values [b, *spatial] over the blocks of `plant`, [b, *blocks]."""
+  for axis, size in enumerate(values.shape[1:], 1):
+    count = min(BLOCKS, size)
+    member = (jnp.arange(size) * count // size)[:, None] == jnp.arange(count)[None]
+    values = jnp.moveaxis(
+      jnp.tensordot(values, member.astype(values.dtype), ((axis,), (0,))), -1, axis
+    )
+  return values
+
+
 OBJECTIVES = {
+  'erase': erase,
+  'plant': plant,
   'masked_ce': masked_cross_entropy,
   'balanced_ce': balanced_cross_entropy,
   'js': jensen_shannon,

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from robustmed import errors, types
 from robustmed.metrics import landmarks
 from robustmed.metrics import losses as loss_terms
-from robustmed.tasks import networks
+from robustmed.tasks import heat_maps, networks
 
 Array = jax.Array
 TERMS = ('heat', 'offset_x', 'offset_y')
+_TINY = 1e-8
 
 
 class TargetMaps(NamedTuple):
@@ -42,7 +43,8 @@ def make(
   Losses, per example: 'heat', half of 1 - Dice of the heat with the mask (mean over landmarks),
   'offset_x' and 'offset_y', mean |error| within the masks. Objectives: 'loss', their sum, for
   attacks on every network; 'bce', where the heat's term is twice the cross-entropy with the
-  Gaussian; and 'heat', 'offset' alone. Metrics: MRE in mm and SDR_<t>mm of the points decoded by
+  Gaussian; 'heat', 'offset' alone; 'radial', see `expected_error`; 'shift', minus the loss for
+  `heat_maps.wanted`. Metrics: MRE in mm and SDR_<t>mm of the points decoded by
   votes.
 
   `legacy_targets`: masks lie one pixel up and left of the point and are cropped on the wrong side
@@ -60,9 +62,16 @@ def make(
       batch['target']['landmarks'], outputs['heat'].shape[1:3], radius=radius, legacy=legacy_targets
     )
 
-  def losses(outputs, batch):
-    target = targets(outputs, batch)
+  def terms(outputs, target):
     return {'heat': 0.5 * (1 - heat_dice(outputs['heat'], target.mask)), **offsets(outputs, target)}
+
+  def losses(outputs, batch):
+    return terms(outputs, targets(outputs, batch))
+
+  def shift(outputs, batch):
+    places = heat_maps.wanted(batch['target'], image_shape)
+    target = target_maps(places, outputs['heat'].shape[1:3], radius=radius, legacy=legacy_targets)
+    return -sum(terms(outputs, target).values())
 
   def cross_entropy(outputs, batch):
     target = targets(outputs, batch)
@@ -92,6 +101,8 @@ def make(
       'bce': cross_entropy,
       'heat': lambda outputs, batch: losses(outputs, batch)['heat'],
       'offset': lambda outputs, batch: sum(offsets(outputs, targets(outputs, batch)).values()),
+      'radial': lambda outputs, batch: expected_error(outputs, batch['target'], radius=radius),
+      'shift': shift,
     },
     metrics=metrics,
     image_shape=tuple(image_shape),
@@ -155,6 +166,24 @@ def offsets(outputs: dict[str, Array], target: TargetMaps) -> dict[str, Array]:
     / count
     for name in TERMS[1:]
   }
+
+
+def expected_error(outputs: dict[str, Array], target: types.PyTree, *, radius: int) -> Array:
+  """Returns the mean distance of voted points to the landmarks in mm, mean over landmarks, [b].
+
+  Each pixel counts with the sigmoid of its heat and votes as in `metrics.landmarks.vote`, without
+  rounding and for all pixels.
+  """
+  _, height, width, _ = outputs['heat'].shape
+  weight, square = jax.nn.sigmoid(outputs['heat']), 0.0
+  places = jnp.arange(width)[None, None, :, None], jnp.arange(height)[None, :, None, None]
+  for axis, name in enumerate(TERMS[1:]):
+    vote = places[axis] + radius * outputs[name]
+    apart = vote - target['landmarks'][:, None, None, :, axis]
+    square += jnp.square(apart * target['scale'][:, None, None, axis : axis + 1])
+  distance = jnp.sqrt(square + _TINY)
+  mean = jnp.sum(weight * distance, axis=(1, 2)) / (jnp.sum(weight, axis=(1, 2)) + _TINY)
+  return jnp.mean(mean, axis=-1)
 
 
 def diagnostics(outputs: dict[str, Array]) -> dict[str, Array]:

@@ -42,7 +42,8 @@ def make(
   positives, 'obj', cross-entropy of all its cells with the
   positives' CIoU, 'cls', cross-entropy of its positives, with the published gains at `train_size`,
   the side of a training image (the published loss is their sum times the batch). The coupled losses
-  take the mean over the positives of the batch. Objectives: 'loss', the sum, and each term.
+  take the mean over the positives of the batch. Objectives: 'loss', the sum, and each term; 'plant'
+  and 'hide', see `false_objectness`.
 
   Metrics, with NMS at an IoU of 0.5: IOU, the mean over the image's labels of
   `average_precision.label_ious` (0 without detections), and IOU_found, the same but nan without
@@ -88,7 +89,12 @@ def make(
     predict=network.predict,
     forward=network.forward,
     losses=losses,
-    objectives={'loss': lambda o, b: sum(losses(o, b).values()), **objectives},
+    objectives={
+      'loss': lambda o, b: sum(losses(o, b).values()),
+      **objectives,
+      'plant': lambda o, b: false_objectness(o),
+      'hide': lambda o, b: -false_objectness(o),
+    },
     metrics=metrics,
     image_shape=tuple(image_shape),
     units=units,
@@ -163,6 +169,15 @@ def objectness(outputs: dict[str, Array], target: dict[str, Array]) -> Array:
     wanted = jax.vmap(place)(jnp.zeros_like(logits), at, overlap)
     value = value + weight * jnp.mean(_binary(logits, wanted), axis=(1, 2, 3))
   return value
+
+
+def false_objectness(outputs: dict[str, Array]) -> Array:
+  """Returns the objectness loss of an image without objects, weighted as in `objectness`, [b].
+
+  Chow et al. 2020 (TOG): climbing it invents boxes, descending hides them.
+  """
+  mean = lambda logits: jnp.mean(_binary(logits, 0.0), axis=(1, 2, 3))
+  return sum(weight * mean(outputs[f'p{s}'][..., 4]) for s, (_, weight) in LEVELS.items())
 
 
 def detect(

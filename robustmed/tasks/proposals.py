@@ -55,9 +55,10 @@ def make(
   logit, the offset of the centre in sides of the anchor, and the logarithms of k sizes over that
   side, k being rank or 1 (cubes). Losses: 'score', half the mean cross-entropy of the positive
   anchors plus half that of the `hard` worst negative ones; 'box', smooth L1 summed over the
-  numbers, mean over the positive. Objectives: both, 'loss' their sum. Metrics: 'found', the share
-  of nodules with a positive anchor above 1/2 (1 without nodules); 'false_peak', the highest
-  probability of a negative anchor.
+  numbers, mean over the positive. Objectives: both, 'loss' their sum; 'plant', the mean of
+  -log(1 - p) of all anchors, and 'hide', minus that. Metrics: 'found', the share of nodules with a
+  positive anchor above 1/2 (1 without nodules); 'false_peak', the highest probability of a negative
+  anchor.
   """
   network = networks.bind(module, image_shape=image_shape)
   grid = tuple(image_shape[:-1])
@@ -97,6 +98,7 @@ def make(
       'false_peak': jnp.max(jnp.where(target.negative, p, 0.0), axis=1),
     }
 
+  false_score = lambda outputs: jnp.mean(jax.nn.softplus(flat(outputs)[..., 0]), axis=1)
   pick = lambda name: lambda outputs, batch: losses(outputs, batch)[name]
   return types.Task(
     init=network.init,
@@ -107,6 +109,8 @@ def make(
       'loss': lambda outputs, batch: sum(losses(outputs, batch).values()),
       'score': pick('score'),
       'box': pick('box'),
+      'plant': lambda outputs, batch: false_score(outputs),
+      'hide': lambda outputs, batch: -false_score(outputs),
     },
     metrics=metrics,
     image_shape=tuple(image_shape),

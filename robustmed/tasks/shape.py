@@ -90,10 +90,18 @@ def squared_contour(outputs, batch) -> jax.Array:
   return jnp.sum(jnp.square(difference), axis=(1, 2))
 
 
+def polygon_dice(outputs, batch) -> jax.Array:
+  """Returns 1 - soft Dice of the contour's coverage of pixels with the mask, [b]."""
+  mask = batch['target']['mask']
+  covered = jax.vmap(lambda contour: polygon.coverage(contour, mask.shape[1]))(outputs['contour'])
+  return 1 - losses.soft_dice(covered[..., None], mask)
+
+
 OBJECTIVES = {
   'reg': squared_contour,
   'seg': soft_dice_loss,
   'train_reg': mean_absolute,
   'train_seg': segmentation_loss,
+  'polygon_dice': polygon_dice,
   'joint': lambda outputs, batch: sum(loss_terms(outputs, batch).values()),
 }

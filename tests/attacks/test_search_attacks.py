@@ -1,5 +1,6 @@
 """APGD, Square and the search for the smallest eps find known optima."""
 
+import dataclasses
 import sys
 
 import chex
@@ -23,6 +24,20 @@ def test_apgd_checkpoints_of_the_paper():
     marks = apgd.checkpoints(steps)
     assert marks == sorted(set(marks))
     assert all(0 < mark < steps for mark in marks)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Around(attacks.Threat):
+  """A box of [0, 1] whose random start is a given one."""
+
+  begun: jax.Array | None = None
+
+  def __init__(self, begun):
+    super().__init__('linf', (0.0, 1.0))
+    object.__setattr__(self, 'begun', begun)
+
+  def start(self, keys, centre, radius):
+    return self.begun
 
 
 def _apgd_reference(grad, value, x, eps, num_steps, bounds):
@@ -51,6 +66,32 @@ def _apgd_reference(grad, value, x, eps, num_steps, bounds):
   if value(now) > best_value:
     best = now
   return best, halvings
+
+
+def test_sea_is_three_runs_of_apgd_each_from_the_projected_best_of_the_one_before(problems):
+  objective, x, eps = problems.network(SHAPE[1:]), problems.images(SHAPE), 0.1
+  monitor = lambda x: jnp.cos(9 * objective(x))
+  for select in ('best', 'monitor'):
+    sea = attacks.sea(num_steps=10, select=select, bounds=(0.0, 1.0))
+    found = problems.call(sea, objective, x, eps, monitor=monitor)
+    start, keys = None, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(3))
+    for steps, radius in ((3, 2.0), (3, 1.5), (4, 1.0)):
+      last = radius == 1
+      threat = attacks.Threat('linf', (0.0, 1.0))
+      start = threat.start(keys, x, eps) if start is None else start
+      start = threat.project(start, x, radius * eps)
+      # APGD that begins where it is told, in the ball around x
+      told = dataclasses.replace(
+        attacks.apgd(num_steps=steps, select=select, score_last=last), threat=_Around(start)
+      )
+      start = problems.call(told, objective, x, radius * eps, monitor=monitor).x
+    np.testing.assert_allclose(found.x, start, atol=1e-6)
+    assert np.all(found.distance <= eps + 1e-6)
+  with_restarts = problems.call(
+    attacks.sea(num_steps=10, restarts=3, bounds=(0.0, 1.0)), objective, x, eps
+  )
+  alone = problems.call(attacks.sea(num_steps=10, bounds=(0.0, 1.0)), objective, x, eps)
+  assert np.all(with_restarts.value >= alone.value)
 
 
 def test_apgd_against_numpy():

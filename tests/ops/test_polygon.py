@@ -76,3 +76,34 @@ def test_gradient_is_zero_and_one_trace_serves_all_contours():
     contour = jnp.array([[2.5, 2.5], [9.5, 2.5], [9.5, 9.5]]) + shift
     np.testing.assert_allclose(gradient(contour), polygon.fill(contour, 16).sum() / 100, rtol=1e-6)
   assert len(traces) == 1
+
+
+def _widths(points, side):
+  """The share of every pixel's width inside of a contour, from the crossings of each row."""
+  out = np.zeros((side, side))
+  for row in range(side):
+    ends = []
+    for (x, y), (next_x, next_y) in zip(points, np.roll(points, -1, axis=0)):
+      if (y <= row) != (next_y <= row):
+        ends.append(x + (row - y) * (next_x - x) / (next_y - y))
+    for first, last in zip(sorted(ends)[::2], sorted(ends)[1::2]):
+      for column in range(side):
+        out[row, column] += max(0, min(last, column + 0.5) - max(first, column - 0.5))
+  return out
+
+
+def test_coverage_is_the_width_inside_and_has_a_gradient():
+  rng, side = np.random.default_rng(0), 16
+  for _ in range(5):
+    points = _random_contour(rng, side=side, count=12)
+    wanted = _widths(points.astype(np.float64), side)
+    for way in (points, points[::-1]):
+      np.testing.assert_allclose(polygon.coverage(jnp.asarray(way), side), wanted, atol=1e-4)
+  box = jnp.array([[2.2, 2.5], [9.3, 2.5], [9.3, 12.5], [2.2, 12.5]])
+  total = lambda points: jnp.sum(polygon.coverage(points, side))
+  np.testing.assert_allclose(total(box), 10 * 7.1, rtol=1e-6)
+  slopes = jax.grad(total)(box)[:, 0]
+  # the rows between both ends of an edge, ten in all, move with them
+  np.testing.assert_allclose(slopes.reshape(2, 2).sum(0)[::-1], [0, 0], atol=1e-5)
+  np.testing.assert_allclose([slopes[0] + slopes[3], slopes[1] + slopes[2]], [-10, 10], rtol=1e-5)
+  assert not np.any(polygon.coverage(box + 40, side))

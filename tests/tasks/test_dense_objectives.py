@@ -53,23 +53,56 @@ def _mean(value):
   return lambda pixels: np.mean([value(p, y) for p, y in pixels])
 
 
+def _on_structures(pixels):
+  return np.mean([np.log(p[0]) for p, y in pixels if y > 0])
+
+
 FORMULAS = {
   'masked_ce': _mean(lambda p, y: -np.log(p[y]) * (np.argmax(p) == y)),
   'balanced_ce': _balanced,
   'js': _mean(_divergence),
   'segpgd': _mean(lambda p, y: -np.log(p[y]) * 0.5),
+  'erase': _on_structures,
   'cospgd': _mean(lambda p, y: -np.log(p[y]) * p[y] / np.linalg.norm(p)),
 }
 
 
 @pytest.mark.parametrize('use_counted', [False, True])
-@pytest.mark.parametrize('name', sorted(dense_objectives.OBJECTIVES))
+@pytest.mark.parametrize('name', sorted(FORMULAS))
 def test_formula(case, name, use_counted):
   logits, labels, counted = case
   target = {'labels': labels, **({'counted': counted} if use_counted else {})}
   found = dense_objectives.OBJECTIVES[name]({'head0': jnp.asarray(logits)}, {'target': target})
   wanted = [FORMULAS[name](pixels) for pixels in _pixels(case, use_counted)]
   np.testing.assert_allclose(found, wanted, rtol=2e-5)
+
+
+def test_every_objective_has_a_formula():
+  assert {*FORMULAS, 'plant'} == {*dense_objectives.OBJECTIVES}
+
+
+@pytest.mark.parametrize('use_counted', [False, True])
+def test_plant_takes_the_best_of_the_emptiest_blocks(use_counted):
+  rng = np.random.default_rng(1)
+  shape = (4, 16, 11)
+  logits = rng.normal(size=(*shape, CLASSES)).astype(np.float32)
+  labels = (rng.uniform(size=shape) < 0.2).astype(np.int32)
+  labels[1] = 1  # no background at all: nothing can be planted
+  labels[2, 3:] = -1  # outside of the scan
+  counted = rng.uniform(size=shape) < 0.9 if use_counted else np.ones(shape, bool)
+  p = np.exp(logits.astype(np.float64))
+  value = np.log(1 - (p / p.sum(-1, keepdims=True))[..., 0])
+  wanted = []
+  for b in range(shape[0]):
+    blocks = {}
+    for i, j in np.argwhere((labels[b] == 0) & counted[b]):
+      blocks.setdefault((i * 8 // 16, j * 8 // 11), []).append(value[b, i, j])
+    most = max(map(len, blocks.values()), default=0)
+    wanted.append(max((np.mean(v) for v in blocks.values() if len(v) == most), default=0))
+  target = {'labels': labels, 'counted': counted}
+  plant = lambda logits: dense_objectives.plant({'head0': logits}, {'target': target})
+  np.testing.assert_allclose(plant(jnp.asarray(logits)), wanted, rtol=1e-5, atol=1e-7)
+  assert np.isfinite(jax.grad(lambda x: plant(x).sum())(jnp.asarray(50 * logits))).all()
 
 
 def test_weights_of_segpgd_are_those_of_its_steps(case):

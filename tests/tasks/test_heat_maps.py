@@ -56,3 +56,33 @@ def test_the_loss_moves_the_largest_value_away_whatever_its_scale(scale):
     heat = heat + 0.02 * scale * jnp.sign(slope)
   # out of the radius, which is 1.2 pixels of 2 and 1 mm
   assert task.metrics({'heat': heat}, target)['MRE'] > 1.5
+
+
+@pytest.mark.parametrize('factor', [1, 2])
+def test_expected_error_and_shift_by_hand(factor):
+  height, width = SHAPE[0] // factor, SHAPE[1] // factor
+  heat = np.random.default_rng(0).normal(size=(2, height, width, 2)).astype(np.float32)
+  target = batch([[[5, 3], [11.5, 7.5]], [[0, 0], [20, 10]]])
+  places = np.asarray(target['target']['landmarks'], np.float64)
+  way = np.array([11.5, 7.5]) - places
+  way[0, 1] = 1, 0  # in the centre of the image
+  aims = places + 2.4 * way / np.linalg.norm(way, axis=-1, keepdims=True)
+  radial, near = np.zeros((2, 2)), np.zeros((2, 2))
+  for b, n in np.ndindex(2, 2):
+    values = heat[b, ..., n].astype(np.float64)
+    p = np.exp(values / values.std())
+    p /= p.sum()
+    for row, column in np.ndindex(height, width):
+      at = (np.array([column, row]) + 0.5) * factor - 0.5
+      x, y = at - places[b, n]
+      radial[b, n] += p[row, column] * np.hypot(2 * x, y)
+      x, y = (at - aims[b, n]) / factor
+      near[b, n] += p[row, column] * (x**2 + y**2 + 0.25)
+  made = heat_maps.make(image_shape=SHAPE, units='')
+  outputs = {'heat': jnp.asarray(heat)}
+  found = made.objectives['radial'](outputs, target)
+  np.testing.assert_allclose(found, radial.mean(1), rtol=1e-5)
+  shifted = made.objectives['shift'](outputs, target)
+  np.testing.assert_allclose(shifted, -np.log(near).mean(1), rtol=1e-4)
+  target['target']['wanted'] = jnp.asarray(aims, jnp.float32)
+  np.testing.assert_allclose(made.objectives['shift'](outputs, target), shifted, rtol=1e-5)

@@ -132,3 +132,30 @@ def test_examples_are_apart_and_points_outside_harm_nobody():
     assert np.isfinite(both[name]).all()
   with pytest.raises(errors.UserError, match='too small'):
     landmarks.make(Maps(), image_shape=(16, 16, 3))
+
+
+def test_expected_error_and_shift_by_hand():
+  data = batch([[[7.0, 9.0], [11.0, 5.0]], [[7.5, 9.5], [2.0, 19.0]]])
+  rng = np.random.default_rng(2)
+  outputs = {name: rng.normal(size=(2, *GRID, 2)).astype(np.float32) for name in landmarks.TERMS}
+  weight = 1 / (1 + np.exp(-outputs['heat'].astype(np.float64)))
+  each = np.zeros((2, 2))
+  for b, n in np.ndindex(2, 2):
+    place, total = data['target']['landmarks'][b, n], 0
+    for row, column in np.ndindex(*GRID):
+      x = column + 4 * outputs['offset_x'][b, row, column, n] - place[0]
+      y = row + 4 * outputs['offset_y'][b, row, column, n] - place[1]
+      total += weight[b, row, column, n] * np.hypot(1 * x, 2 * y)
+    each[b, n] = total / weight[b, ..., n].sum()
+  made = task()
+  np.testing.assert_allclose(made.objectives['radial'](outputs, data), each.mean(1), rtol=1e-5)
+  # a tenth of 20 pixels towards (7.5, 9.5); the landmark in the centre goes along x
+  centre, length = np.array([7.5, 9.5]), lambda v: np.linalg.norm(v, axis=-1, keepdims=True)
+  way = centre - data['target']['landmarks']
+  way[1, 0] = 1, 0
+  there = data['target']['landmarks'] + 2 * way / length(way)
+  moved = {'target': {**data['target'], 'landmarks': there.astype(np.float32)}}
+  stated = {'target': {**data['target'], 'wanted': moved['target']['landmarks']}}
+  for some in (data, stated):
+    found = made.objectives['shift'](outputs, some)
+    np.testing.assert_allclose(found, -made.objectives['loss'](outputs, moved), rtol=1e-5)

@@ -177,6 +177,17 @@ def test_losses_per_example_agree_with_plain_loops():
   np.testing.assert_allclose(total, sum(losses.values()), rtol=1e-6)
 
 
+def test_false_boxes_are_the_objectness_loss_without_objects():
+  found, made = outputs(), task()
+  empty = jax.tree.map(lambda leaf: leaf[0] * 0, batch()['target'])
+  for i in range(2):
+    one = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+    # without the gain, which is 1 / 4 here
+    want = 4 * plain_losses(one, {**empty, 'mask': np.zeros(3, bool)}, SIDE)[0]['obj']
+    assert float(made.objectives['plant'](found, None)[i]) == pytest.approx(want, rel=1e-5)
+    assert float(made.objectives['hide'](found, None)[i]) == pytest.approx(-want, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_an_image_without_boxes_has_only_objectness_and_finite_gradients():
   data, made = batch(), task()

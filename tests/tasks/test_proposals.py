@@ -110,6 +110,8 @@ def test_losses_by_hand(numbers):
   np.testing.assert_allclose(terms['box'], [boxes / aim.positive.sum(), 0], rtol=1e-5)
   whole = task(hard=5).objectives['loss'](out, data)
   np.testing.assert_allclose(whole, sum(terms.values()), rtol=1e-6)
+  np.testing.assert_allclose(task().objectives['plant'](out, data), no.mean(1), rtol=1e-5)
+  np.testing.assert_allclose(task().objectives['hide'](out, data), -no.mean(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize('numbers', [5, 7])
