@@ -68,8 +68,8 @@ def segmentation(
   square per element is the same. `micro_batch` is that of full patches. `demo` has under 'data' the
   fields of config.data of the demo, 'patch', 'sat', 'epoch_steps' and 'batch_size' of the demo,
   under 'real' the fields of config.data of the real preset, which otherwise has the demo's arms and
-  epochs, and 'real_steps' of SAT and AMAT in the real preset, where they are not those of
-  SHORT_STEPS.
+  epochs; 'real_steps' of SAT and AMAT and 'judged', the examples of a batch that is attacked, of
+  the real preset, where they are not those of all.
   """
   preset, reading = parse(preset)
   small = preset in ('demo', 'smoke')
@@ -169,6 +169,7 @@ def segmentation(
     steps = dict(SHORT_STEPS[preset])
     if preset == 'real':
       steps['others'] = demo.get('real_steps', steps['others'])
+      config.evaluate.batch_size = demo.get('judged', config.evaluate.batch_size)
     config.train.steps = steps['std']
     for name, arm in config.arms.items():
       if name != 'std':

@@ -3,6 +3,7 @@
 network      what a loaded network is; `from_function` for linen, nnx, equinox and plain functions
 onnx_file    ONNX files
 checkpoint   what configs/train.py trained
+shipped      small networks that come with the package, by name
 training     which variables are trained, and how they are written back
 pytorch      `from_torch` for modules of PyTorch, by ONNX or by callbacks
 normalise    intensities of files to those that a network was trained on, by name
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from robustmed import errors
-from robustmed.networks import checkpoint, monai, nnunet_folder, onnx_file
+from robustmed.networks import checkpoint, monai, nnunet_folder, onnx_file, shipped
 from robustmed.networks.network import Network, from_function
 from robustmed.networks.pytorch import from_torch
 
@@ -41,10 +42,17 @@ KINDS = (
 
 
 def load(path) -> Network:
-  """Returns the network at a path by its kind (`KINDS`); what cannot be read is a `UserError`."""
+  """Returns the network at a path by its kind (`KINDS`), or one of `shipped.names()`.
+
+  What cannot be read is a `UserError`.
+  """
   path = pathlib.Path(path)
   if not path.exists():
-    raise errors.UserError(f'no network at {path}')
+    own = shipped.find(path.as_posix())
+    if own is None:
+      has = f'; the package has {", ".join(shipped.names())}' if shipped.names() else ''
+      raise errors.UserError(f'no network at {path}{has}')
+    path = own
   for kind in KINDS:
     if kind.matches(path):
       return kind.load(path)

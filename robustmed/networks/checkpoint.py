@@ -1,8 +1,9 @@
 """Networks that configs/train.py trained on label maps or classes: runs/X/checkpoints/ARM/seed0.
 
-Such a folder has the weights in `variables` and the card `network.json`: 'module' (a name of
-`models.MODELS` and its arguments), 'input' and 'output' as `description` has them, and 'size' where
-images have one size.
+Such a folder has the weights in `variables`, or in one file `weights.safetensors` as `pack` writes
+it, and the card `network.json`: 'module' (a name of `models.MODELS` and its arguments), 'input' and
+'output' as `description` has them, 'size' where images have one size, and 'slice_axis' where that
+of a network of slices is known.
 """
 
 import functools
@@ -15,16 +16,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from robustmed import errors, models
+from robustmed.models import weights
 from robustmed.networks import network
 from robustmed.process import files
 
-CARD, WEIGHTS = 'network.json', 'variables'
+CARD, WEIGHTS, PACKED = 'network.json', 'variables', 'weights.safetensors'
 SEGMENTING = ('nnunet', 'unet')
 OUTPUTS = {**dict.fromkeys(SEGMENTING, 'head0'), 'resnet': 'logits'}  # of networks by name
 _DTYPES = {'float32': None, 'bfloat16': jnp.bfloat16}
@@ -56,7 +59,8 @@ def module_of(fields: Mapping[str, Any]) -> nn.Module:
 
 def matches(path: pathlib.Path) -> bool:
   """Returns whether a path is such a folder."""
-  return (path / CARD).is_file() and (path / WEIGHTS).is_dir()
+  stored = (path / WEIGHTS).is_dir() or (path / PACKED).is_file()
+  return stored and (path / CARD).is_file()
 
 
 def load(path: pathlib.Path) -> network.Network:
@@ -91,10 +95,14 @@ def load(path: pathlib.Path) -> network.Network:
     stated=stated,
     frozen=_statistics(variables),
     export=network.Export('', functools.partial(write, card), _LOADING),
+    slice_axis=card.get('slice_axis', -1),
   )
 
 
 def _restored(path):
+  if (path / PACKED).is_file():
+    flat = {tuple(name.split('/')): leaf for name, leaf in weights.read(path / PACKED).items()}
+    return flax.traverse_util.unflatten_dict(flat)
   try:
     with ocp.StandardCheckpointer() as loader:
       found = loader.restore(files.path_of(path / WEIGHTS))
@@ -113,9 +121,19 @@ def _statistics(variables) -> dict[str, str]:
 
 def _digest(path) -> str:
   found = hashlib.sha256()
-  for file in (path / CARD, *sorted(files.iter_files(path / WEIGHTS))):
+  packed = path / PACKED
+  stored = [packed] if packed.is_file() else sorted(files.iter_files(path / WEIGHTS))
+  for file in (path / CARD, *stored):
     found.update(file.read_bytes())
   return found.hexdigest()
+
+
+def pack(card: Mapping[str, Any], variables: Any, path: pathlib.Path) -> None:
+  """Writes such a folder with its weights as one file, for networks that are handed on."""
+  path.mkdir(parents=True, exist_ok=True)
+  named = jax.tree_util.tree_leaves_with_path(variables)
+  weights.write(path / PACKED, {network.name_of(at): np.asarray(leaf) for at, leaf in named})
+  files.write_json(path / CARD, dict(card))
 
 
 def write(card, variables, path: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustmed import errors, networks
-from robustmed.networks import description, normalise, segmentation
+from robustmed.networks import checkpoint, description, normalise, segmentation
 from support import audited
 
 CLASSES = ('background', 'organ', 'lesion')
@@ -160,3 +160,43 @@ def test_directions_that_cannot_be_told():
   for wrong in ('z--yx', 'zyx-', 'RAX'):
     with pytest.raises(errors.UserError, match='a minus before those that are flipped'):
       description.make(network, {'input.orientation': wrong}, affines=affines[:1])
+
+
+def test_a_packed_network_is_that_of_its_folder(tmp_path):
+  card = {
+    'arm': 'std',
+    'module': {
+      'name': 'nnunet',
+      'width': 0.125,
+      'dtype': 'float32',
+      'num_classes': 3,
+      'channels': 1,
+      'strides': [2, 2],
+    },
+    'input': {'normalise': 'case_zscore'},
+    'output': {'kind': 'segmentation', 'classes': ['background', 'a', 'b']},
+    'slice_axis': 0,
+  }
+  module = checkpoint.module_of(card['module'])
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+  variables = module.init(jax.random.key(0), image)
+  checkpoint.pack(card, variables, tmp_path / 'std')
+  found = networks.load(tmp_path / 'std')
+  expected = module.apply(variables, image)['head0']
+  np.testing.assert_array_equal(found.predict(found.variables, image), expected)
+  assert found.slice_axis == 0 and found.stated['input.normalise'][0] == 'case_zscore'
+  with pytest.raises(errors.UserError, match='no network at nothing/here'):
+    networks.load('nothing/here')
+
+
+@pytest.mark.parametrize('name', networks.shipped.names())
+def test_networks_that_come_with_the_package(name):
+  about = networks.shipped.about(name)
+  assert {'data', 'licence', 'command', 'scores'} <= set(about)
+  found = networks.load(name)
+  assert found.output_shape((16, 16)) == (16, 16, len(found.stated['output.classes'][0]))
+
+
+def test_the_networks_of_the_package_are_small():
+  sizes = [path.stat().st_size for path in networks.shipped.FOLDER.rglob('*') if path.is_file()]
+  assert sum(sizes) < 6 * 2**20
