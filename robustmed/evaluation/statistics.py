@@ -11,7 +11,7 @@ scan) and one column per metric; diagnostics start with an underscore. Rules tha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ KEYS = ('arm', 'attack', 'eps', 'index', 'seed')
 SUMMARY = ('arm', 'attack', 'eps', 'metric', 'mean', 'std', 'n', 'low', 'high')
 CLEAN = 'none'  # the attack of a clean row; its eps is 0
 WORST = 'worst'  # the attack of a row that is the worst of several
+MIXED = 'slice by slice'  # the member of a subject whose examples have different worst attacks
 
 _BLOCK = 4_000_000  # resampling weights held at once
 
@@ -113,6 +114,30 @@ def worst(
   empty = rows.head(0).assign(_member='', _member_eps=0.0)
   whole = pd.concat(found, ignore_index=True) if found else empty
   return whole.drop(columns='_badness')
+
+
+def worst_of_subjects(
+  rows: pd.DataFrame,
+  subjects: Callable[[pd.DataFrame], pd.DataFrame],
+  *,
+  attacks: Sequence[str],
+  metric: str,
+  higher_is_better: bool,
+) -> pd.DataFrame:
+  """Returns `worst` of the subjects that rows of examples, such as the slices of a volume, make up.
+
+  subjects: rows of examples -> rows of subjects. Candidates are every attack on all examples of a
+  subject, and as `MIXED` the worst one of each example. These need not be the worst together, as
+  the Dice of a volume is not the mean of that of its slices.
+  """
+  judge = {'metric': metric, 'higher_is_better': higher_is_better}
+  whole = subjects(rows)
+  if len(whole) == len(rows) or metric not in rows.columns:
+    return worst(whole, attacks=attacks, **judge)
+  single = worst(rows, attacks=attacks, **judge)
+  single = single.drop(columns=['_member', '_member_eps']).assign(attack=MIXED)
+  mixed = subjects(single) if len(single) else single
+  return worst(pd.concat([whole, mixed]), attacks=[*attacks, MIXED], **judge)
 
 
 def summary(

@@ -129,7 +129,8 @@ def _worst(build: _Build) -> list:
     pages.Text(
       f'For each example the attack with the worst {metric} counts, of all attacks of this run in '
       'the same ball, and what a lower level or the untouched image gives counts too. The last '
-      'column says for which share of the examples each attack was the worst.'
+      'column says for which share of the examples each attack was the worst; slice by slice: each '
+      'slice of a volume with the attack that is worst there.'
     ),
     pages.Table(f'{metric} {build.units}'.strip(), shown),
   ]

@@ -144,15 +144,12 @@ def save_rows(found: experiment.Grid, rows: pd.DataFrame, *, folder: files.Path,
   files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
   judge = {name: found.checks[name] for name in ('metric', 'higher_is_better')}
   names = _same_ball(found.probes, found.main)
-  # Where it can be, the worst is that of every slice, and the subject's value is computed of those.
-  single = judge['metric'] in rows.columns
-  worst = statistics.worst(rows if single else subjects, attacks=names, **judge)
+  worst = statistics.worst_of_subjects(rows, found.subjects, attacks=names, **judge)
   if worst.empty:
     return
   shares = worst.groupby(['arm', 'eps'])['_member'].value_counts(normalize=True)
   _save(folder / 'worst_members.csv', shares.rename('share').reset_index())
   worst = worst.drop(columns=['_member', '_member_eps'])
-  worst = found.subjects(worst) if single else worst
   _save(folder / 'worst.parquet', worst)
   _save(folder / 'worst.csv', statistics.summary(worst, metrics=[judge['metric']], seed=seed))
 

@@ -275,3 +275,41 @@ def test_worst_rows_are_those_of_each_network():
   for line in found.to_dict('records'):
     mine = frame[(frame[keys] == [line[key] for key in keys]).all(axis=1)]
     assert line['DICE'] == mine.loc[mine['eps'] <= line['eps'], 'DICE'].min()
+
+
+def test_the_worst_of_a_subject_is_never_better_than_an_attack_on_all_its_slices():
+  """An empty slice has a Dice of 0 however much is marked in it, so that of slices misleads."""
+  lines = [
+    # attack, eps, index, intersection, sizes of both
+    ('none', 0.0, 0, 50, 100),
+    ('none', 0.0, 1, 0, 1),
+    ('p', 0.1, 0, 40, 100),
+    ('p', 0.1, 1, 0, 80),
+    ('q', 0.1, 0, 30, 100),
+    ('q', 0.1, 1, 0, 2),
+  ]
+  frame = pd.DataFrame(lines, columns=['attack', 'eps', 'index', '_both', '_size'])
+  frame = frame.assign(arm='a', seed=0, group=0, DICE=2 * frame['_both'] / frame['_size'])
+
+  def volumes(rows):
+    made = rows.groupby(['arm', 'attack', 'eps', 'seed', 'group'], as_index=False)
+    made = made[['_both', '_size']].sum()
+    return made.assign(index=made['group'], DICE=2 * made['_both'] / made['_size'])
+
+  judge = {'metric': 'DICE', 'higher_is_better': True}
+  (found,) = statistics.worst_of_subjects(frame, volumes, attacks=['p', 'q'], **judge).to_dict(
+    'records'
+  )
+  assert found['DICE'] == 80 / 180 and found['_member'] == 'p'  # slice by slice: 60 / 101
+  # where both attacks of the slices are worst together
+  frame.loc[frame['index'] == 1, ['_both', '_size', 'DICE']] = [
+    [5, 50, 0.2],
+    [0, 50, 0],
+    [5, 50, 0.2],
+  ]
+  (found,) = statistics.worst_of_subjects(frame, volumes, attacks=['p', 'q'], **judge).to_dict(
+    'records'
+  )
+  assert found['DICE'] == 60 / 150 and found['_member'] == statistics.MIXED
+  same = statistics.worst_of_subjects(frame, lambda rows: rows, attacks=['p', 'q'], **judge)
+  pd.testing.assert_frame_equal(same, statistics.worst(frame, attacks=['p', 'q'], **judge))
