@@ -151,6 +151,7 @@ def segmentation(
     {
       'batch_size': 64,
       'levels': grid,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': attacks(at),
       'save_examples': 3,  # worst N adversarial examples per arm, as NIfTI slices
       'volume_eps': at,  # Dice, HD95 and NSD per volume: clean, and under attack at this level

@@ -113,6 +113,7 @@ def images(preset: str, *, paper: dict, small: dict) -> ml_collections.ConfigDic
     {
       'batch_size': 16,
       'levels': tuple(amat.scaled(level, scale) for level in chosen['levels']),
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': attacks,
       'save_examples': 3,  # worst N adversarial examples per arm, as PNG files
     }

@@ -79,6 +79,7 @@ def glioma(preset: str, *, dimension: int, demo: dict, paper: dict) -> ml_collec
     {
       'batch_size': demo['judged'] if small else paper['judged'],
       'levels': grid,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': _attacks(kind),
       'corruptions': () if small else ('motion', 'rician', 'bias_field'),
       'save_examples': 0,  # worst N adversarial examples per arm, as NIfTI

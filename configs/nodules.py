@@ -92,6 +92,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 32,
       'levels': (0.05, EPS),
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': _attacks(),
       'save_examples': 2,
       'scans': 0,  # test scans, 0: all

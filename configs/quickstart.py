@@ -96,10 +96,12 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 100,
       'levels': LEVELS,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': {
         'pgd_seg': {**pgd, 'objective': 'seg', 'score_last': False},
         'fgsm': {**fgsm, 'objective': 'seg', 'score_last': False},
         'noise': {**noise, 'objective': 'seg'},
+        **_stronger(pgd, 20),
       },
       'save_examples': 0,  # worst N adversarial examples per arm, as files of the task's format
     }
@@ -114,6 +116,8 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     config.arms.adv.defense.attack.num_steps = 2
     config.evaluate.update({'batch_size': 8, 'levels': (0.03, 0.07)})
     config.evaluate.attacks.pgd_seg.num_steps = 3
+    for name in _stronger(pgd, 3):  # every attack is a program to compile
+      del config.evaluate.attacks[name]
     config.report.pictures = 2
   if preset == 'paper':
     config.data.update({'source': 'lumbar_disks', 'side': 128})
@@ -131,5 +135,13 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     attack = config.arms.adv.defense.attack
     del attack.relative_step
     attack.update({'num_steps': 20, 'step_size': 0.01})
-    config.evaluate.attacks.pgd_seg.num_steps = 100
+    for name in ('pgd_seg', *_stronger(pgd, 100)):
+      config.evaluate.attacks[name].num_steps = 100
   return config
+
+
+def _stronger(pgd: dict, steps: int) -> dict:
+  """Two more members of the worst of all attacks, at the level of training."""
+  apgd = {'name': 'apgd', 'norm': 'linf', 'num_steps': steps, 'bounds': BOUNDS}
+  at = {'objective': 'seg', 'levels': (0.07,)}
+  return {'pgd_seg_best': {**pgd, 'select': 'best', **at}, 'apgd_seg': {**apgd, **at}}

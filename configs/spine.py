@@ -72,6 +72,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 100,
       'levels': LEVELS,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': _attacks(num_steps=100),
       'save_examples': 3,  # worst N adversarial examples per arm, as files of the task's format
     }

@@ -76,7 +76,13 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   )
   config.synthesis = ml_collections.ConfigDict(_synthesis())
   config.evaluate = ml_collections.ConfigDict(
-    {'batch_size': 32, 'levels': PGD_LEVELS, 'attacks': _attacks(), 'save_examples': 2}
+    {
+      'batch_size': 32,
+      'levels': PGD_LEVELS,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
+      'attacks': _attacks(),
+      'save_examples': 2,
+    }
   )
   config.report = ml_collections.ConfigDict({'pictures': 4, 'picture_eps': EPS})
   if preset == 'smoke':

@@ -125,6 +125,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 16,
       'levels': LEVELS,
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': {
         'pgd': {**pgd, 'objective': 'loss', 'score_last': False},
         'one_step': {'name': 'fgsm', 'objective': 'loss', 'score_last': False},

@@ -89,6 +89,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'batch_size': 4096,
       'levels': (0.1, 0.3),  # distance in the plane
+      'budget': '',  # quick, standard, thorough: attacks of an ensemble too, see docs/attacks.md
       'attacks': {
         'pgd': {'name': 'pgd', **pgd, 'num_steps': 10, 'relative_step': 0.25},
         'one_step': {

@@ -310,18 +310,18 @@ def _with_placeholder(name, defense, field):
 
 
 def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """The probes of config.evaluate: its attacks, those of `attacks.ensemble` for its budget (norm,
-  bounds of the first one), then its corruptions.
+  """The probes of config.evaluate: its attacks, what its budget adds to them (see
+  `attacks.ensemble.added_to`), then its corruptions.
 
   An attack is plain data with 'objective' and optionally 'levels', 'source', the arm that is
   attacked (all other arms are evaluated on its images), and 'space', a transform of
   `attacks.physical`. A corruption has the severities of its entry and the first attack's bounds.
   """
   probes = {}
-  chosen = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
-  if budget := config.evaluate.get('budget', ''):
-    threat = {k: v for k, v in next(iter(chosen.values())).items() if k in ('norm', 'bounds')}
-    chosen |= ensemble.settings_of(tuple(task.objectives), budget, **threat)
+  own = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
+  budget, arms = config.evaluate.get('budget', ''), tuple(config.get('arms', ()))
+  several = arms[0] if len(arms) > 1 else ''
+  chosen = ensemble.added_to(own, tuple(task.objectives), budget, source=several)
   for name, fields in chosen.items():
     objective = fields.pop('objective')
     errors.lookup(task.objectives, objective, kind='objective')

@@ -18,8 +18,6 @@ from robustmed.process import files, parallel
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
 ABSENT = '(absent)'
-# Fields that a workdir of an earlier version lacks, with the value that changes nothing.
-ADDED = (f'config.data.folds: {ABSENT} there, 0 here',)
 KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks are those of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -27,7 +25,9 @@ PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """Ties `folder` to a configuration; a folder of another one is a `UserError` and stays as it is.
 
-  Configurations that differ in `EDITABLE` or `ADDED` alone count as the same; the newest is stored.
+  Configurations that differ in `EDITABLE` alone count as the same, and so do fields that the stored
+  one lacks and that are empty ('', 0, (), ...) here, as a workdir of an earlier version has them;
+  the newest is stored.
   Returns True if the folder had no configuration before.
   """
   plain = json.loads(json.dumps(config))
@@ -44,10 +44,10 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
     raise errors.UserError(f'the workdir {folder} is not writable; choose another --workdir')
   new, moved = not path.exists(), False
   if not new:
-    found = differences(files.read_json(path), plain)
+    old = files.read_json(path)
+    moved = bool(differences(old, plain))
+    found = differences(old, _without_added(old, plain))
     changed = [line for line in found if line.partition(':')[0] not in EDITABLE]
-    changed = [line for line in changed if line not in ADDED]
-    moved = bool(found)
     if changed:
       raise errors.UserError(
         f'{folder} holds a run of another configuration: {"; ".join(changed[:6])}'
@@ -89,6 +89,21 @@ def release(folder: files.Path) -> None:
     (folder / name).unlink(missing_ok=True)
   with contextlib.suppress(OSError, ValueError):
     folder.rmdir()
+
+
+def _without_added(old: Any, new: Any) -> Any:
+  """`new` without the fields that `old` lacks and that are empty, so that they change nothing."""
+  if not (isinstance(old, dict) and isinstance(new, dict)):
+    return new
+  return {
+    name: _without_added(old.get(name), value)
+    for name, value in new.items()
+    if name in old or not _is_empty(value)
+  }
+
+
+def _is_empty(value: Any) -> bool:
+  return all(map(_is_empty, value.values())) if isinstance(value, dict) else not value
 
 
 def differences(old: Any, new: Any, path: str = '') -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from robustmed import attacks, errors
 from robustmed.attacks import ensemble, objectives
-from robustmed.tasks import dense_objectives, segmentation
+from robustmed.tasks import dense_objectives, segmentation, shape
 
 COUNT, SIDE, CLASSES = 12, 6, 3
 
@@ -196,6 +196,45 @@ def test_a_larger_budget_contains_the_smaller_one():
       fields = {k: v for k, v in settings.items() if k != 'objective'}
       assert attacks.make(**fields).select == 'monitor'
       assert settings['objective'] in known
+
+
+def test_a_budget_adds_to_the_attacks_of_an_experiment():
+  pgd = {'name': 'pgd', 'norm': 'l2', 'num_steps': 9, 'objective': 'ce', 'score_last': False}
+  own = {
+    'one_step': {'name': 'fgsm', 'norm': 'l2', 'objective': 'ce'},
+    'pgd': pgd,
+    'chosen': {**pgd, 'select': 'best', 'score_last': True},
+    'dice': {'name': 'ifgsm', 'num_steps': 4, 'objective': 'dice'},
+    'moved': {**pgd, 'space': {'name': 'deformation'}},
+    'down': {'name': 'tifgsm', 'num_steps': 4, 'objective': 'dice'},
+  }
+  before = {name: dict(fields) for name, fields in own.items()}
+  assert ensemble.added_to(own, ('ce', 'dice'), '') == own
+  quick = ensemble.added_to(own, ('ce', 'dice'), 'quick', source='std')
+  # the best iterate of pgd is there as 'chosen'
+  assert list(quick) == [*own, 'dice_best', 'apgd_ce_10', 'apgd_dice_10']
+  assert quick['dice_best']['select'] == 'best'
+  assert quick['apgd_ce_10']['norm'] == 'l2'
+  standard = ensemble.added_to(own, ('ce', 'dice'), 'standard', source='std')
+  assert standard['transfer'] == {**pgd, 'source': 'std'}
+  assert 'transfer' not in ensemble.added_to(own, ('ce', 'dice'), 'standard')
+  assert own == before
+
+
+@pytest.mark.parametrize(
+  'names, first',
+  [
+    (segmentation.OBJECTIVES, ('ce', 'dice', 'masked_ce')),
+    (('loss', 'ce', 'margin'), ('ce', 'margin', 'loss')),
+    (('loss', 'bce', 'heat', 'offset', 'radial', 'shift'), ('bce', 'loss', 'heat')),
+    (('loss', 'box', 'obj', 'cls', 'plant'), ('loss', 'obj', 'cls')),
+    (shape.OBJECTIVES, ('seg', 'train_reg', 'reg')),
+    (('bce',), ('bce',)),
+  ],
+)
+def test_every_kind_of_network_has_members(names, first):
+  found = [one['objective'] for one in ensemble.settings_of(tuple(names), 'quick').values()]
+  assert tuple(found) == first
 
 
 def test_mistakes_are_named(case):

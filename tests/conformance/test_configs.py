@@ -43,6 +43,7 @@ def test_presets_are_plain_data_and_build(path):
     build = papers.find(config.experiment)
     if hasattr(build, 'build'):
       exp = build.build(config)
+      assert config.evaluate.budget == '', 'a budget of attacks is for the user to add'
       order, _ = experiment.training_order(exp.arms)
       assert set(order) == set(exp.arms) and exp.grid.main in exp.grid.probes
       plan = description.describe(exp, config, light=True)

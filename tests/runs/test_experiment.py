@@ -82,7 +82,9 @@ def test_a_budget_adds_the_members_of_an_ensemble():
   config.evaluate.attacks.pgd.bounds = (0.0, 1.0)
   task = toys.task()._replace(objectives={'bce': lambda o, b: 0, 'ce': lambda o, b: 1})
   probes = experiment.make_probes(task, config)
-  assert list(probes) == ['pgd', 'apgd_ce_10']
+  assert list(probes) == ['pgd', 'pgd_best', 'apgd_ce_10', 'apgd_bce_10']
+  best = probes['pgd_best']
+  assert (best.attack.select, best.attack.num_steps, best.levels) == ('best', 2, (0.3, 0.5))
   member = probes['apgd_ce_10']
   assert member.attack.threat.bounds == (0.0, 1.0)
   assert member.attack.select == 'monitor'
@@ -139,10 +141,31 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path):
   with pytest.raises(errors.UserError, match=r'another configuration: a\.b: 1 there, 2 here; use'):
     workdir.claim(tmp_path / 'w', {'a': {'b': 2, 'c': (1, 2)}})
   with pytest.raises(errors.UserError, match=r'a\.d: \(absent\) there'):
-    workdir.claim(tmp_path / 'w', {'a': {'b': 1, 'c': (1, 2), 'd': 0}})
+    workdir.claim(tmp_path / 'w', {'a': {'b': 1, 'c': (1, 2), 'd': 3}})
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='cannot make the workdir'):
     workdir.claim(tmp_path / 'file' / 'w', config)
+
+
+def test_a_new_field_that_is_empty_changes_nothing(tmp_path):
+  old = {'config': {'evaluate': {'levels': (0.1,)}, 'data': {'source': 'x'}}}
+  workdir.claim(tmp_path, old)
+  new = {'config': {'evaluate': {'levels': (0.1,), 'budget': ''}, 'data': {'source': 'x'}}}
+  new['config']['data'] |= {'folds': 0, 'more': {'sigma': 0.0, 'radii': ()}}
+  assert not workdir.claim(tmp_path, new)
+  assert json.loads((tmp_path / 'config.json').read_text()) == json.loads(json.dumps(new))
+  # what is stored by now is as good as any other field
+  new['config']['evaluate']['budget'] = 'quick'
+  with pytest.raises(errors.UserError, match=r"evaluate\.budget: '' there, 'quick' here"):
+    workdir.claim(tmp_path, new)
+  empty = {'config': {'evaluate': {'levels': ()}, 'data': {'source': 'x'}}}
+  with pytest.raises(errors.UserError, match=r'levels: \[0\.1\] there, \[\] here'):
+    workdir.claim(tmp_path, empty)
+  new['config']['data']['more']['sigma'] = 0.5
+  (tmp_path / 'older').mkdir()
+  workdir.claim(tmp_path / 'older' / 'w', old)
+  with pytest.raises(errors.UserError, match='data.more: '):
+    workdir.claim(tmp_path / 'older' / 'w', new)
 
 
 def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatch, tmp_path):
@@ -161,7 +184,8 @@ def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatc
   assert told['arms']['adv']['passes'] == 10_000 * 64 * (40 + 3)
   assert told['attacks']['pgd_seg']['levels'] == [0.01, 0.03, 0.05, 0.07, 0.1, 0.2]
   # clean, PGD-100, FGSM and noise, a forward pass; every image is scored
-  per_network = 100 * (1 + 6 * (100 + 1 + 1 + 3))
+  # at one level the best iterate of PGD and APGD-100, whose last point is scored too
+  per_network = 100 * (1 + 6 * (100 + 1 + 1 + 3) + 2 * (100 + 1 + 1))
   assert told['passes']['evaluate'] == 3 * per_network
   assert told['steps'] == 30_000 and told['device_bytes'] > 38_998_721 * 16
   assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ by a pass of its own.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,61 +210,3 @@ def _put(kept, places, x, value, number):
 def _passes(attack) -> int:
   """Gradients and forward passes of an attack on one example."""
   return int(attack.num_gradients + attack.num_forwards)
-
-
-# (attack, objective) in the order in which members run. A task takes those whose objective it has:
-# label maps, classes, landmarks by heat maps, boxes and contours.
-_ORDER = (
-  ('apgd', 'ce'),
-  ('apgd', 'dice'),
-  ('apgd', 'masked_ce'),
-  ('apgd', 'loss'),
-  ('apgd', 'radial'),
-  ('apgd', 'offset'),
-  ('apgd', 'obj'),
-  ('apgd', 'cls'),
-  ('apgd', 'train_reg'),
-  ('apgd', 'seg'),
-  ('apgd', 'reg'),
-  ('apgd', 'margin'),
-  ('apgd', 'balanced_ce'),
-  ('pgd', 'segpgd'),
-  ('pgd', 'cospgd'),
-)
-_FIRST = 3  # members of the quick budget
-
-
-class Budget(NamedTuple):
-  steps: int  # of gradient attacks
-  restarts: int
-  queries: int  # of Square; 0: without it
-  members: int | None  # None: all
-  contains: str | None  # the budget whose members run first
-
-
-BUDGETS = {
-  'quick': Budget(10, 1, 0, _FIRST, None),
-  'standard': Budget(40, 1, 200, None, 'quick'),
-  'thorough': Budget(100, 3, 2000, None, 'standard'),
-}
-
-
-def settings_of(names: Sequence[str], budget: str, **threat) -> dict[str, dict[str, Any]]:
-  """Returns {name: settings of an attack and its objective} for a task with these objectives.
-
-  A larger budget begins with the members of the smaller one, by name, so that it finds whatever
-  that one finds. threat: norm, bounds, ... of all.
-  """
-  chosen = errors.lookup(BUDGETS, budget, kind='budget of attacks')
-  found = settings_of(names, chosen.contains, **threat) if chosen.contains else {}
-  known = [(attack, name) for attack, name in _ORDER if name in names]
-  if not known:
-    raise errors.UserError(f'no attack of an ensemble has one of the objectives {", ".join(names)}')
-  steps = {'num_steps': chosen.steps, 'restarts': chosen.restarts}
-  for attack, name in known[: chosen.members]:
-    settings = {'name': attack, **steps, 'objective': name}
-    found[f'{attack}_{name}_{chosen.steps}'] = {**settings, 'select': 'monitor', **threat}
-  if chosen.queries:
-    settings = {'name': 'square', 'num_steps': chosen.queries, 'objective': known[0][1]}
-    found[f'square_{chosen.queries}'] = {**settings, 'select': 'monitor', **threat}
-  return found
