@@ -45,6 +45,7 @@ class Attack(Protocol):
   """
 
   minimise: bool  # the objective is decreased instead of increased
+  judged: bool  # the monitor, then [b] and larger where worse, chooses the iterate that is returned
   num_gradients: int  # input gradients per example
   num_forwards: int  # forward passes per example without a gradient
 

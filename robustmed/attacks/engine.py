@@ -131,6 +131,11 @@ class LoopAttack:
       raise errors.UserError('give step_size or relative_step (of eps), not both')
 
   @property
+  def judged(self):
+    """Whether the monitor chooses the iterate, so that there must be one."""
+    return self.select == 'monitor'
+
+  @property
   def num_gradients(self):
     """Input gradients per example."""
     return self.restarts * self.num_steps if self.solver.needs_gradient else 0
@@ -193,7 +198,7 @@ class LoopAttack:
 
   def _checked_monitor(self, monitor):
     what = f'the monitor of select={self.select!r}'
-    if self.select == 'monitor':
+    if self.judged:
       if monitor is None:
         raise errors.UserError("select='monitor' needs a monitor, image -> [b]")
       return lambda x: contracts.per_example(monitor(x), x.shape[0], what=what)
@@ -273,7 +278,7 @@ select='monitor' or 'last'"
 
   def _record(self, carry, point, index):
     best_x = carry.best_x
-    rank = point.monitored.astype(carry.value.dtype) if self.select == 'monitor' else point.value
+    rank = point.monitored.astype(carry.value.dtype) if self.judged else point.value
     better = rank > carry.best_rank
     if self._tracks:
       best_x = monitor_reductions.where_per_example(better, carry.x, best_x)
@@ -298,7 +303,7 @@ select='monitor' or 'last'"
   def _merge(self, kept, new):
     above = lambda value, other: (value > other) | jnp.isnan(other)
     better_point = above(new.best_rank, kept.best_rank)
-    better = better_point if self.select == 'monitor' else above(new.value, kept.value)
+    better = better_point if self.judged else above(new.value, kept.value)
     best_x = kept.best_x
     if best_x is not None:
       best_x = monitor_reductions.where_per_example(better_point, new.best_x, best_x)

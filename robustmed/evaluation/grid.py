@@ -164,7 +164,7 @@ def attack_program(task: types.Task, probe: Probe, judge: tuple[str, bool] | Non
   eps [b] and key are traced. judge: (metric, higher is better), by which select='monitor' selects.
   """
   objective = errors.lookup(task.objectives, probe.objective, kind='objective')
-  if (judged := getattr(probe.attack, 'select', '') == 'monitor') and judge is None:
+  if probe.attack.judged and judge is None:
     raise errors.UserError("an attack with select='monitor' needs a metric to choose by")
 
   def badness(outputs, batch):
@@ -183,7 +183,7 @@ def attack_program(task: types.Task, probe: Probe, judge: tuple[str, bool] | Non
       space=probe.space,
       eps=eps,
       key=keys,
-      monitor=monitor if judged else None,
+      monitor=monitor if probe.attack.judged else None,
     )
 
   return parallel.each_device(one_device, split=(1, 2), gathered=(True, True))
@@ -293,7 +293,7 @@ def collect(
 def _direction(probe: Probe | None) -> float:
   if probe is None:
     return 1.0
-  if probe.source or getattr(probe.attack, 'select', '') == 'monitor':
+  if probe.source or probe.attack.judged:
     return float('nan')
   return -1.0 if probe.attack.minimise else 1.0
 

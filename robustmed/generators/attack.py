@@ -35,7 +35,7 @@ class Synthesised:
   parts: str = 'DV'  # or 'D', 'V'
 
   num_gradients = 0
-  minimise = False
+  minimise = judged = False
   num_forwards = 1
 
   def __call__(self, objective, x, *, eps, key, monitor=None, start_radius=None):

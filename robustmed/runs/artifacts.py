@@ -1,6 +1,7 @@
 """Saves attacked examples: arrays for the report's pictures, worst cases as data files."""
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -140,18 +141,24 @@ def save_rows(found: experiment.Grid, rows: pd.DataFrame, *, folder: files.Path,
   keys = {*grid.KEYS, *trials.AXES}
   metrics = [name for name in subjects.columns if name not in keys and name[0] != '_']
   _save(folder / 'summary.csv', statistics.summary(subjects, metrics=metrics, seed=seed))
-  listed = checks.run(subjects, **found.checks)
+  listed = [*checks.run(subjects, **found.checks), *_save_worst(found, rows, subjects, folder, seed)]
   files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
+
+
+def _save_worst(found: experiment.Grid, rows, subjects, folder, seed) -> list[checks.Check]:
+  """Writes the worst of all attacks and returns its checks; nothing where no attack has a ball."""
   judge = {name: found.checks[name] for name in ('metric', 'higher_is_better')}
   names = _same_ball(found.probes, found.main)
   worst = statistics.worst_of_subjects(rows, found.subjects, attacks=names, **judge)
   if worst.empty:
-    return
+    return []
   shares = worst.groupby(['arm', 'eps'])['_member'].value_counts(normalize=True)
   _save(folder / 'worst_members.csv', shares.rename('share').reset_index())
   worst = worst.drop(columns=['_member', '_member_eps'])
   _save(folder / 'worst.parquet', worst)
   _save(folder / 'worst.csv', statistics.summary(worst, metrics=[judge['metric']], seed=seed))
+  pairs = _pairs(found.probes, names, judge['metric'])
+  return checks.of_worst(subjects, worst, attacks=names, pairs=pairs, **judge)
 
 
 def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
@@ -159,6 +166,21 @@ def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
   ball = lambda probe: (getattr(getattr(probe.attack, 'threat', None), 'norm', None), probe.space)
   wanted = ball(probes[main])
   return tuple(name for name, probe in probes.items() if wanted[0] and ball(probe) == wanted)
+
+
+def _pairs(probes: Mapping[str, grid.Probe], names, metric: str) -> list[tuple[str, str, str]]:
+  """Returns (member, plain attack, what both climb): a member hands over the best of its iterates,
+  by the objective or the metric, a plain attack the last one, after no more gradients."""
+  found = []
+  own = [name for name in names if not probes[name].source and not probes[name].attack.minimise]
+  for member, plain in itertools.permutations(own, 2):
+    first, second = probes[member], probes[plain]
+    chosen = getattr(first.attack, 'select', 'last'), getattr(second.attack, 'select', 'last')
+    steps = first.attack.num_gradients, second.attack.num_gradients
+    if first.objective == second.objective and chosen[0] != 'last' and chosen[1] == 'last':
+      if steps[0] >= steps[1] > 1:
+        found.append((member, plain, metric if first.attack.judged else '_value'))
+  return found
 
 
 def _save(path, frame: pd.DataFrame) -> None:

@@ -145,6 +145,9 @@ def _towards_brighter(objective, x, *, eps, key, monitor=None, start_radius=None
   return attacks.fgsm()(objective, x, eps=eps, key=key)
 
 
+_towards_brighter.judged = False
+
+
 def test_levels_that_are_no_levels(tmp_path):
   config = config_of(tmp_path)
   config.evaluate.levels = (0.1, -1)

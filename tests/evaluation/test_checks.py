@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robustmed import errors
-from robustmed.evaluation import checks, movement
+from robustmed.evaluation import checks, movement, statistics
 
 LEVELS = (0.03, 0.07, 0.2)
 NAMES = (
@@ -263,3 +263,62 @@ def test_rows_without_outputs_do_not_say_whether_they_move():
   for place in range(movement.SKETCHES):  # nothing to follow
     rows[[f'{movement.TARGET}{name}.{place}' for name in ('mask', 'contour')]] = 1.0
   assert run(rows)['outputs move with the image', 'std'].status == 'skipped'
+
+
+ATTACKS = ('fgsm', 'noise', 'pgd_seg')
+JUDGE = {'metric': 'dice', 'higher_is_better': True}
+
+
+def of_worst(rows, worst=None, pairs=(), **judge):
+  judge = JUDGE | judge
+  if worst is None:
+    worst = statistics.worst(rows, attacks=ATTACKS, **judge)
+  found = checks.of_worst(rows, worst, attacks=ATTACKS, pairs=pairs, **judge)
+  return {(check.name, check.arm): check for check in found}
+
+
+NEVER, REACHED = 'the worst is never weaker', 'members reach plain attacks'
+
+
+def test_the_worst_of_all_is_never_weaker_than_one():
+  rows = make_rows()
+  rows.loc[3, 'dice'] = np.nan
+  assert {of_worst(rows)[NEVER, arm].status for arm in ('std', 'adv')} == {'pass'}
+  rows['dice'] = 1 - rows['dice']
+  assert of_worst(rows, higher_is_better=False)[NEVER, 'std'].status == 'pass'
+
+
+def test_one_example_that_an_attack_harms_more_than_the_worst_is_named():
+  rows = make_rows()
+  worst = statistics.worst(rows, attacks=ATTACKS, **JUDGE)
+  rows.loc[where(rows, arm='adv', attack='fgsm', eps=0.07, index=5), 'dice'] = 0.125
+  found = of_worst(rows, worst)
+  assert found[NEVER, 'std'].status == 'pass'
+  assert found[NEVER, 'adv'].status == 'fail'
+  assert 'most under fgsm at 0.07: dice 0.125 against' in found[NEVER, 'adv'].detail
+
+
+@pytest.mark.parametrize('column', ['_value', 'dice'])
+def test_a_member_reaches_the_mean_of_a_plain_attack_less_a_hundredth(column):
+  rows = make_rows()
+  plain = where(rows, attack='pgd_seg')
+  assert of_worst(rows)[REACHED, 'std'].status == 'skipped'
+  pairs = [('apgd', 'pgd_seg', column)]
+  assert of_worst(rows, pairs=pairs)[REACHED, 'std'].status == 'skipped'
+  sign = 1 if column == '_value' else -1
+  for share, status in ((0.999, 'pass'), (0.97, 'fail')):
+    member = rows[plain].assign(attack='apgd')
+    scale = member[column] if column == '_value' else 0.9
+    member[column] -= sign * (1 - share) * scale
+    found = of_worst(pd.concat([rows, member]), pairs=pairs)[REACHED, 'adv']
+    assert found.status == status, found
+  assert 'apgd below pgd_seg at 0.2 by ' in found.detail
+
+
+def test_a_member_that_may_have_been_unlucky_is_a_warning():
+  rows = make_rows()
+  member = rows[where(rows, attack='pgd_seg')].assign(attack='apgd')
+  unlucky = member['index'] < 2  # one patient of twelve
+  member.loc[unlucky, '_value'] -= 0.4
+  found = of_worst(pd.concat([rows, member]), pairs=[('apgd', 'pgd_seg', '_value')])
+  assert found[REACHED, 'std'].status == 'warn'

@@ -139,7 +139,7 @@ def test_one_program_serves_all_arms_and_levels(tmp_path):
     traces.append(x.shape)
     return PGD(objective, x, **kwargs)
 
-  counted.minimise = PGD.minimise
+  counted.minimise, counted.judged = PGD.minimise, PGD.judged
   evaluator = _evaluator(task)
   evaluator.probes['pgd'] = grid.Probe(counted, 'bce', (0.01, 0.05, 0.1, 0.2))
   evaluator._attack['pgd'] = grid.attack_program(task, evaluator.probes['pgd'])

@@ -13,15 +13,14 @@ else a warning: a thresholded metric may change a little against its objective.
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import movement, statistics, trials
+from robustmed.evaluation.checks.check import Check
 
-STATUSES = ('pass', 'warn', 'fail', 'skipped')
 LEVEL = 0.99
 TRIFLE = 0.01  # share of the range over the levels that a failure exceeds
 ZERO_GRADIENT = 0.99  # share of zero entries from which a gradient is useless
@@ -29,15 +28,6 @@ ZERO_GRADIENT = 0.99  # share of zero entries from which a gradient is useless
 # the error of a constant that has not seen the image, below 0.25 three quarters (see `movement`).
 STILL, SLUGGISH = 0.1, 0.25
 DISTANCE_RTOL, DISTANCE_ATOL = 1e-4, 1e-6  # float32 rounding of x - centre
-
-
-class Check(NamedTuple):
-  """The result of one check of one arm."""
-
-  name: str
-  arm: str
-  status: str  # one of STATUSES
-  detail: str
 
 
 class _Grid(NamedTuple):
@@ -96,12 +86,6 @@ def run(
     ]
     found += [Check(name, arm, status, detail) for name, status, detail in arm_checks]
   return found
-
-
-def worst(checks: Sequence[Check]) -> str:
-  """The most severe status among the checks; 'skipped' without any."""
-  order = ('fail', 'warn', 'pass', 'skipped')
-  return min((check.status for check in checks), key=order.index, default='skipped')
 
 
 def _useless_gradients(rows: pd.DataFrame, *, arm: str, attack: str) -> float:

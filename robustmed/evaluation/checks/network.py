@@ -1,4 +1,4 @@
-"""Probes of a network before it is attacked: signs that an attack will be fooled by it."""
+"""Checks of a network before it is attacked: signs that an attack will be fooled by it."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed import errors
-from robustmed.evaluation.checks import Check
+from robustmed.evaluation.checks.check import Check
 from robustmed.types import Array, Batch, PyTree
 
 TINY = 1e-5  # of eps: a change of the image that must hardly change the output
@@ -16,7 +16,7 @@ HARDLY = 0.01  # of the deviation of outputs from image to image
 ZERO, MANY = 0.9, 0.5  # share of entries of a gradient that are 0: a failure, a warning
 
 
-def run(
+def of_network(
   predict: Callable[[Array], PyTree],
   objective: Callable[..., Array],
   badness: Callable[..., Array],
@@ -35,7 +35,7 @@ def run(
   """
   image = jnp.asarray(batch['image'])
   if len(image) < 2:
-    raise errors.UserError('probes need a batch of two images or more')
+    raise errors.UserError('checks of a network need a batch of two images or more')
   flat = jax.jit(lambda image: _flat(predict(image)))
   one, two = jax.random.split(key)
   noise = jax.random.uniform(one, image.shape, image.dtype, -1, 1)

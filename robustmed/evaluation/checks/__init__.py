@@ -1,0 +1,14 @@
+"""Checks of a robustness result: signs of a broken or a fooled attack.
+
+check    what a check says
+rows     of the rows of a run
+members  of the worst of all attacks, against each of them
+network  of a network, before it is attacked
+"""
+
+from robustmed.evaluation.checks.check import STATUSES, Check, worst
+from robustmed.evaluation.checks.members import of_worst
+from robustmed.evaluation.checks.network import of_network
+from robustmed.evaluation.checks.rows import run
+
+__all__ = ['STATUSES', 'Check', 'of_network', 'of_worst', 'run', 'worst']

@@ -1,0 +1,91 @@
+"""Checks of the worst of all attacks of a run, against each attack."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from robustmed.evaluation import statistics
+from robustmed.evaluation.checks.check import Check
+
+SHORT = 0.01  # share of a mean by which a member may stay below another attack
+_LEVEL = 0.99  # of intervals
+_ROUNDING = 1e-6
+
+
+def of_worst(
+  rows: pd.DataFrame,
+  worst: pd.DataFrame,
+  *,
+  attacks: Sequence[str],
+  pairs: Sequence[tuple[str, str, str]],
+  metric: str,
+  higher_is_better: bool,
+) -> list[Check]:
+  """Returns two checks for every arm: the worst is never weaker, members reach plain attacks.
+
+  rows: of the results, with the metric; worst: rows of `statistics.worst` over `attacks`. pairs:
+  (member, plain attack on the same objective with no more gradients, column): the member's mean of
+  the column, the objective or the metric, must reach that of the other less 1 % of it (of the clean
+  mean, for the metric).
+  """
+  sign = -1.0 if higher_is_better else 1.0
+  rows = statistics.prepare(rows, metrics=[metric])
+  found = []
+  for arm in worst['arm'].unique():
+    own, ours = rows[rows['arm'] == arm], worst[worst['arm'] == arm]
+    status, detail = _never_weaker(own, ours, attacks=attacks, metric=metric, sign=sign)
+    found.append(Check('the worst is never weaker', arm, status, detail))
+    reached = _reached(own, arm, pairs=pairs, metric=metric, sign=sign)
+    found.append(Check('members reach plain attacks', arm, *reached))
+  return found
+
+
+def _never_weaker(rows, worst, *, attacks, metric, sign):
+  """By example: no attack among its candidates harms more than the worst of them."""
+  keys = [name for name in ('seed', 'fold', 'index', 'eps') if name in rows.columns]
+  rows = rows[rows['attack'].isin(attacks) & np.isfinite(rows[metric].astype(float))]
+  level = worst['eps'].map(statistics.level)
+  both = rows.merge(worst.assign(eps=level), on=keys, suffixes=('', '_worst'))
+  if both.empty:
+    return 'skipped', 'no example under one of the attacks'
+  excess = sign * (both[metric] - both[f'{metric}_worst'])
+  weaker = ~(excess <= _ROUNDING)
+  names = ', '.join(name for name in attacks if name in set(rows['attack']))
+  if not weaker.any():
+    return 'pass', f'{metric} of all {len(both)} examples and levels, against {names}'
+  line = both.loc[excess.fillna(np.inf).where(weaker, -np.inf).idxmax()]
+  return 'fail', (
+    f'{int(weaker.sum())} of {len(both)} are harmed more by one attack than by the worst, most '
+    f'under {line["attack"]} at {line["eps"]:g}: {metric} {line[metric]:.6g} against '
+    f'{line[f"{metric}_worst"]:.6g}'
+  )
+
+
+def _reached(rows, arm, *, pairs, metric, sign):
+  """A member that stays below a plain attack with as many gradients searches badly."""
+  bad, known = [], []
+  clean = statistics.select(rows, arm=arm, attack=statistics.CLEAN, eps=0.0)
+  for member, plain, column in pairs:
+    if column not in rows.columns:
+      continue
+    climb = sign if column == metric else 1.0
+    cell = lambda name, eps, column=column, climb=climb: statistics.select(
+      rows, arm=arm, attack=name, eps=eps
+    ).assign(_climbed=lambda cell: climb * cell[column].astype(float))
+    levels = [set(rows.loc[rows['attack'] == name, 'eps']) for name in (member, plain)]
+    for eps in sorted(levels[0] & levels[1]):
+      other = cell(plain, eps)
+      gain = statistics.paired_difference(
+        cell(member, eps), other, metric='_climbed', level=_LEVEL
+      )
+      known.append(f'{member} / {plain}')
+      scale = abs(np.nanmean(clean[metric] if column == metric else other['_climbed']))
+      if gain.mean < -SHORT * scale:
+        sure = gain.high < 0 or not np.isfinite(gain.high)
+        bad.append((sure, f'{member} below {plain} at {eps:g} by {-gain.mean / scale:.1%}'))
+  if not known:
+    return 'skipped', 'no member shares its objective with a plain attack of no more gradients'
+  if bad:
+    return ('fail' if any(sure for sure, _ in bad) else 'warn'), ', '.join(text for _, text in bad)
+  return 'pass', f'{", ".join(dict.fromkeys(known))}: at least its mean less {SHORT:.0%}'
