@@ -92,7 +92,8 @@ class Task(NamedTuple):
   # another network), for distillation
   soften: Callable[..., tuple[PyTree, PyTree]] | None = None
   strata: Strata | None = None  # None: the losses of all examples can be compared
-  # `attacks.space.Space`, the units of eps in training where they are not those of the image
+  # `attacks.space.Space`: what attacks move and eps is measured in, in training and evaluation,
+  # where that is not the image
   space: Any = None
 
 

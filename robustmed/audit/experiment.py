@@ -32,7 +32,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       load=functools.lru_cache(maxsize=1)(lambda: setup.load(made, tasks)),
       groups=lambda: setup.groups(made),
     ),
-    grid=grid_of(probes, made, undefended=next(iter(tasks))),
+    grid=grid_of(probes, made, undefended=next(iter(tasks)), inspected=tuple(tasks)),
     report=lambda folder: page.write(folder, made, config, probes),
     claims=lambda: page.claims_of(made, config),
     artifacts=experiment.Artifacts(made.part.write_example(made, facts), made.part.pictures),
@@ -57,14 +57,16 @@ def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
 def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dict[str, grid.Probe]:
   """Returns the probes of config.evaluate: attacks in the units of the threat, artefacts and
   transforms in their own."""
-  units = dict.fromkeys(config.evaluate.corruptions, threat.ARTEFACT)
+  artefact = made.threat.space(threat.ARTEFACT)
   return {
-    name: probe._replace(space=probe.space or made.threat.space(units.get(name, threat.LEVEL)))
+    name: probe._replace(space=artefact) if name in config.evaluate.corruptions else probe
     for name, probe in experiment.make_probes(task, config).items()
   }
 
 
-def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
+def grid_of(
+  probes, made: setup.Setup, *, undefended: str, inspected: tuple[str, ...]
+) -> experiment.Grid:
   """Returns attacks, levels and checks, with one row of results per case."""
   return experiment.Grid(
     probes,
@@ -79,6 +81,7 @@ def grid_of(probes, made: setup.Setup, *, undefended: str) -> experiment.Grid:
     },
     subjects=functools.partial(made.part.subjects, made),
     host=made.part.host(made),
+    inspected=inspected,
   )
 
 

@@ -67,7 +67,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       groups=lambda: setup.groups(made),
       check=functools.partial(_check, made),
     ),
-    grid=audit.grid_of(probes, made, undefended=LOADED),
+    grid=audit.grid_of(probes, made, undefended=LOADED, inspected=(LOADED,)),
     report=lambda folder: _page(folder, made, split, config, probes, task),
     claims=lambda: _claims(config),
     artifacts=experiment.Artifacts(
@@ -121,7 +121,6 @@ def _task(made: setup.Setup, split: training.Split) -> types.Task:
     predict=predict,
     forward=lambda variables, image, key: (predict(variables, image), rest(variables)),
     image_shape=(*made.fields['patch'], made.study.channels),
-    space=made.threat.space(),
   )
 
 

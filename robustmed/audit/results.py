@@ -11,6 +11,7 @@ import pandas as pd
 
 from robustmed.audit import breaking, coverage, setup
 from robustmed.evaluation import grid, statistics, trials
+from robustmed.evaluation import probes as plain_probes
 from robustmed.networks import network
 from robustmed.process import files
 
@@ -24,7 +25,7 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
   rows = rows[rows['arm'].isin(made.audited)]
   checks = files.read_json(folder / 'results' / 'checks.json')
   limited = bounded(probes, config)
-  attacks = {name: config.evaluate.attacks[name].to_dict() for name in config.evaluate.attacks}
+  attacks = plain_probes.settings(next(iter(setup.tasks(made).values())), config)
   groups = int(rows['group'].nunique())
   listed = coverage.items(
     attacks=attacks,
@@ -50,7 +51,7 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
         'higher_is_better': made.part.HIGHER_IS_BETTER,
       },
       'attacks': {name: _attack(name, attacks, probes) for name in probes},
-      'results': _results(made, rows, config),
+      'results': _results(made, rows, attacks, config),
       'distances': made.distances and made.distances._asdict() | {'words': made.distances.words},
       'smallest_breaking_eps': {
         name: _breaking(folder, made, rows, name, limited, config) for name in made.audited
@@ -126,7 +127,7 @@ def bounded(probes, config) -> list[str]:
   return [name for name in probes if name not in config.evaluate.corruptions]
 
 
-def _results(made, rows, config) -> list[dict[str, Any]]:
+def _results(made, rows, attacks, config) -> list[dict[str, Any]]:
   part, columns = made.part, ['arm', 'attack', 'eps', 'metric', 'mean', 'low', 'high', 'n']
   table = statistics.summary(rows, metrics=part.metrics_of(rows.columns), seed=config.seed)
   whole = part.curves(rows, names=made.study.classes, seed=config.seed)
@@ -135,7 +136,7 @@ def _results(made, rows, config) -> list[dict[str, Any]]:
   found = []
   for line in table.itertuples(index=False):
     cell = known.get_group((line.arm, line.attack, line.eps))
-    words = made.threat.text(line.eps) if line.attack in config.evaluate.attacks else ''
+    words = made.threat.text(line.eps) if line.attack in attacks else ''
     words = 'untouched' if line.attack == grid.CLEAN else words
     found.append(
       {

@@ -211,7 +211,12 @@ def _audited(network, described, found, multiple) -> Audited:
 
 
 def tasks(setup: Setup) -> dict[str, types.Task]:
-  """Returns the task of every network, on stored images."""
+  """Returns the task of every network, on stored images, attacked in the units of the levels."""
+  space = setup.threat.space()
+  return {name: task._replace(space=space) for name, task in _tasks(setup).items()}
+
+
+def _tasks(setup: Setup) -> dict[str, types.Task]:
   found = setup.study
   if setup.part is not label_maps:
     units = setup.threat.units

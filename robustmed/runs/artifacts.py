@@ -129,19 +129,27 @@ def _arms_of(path: pathlib.Path) -> set[str]:
   return set(files.read_arrays(path)['arm'].tolist()) if path.exists() else set()
 
 
-def save_rows(found: experiment.Grid, rows: pd.DataFrame, *, folder: files.Path, seed: int) -> None:
+def save_rows(
+  found: experiment.Grid,
+  rows: pd.DataFrame,
+  *,
+  folder: files.Path,
+  seed: int,
+  more: Sequence[checks.Check] = (),
+) -> None:
   """Writes the rows of the results, their summary, the checks, and the worst of all attacks.
 
   rows: those of the grid. worst.parquet holds the worst image of each example, by the metric of the
   checks, over all attacks in the ball of the main one; worst.csv their summary, and
-  worst_members.csv which attack found them.
+  worst_members.csv which attack found them. more: other checks.
   """
   subjects = found.subjects(rows)
   _save(folder / 'rows.parquet', subjects)
   keys = {*grid.KEYS, *trials.AXES}
   metrics = [name for name in subjects.columns if name not in keys and name[0] != '_']
   _save(folder / 'summary.csv', statistics.summary(subjects, metrics=metrics, seed=seed))
-  listed = [*checks.run(subjects, **found.checks), *_save_worst(found, rows, subjects, folder, seed)]
+  worst = _save_worst(found, rows, subjects, folder, seed)
+  listed = [*checks.run(subjects, **found.checks), *worst, *more]
   files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
 
 
@@ -163,9 +171,13 @@ def _save_worst(found: experiment.Grid, rows, subjects, folder, seed) -> list[ch
 
 def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
   """Returns the attacks whose images at a level are images that `main` might return there."""
-  ball = lambda probe: (getattr(getattr(probe.attack, 'threat', None), 'norm', None), probe.space)
+
+  def ball(probe):  # an artefact has a threat of its own, without a ball
+    threat = getattr(probe.attack, 'threat', None)
+    return type(threat), getattr(threat, 'norm', None), probe.space
+
   wanted = ball(probes[main])
-  return tuple(name for name, probe in probes.items() if wanted[0] and ball(probe) == wanted)
+  return tuple(name for name, probe in probes.items() if wanted[1] and ball(probe) == wanted)
 
 
 def _pairs(probes: Mapping[str, grid.Probe], names, metric: str) -> list[tuple[str, str, str]]:
@@ -177,9 +189,9 @@ def _pairs(probes: Mapping[str, grid.Probe], names, metric: str) -> list[tuple[s
     first, second = probes[member], probes[plain]
     chosen = getattr(first.attack, 'select', 'last'), getattr(second.attack, 'select', 'last')
     steps = first.attack.num_gradients, second.attack.num_gradients
-    if first.objective == second.objective and chosen[0] != 'last' and chosen[1] == 'last':
-      if steps[0] >= steps[1] > 1:
-        found.append((member, plain, metric if first.attack.judged else '_value'))
+    best = chosen[0] != 'last' and chosen[1] == 'last'
+    if best and first.objective == second.objective and steps[0] >= steps[1] > 1:
+      found.append((member, plain, metric if first.attack.judged else '_value'))
   return found
 
 

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import ml_collections
 import pandas as pd
 
-from robustmed import attacks, defenses, errors, types
-from robustmed.attacks import ensemble, physical
-from robustmed.evaluation import grid, trials
-from robustmed.ops import corruptions
+from robustmed import defenses, errors, types
+from robustmed.evaluation import grid, probes, trials
 from robustmed.runs import preparation
 from robustmed.training import optimisers
 
 PyTree = Any
+make_attack, make_probes = probes.make_attack, probes.make
 
 
 class Network(NamedTuple):
@@ -97,6 +96,7 @@ class Grid(NamedTuple):
   # rows of the grid -> rows of the results, such as one per volume of slices
   subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
   host: grid.HostMetrics | None = None
+  inspected: tuple[str, ...] = ()  # arms whose networks are checked for what fools attacks
 
 
 class Artifacts(NamedTuple):
@@ -221,17 +221,12 @@ def make_defense(task: types.Task, options: Mapping[str, Any]) -> types.Defense:
   """A defense from plain data: {'name', its fields, 'attack': {'name', its fields}}."""
   fields = {name: value for name, value in options.items() if name != 'name'}
   if 'attack' in fields:
-    fields['attack'] = make_attack(fields['attack'])
+    fields['attack'] = probes.make_attack(fields['attack'])
   make = errors.lookup(defenses.DEFENSES, options.get('name'), kind='defense')
   known = inspect.signature(make).parameters
   for name in fields:
     errors.lookup(known, name, kind=f'field of defense {options["name"]!r}')
   return make(task, **fields)
-
-
-def make_attack(options: Mapping[str, Any]) -> types.Attack:
-  """An attack from plain data: {'name', its settings}."""
-  return attacks.make(options['name'], **{k: v for k, v in options.items() if k != 'name'})
 
 
 def make_arms(
@@ -307,44 +302,3 @@ def _with_placeholder(name, defense, field):
   if defense.get(field) is not None:
     raise errors.UserError(f'arm {name!r} has both {field} and {field}_from; leave one out')
   return {**defense, field: ()}
-
-
-def make_probes(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
-  """The probes of config.evaluate: its attacks, what its budget adds to them (see
-  `attacks.ensemble.added_to`), then its corruptions.
-
-  An attack is plain data with 'objective' and optionally 'levels', 'source', the arm that is
-  attacked (all other arms are evaluated on its images), and 'space', a transform of
-  `attacks.physical`. A corruption has the severities of its entry and the first attack's bounds.
-  """
-  probes = {}
-  own = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
-  budget, arms = config.evaluate.get('budget', ''), tuple(config.get('arms', ()))
-  several = arms[0] if len(arms) > 1 else ''
-  chosen = ensemble.added_to(own, tuple(task.objectives), budget, source=several)
-  for name, fields in chosen.items():
-    objective = fields.pop('objective')
-    errors.lookup(task.objectives, objective, kind='objective')
-    levels = fields.pop('levels', None)
-    levels = _levels(config.evaluate.levels if levels is None else levels)
-    space = physical.space_from(fields.pop('space', None), task)
-    if source := fields.pop('source', ''):
-      errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
-    probes[name] = grid.Probe(make_attack(fields), objective, levels, source, space)
-  for kind in config.evaluate.get('corruptions', ()):
-    levels = errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption').levels
-    first = next(iter(config.evaluate.attacks.values()))
-    attack = attacks.corruption(kind=kind, bounds=first.get('bounds'))
-    probes[kind] = grid.Probe(attack, first.objective, levels)
-  return probes
-
-
-def _levels(given) -> tuple[float, ...]:
-  """Attack levels as a sorted tuple without duplicates; all must be finite and above 0."""
-  try:
-    levels = tuple(sorted({float(eps) for eps in given}))
-  except (TypeError, ValueError):
-    raise errors.UserError(f'attack levels must be numbers, not {given!r}') from None
-  if not levels or not all(0 < eps < float('inf') for eps in levels):
-    raise errors.UserError(f'attack levels must be finite and above 0, not {given!r}')
-  return levels

@@ -12,6 +12,7 @@ import pandas as pd
 from robustmed import errors, report
 from robustmed.data import pipeline
 from robustmed.evaluation import grid
+from robustmed.evaluation.checks import inspection
 from robustmed.process import console, files, parallel
 from robustmed.runs import (
   artifacts,
@@ -226,6 +227,15 @@ class Run:
       stopper=stopper,
       source=self.networks.model,
     )
+    inspection.fill(
+      [model for model in models if model.arm in self.exp.grid.inspected],
+      task_of=self.exp.task_of,
+      probe=self.exp.grid.probes[self.exp.grid.main],
+      judge=self.exp.grid.checks,
+      batches=self._test_batches,
+      folder=parts,
+      stopper=stopper,
+    )
     _stop_if_asked(stopper)
     # The results include what earlier calls evaluated. The lock makes the last of several jobs that
     # end together write the cells of all of them.
@@ -236,7 +246,8 @@ class Run:
       rows = grid.gather(evaluator, everyone, folder=parts)
       if parallel.is_writer():
         folder = self.folder / 'results'
-        artifacts.save_rows(self.exp.grid, rows, folder=folder, seed=self.config.seed)
+        seen = inspection.read(everyone, folder=parts)
+        artifacts.save_rows(self.exp.grid, rows, folder=folder, seed=self.config.seed, more=seen)
     context = artifacts.Context(
       self.exp,
       self.config,

@@ -14,6 +14,7 @@ from robustmed.audit import breaking, coverage, label_maps, page, setup, threat
 from robustmed.audit import experiment as audit
 from robustmed.data.labelled import sampling
 from robustmed.evaluation import examples, grid, trials
+from robustmed.evaluation.checks import inspection
 from robustmed.process import console
 from robustmed.runs import artifacts, commandline, costs
 from support import audited, folders, monai_bundles, nnunet_folders, runs
@@ -257,6 +258,54 @@ def test_artefacts_are_of_the_range_of_the_image_whatever_the_units(units, tmp_p
   assert 0.03 < size < 0.06
   np.testing.assert_array_equal(changed[:, 0, 0], 0)  # no signal stays none
   np.testing.assert_allclose(made.threat.sizes(0)['artefact'][:, 0], [0, one.high[0] - one.low[0]])
+
+
+def test_attacks_of_a_budget_share_the_ball_of_the_main_one(tmp_path):
+  config = config_of(tmp_path)
+  config.evaluate.update({'budget': 'quick', 'corruptions': ('rician',)})
+  made = setup.make(config)
+  audit.choose(config, made)
+  task = next(iter(setup.tasks(made).values()))
+  made_of = audit.probes_of(task, config, made)
+  names = artifacts._same_ball(made_of, 'pgd')
+  assert set(made_of) - set(names) == {'rician'}
+  assert {'pgd', 'pgd_best', 'one_step', 'noise', 'apgd_ce_10'} <= set(names)
+
+
+def test_the_checks_of_a_network_are_those_of_its_attack(tmp_path):
+  config = config_of(tmp_path)
+  exp = audit.build(config)
+  source = exp.data.load()
+  model = grid.Model('net', trials.Trial(0), lambda: exp.task_of('net').init(None))
+  assert exp.grid.inspected == ('net',)
+  inspection.fill(
+    [model],
+    task_of=exp.task_of,
+    probe=exp.grid.probes['pgd'],
+    judge=exp.grid.checks,
+    batches=lambda: artifacts.evaluation_batches(source.test, source, config),
+    folder=tmp_path,
+    stopper=console.Stopper(),
+  )
+  found = {check.name: check for check in inspection.read([model], folder=tmp_path)}
+  assert set(found) == {
+    'same image, same output',
+    'examples alone',
+    'outputs have gradients',
+    'the objective has gradients',
+    'gradients predict changes',
+    'the metric counts every example',
+  }
+  assert {check.status for check in found.values()} == {'pass'}, found
+  batch = jax.tree.map(
+    jnp.asarray, next(iter(artifacts.evaluation_batches(source.test, source, config)))
+  )
+  whole = exp.task_of('net')
+  rounded = whole._replace(predict=lambda v, image: whole.predict(v, 20 * jnp.round(image / 20)))
+  told = inspection.of_model(
+    model, rounded, exp.grid.probes['pgd'], judge=exp.grid.checks, batch=batch
+  )
+  assert {check.name for check in told if check.status == 'fail'} >= {'outputs have gradients'}
 
 
 def test_coverage_says_what_was_not_done():

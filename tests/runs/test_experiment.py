@@ -164,7 +164,7 @@ def test_a_new_field_that_is_empty_changes_nothing(tmp_path):
   new['config']['data']['more']['sigma'] = 0.5
   (tmp_path / 'older').mkdir()
   workdir.claim(tmp_path / 'older' / 'w', old)
-  with pytest.raises(errors.UserError, match='data.more: '):
+  with pytest.raises(errors.UserError, match=r'data\.more: '):
     workdir.claim(tmp_path / 'older' / 'w', new)
 
 

@@ -3,7 +3,7 @@
 check    what a check says
 rows     of the rows of a run
 members  of the worst of all attacks, against each of them
-network  of a network, before it is attacked
+network  of a network, before it is attacked; `inspection` of those of a run
 """
 
 from robustmed.evaluation.checks.check import STATUSES, Check, worst

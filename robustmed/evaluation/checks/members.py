@@ -70,17 +70,15 @@ def _reached(rows, arm, *, pairs, metric, sign):
     if column not in rows.columns:
       continue
     climb = sign if column == metric else 1.0
-    cell = lambda name, eps, column=column, climb=climb: statistics.select(
-      rows, arm=arm, attack=name, eps=eps
-    ).assign(_climbed=lambda cell: climb * cell[column].astype(float))
+    climbed = rows.assign(_climbed=climb * rows[column].astype(float))
     levels = [set(rows.loc[rows['attack'] == name, 'eps']) for name in (member, plain)]
     for eps in sorted(levels[0] & levels[1]):
-      other = cell(plain, eps)
-      gain = statistics.paired_difference(
-        cell(member, eps), other, metric='_climbed', level=_LEVEL
+      first, second = (
+        statistics.select(climbed, arm=arm, attack=name, eps=eps) for name in (member, plain)
       )
+      gain = statistics.paired_difference(first, second, metric='_climbed', level=_LEVEL)
       known.append(f'{member} / {plain}')
-      scale = abs(np.nanmean(clean[metric] if column == metric else other['_climbed']))
+      scale = abs(np.nanmean(clean[metric] if column == metric else second['_climbed']))
       if gain.mean < -SHORT * scale:
         sure = gain.high < 0 or not np.isfinite(gain.high)
         bad.append((sure, f'{member} below {plain} at {eps:g} by {-gain.mean / scale:.1%}'))

@@ -25,13 +25,15 @@ def of_network(
   eps: float,
   key: Array,
   arm: str = 'network',
+  region: Array | None = None,
 ) -> list[Check]:
   """Returns what a network, the objective of its attack and its metric do on a batch of b >= 2.
 
   predict: image -> outputs of [b, ...]; objective and badness: (outputs, batch) -> [b], larger is
-  worse. eps: the Linf size of attacks. Found are outputs that are drawn anew, examples that depend
-  on each other, gradients (of outputs by the image, of the objective by outputs) that are 0 or do
-  not predict changes, and examples that the metric does not count.
+  worse. eps: the Linf size of attacks. region: bool like image, what attacks can move; None: all.
+  Found are outputs that are drawn anew, examples that depend on each other, gradients (of outputs
+  by the image, of the objective by outputs) that are 0 or do not predict changes, and examples that
+  the metric does not count.
   """
   image = jnp.asarray(batch['image'])
   if len(image) < 2:
@@ -43,14 +45,16 @@ def of_network(
   clean = _flat(outputs)
   spread = jnp.mean(jnp.abs(clean - jnp.median(clean, axis=0, keepdims=True))) + 1e-30
   weights = jax.random.rademacher(two, clean.shape[1:], clean.dtype)
-  projected = jax.jit(lambda image: flat(image) @ weights)
-  scored = lambda outputs: objective(outputs, batch)
+  projected = lambda image: flat(image) @ weights
+  slope = jax.jit(jax.grad(lambda image: jnp.sum(projected(image))))(image)
+  by_outputs = jax.jit(jax.grad(lambda outputs: jnp.sum(objective(outputs, batch))))(outputs)
+  inside = slope if region is None else slope[jnp.asarray(region)]
   found = [
     ('same image, same output', *_repeatable(flat, image, clean, spread, TINY * eps * noise)),
     ('examples alone', *_alone(flat, image, clean, spread)),
-    ('outputs have gradients', *_gradients(projected, image)),
-    ('the objective has gradients', *_gradients(scored, outputs)),
-    ('gradients predict changes', *_predicted(projected, image, eps, noise)),
+    ('outputs have gradients', *_gradients(inside)),
+    ('the objective has gradients', *_gradients(by_outputs)),
+    ('gradients predict changes', *_predicted(projected, slope, image, eps, noise)),
     ('the metric counts every example', *_counted(outputs, badness, batch)),
   ]
   return [Check(name, arm, status, detail) for name, status, detail in found]
@@ -79,8 +83,8 @@ def _alone(flat, image, clean, spread):
   return ('fail' if share > 1e-3 else 'pass'), detail
 
 
-def _gradients(function, x):
-  grad = np.asarray(_flat(jax.jit(jax.grad(lambda x: jnp.sum(function(x))))(x)))
+def _gradients(found):
+  grad = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
   if not np.isfinite(grad).all():
     return 'fail', f'{np.mean(~np.isfinite(grad)):.1%} of the gradient is not finite'
   share = float(np.mean(grad == 0))
@@ -88,12 +92,12 @@ def _gradients(function, x):
   return status, f'{share:.1%} of the gradient is exactly 0'
 
 
-def _predicted(function, image, eps, noise):
+def _predicted(function, gradient, image, eps, noise):
   """Rounding and noise inside a network leave gradients that say nothing of its changes."""
   step = NEAR * eps * jnp.sign(noise)
   axes = tuple(range(1, image.ndim))
   # By steps in both directions and a larger one, which a rounded image shows.
-  slope = jnp.sum(jax.jit(jax.grad(lambda x: jnp.sum(function(x))))(image) * step, axis=axes)
+  slope = jnp.sum(gradient * step, axis=axes)
   moved = (function(image + step) - function(image - step)) / 2
   rest = float(jnp.sum((moved - slope) ** 2) / (jnp.sum(moved**2) + 1e-30))
   far = function(image + step / NEAR) - function(image - step / NEAR)

@@ -1,0 +1,64 @@
+"""The attacks of a grid from plain data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from robustmed import attacks, errors, types
+from robustmed.attacks import ensemble, physical
+from robustmed.evaluation import grid
+from robustmed.ops import corruptions
+
+
+def settings(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+  """Returns the attacks of config.evaluate and what its budget adds to them, as plain data.
+
+  See `attacks.ensemble.added_to`. The budget's transfer is from the first of several arms.
+  """
+  own = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
+  budget, arms = config.evaluate.get('budget', ''), tuple(config.get('arms', ()))
+  source = arms[0] if len(arms) > 1 else ''
+  return ensemble.added_to(own, tuple(task.objectives), budget, source=source)
+
+
+def make(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
+  """Returns the probes of config.evaluate: its attacks, those of its budget, its corruptions.
+
+  An attack is plain data with 'objective' and optionally 'levels', 'source', the arm that is
+  attacked (all other arms are evaluated on its images), and 'space', a transform of
+  `attacks.physical` in place of the task's space. A corruption has the severities of its entry and
+  the first attack's bounds.
+  """
+  probes = {}
+  for name, fields in settings(task, config).items():
+    objective = fields.pop('objective')
+    errors.lookup(task.objectives, objective, kind='objective')
+    levels = fields.pop('levels', None)
+    levels = _levels(config.evaluate.levels if levels is None else levels)
+    space = physical.space_from(fields.pop('space', None), task) or task.space
+    if source := fields.pop('source', ''):
+      errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
+    probes[name] = grid.Probe(make_attack(fields), objective, levels, source, space)
+  for kind in config.evaluate.get('corruptions', ()):
+    levels = errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption').levels
+    first = next(iter(config.evaluate.attacks.values()))
+    attack = attacks.corruption(kind=kind, bounds=first.get('bounds'))
+    probes[kind] = grid.Probe(attack, first.objective, levels, space=task.space)
+  return probes
+
+
+def make_attack(options: Mapping[str, Any]) -> types.Attack:
+  """Returns an attack from plain data: {'name', its settings}."""
+  return attacks.make(options['name'], **{k: v for k, v in options.items() if k != 'name'})
+
+
+def _levels(given) -> tuple[float, ...]:
+  """Returns attack levels as a sorted tuple without duplicates; all must be finite and above 0."""
+  try:
+    levels = tuple(sorted({float(eps) for eps in given}))
+  except (TypeError, ValueError):
+    raise errors.UserError(f'attack levels must be numbers, not {given!r}') from None
+  if not levels or not all(0 < eps < float('inf') for eps in levels):
+    raise errors.UserError(f'attack levels must be finite and above 0, not {given!r}')
+  return levels
