@@ -96,6 +96,9 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
         'noise': {'name': 'noise', 'norm': 'linf', 'objective': 'loss'},
       },
       'corruptions': ('rician', 'bias_field', 'motion'),
+      # the network smoothed by Gaussian noise, certified and attacked at the same radii in L2:
+      # sigma of the noise (units of the levels; 0: not), draws (0: 800), images (0: 8)
+      'smoothing': {'sigma': 0.0, 'draws': 0, 'images': 0},
       'halvings': 3,  # of the interval of levels in which a case breaks; 0: levels alone
       'save_examples': 3,  # worst N images of each network, as NIfTI in patient space
     }

@@ -2,11 +2,14 @@
 
 import functools
 
+import jax
 import ml_collections
 
+from robustmed import errors
 from robustmed.audit import breaking, page, results, setup, threat
 from robustmed.data.labelled import study
-from robustmed.evaluation import grid
+from robustmed.evaluation import grid, stored_tables
+from robustmed.evaluation.smoothing import beside
 from robustmed.process import console
 from robustmed.runs import costs, experiment
 
@@ -86,21 +89,69 @@ def grid_of(
 
 
 def studies_of(probes, config: ml_collections.ConfigDict, made: setup.Setup):
-  """Returns the search for the smallest breaking eps of each case."""
-  if not config.evaluate.halvings:
-    return ()
-  return (
-    breaking.study(
-      probes,
-      attacks=results.bounded(probes, config),
-      main=MAIN,
-      metric=made.part.BREAKING,
-      share=config.report.broken,
-      halvings=config.evaluate.halvings,
-      case_of=made.part.case_of,
-      size=lambda: costs.padded(setup.sizes(made)['test'], config.evaluate.batch_size),
-    ),
-  )
+  """Returns the search for the smallest breaking eps of each case and the certified bounds."""
+  found = []
+  if config.evaluate.halvings:
+    found.append(
+      breaking.study(
+        probes,
+        attacks=results.bounded(probes, config),
+        main=MAIN,
+        metric=made.part.BREAKING,
+        share=config.report.broken,
+        halvings=config.evaluate.halvings,
+        case_of=made.part.case_of,
+        size=lambda: costs.padded(setup.sizes(made)['test'], config.evaluate.batch_size),
+      )
+    )
+  if smoothing := beside.plan(config.evaluate.get('smoothing', {})):
+    if made.part.KIND == 'landmarks' or made.study.regions:
+      raise errors.UserError(
+        'evaluate.smoothing certifies one label of each pixel or image; there are '
+        f'{"regions" if made.study.regions else "landmarks"} here, leave it out'
+      )
+    found.append(_certified(probes[MAIN], smoothing, made, config))
+  return tuple(found)
+
+
+def _certified(probe: grid.Probe, smoothing: beside.Plan, made: setup.Setup, config):
+  """The study that certifies each smoothed network and attacks it at the same radii."""
+
+  def run(context, models, rows) -> None:
+    del rows
+    tables = [
+      stored_tables.Table(
+        beside.file_of(model.arm, model.trial),
+        functools.partial(table, context, model),
+        f'certified bounds of {model.arm}',
+        model.arm,
+      )
+      for model in models
+    ]
+    stored_tables.fill_missing(
+      'certified bounds', tables, folder=context.results, stopper=context.stopper
+    )
+
+  def table(context, model):
+    found = beside.table(
+      context.exp.task_of(model.arm),
+      model.load(),
+      map(grid.device_batch, context.batches(*model.trial.fold)),
+      objective=probe.objective,
+      space=probe.space,
+      made=smoothing,
+      classes=len(made.study.classes),
+      key=jax.random.key(config.seed),
+    )
+    return found.assign(arm=model.arm)
+
+  def cells(arm, trial, arms):
+    del arms
+    size = min(smoothing.images, setup.sizes(made)['test'])
+    count = costs.padded(size, config.evaluate.batch_size)
+    return {beside.file_of(arm, trial): beside.cost(smoothing, count)}
+
+  return experiment.Study('certified beside attacked', run, cells)
 
 
 def _arm(name, task, audited) -> experiment.Arm:

@@ -71,6 +71,7 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
         _broken_words(found),
         tables=[('Smallest breaking eps', _breaking(found))],
       ),
+      *_certified(found),
       *_sections_of_kind(found, made, rows, headline),
       spec.Section(
         'What was checked, and what was not',
@@ -167,6 +168,20 @@ def _broken_words(found) -> str:
       f'halved {one["halvings"]} times under pgd, each case at an eps of its own. '
     )
   return text + 'A stronger attack can only lower these numbers.'
+
+
+def _certified(found) -> tuple[spec.Section, ...]:
+  if not found['certified']:
+    return ()
+  text = (
+    'The network smoothed by Gaussian noise, which says what it says most often under noise. '
+    '`smoothed` is its score on untouched images, `certified` a bound below which no change within '
+    'the radius (L2 over all pixels, in the units of the levels) brings it, `attacked` what an '
+    'attack of the same smoothed network found. Pixels without a certified label count as wrong, '
+    '`abstained` is their share. It is not the network of the other tables.'
+  )
+  table = pd.DataFrame(found['certified'])
+  return (spec.Section('Certified beside attacked', text, tables=[('By radius', table)]),)
 
 
 def _sections_of_kind(found, made, rows, headline) -> tuple[spec.Section, ...]:

@@ -12,6 +12,7 @@ import pandas as pd
 from robustmed.audit import breaking, coverage, setup
 from robustmed.evaluation import grid, statistics, trials
 from robustmed.evaluation import probes as plain_probes
+from robustmed.evaluation.smoothing import beside
 from robustmed.networks import network
 from robustmed.process import files
 
@@ -56,6 +57,7 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
       'smallest_breaking_eps': {
         name: _breaking(folder, made, rows, name, limited, config) for name in made.audited
       },
+      'certified': _certified(folder, made),
       'cases': _cases(made, rows),
       'checks': checks,
       'coverage': [item._asdict() for item in listed],
@@ -215,6 +217,16 @@ def _cases(made, rows) -> list[dict[str, Any]]:
 def _names(made) -> dict[int, str]:
   """The name of the case of every index."""
   return {n: case.name for n, case in enumerate(made.study.folder.cases)}
+
+
+def _certified(folder, made) -> list[dict[str, Any]]:
+  """Of every network and radius the means of what was certified and attacked, if anything was."""
+  paths = [folder / 'results' / beside.file_of(name, trials.Trial(0)) for name in made.audited]
+  tables = [files.read_with(path, pd.read_csv) for path in paths if path.is_file()]
+  if not tables:
+    return []
+  found = beside.summary(pd.concat(tables, ignore_index=True))
+  return found.rename(columns={'arm': 'network'}).to_dict('records')
 
 
 def _provenance(folder, made, config) -> dict[str, Any]:

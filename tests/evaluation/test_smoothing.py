@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustmed import attacks, errors
-from robustmed.evaluation.smoothing import bounds, sampling
+from robustmed import attacks, errors, types
+from robustmed.evaluation.smoothing import beside, bounds, sampling
 
 SIGMA, ALPHA = 0.5, 0.05
 
@@ -198,3 +198,91 @@ def test_mistakes_are_named():
   with pytest.raises(errors.UserError, match='between 0 and the 5 draws'):
     bounds.radii(np.ones(3), 9 * np.ones(3), draws=5, sigma=1, alpha=0.1)
   assert bounds.least_draws(radius=0.5, sigma=0.5, alpha=0.05) == 18
+
+
+# Both bounds of one network -----------------------------------------------------------------------
+
+
+def _task(outputs):
+  blank = dict.fromkeys(('init', 'forward', 'losses', 'metrics'))
+  return types.Task(
+    **blank,
+    predict=outputs,
+    objectives={'loss': _loss},
+    image_shape=(4, 4, 1),
+  )
+
+
+def _loss(outputs, batch):
+  """Minus the margin of the true one of two labels, summed over pixels."""
+  (logits,) = outputs.values()
+  sign = 2.0 * jnp.maximum(next(iter(batch['target'].values())), 0) - 1
+  margin = sign * (logits[..., 1] - logits[..., 0])
+  return -jnp.sum(margin.reshape(len(margin), -1), axis=1)
+
+
+PLAN = beside.Plan(sigma=1.0, draws=320, images=5)
+
+
+def _table(task, target, image, **more):
+  batch = {
+    'image': jnp.asarray(image, jnp.float32),
+    'target': target,
+    'mask': np.arange(len(image)) < 6,
+    'index': np.arange(len(image)),
+    'group': np.arange(len(image)) // 2,
+  }
+  how = {'objective': 'loss', 'space': None, 'made': PLAN, 'classes': 2, 'key': jax.random.key(0)}
+  return beside.table(task, {}, [batch], **how, **more)
+
+
+def test_the_bounds_of_linear_classifiers_lie_beside_their_margins():
+  """A gradient finds the nearest image of the other class, so attacked says margin > radius."""
+  plane = np.zeros((4, 4, 1), np.float32)
+  plane[1, 2] = 1.0
+  margins = np.array([3.0, 1.2, 0.9, 0.4, -2.0, 5.0, 5.0])
+  image = margins.reshape(-1, 1, 1, 1) * plane
+
+  def outputs(variables, x):
+    found = jnp.sum(x * plane[None], axis=(1, 2, 3))
+    return {'logits': jnp.stack([-found, found], -1)}
+
+  found = _table(_task(outputs), {'label': jnp.ones(7, jnp.int32)}, image)
+  assert list(found['index']) == [*range(5)] * 3 and list(found['group'][:5]) == [0, 0, 1, 1, 2]
+  assert sorted(set(found['radius'])) == [0.25, 0.5, 1.0]
+  margin = margins[found['index']]
+  np.testing.assert_array_equal(found['smoothed'], margin > 0)
+  np.testing.assert_array_equal(found['attacked'], margin > found['radius'])
+  assert np.all(found['certified'] <= found['attacked'])
+  assert np.all(found['certified'][margin >= found['radius'] + 0.5] == 1)
+  np.testing.assert_array_equal(found['abstained'][margin > 0], 1 - found['certified'][margin > 0])
+
+
+def test_label_maps_count_pixels_that_are_not_certified_as_wrong():
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=(5, 4, 4, 1)) * 3
+  labels = (image[..., 0] > 0).astype(np.int32)
+  labels[:, :, 0] = -1  # does not count, whatever is there
+  outputs = lambda variables, x: {'head0': jnp.concatenate([-x, x], -1)}
+  found = _table(_task(outputs), {'labels': jnp.asarray(labels)}, image)
+  assert np.all(found['certified'] <= found['attacked'] + 1e-9)
+  assert np.all(found['attacked'] <= found['smoothed'])
+  assert np.all(found.groupby('index')['certified'].diff().dropna() <= 0)
+  assert found['certified'].max() > 0.5 and 0 < found['abstained'].max() < 0.9
+  assert np.all(found['certified'][found['abstained'] > 0] < 1)
+  summary = beside.summary(found.assign(arm='net'))
+  assert summary['below'].sum() == 0 and list(summary['images']) == [5, 5, 5]
+  np.testing.assert_allclose(
+    summary['certified'], found.groupby('radius')['certified'].mean(), rtol=1e-6
+  )
+
+
+def test_a_plan_is_off_by_default_and_mistakes_are_named():
+  assert beside.plan({}) is None and beside.plan({'sigma': 0.0, 'draws': 800}) is None
+  assert beside.plan({'sigma': 0.5, 'draws': 0, 'images': 0}) == beside.Plan(0.5)
+  with pytest.raises(errors.UserError, match='multiple of 80'):
+    beside.plan({'sigma': 0.5, 'draws': 100})
+  with pytest.raises(errors.UserError, match='above 0'):
+    beside.plan({'sigma': -0.5})
+  cost = beside.cost(beside.Plan(1.0, 800), 2)
+  assert (cost.gradients, cost.forwards) == (2 * 240, 2 * (80 + 5 * 800 + 24))

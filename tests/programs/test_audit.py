@@ -39,6 +39,8 @@ def test_one_command_audits_a_file(tmp_path):
   path = audited.brightness(tmp_path / 'net.onnx', centres=(0.4, 0.7, 1.2), last='Softmax')
   words = [*CONFIG, f'--config.network={path}', '--config.input.normalise=minmax']
   words += ['--config.evaluate.levels=(0.02,0.1)', '--workdir', tmp_path / 'w']
+  words += ['--config.evaluate.smoothing.sigma=0.02', '--config.evaluate.smoothing.images=2']
+  words += ['--config.evaluate.smoothing.draws=80']
   done = runs.main(*words)
   assert 'net.onnx: output.activation = softmax (the network)' in done.stderr
   assert 'eps = 0.1 of the image' in done.stderr
@@ -56,6 +58,11 @@ def test_one_command_audits_a_file(tmp_path):
   }
   assert means['pgd', 0.1] < means['pgd', 0.02] < means['none', 0] and means['none', 0] > 0.3
   assert means['pgd', 0.1] < means['noise', 0.1] - 0.05
+  for line in found['certified']:
+    assert line['images'] == 2 and line['certified'] <= line['attacked'] <= line['smoothed']
+  assert len(found['certified']) == 3 and found['certified'][0]['certified'] > 0.1
+  checks = {check['name']: check['status'] for check in found['checks']}
+  assert checks['gradients predict changes'] == checks['the worst is never weaker'] == 'pass'
   card = (report / 'card.md').read_text()
   assert found['networks']['net']['sha256'] in card and "| 0.1: 10 % of the image's" in card
   page = (report / 'report.md').read_text()

@@ -5,5 +5,6 @@ The judged network is the smoothed one: what the network says most often (labels
 `attacks.expected` is of that same network, so that certified and attacked values bound each other.
 
 sampling  counts and values under noise, streamed
+beside    the two bounds of a run's networks
 bounds    from these to labels, numbers and intervals that hold with probability 1 - alpha
 """
