@@ -130,10 +130,7 @@ class LoopAttack:
     if self.step_size is not None and self.relative_step is not None:
       raise errors.UserError('give step_size or relative_step (of eps), not both')
 
-  @property
-  def judged(self):
-    """Whether the monitor chooses the iterate, so that there must be one."""
-    return self.select == 'monitor'
+  judged = property(lambda self: self.select == 'monitor')  # see `types.Attack`
 
   @property
   def num_gradients(self):
@@ -197,11 +194,10 @@ class LoopAttack:
     return Ready(problem, evaluate, monitor, start_radius, wrong_eps, given.dtype)
 
   def _checked_monitor(self, monitor):
-    what = f'the monitor of select={self.select!r}'
     if self.judged:
       if monitor is None:
         raise errors.UserError("select='monitor' needs a monitor, image -> [b]")
-      return lambda x: contracts.per_example(monitor(x), x.shape[0], what=what)
+      return lambda x: contracts.per_example(monitor(x), len(x), what='the judging monitor')
     if monitor is None:
       return None
     return lambda x: contracts.batched(monitor(x), x.shape[0], what='the monitor')

@@ -227,7 +227,7 @@ def test_a_budget_adds_to_the_attacks_of_an_experiment():
     (segmentation.OBJECTIVES, ('ce', 'dice', 'masked_ce')),
     (('loss', 'ce', 'margin'), ('ce', 'margin', 'loss')),
     (('loss', 'bce', 'heat', 'offset', 'radial', 'shift'), ('bce', 'loss', 'heat')),
-    (('loss', 'box', 'obj', 'cls', 'plant'), ('loss', 'obj', 'cls')),
+    (('loss', 'box', 'obj', 'cls', 'plant', 'hide'), ('loss', 'obj', 'hide')),
     (shape.OBJECTIVES, ('seg', 'train_reg', 'reg')),
     (('bce',), ('bce',)),
   ],

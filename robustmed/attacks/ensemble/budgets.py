@@ -22,8 +22,9 @@ _ORDER = (
   ('apgd', 'radial'),
   ('apgd', 'shift'),
   ('apgd', 'offset'),
-  # boxes: hide, mistake, invent, move
+  # boxes: objectness, hide, mistake, invent, move
   ('apgd', 'obj'),
+  ('apgd', 'hide'),
   ('apgd', 'cls'),
   ('apgd', 'plant'),
   ('apgd', 'found'),
@@ -33,11 +34,14 @@ _ORDER = (
   ('apgd', 'seg'),
   ('apgd', 'train_reg'),
   ('apgd', 'reg'),
-  ('apgd', 'squared'),
   ('apgd', 'polygon_dice'),
   ('apgd', 'train_seg'),
   # more of label maps
   ('apgd', 'balanced_ce'),
+  ('apgd', 'erase'),
+  ('sea', 'masked_ce'),
+  ('sea', 'balanced_ce'),
+  ('sea', 'js'),
   ('pgd', 'segpgd'),
   ('pgd', 'cospgd'),
 )
