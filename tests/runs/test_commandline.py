@@ -128,6 +128,7 @@ def test_every_setting_of_an_attack_can_be_set():
 
 class _AnyTask(NamedTuple):
   objectives: dict
+  space: object = None
 
 
 @pytest.mark.parametrize('words', [('.name=square',), ('.name', 'square')])
