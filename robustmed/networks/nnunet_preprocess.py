@@ -162,7 +162,7 @@ def resample(data, shape, how: nnunet_plans.Resampling, *, spacings) -> np.ndarr
   if how.name == 'resample_torch_fornnunet':
     nearest = how.options.get('aniso_axis_mode', 'nearest-exact') != 'linear'
     for side in range(3):
-      data = _by_axis(data, side + 1, shape[side], nearest=nearest and side == axis)
+      data = by_axis(data, side + 1, shape[side], nearest=nearest and side == axis)
     return data
   order, wide = int(how.options['order']), data.astype(np.float64)
   resize = lambda part, to: skimage.transform.resize(
@@ -185,8 +185,8 @@ def resample(data, shape, how: nnunet_plans.Resampling, *, spacings) -> np.ndarr
   return made
 
 
-def _by_axis(data, axis, count, *, nearest):
-  """Linear or nearest interpolation at the middles of the new cells, as torch's interpolate."""
+def by_axis(data, axis, count, *, nearest):
+  """Returns linear or nearest values at the middles of the new cells, as torch interpolates."""
   n = data.shape[axis]
   if n == count:
     return data

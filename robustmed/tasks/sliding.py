@@ -111,7 +111,7 @@ def averaged(
   smaller than the patch are padded with 0. With `checkpoint` the backward pass recomputes each
   window, so it needs the memory of one window for any number of them.
   """
-  patch, rank = tuple(patch), image.ndim - 2
+  patch, rank, zero = tuple(patch), image.ndim - 2, jnp.int32(0)
   padding = margins(image.shape[1:-1], patch)
   inner = (slice(None), *(slice(lo, lo + n) for (lo, _), n in zip(padding, image.shape[1:-1])))
   image = jnp.pad(image, ((0, 0), *padding, (0, 0)))
@@ -132,7 +132,7 @@ def averaged(
 
   def window(image, corner, turned):
     shape = (len(image), *patch, image.shape[-1])
-    x = lax.dynamic_slice(image, (0, *corner, 0), shape)
+    x = lax.dynamic_slice(image, (zero, *corner, zero), shape)
     return flipped(network(flipped(x, turned)), turned) * weights[None, ..., None]
 
   one_window = jax.checkpoint(window) if checkpoint else window
@@ -140,7 +140,7 @@ def averaged(
   def add(total, place):
     corner, turned = place
     part = one_window(image, corner, turned)
-    where = (0, *corner, 0)
+    where = (zero, *corner, zero)
     old = lax.dynamic_slice(total, where, part.shape)
     return lax.dynamic_update_slice(total, old + part, where), None
 
