@@ -8,7 +8,9 @@ batch 1, 4 series of `size`^3; `small_grids` is a 3x3 convolution, 1024 to 1024 
 1x1, 2x2 and 4x4 grids at the bottom of every U-Net; `onnx` is PGD-10 Linf on a 2D U-Net, a 3D
 U-Net and a SegResNet that come from ONNX graphs, images of 256^2 and `size`^3; `scaling` runs
 attack and training of `spine` on 1, 2, 4 and 8 virtual devices and counts their collectives (batch:
-per device).
+per device). `ensemble` is three members of APGD-10 on `hippo`'s network, `sweep` the same at four
+levels, `volume` one step of PGD on a volume of 3 x 3 x 2 windows of `size`^3 (64 in the figures),
+these three with CPU seconds and the memory of the process.
 Preset `smoke`: the same at a size for tests.
 """
 
@@ -28,7 +30,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.steps = 0  # 0: the workload's own
   config.repeats = 3
   config.width = 1.0  # share of every network's channels
-  config.size = 48  # side of the cubes of brats3d and onnx
+  config.size = 48  # side of the cubes of brats3d and onnx, and of the windows of volume
   if preset == 'smoke':
     config.workloads = ('spine', 'small_grids')
     config.update({'batch': 2, 'steps': 2, 'repeats': 2, 'width': 1 / 32})

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors
-from robustmed.benchmark import onnx_networks, scaling
+from robustmed.benchmark import onnx_networks, scaling, searches
 from robustmed.models import brats_unet, disk_shape, nnunet
 from robustmed.ops import conv
 from robustmed.process import files, parallel
@@ -276,6 +276,9 @@ WORKLOADS = {
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
   'onnx': Workload(1, 10, measure_onnx, sized=True),
   'scaling': Workload(batch=1, steps=2, measure=scaling.measure),
+  'ensemble': Workload(batch=16, steps=10, measure=searches.measure_ensemble),
+  'sweep': Workload(batch=16, steps=10, measure=searches.measure_sweep),
+  'volume': Workload(1, 1, searches.measure_volume, sized=True),
 }
 
 
