@@ -1,9 +1,11 @@
 """Single examples under attack, for pictures and data files."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustmed.evaluation import grid
@@ -46,3 +48,27 @@ def attack(
     whole = (dict(batch), images, clean, attacked)
     for place in places:
       yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))
+
+
+@functools.lru_cache(maxsize=2)
+def judge(evaluator: grid.Evaluator, metric: str, higher: bool) -> Callable[..., Any]:
+  """Returns a compiled (variables, batch, image) -> (badness [b], gradient of the main objective).
+
+  batch['image'] is the clean image. Badness is the metric, negated where higher is better; the
+  objective where the task has no such metric of one example.
+  """
+  task = evaluator.task
+  objective = task.objectives[evaluator.main_objective]
+
+  def run(variables, batch, image):
+    def value(image):
+      seen = {**batch, 'clean': batch['image'], 'image': image}
+      outputs = task.predict(variables, image)
+      climbed, found = objective(outputs, seen), task.metrics(outputs, seen)
+      bad = climbed if metric not in found else (-found[metric] if higher else found[metric])
+      return jnp.sum(climbed), bad
+
+    gradient, bad = jax.grad(value, has_aux=True)(image)
+    return bad, gradient
+
+  return jax.jit(run)

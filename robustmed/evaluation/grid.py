@@ -106,7 +106,7 @@ class Evaluator:
   ):
     self.probes, self.host = dict(probes), host
     self.main_objective = probes[main].objective
-    self._key = key
+    self.task, self._key = task, key
     self._attack = {name: attack_program(task, probe, judge) for name, probe in probes.items()}
     names = sorted({probe.objective for probe in probes.values()})
     self._score = score_program(task, names, main=self.main_objective)

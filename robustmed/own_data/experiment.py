@@ -57,7 +57,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     report=lambda folder: report.spec_of(made, chosen, part, task),
     claims=lambda: report.claims_of(made, part),
     artifacts=experiment.Artifacts(
-      functools.partial(part.write_example, chosen, facts), part.pictures
+      functools.partial(part.write_example, chosen, facts),
+      part.pictures,
+      part.lattice_of(chosen, facts),
     ),
     described=(
       functools.partial(part.described, made, chosen) if hasattr(part, 'described') else dict

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from robustmed.attacks.stored import lattice
 from robustmed.evaluation import examples
 from robustmed.process import files
 
@@ -22,6 +23,12 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Returns nothing besides the images."""
   del found
   return {}
+
+
+def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
+  """Returns the images that a PNG of 8 bits holds."""
+  del example
+  return lattice.Lattice(0.0, 1 / 255, 0, 255)
 
 
 def write(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import data, errors, tasks, types
+from robustmed.attacks.stored import lattice
 from robustmed.data.decathlon import nnunet_augment
 from robustmed.data.labelled import augment, sampling, writing
 from robustmed.evaluation import examples, grid
@@ -183,6 +184,22 @@ def _nnunet(chosen, mirror, max_angle):
 def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Returns the outlines of stacked examples for the report; the index is that of the case."""
   return {**slice_examples.pictures(found), 'index': found.example['target']['case']}
+
+
+def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]]):
+  """Returns (example) -> the images that its file holds, None for floats and resampled images."""
+
+  def of(example):
+    target = example['target']
+    case, grid = facts[int(target['case'])], chosen.study.grids[int(target['case'])]
+    kind, (slope, intercept) = np.dtype(case['dtype']), case['rescale']
+    if kind.kind not in 'iu' or tuple(case['shape']) != tuple(grid.shape):
+      return None
+    shift, scale = np.asarray(target['units'], np.float64)
+    ends = np.iinfo(kind)
+    return lattice.Lattice((intercept - shift) / scale, slope / scale, ends.min, ends.max)
+
+  return of
 
 
 def write_example(

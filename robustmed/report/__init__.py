@@ -64,6 +64,7 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
     pages.Text(content.how_to_read(held, spec=spec)),
     *_results(build),
     *_worst(build),
+    *_stored(build),
     *_examples(build),
     *_claims(build),
     *_folds(build),
@@ -133,6 +134,28 @@ def _worst(build: _Build) -> list:
       'slice of a volume with the attack that is worst there.'
     ),
     pages.Table(f'{metric} {build.units}'.strip(), shown),
+  ]
+
+
+def _stored(build: _Build) -> list:
+  held = build.held
+  if held.stored is None:
+    return []
+  names = {arm.name: arm.shown for arm in build.arms}
+  shown = tables.stored(held.stored[held.stored['arm'].isin(names)])
+  if shown.empty:
+    return []
+  return [
+    pages.Heading(3, 'Images as their files hold them'),
+    pages.Text(
+      'The files in `results/worst` hold whole numbers. Each pixel of an attacked image went to '
+      'the number below or above it, within the ball, chosen by the metric of the image that is '
+      'read back.'
+    ),
+    pages.Table(
+      f'Worst images, {held.stored["metric"].iloc[0]} as attacked and as stored',
+      shown.assign(arm=shown['arm'].map(names)).map(_printed),
+    ),
   ]
 
 

@@ -28,6 +28,7 @@ class Inputs(NamedTuple):
   env: Mapping[str, Any]
   worst: pd.DataFrame | None  # summary of the worst of all attacks ...
   worst_members: pd.DataFrame | None  # ... and which attack found it
+  stored: pd.DataFrame | None = None  # attacked images as their files hold them, a line each
 
 
 def read(workdir: pathlib.Path) -> Inputs:
@@ -65,12 +66,18 @@ def read(workdir: pathlib.Path) -> Inputs:
     env=_json(workdir / 'env.json', default={}),
     worst=_optional(results / 'worst.csv', pd.read_csv),
     worst_members=_optional(results / 'worst_members.csv', pd.read_csv),
+    stored=_stored(results / 'stored'),
   )
 
 
 def no_rows(metrics: Sequence[str]) -> pd.DataFrame:
   """The rows of a run before it has any."""
   return pd.DataFrame({name: np.zeros(0) for name in (*statistics.KEYS, 'group', *metrics)})
+
+
+def _stored(folder: pathlib.Path) -> pd.DataFrame | None:
+  lines = [_json(path, default={}) for path in files.iter_files(folder)]
+  return pd.DataFrame(lines) if lines else None
 
 
 def _optional(path: pathlib.Path, reader):

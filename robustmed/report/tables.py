@@ -166,3 +166,25 @@ def worst(
       }
     )
   return pd.DataFrame(lines)
+
+
+def stored(lines: pd.DataFrame) -> pd.DataFrame:
+  """One line per arm, attack and level: means of the metric of images as attacked and as stored,
+  the largest distance after storing, and the images that are in the ball; nan and '-' where that
+  cannot be said."""
+  found = []
+  for (arm, attack, eps), here in lines.groupby(['arm', 'attack', 'eps'], sort=True):
+    inside = here['inside'].dropna()
+    found.append(
+      {
+        'arm': arm,
+        'attack': attack,
+        'level': eps,
+        'images': len(here),
+        'attacked': here['attacked'].mean(),
+        'stored': here['stored'].mean(),
+        'distance': pd.to_numeric(here['distance']).max(),
+        'in the ball': f'{int(inside.sum())} of {len(inside)}' if len(inside) else '-',
+      }
+    )
+  return pd.DataFrame(found)

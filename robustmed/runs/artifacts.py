@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
+from robustmed.attacks.stored import lattice
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, examples, grid, statistics, stored_tables, trials
 from robustmed.process import console, files, parallel
@@ -204,12 +205,15 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
   """Saves the worst evaluate.save_examples examples of every network at the largest level.
 
   They are data files that the task's own source reads, in results/worst/ARM.TRIAL.ATTACK.EPS/.
+  Where a file holds whole numbers, the image is the worst of them that `lattice.search` finds, and
+  results/stored/ has what that is worth beside what was attacked.
   """
   count, name = max(0, context.config.evaluate.save_examples), context.exp.grid.main
   if not count or context.exp.artifacts.write_example is None:
     return
   eps = max(context.exp.grid.probes[name].levels)
   metric, higher = context.exp.grid.checks['metric'], context.exp.grid.checks['higher_is_better']
+  of_file = context.exp.artifacts.lattice
   cell = rows[(rows.attack == name) & (rows.eps == eps)]
   for model in filter(context.meets_main, models):
     here = trials.select(cell[cell.arm == model.arm], model.trial)
@@ -217,5 +221,55 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     folder = context.results / 'worst' / f'{model.arm}.{model.trial}.{name}.{eps:g}'
     with files.building_folder(folder) as place:
       for found in context.attacked(model, eps=eps, wanted=worst['index']):
-        context.exp.artifacts.write_example(place, found.image, found.example)
+        image = found.image
+        made = of_file and of_file(found.example)
+        if made is not None:
+          stored = _stored(context, model, found, made, eps=eps)
+          image = stored.image
+        context.exp.artifacts.write_example(place, image, found.example)
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')
+
+
+def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *, eps: float):
+  """The worst image of the lattice; writes what it is worth to results/stored/."""
+  plan, index = context.exp.grid, int(found.example['index'])
+  probe, judged = plan.probes[plan.main], (plan.checks['metric'], plan.checks['higher_is_better'])
+  program = examples.judge(model.evaluator or context.evaluator, *judged)
+  keep = ('image', 'target', 'mask', 'index', 'group')
+  batch = {k: jax.tree.map(lambda leaf: np.asarray(leaf)[None], found.example[k]) for k in keep}
+  variables, sign = model.load(), -1 if probe.attack.minimise else 1
+  run = functools.lru_cache(maxsize=1)(
+    lambda raw: program(variables, batch, np.frombuffer(raw, np.float32).reshape(shape))
+  )
+  shape = batch['image'].shape
+  at = lambda image: run(np.ascontiguousarray(image, np.float32).tobytes())
+  score = lambda image: float(at(image)[0][0])
+  # in the units of a space the ball is not known here; towards the clean image is always inside
+  known = probe.space is None
+  stored = lattice.search(
+    score,
+    found.image,
+    found.example['image'],
+    lattice=made,
+    eps=eps if known else None,
+    norm=getattr(getattr(probe.attack, 'threat', None), 'norm', 'linf'),
+    slope=lambda image: sign * np.asarray(at(image)[1][0]),
+    seed=index,
+  )
+  back = -1.0 if judged[1] else 1.0  # badness to the metric
+  files.write_json(
+    context.results / 'stored' / f'{model.arm}.{model.trial}.{plan.main}.{eps:g}.{index}.json',
+    {
+      'arm': model.arm,
+      'attack': plan.main,
+      'eps': eps,
+      'index': index,
+      'metric': judged[0],
+      'attacked': back * score(found.image),
+      'stored': back * stored.value,
+      'distance': stored.distance if known else None,
+      'inside': stored.inside if known else None,
+      'chosen': stored.chosen,
+    },
+  )
+  return stored

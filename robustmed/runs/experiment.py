@@ -104,6 +104,7 @@ class Artifacts(NamedTuple):
 
   write_example: Callable[..., None] | None = None  # (folder, image, example): a data file
   pictures: Callable[..., Mapping[str, Any]] | None = None  # stacked Example -> {name: [n, ...]}
+  lattice: Callable[..., Any] | None = None  # (example) -> Lattice of its file; None: any float32
 
 
 class Study(NamedTuple):

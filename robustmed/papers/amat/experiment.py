@@ -47,7 +47,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     ),
     report=lambda folder: report.spec_of(config, part, task, folder),
     claims=lambda: report.make_claims(config, part, levels=probes['pgd'].levels),
-    artifacts=experiment.Artifacts(part.write_example, part.pictures),
+    artifacts=experiment.Artifacts(
+      part.write_example, part.pictures, getattr(part, 'lattice_of', None)
+    ),
     studies=part.studies(config, probes['pgd'].attack),
   )
 

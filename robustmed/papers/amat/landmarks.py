@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from robustmed import data, errors, tasks, types
+from robustmed.attacks.stored import lattice
 from robustmed.data.cephalograms import points as cephalograms
 from robustmed.evaluation import examples
 from robustmed.metrics import landmarks as metrics
@@ -64,12 +65,21 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   }
 
 
+def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
+  """Returns the images that a PNG of 8 bits holds."""
+  del example
+  return lattice.Lattice(-1.0, 1 / 127.5, 0, 255)
+
+
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """Writes NNNNNN.png, 8 bits, and NNNNNN.txt, the true landmarks x,y in the original frame."""
+  """Writes NNNNNN.png, 8 bits, and NNNNNN.txt, the true landmarks x,y in the original frame.
+
+  The three channels of the network differ where they were attacked, so that the PNG has them all.
+  """
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
-  grey = np.round((np.clip(image[..., 0], -1, 1) + 1) * 127.5).astype(np.uint8)
+  pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
   with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(grey).save(temporary)
+    Image.fromarray(pixels).save(temporary)
   target = example['target']
   points = target['landmarks'] * target['scale'] / cephalograms.MM_PER_PIXEL
   files.write_text(folder / f'{name}.txt', ''.join(f'{x:.1f},{y:.1f}\n' for x, y in points))

@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from robustmed import data, errors, tasks, types
+from robustmed.attacks.stored import lattice
 from robustmed.data.cells import bccd, mosaic
 from robustmed.evaluation import examples, statistics
 from robustmed.metrics.boxes import matching
@@ -73,6 +74,12 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
     shown[name] = np.where(mask[..., None], boxes, np.nan).astype(np.float32)
     shown[name.replace('boxes', 'classes')] = np.where(mask, classes, -1)
   return shown
+
+
+def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
+  """Returns the images that a PNG of 8 bits holds."""
+  del example
+  return lattice.Lattice(0.0, 1 / 255, 0, 255)
 
 
 def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:

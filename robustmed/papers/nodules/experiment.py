@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from robustmed import data, errors, models, tasks, types
+from robustmed.attacks.stored import lattice
 from robustmed.data import store
 from robustmed.data.chest import nodule_augment, nodule_patches, nodule_scans
 from robustmed.papers.nodules import arms as nodules_arms
@@ -57,7 +58,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     ),
     report=lambda folder: report.spec_of(config, task, arms, folder),
     claims=lambda: report.make_claims(config),
-    artifacts=experiment.Artifacts(functools.partial(write_example, config)),
+    artifacts=experiment.Artifacts(functools.partial(write_example, config), lattice=lattice_of),
     studies=(
       experiment.Study(
         'whole scans and stress tests',
@@ -150,6 +151,14 @@ def sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   fields = nodules_arms.source_config(config)
   graded = data.sizes({**fields, 'backgrounds': 0})
   return {**data.sizes(fields), 'test': graded.get('test', 0)}
+
+
+def lattice_of(example) -> lattice.Lattice:
+  """Returns the patches that a file of whole HU holds."""
+  del example
+  low, high = nodule_scans.WINDOW
+  ends = np.iinfo(np.int16)
+  return lattice.Lattice(-low / (high - low), 1 / (high - low), ends.min, ends.max)
 
 
 def write_example(config, folder: pathlib.Path, image, example) -> None:

@@ -155,8 +155,8 @@ def test_landmarks_are_drawn_and_written(tmp_path):
   assert pictures.landmarks(kept)[:4] == b'\x89PNG'
   one = jax.tree.map(lambda leaf: leaf[0], found.example)
   landmarks.write_example(tmp_path, found.image[0], one)
-  grey = np.asarray(Image.open(tmp_path / '000003.png'))
-  np.testing.assert_allclose(grey / 127.5 - 1, found.image[0, ..., 0], atol=0.005)
+  pixels = np.asarray(Image.open(tmp_path / '000003.png'))
+  np.testing.assert_allclose(pixels / 127.5 - 1, found.image[0], atol=0.005)
   lines = np.loadtxt(tmp_path / '000003.txt', delimiter=',')
   np.testing.assert_allclose(lines, one['target']['landmarks'] * 60, atol=0.06)
 
