@@ -11,6 +11,7 @@ import numpy as np
 from robustmed.evaluation import grid
 
 PyTree = Any
+_VALUE = '_value.'  # begins the columns of objectives
 
 
 class Example(NamedTuple):
@@ -50,12 +51,19 @@ def attack(
       yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))
 
 
+def judged(evaluator: grid.Evaluator, variables: PyTree, batch, metric: str, higher: bool):
+  """Returns (metric, higher is better), or the main objective where no example has the metric."""
+  task, seen = evaluator.task, {**batch, 'clean': batch['image']}
+  found = jax.eval_shape(lambda v: task.metrics(task.predict(v, batch['image']), seen), variables)
+  return (metric, higher) if metric in found else (_VALUE + evaluator.main_objective, False)
+
+
 @functools.lru_cache(maxsize=2)
 def judge(evaluator: grid.Evaluator, metric: str, higher: bool) -> Callable[..., Any]:
   """Returns a compiled (variables, batch, image) -> (badness [b], gradient of the main objective).
 
-  batch['image'] is the clean image. Badness is the metric, negated where higher is better; the
-  objective where the task has no such metric of one example.
+  batch['image'] is the clean image. Badness is the metric, negated where higher is better; where
+  the metric is not of one example ('_value.NAME', see `judged`), the objective itself.
   """
   task = evaluator.task
   objective = task.objectives[evaluator.main_objective]
@@ -64,8 +72,10 @@ def judge(evaluator: grid.Evaluator, metric: str, higher: bool) -> Callable[...,
     def value(image):
       seen = {**batch, 'clean': batch['image'], 'image': image}
       outputs = task.predict(variables, image)
-      climbed, found = objective(outputs, seen), task.metrics(outputs, seen)
-      bad = climbed if metric not in found else (-found[metric] if higher else found[metric])
+      climbed = objective(outputs, seen)
+      bad = climbed
+      if not metric.startswith(_VALUE):
+        bad = task.metrics(outputs, seen)[metric] * (-1 if higher else 1)
       return jnp.sum(climbed), bad
 
     gradient, bad = jax.grad(value, has_aux=True)(image)

@@ -233,11 +233,13 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
 def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *, eps: float):
   """The worst image of the lattice; writes what it is worth to results/stored/."""
   plan, index = context.exp.grid, int(found.example['index'])
-  probe, judged = plan.probes[plan.main], (plan.checks['metric'], plan.checks['higher_is_better'])
-  program = examples.judge(model.evaluator or context.evaluator, *judged)
+  probe, evaluator = plan.probes[plan.main], model.evaluator or context.evaluator
   keep = ('image', 'target', 'mask', 'index', 'group')
   batch = {k: jax.tree.map(lambda leaf: np.asarray(leaf)[None], found.example[k]) for k in keep}
   variables, sign = model.load(), -1 if probe.attack.minimise else 1
+  wanted = plan.checks['metric'], plan.checks['higher_is_better']
+  judged = examples.judged(evaluator, variables, batch, *wanted)
+  program = examples.judge(evaluator, *judged)
   run = functools.lru_cache(maxsize=1)(
     lambda raw: program(variables, batch, np.frombuffer(raw, np.float32).reshape(shape))
   )

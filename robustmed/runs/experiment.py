@@ -63,8 +63,7 @@ class Data(NamedTuple):
   load: Callable[[], Any]  # -> `data.Source`
   augment: Callable[[Any], Callable[..., Any] | None] = lambda source: None  # source -> on-device
   groups: Callable[[], int | None] = lambda: None  # of the test split, without loading it
-  # (all arms, those to be trained, workdir): a `UserError` for what a training would lack, before
-  # any data are prepared
+  # (all arms, those to be trained, workdir): a `UserError`, before data, for what training lacks
   check: Callable[[Collection[str], Collection[str], Any], None] = lambda *_: None
   folds: tuple['Data', ...] = ()  # of a run over all folds, see `over_folds`
   # settings under which more groups would be tested -> their number

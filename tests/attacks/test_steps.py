@@ -48,5 +48,8 @@ def test_a_state_belongs_to_its_attack(problems, tmp_path):
   for attack, eps in ((ATTACKS['apgd'], 0.3), (attacks.apgd(num_steps=7), EPS)):
     with pytest.raises(errors.UserError, match='state of another attack'):
       _run(attack, problems, path, eps=eps)
+  path.write_bytes(path.read_bytes()[:-200])
+  with pytest.raises(errors.UserError, match='is damaged'):
+    _run(ATTACKS['apgd'], problems, path)
   with pytest.raises(errors.UserError, match='restarts or stages'):
     _run(attacks.sea(num_steps=7), problems, path)

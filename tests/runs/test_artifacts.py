@@ -1,5 +1,6 @@
 """Files of pictures that grow with the arms that are asked for."""
 
+<<<<<<< HEAD
 import json
 
 import numpy as np
@@ -9,6 +10,23 @@ import pytest
 from robustmed import attacks
 from robustmed.evaluation import grid, trials
 from robustmed.runs import artifacts, experiment
+=======
+import types
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from robustmed import attacks
+from robustmed.attacks.stored import lattice
+from robustmed.data.files import pictures
+from robustmed.evaluation import grid, trials
+from robustmed.report import inputs, tables
+from robustmed.runs import artifacts, experiment
+from support import toys
+>>>>>>> bf27ab5 (Stored images are wired to saved examples and reports; documents)
 
 
 def _model(arm, seed=0):
@@ -45,6 +63,7 @@ def test_the_first_trial_stands_for_an_arm():
   assert artifacts.first_trial(models) == models[:2]
 
 
+<<<<<<< HEAD
 PGD = attacks.pgd(num_steps=5, relative_step=0.3)
 APGD = attacks.apgd(num_steps=5)
 
@@ -118,3 +137,54 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
     ('apgd', 'pgd', '_value'),
     ('judged', 'pgd', 'dice'),
   ]
+=======
+@pytest.mark.parametrize('in_space', [False, True])
+def test_what_is_stored_is_what_was_scored(tmp_path, in_space):
+  task, variables, batch = toys.task(), toys.variables(), toys.batch(6)
+  bytes_of = lattice.Lattice(0.0, 1 / 255, 0, 255)
+  clean = np.round(batch['image'] * 255)
+  batch = {**batch, 'image': bytes_of.image(clean)}
+  space = attacks.space.Space(lambda b: 255 * b['image'], lambda x, b: x / 255)
+  eps = 2.5 if in_space else 2.5 / 255
+  probe = grid.Probe(attacks.pgd(num_steps=3), 'bce', (eps,), space=space if in_space else None)
+  probes = {'pgd': probe}
+  evaluator = grid.Evaluator(task, probes, key=jax.random.key(0), main='pgd')
+
+  def write(folder, image, example):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8))
+    pixels.save(folder / f'{int(example["index"])}.png')
+
+  # no metric of one example has this name: it is judged by the objective
+  checks = {'metric': 'volume', 'higher_is_better': True}
+  exp = types.SimpleNamespace(
+    grid=experiment.Grid(probes, 'pgd', checks),
+    artifacts=experiment.Artifacts(write, lattice=lambda example: bytes_of),
+  )
+  config = types.SimpleNamespace(evaluate=types.SimpleNamespace(save_examples=2))
+  model = grid.Model('std', trials.Trial(0), lambda: variables, evaluator)
+  context = artifacts.Context(
+    exp, config, tmp_path, evaluator, lambda: iter([batch]), lambda: None, None
+  )
+  rows = pd.DataFrame(
+    {'arm': 'std', 'seed': 0, 'attack': 'pgd', 'eps': eps, 'index': range(6), 'volume': range(6)}
+  )
+  artifacts.save_worst(context, [model], rows)
+  (folder,) = (tmp_path / 'worst').iterdir()
+  lines = inputs._stored(tmp_path / 'stored')
+  assert sorted(lines['index']) == [0, 1]
+  for line in lines.itertuples():
+    whole = pictures.read(folder / f'{line.index}.png').astype(int)
+    assert np.abs(whole - clean[line.index][..., 0]).max() <= 2
+    image = bytes_of.image(whole)[None, ..., None]
+    one = {'target': {'label': batch['target']['label'][line.index : line.index + 1]}}
+    value = float(task.objectives['bce'](task.predict(variables, image), one)[0])
+    assert line.metric == '_value.bce'
+    np.testing.assert_allclose(line.stored, value, rtol=1e-5)
+    rounded = task.predict(variables, batch['image'][line.index][None])
+    assert value > float(task.objectives['bce'](rounded, one)[0])
+    assert line.inside is None if in_space else line.inside
+  table = tables.stored(lines)
+  assert table['images'].tolist() == [2]
+  assert table['in the ball'].tolist() == ['-' if in_space else '2 of 2']
+>>>>>>> bf27ab5 (Stored images are wired to saved examples and reports; documents)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
+import pathlib
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +15,6 @@ import numpy as np
 from robustmed import errors
 from robustmed.attacks import inputs
 from robustmed.attacks.engine import LoopAttack
-from robustmed.process import files
 from robustmed.types import Array, AttackResult, Monitor, Objective
 
 _STEP, _DIGEST = 'step', 'digest'
@@ -25,7 +27,7 @@ def run(
   *,
   eps: Array | float,
   key: Array,
-  path: files.Path,
+  path: pathlib.Path | str,
   monitor: Monitor | None = None,
   start_radius: Array | float | None = None,
   every: int = 1,
@@ -40,7 +42,8 @@ def run(
   """
   if attack.restarts != 1 or len(attack.stages) != 1:
     raise errors.UserError('an attack with restarts or stages cannot be stored between its steps')
-  x, told = jnp.asarray(x), {'start_radius': start_radius, 'monitor': monitor}
+  x, path = jnp.asarray(x), pathlib.Path(path)
+  told = {'start_radius': start_radius, 'monitor': monitor}
   inputs.check_at_least_0(np.atleast_1d(eps), what='eps')
   digest = _digest(attack, x, eps, key, start_radius)
   ready = lambda x: attack.prepare(objective, x, eps=eps, key=key, **told)
@@ -65,12 +68,22 @@ def run(
 
 def _store(path, state, done, digest):
   leaves = {f'leaf{n}': np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
-  with files.replacing(path) as temporary, temporary.open('wb') as file:
-    np.savez(file, **leaves, **{_STEP: np.int64(done), _DIGEST: np.array(digest)})
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with temporary.open('wb') as file:
+      np.savez(file, **leaves, **{_STEP: np.int64(done), _DIGEST: np.array(digest)})
+    os.replace(temporary, path)  # whole or not at all
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def _load(path, shapes, digest):
-  found = files.read_arrays(path)
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      found = dict(stored)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise errors.UserError(f'{path} is damaged ({error}); delete it to begin anew') from error
   if str(found.get(_DIGEST)) != digest:
     raise errors.UserError(
       f'{path} is the state of another attack, image, level or key; give another path or delete it'
