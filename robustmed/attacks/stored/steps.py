@@ -80,7 +80,7 @@ def _store(path, state, done, digest):
 
 def _load(path, shapes, digest):
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
       found = dict(stored)
   except (OSError, ValueError, zipfile.BadZipFile) as error:
     raise errors.UserError(f'{path} is damaged ({error}); delete it to begin anew') from error
