@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed import errors
+from robustmed.attacks import objectives
 from robustmed.attacks.space import Space
 from robustmed.ops import corruptions, warp
-from robustmed.types import Array, Task
+from robustmed.types import Array, Attack, AttackResult, Batch, PyTree, Task
 
 _INJECTIVE = {2: 0.48, 3: 0.40}  # Choi and Lee 2000: largest displacement in control spacings
 
@@ -224,6 +225,47 @@ def space_of(transform: Transform) -> Space:
   """Returns the space of an attack that searches the parameters of a transform."""
   zeros = lambda batch: jnp.zeros((len(batch['image']), *transform.shape), batch['image'].dtype)
   return Space(zeros, lambda z, batch: transform.apply(z, batch['image']))
+
+
+def search(
+  attack: Attack,
+  predict: Callable[[Array], PyTree],
+  objective: Callable[..., Array],
+  batch: Batch,
+  *,
+  transform: Transform,
+  eps: float,
+  key: Array,
+  follows: bool,
+  badness: Callable[..., Array] | None = None,
+) -> tuple[AttackResult, Batch]:
+  """Returns the result of an attack on the parameters, and the batch with what it makes of it.
+
+  The batch has the attacked image and, with `follows`, target['labels'] moved along: then the
+  network is to label the moved anatomy, else that of the untouched image. objective and badness,
+  the monitor: (outputs, batch) -> [b].
+  """
+
+  def moved(parameters):
+    seen = {**batch, 'image': transform.apply(parameters, batch['image'])}
+    if follows:
+      labels = follow(transform, parameters, batch['target']['labels'])
+      seen['target'] = {**batch['target'], 'labels': labels}
+    return seen
+
+  def of(value):
+    def climbed(parameters, **told):
+      seen = moved(parameters)
+      return value(predict(seen['image']), seen, **told)
+
+    if objectives.takes_progress(value):
+      return lambda parameters, progress: climbed(parameters, progress=progress)
+    return lambda parameters: climbed(parameters)
+
+  zeros = jnp.zeros((len(batch['image']), *transform.shape), batch['image'].dtype)
+  monitor = None if badness is None else of(badness)
+  result = attack(of(objective), zeros, eps=eps, key=key, monitor=monitor)
+  return result, moved(result.x)
 
 
 TRANSFORMS = {

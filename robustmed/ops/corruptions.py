@@ -1,4 +1,4 @@
-"""Artefacts of MR acquisition on the device: motion ghosts, Rician noise, bias field.
+"""Artefacts of acquisition on the device: motion ghosts, Rician and Poisson noise, bias field.
 
 Every entry of `CORRUPTIONS` works on images of any number of spatial axes, [b, *spatial, c], under
 one key per example and with a traced severity (scalar or [b]). Guarantees:
@@ -22,6 +22,7 @@ from robustmed import errors
 
 _STILL = 0.06  # share of the lines of k-space, around its centre, without motion
 _WAVES = 3  # cosines per axis of a bias field
+PHOTONS = 250.0  # counted per mAs where the image is 1
 
 
 class Corruption(NamedTuple):
@@ -49,6 +50,17 @@ def rician(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
   """Returns the magnitude of image + complex Gaussian noise of deviation `severity` (Rice)."""
   noise = severity * jax.random.normal(key, (2, *image.shape), image.dtype)
   return jnp.sqrt(jnp.square(image + noise[0]) + jnp.square(noise[1]))
+
+
+def poisson(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
+  """Returns counts at a dose of 1 / severity mAs, in units of the image; negative values stay.
+
+  For images that are proportional to the photons that a detector counts, `PHOTONS` per mAs where
+  they are 1: the deviation is sqrt(image * severity / PHOTONS).
+  """
+  gain = PHOTONS / jnp.where(severity > 0, severity, 1)
+  drawn = jax.random.poisson(key, jnp.maximum(image, 0) * gain).astype(image.dtype) / gain
+  return jnp.where(image < 0, image, drawn)
 
 
 def bias_field(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
@@ -128,5 +140,6 @@ def _path(key, count, dtype):
 CORRUPTIONS = {
   'motion': Corruption(motion, 'largest shift, share of the side', (0.01, 0.02, 0.04, 0.08)),
   'rician': Corruption(rician, 'standard deviation, units of the image', (0.02, 0.05, 0.1, 0.2)),
+  'poisson': Corruption(poisson, '1 / dose in mAs', (0.01, 0.1, 0.5, 2.0)),
   'bias_field': Corruption(bias_field, 'largest logarithm of the field', (0.1, 0.25, 0.5, 1.0)),
 }

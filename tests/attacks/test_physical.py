@@ -7,7 +7,9 @@ import pytest
 
 from robustmed import attacks, errors
 from robustmed.attacks import physical, space
+from robustmed.data.brain import phantom
 from robustmed.ops import corruptions
+from robustmed.tasks import segmentation
 
 SHAPES = {2: (12, 14, 2), 3: (6, 8, 10, 1)}
 
@@ -201,3 +203,44 @@ def test_mistakes_are_named():
     physical.compose([])
   with pytest.raises(errors.UserError, match='at most one'):
     physical.compose([(physical.deformation(SHAPES[2]), 1.0)] * 2)
+
+
+def test_2_mm_of_the_phantom_brain_with_labels_that_move_along_or_stay():
+  case = phantom.draw(np.random.default_rng(0), {**phantom.DEFAULTS, 'side': 20})
+  image = jnp.asarray(phantom.standardise(case))[None]
+  batch = {'image': image, 'target': {'labels': jnp.asarray(case.labels, jnp.int32)[None]}}
+  # what labels a voxel by its four series and those of its neighbours, fitted to this head
+  near = lambda x: jnp.concatenate([jnp.roll(x, n, a) for a in (1, 2, 3) for n in (-1, 0, 1)], -1)
+  wanted = np.eye(4)[case.labels.ravel()]
+  rows = np.asarray(near(image)).reshape(-1, 36).astype(np.float64)
+  weights = jnp.asarray(np.linalg.lstsq(rows, wanted, rcond=None)[0], jnp.float32)
+  predict = lambda x: {'head0': 8 * (near(x) @ weights)}
+
+  def badness(outputs, batch):
+    right = jnp.argmax(outputs['head0'], -1) == batch['target']['labels']
+    return -jnp.mean(right.astype(jnp.float32), (1, 2, 3))
+
+  warp = physical.deformation(image.shape[1:], spacing=(1.0,) * 3, grid=8)
+  assert physical.largest(image.shape[1:], spacing=(1.0,) * 3, grid=8) > 2.0
+  told = {'transform': warp, 'eps': 2.0, 'key': jax.random.key(0), 'badness': badness}
+  attack = attacks.apgd(num_steps=6, select='monitor')
+  values = {}
+  for follows in (False, True):
+    run = jax.jit(
+      lambda b, f=follows: physical.search(
+        attack, predict, segmentation.cross_entropy, b, follows=f, **told
+      )
+    )
+    result, seen = run(batch)
+    assert np.abs(result.x).max() <= 2 + 1e-5 and float(result.distance[0]) > 0.5
+    assert physical.jacobian(warp, result.x).min() > 0
+    np.testing.assert_allclose(seen['image'], warp.apply(result.x, image), atol=1e-5)
+    labels = physical.follow(warp, result.x, batch['target']['labels'])
+    labels = labels if follows else batch['target']['labels']
+    np.testing.assert_array_equal(seen['target']['labels'], labels)
+    assert np.any(np.asarray(labels) != case.labels) == follows
+    values[follows] = float(badness(predict(seen['image']), seen)[0])
+    np.testing.assert_allclose(values[follows], result.monitored[0], atol=0.02)
+  clean = float(badness(predict(image), batch)[0])
+  assert values[False] > clean and values[True] > clean
+  assert values[False] > values[True]  # labels that stay are wrong wherever the anatomy moved

@@ -11,7 +11,10 @@ from robustmed.runs import commandline, description, experiment
 from support import runs
 
 FILES = sorted((runs.ROOT / 'configs').glob('[!_]*.py'))
-PRESETS = ('', 'smoke', 'demo', 'real', 'paper', 'authors', 'text', 'smoke,authors', 'smoke,text')
+PRESETS = (
+  *('', 'smoke', 'demo', 'real', 'paper', 'authors', 'text', 'smoke,authors', 'smoke,text'),
+  'deformation',
+)
 DEMOS = ('', 'demo')
 
 

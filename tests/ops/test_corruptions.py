@@ -56,6 +56,18 @@ def test_unknown_name_and_scalar_severity():
   np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+def test_poisson_noise_counts_photons_at_a_dose():
+  values = jnp.tile(jnp.array([-0.2, 0.3, 1.2]), (400, 1))[..., None]
+  for dose in (0.5, 20.0):
+    found = corruptions.corrupt('poisson', values[None], severity=1 / dose, keys=KEYS[:1])[0]
+    counts = np.asarray(found[..., 0], np.float64) * corruptions.PHOTONS * dose
+    np.testing.assert_array_equal(found[:, 0], values[:, 0])
+    np.testing.assert_allclose(counts[:, 1:], np.round(counts[:, 1:]), atol=2e-3)
+    wanted = np.array([0.3, 1.2]) * corruptions.PHOTONS * dose
+    np.testing.assert_allclose(counts[:, 1:].mean(0), wanted, atol=4 * np.sqrt(wanted.max() / 400))
+    np.testing.assert_allclose(counts[:, 1:].var(0), wanted, rtol=0.3)
+
+
 def test_rician_noise_has_the_distribution_of_rice():
   image = jnp.full((40, 40, 1), 0.3)
   sample = np.asarray(corruptions.rician(jax.random.key(1), image, 0.2)).ravel()
