@@ -1,16 +1,6 @@
 """Files of pictures that grow with the arms that are asked for."""
 
-<<<<<<< HEAD
 import json
-
-import numpy as np
-import pandas as pd
-import pytest
-
-from robustmed import attacks
-from robustmed.evaluation import grid, trials
-from robustmed.runs import artifacts, experiment
-=======
 import types
 
 import jax
@@ -26,7 +16,6 @@ from robustmed.evaluation import grid, trials
 from robustmed.report import inputs, tables
 from robustmed.runs import artifacts, experiment
 from support import toys
->>>>>>> bf27ab5 (Stored images are wired to saved examples and reports; documents)
 
 
 def _model(arm, seed=0):
@@ -63,7 +52,6 @@ def test_the_first_trial_stands_for_an_arm():
   assert artifacts.first_trial(models) == models[:2]
 
 
-<<<<<<< HEAD
 PGD = attacks.pgd(num_steps=5, relative_step=0.3)
 APGD = attacks.apgd(num_steps=5)
 
@@ -137,7 +125,8 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
     ('apgd', 'pgd', '_value'),
     ('judged', 'pgd', 'dice'),
   ]
-=======
+
+
 @pytest.mark.parametrize('in_space', [False, True])
 def test_what_is_stored_is_what_was_scored(tmp_path, in_space):
   task, variables, batch = toys.task(), toys.variables(), toys.batch(6)
@@ -187,4 +176,3 @@ def test_what_is_stored_is_what_was_scored(tmp_path, in_space):
   table = tables.stored(lines)
   assert table['images'].tolist() == [2]
   assert table['in the ball'].tolist() == ['-' if in_space else '2 of 2']
->>>>>>> bf27ab5 (Stored images are wired to saved examples and reports; documents)
