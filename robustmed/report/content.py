@@ -1,5 +1,6 @@
 """The text of the report: a verdict in plain words, and how to read the rest of the page."""
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -127,6 +128,26 @@ def _finding(held, *, spec, arms) -> list[str]:
   ]
   if len(known) > 1:
     sentences.append(_best(known, panel=panel, failed=failed_arms(held.checks)))
+  return [*sentences, *_under_worst(held, known, panel=panel, eps=eps)]
+
+
+def _under_worst(held, known, *, panel, eps) -> list[str]:
+  """The same figures under the worst of all attacks, where that was computed of this metric."""
+  if held.worst is None:
+    return []
+  found = [
+    (arm, before, _mean(held.worst, dataclasses.replace(panel, attack=statistics.WORST), arm, eps))
+    for arm, before, _ in known
+  ]
+  found = [line for line in found if np.isfinite(line[2])]
+  if not found:
+    return []
+  parts = [f'**{tables.number(worst)}** for {arm.shown}' for arm, _, worst in found]
+  sentences = [f'Under the worst of all attacks of this run it is {_list(parts)}.']
+  pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
+  best, failed = pick(found)[0], failed_arms(held.checks)
+  if len(found) > 1 and best != pick(known)[0] and best.name not in failed:
+    sentences.append(f'Against all of them {best.shown} does best.')
   return sentences
 
 

@@ -106,6 +106,34 @@ def test_no_arm_is_the_best_where_all_are_alike(workdir):
   assert 'At this level no arm withstands the attack better than another.' in text
 
 
+def test_the_verdict_says_what_the_worst_of_all_attacks_leaves(workdir):
+  held = inputs.read(workdir)
+  eps = content.headline(
+    held.summary,
+    panel=report.Panel('DICE_seg', 'pgd_seg'),
+    arms=[report.Arm('std'), report.Arm('adv')],
+    wanted=None,
+  )
+  lines = [('std', 0.3), ('adv', 0.1)]
+  worst = pd.DataFrame(
+    [(arm, 'worst', eps, 'DICE_seg', mean, np.nan, np.nan) for arm, mean in lines],
+    columns=['arm', 'attack', 'eps', 'metric', 'mean', 'low', 'high'],
+  )
+  words = {
+    'spec': report.ReportSpec(title='', panels=(report.Panel('DICE_seg', 'pgd_seg'),)),
+    'arms': [report.Arm(name) for name in ('std', 'adv')],
+    'decided': pd.DataFrame(),
+  }
+  text = content.verdict(held._replace(worst=worst), **words)
+  assert (
+    'Under the worst of all attacks of this run it is **0.300** for std and **0.100** for adv.'
+    in text
+  )
+  assert 'Against all of them std does best.' in text
+  checked = held._replace(worst=worst, checks=(checks.Check('x', 'std', 'fail', ''),))
+  assert 'does best' not in content.verdict(checked, **words)
+
+
 def test_arms_follow_the_spec_then_the_rows():
   rows = pd.DataFrame({'arm': ['b', 'a', 'c']})
   found = tables.arms(rows, [report.Arm('c', 'C'), report.Arm('x')])
