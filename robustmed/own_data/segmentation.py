@@ -193,7 +193,7 @@ def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]]):
     target = example['target']
     case, grid = facts[int(target['case'])], chosen.study.grids[int(target['case'])]
     kind, (slope, intercept) = np.dtype(case['dtype']), case['rescale']
-    if kind.kind not in 'iu' or tuple(case['shape']) != tuple(grid.shape):
+    if kind.kind not in 'iu' or tuple(case['shape']) != tuple(grid.whole):
       return None
     shift, scale = np.asarray(target['units'], np.float64)
     ends = np.iinfo(kind)

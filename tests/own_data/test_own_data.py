@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from robustmed import data, errors
+from robustmed.attacks.stored import lattice
 from robustmed.data import pipeline
-from robustmed.data.labelled import study
+from robustmed.data.labelled import sampling, study
 from robustmed.own_data import choices, experiment, segmentation
 from robustmed.runs import commandline
 from support import folders, runs
@@ -154,6 +155,15 @@ def test_a_worst_slice_lies_where_it_lies_in_the_patient(tmp_path):
   labels = nib.load(tmp_path / 'out' / f'{case["name"]}_{place:03d}_label.nii.gz')
   stored = np.asarray(nib.load(case['label']).dataobj)[:, :, place : place + 1]
   np.testing.assert_array_equal(np.asarray(labels.dataobj), stored)
+  # the numbers of an attacked slice are those of its file
+  made = exp.artifacts.lattice(example)
+  attacked = example['image'] + np.random.default_rng(0).uniform(-0.1, 0.1, example['image'].shape)
+  found = lattice.search(np.sum, attacked, example['image'], lattice=made, eps=0.1)
+  assert found.inside and not np.array_equal(found.image, example['image'])
+  exp.artifacts.write_example(tmp_path / 'attacked', found.image, example)
+  read = np.asarray(nib.load(tmp_path / 'attacked' / f'{case["name"]}_{place:03d}.nii.gz').dataobj)
+  whole = sampling.uncut(found.whole[..., 0], case['shape'][1:])
+  np.testing.assert_array_equal(read[..., 0].T, whole)
 
 
 def test_a_classifier_learns_class_folders(tmp_path):

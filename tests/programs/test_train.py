@@ -1,5 +1,7 @@
 """configs/train.py at smoke size, as a real process, on folders that were written for it."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -23,7 +25,10 @@ def test_a_new_organ_needs_no_code(tmp_path):
   worst = sorted((tmp_path / 'w' / 'results' / 'worst').rglob('tr_*_label.nii.gz'))
   assert len(worst) == 3
   np.testing.assert_array_equal(np.abs(np.diag(nib.load(worst[0]).affine)), [2, 3, 4, 1])
+  stored = [json.loads(path.read_text()) for path in (tmp_path / 'w/results/stored').iterdir()]
+  assert len(stored) == 3 and all(one['inside'] for one in stored)
   page = (tmp_path / 'w' / 'report' / 'report.md').read_text()
+  assert 'DICE as attacked and as stored' in page
   assert 'nnU-Net raw, 6 cases' in page and 'split by patient: 4 train, 2 test' in page
   assert len(pd.read_csv(tmp_path / 'w' / 'report' / 'tables' / 'claims.csv')) == 4
 
