@@ -97,6 +97,10 @@ def write_example(made, facts):
   return write
 
 
+def lattice_of(made, facts):
+  return photos.lattice_of
+
+
 def notes(made) -> list[str]:
   return [
     label_maps.resized(made),

@@ -38,7 +38,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     grid=grid_of(probes, made, undefended=next(iter(tasks)), inspected=tuple(tasks)),
     report=lambda folder: page.write(folder, made, config, probes),
     claims=lambda: page.claims_of(made, config),
-    artifacts=experiment.Artifacts(made.part.write_example(made, facts), made.part.pictures),
+    artifacts=experiment.Artifacts(
+      made.part.write_example(made, facts), made.part.pictures, made.part.lattice_of(made, facts)
+    ),
     studies=studies_of(probes, config, made),
   )
 

@@ -73,6 +73,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     artifacts=experiment.Artifacts(
       made.part.write_example(made, study.facts_of(made.study)),
       made.part.pictures,
+      made.part.lattice_of(made, study.facts_of(made.study)),
     ),
     studies=(
       *audit.studies_of(probes, config, made),

@@ -99,6 +99,10 @@ def write_example(made, facts):
   return functools.partial(segmentation.write_example, made, facts)
 
 
+def lattice_of(made, facts):
+  return segmentation.lattice_of(made, facts)
+
+
 def notes(made) -> list[str]:
   """Returns what the page says of the measurement."""
   kept, found = [segmentation.MEAN_OF_CLASSES], made.study

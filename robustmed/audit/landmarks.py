@@ -69,5 +69,9 @@ def write_example(made, facts):
   return functools.partial(landmarks.write_example, made, facts)
 
 
+def lattice_of(made, facts):
+  return landmarks.lattice_of(made, facts)
+
+
 def notes(made) -> list[str]:
   return [*landmarks.notes(made), label_maps.resized(made)]

@@ -59,11 +59,14 @@ def judged(evaluator: grid.Evaluator, variables: PyTree, batch, metric: str, hig
 
 
 @functools.lru_cache(maxsize=2)
-def judge(evaluator: grid.Evaluator, metric: str, higher: bool) -> Callable[..., Any]:
+def judge(
+  evaluator: grid.Evaluator, metric: str, higher: bool, *, slopes: bool
+) -> Callable[..., Any]:
   """Returns a compiled (variables, batch, image) -> (badness [b], gradient of the main objective).
 
   batch['image'] is the clean image. Badness is the metric, negated where higher is better; where
-  the metric is not of one example ('_value.NAME', see `judged`), the objective itself.
+  the metric is not of one example ('_value.NAME', see `judged`), the objective itself. Without
+  `slopes` the gradient is None.
   """
   task = evaluator.task
   objective = task.objectives[evaluator.main_objective]
@@ -78,6 +81,8 @@ def judge(evaluator: grid.Evaluator, metric: str, higher: bool) -> Callable[...,
         bad = task.metrics(outputs, seen)[metric] * (-1 if higher else 1)
       return jnp.sum(climbed), bad
 
+    if not slopes:
+      return value(image)[1], None
     gradient, bad = jax.grad(value, has_aux=True)(image)
     return bad, gradient
 

@@ -239,15 +239,15 @@ def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *
   variables, sign = model.load(), -1 if probe.attack.minimise else 1
   wanted = plan.checks['metric'], plan.checks['higher_is_better']
   judged = examples.judged(evaluator, variables, batch, *wanted)
-  program = examples.judge(evaluator, *judged)
+  # in the units of a space the ball is not known here; towards the clean image is always inside
+  known = probe.space is None
+  program = examples.judge(evaluator, *judged, slopes=known)
   run = functools.lru_cache(maxsize=1)(
     lambda raw: program(variables, batch, np.frombuffer(raw, np.float32).reshape(shape))
   )
   shape = batch['image'].shape
   at = lambda image: run(np.ascontiguousarray(image, np.float32).tobytes())
   score = lambda image: float(at(image)[0][0])
-  # in the units of a space the ball is not known here; towards the clean image is always inside
-  known = probe.space is None
   stored = lattice.search(
     score,
     found.image,
