@@ -29,6 +29,25 @@ def test_the_snippet_for_notebooks_runs_as_printed():
   assert (np.asarray(result.value) > np.asarray(names['objective'](names['x']))).all()
 
 
+def test_the_whole_table_runs_as_printed(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code = next(c for c in re.findall(r'```python\n(.*?)```', README, re.S) if 'evaluate(' in c)
+  weights = jax.random.normal(jax.random.key(1), (16, 1))
+  names = {
+    'attacks': attacks,
+    'x': jax.random.uniform(jax.random.key(2), (5, 4, 4, 1)),
+    'target': jnp.array([[1.0], [0.0], [1.0], [0.0], [1.0]]),
+    'my_network': lambda image: image.reshape(len(image), -1) @ weights,
+    'my_loss': lambda output, target: jnp.sum(jnp.square(output - target), axis=-1),
+    'my_score': lambda output, target: -jnp.abs(output - target)[:, 0],
+  }
+  exec(code, names)
+  means = names['table'].means
+  assert list(means) == [0.0, 0.02, 0.07] and list(means.index) == ['none', 'pgd', 'apgd', 'worst']
+  assert means.loc['worst', 0.07] < means.loc['worst', 0.02] < means.loc['none', 0.0]
+  assert (tmp_path / 'attacked' / 'report.md').is_file()
+
+
 ATTACKS = (runs.ROOT / 'docs' / 'attacks.md').read_text()
 
 

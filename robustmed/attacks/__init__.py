@@ -6,7 +6,7 @@ from robustmed import errors
 from robustmed.attacks.apgd import apgd, sea
 from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
-from robustmed.attacks.ensemble import Ensemble, Member
+from robustmed.attacks.ensemble import Ensemble, Member, evaluate
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
 from robustmed.attacks.minimal import minimal_eps
 from robustmed.attacks.objectives import Shared, expected, straight_through
@@ -71,6 +71,7 @@ __all__ = [
   'apgd',
   'corruption',
   'defaults',
+  'evaluate',
   'expected',
   'fgsm',
   'ifgsm',

@@ -2,10 +2,12 @@
 
 search   `Ensemble`: the search itself
 budgets  the members of each budget, by the objectives that a task has
+table    `evaluate`: attacks at several levels in one call, for notebooks
 """
 
 from robustmed.attacks.ensemble.budgets import BUDGETS, Budget, added_to, settings_of
 from robustmed.attacks.ensemble.search import CLEAN, Ensemble, Found, Member, Robust
+from robustmed.attacks.ensemble.table import Table, evaluate
 
 __all__ = [
   'BUDGETS',
@@ -15,6 +17,8 @@ __all__ = [
   'Found',
   'Member',
   'Robust',
+  'Table',
   'added_to',
+  'evaluate',
   'settings_of',
 ]
