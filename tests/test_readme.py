@@ -72,7 +72,7 @@ def test_the_worst_of_several_attacks_runs_as_printed():
   exec(_block('attacks.Ensemble'), names)
   found = names['found']
   assert found.each.shape == (2, 4) and (found.badness > -1).any()
-  assert names['levels'][0][1].badness.mean() <= names['levels'][1][1].badness.mean()
+  assert names['sweep'].levels[0][1].badness.mean() <= names['sweep'].levels[1][1].badness.mean()
   assert names['robust'].share == 1
 
 

@@ -109,7 +109,10 @@ def test_what_was_found_before_counts_after_it_is_projected(case, made):
 def test_a_sweep_never_helps_the_defender(case, made):
   variables, batch = case
   levels = (0.4, 0.05, 0.1, 0.2)
-  found = made.sweep(variables, batch, levels=levels, key=jax.random.key(1))
+  found, passes = made.sweep(variables, batch, levels=levels, key=jax.random.key(1))
+  # of a level the image itself, of a member its gradients, its last point, what it hands over;
+  # of all levels but the first also what the last one found
+  assert passes == COUNT * (4 * (1 + 2 * (5 + 1 + 1) + (4 + 1 + 1)) + 3)
   nested = np.stack([worst.badness for _, worst in found])
   assert np.all(np.diff(nested, axis=0) >= 0)
   for (alone, worst), eps in zip(found, sorted(levels)):
@@ -196,6 +199,54 @@ def test_a_larger_budget_contains_the_smaller_one():
       fields = {k: v for k, v in settings.items() if k != 'objective'}
       assert attacks.make(**fields).select == 'monitor'
       assert settings['objective'] in known
+
+
+@pytest.mark.parametrize(
+  'objective', [segmentation.cross_entropy, dense_objectives.masked_cross_entropy]
+)
+def test_a_member_reaches_the_mean_of_pgd_less_a_hundredth(case, objective):
+  """On its own objective, with as many gradients, in both norms."""
+  variables, batch = case
+  climbed = objectives.bind(lambda x: _predict(variables, x), objective, batch)
+  for norm, eps in (('linf', 0.1), ('l2', 0.4)):
+    members = (
+      attacks.pgd(norm=norm, num_steps=20, relative_step=0.125),
+      attacks.pgd(norm=norm, num_steps=20, relative_step=0.125, select='best'),
+      attacks.apgd(norm=norm, num_steps=20),
+    )
+    run = jax.jit(
+      lambda key, members=members, eps=eps: [
+        member(climbed, batch['image'], eps=eps, key=key).value for member in members
+      ]
+    )
+    last, best, adaptive = np.mean([run(jax.random.key(seed)) for seed in range(4)], axis=(0, 2))
+    assert last > 1.5 * np.mean(climbed(batch['image']))
+    assert best >= last
+    assert adaptive >= 0.99 * best, norm
+
+
+def test_the_worst_is_never_weaker_than_the_attacks_of_a_paper(case):
+  """The last iterate of PGD and the best one, by the objective, are among its candidates."""
+  variables, batch = case
+  last = attacks.pgd(num_steps=4, relative_step=0.5, score_last=False)
+  best = attacks.pgd(num_steps=4, relative_step=0.5, select='best')
+  plain = [
+    attacks.Member(name, a, segmentation.cross_entropy)
+    for name, a in (('last', last), ('best', best))
+  ]
+  both = attacks.Ensemble(_predict, (*plain, _members()[1]), _badness)
+  found = both.worst(variables, batch, eps=EPS, key=jax.random.key(0))
+  for number, member in enumerate(plain):
+    result = member.attack(
+      objectives.bind(lambda x: _predict(variables, x), member.objective, batch),
+      batch['image'],
+      eps=EPS,
+      key=jax.random.key(0),
+    )
+    value = _badness(_predict(variables, result.x), batch)
+    np.testing.assert_allclose(found.each[number], value, atol=1e-6)
+    assert np.all(found.badness >= value)
+  assert np.mean(found.badness) > np.mean(found.each[0])
 
 
 def test_a_budget_adds_to_the_attacks_of_an_experiment():

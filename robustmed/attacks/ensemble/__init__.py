@@ -6,7 +6,7 @@ table    `evaluate`: attacks at several levels in one call, for notebooks
 """
 
 from robustmed.attacks.ensemble.budgets import BUDGETS, Budget, added_to, settings_of
-from robustmed.attacks.ensemble.search import CLEAN, Ensemble, Found, Member, Robust
+from robustmed.attacks.ensemble.search import CLEAN, Ensemble, Found, Member, Robust, Sweep
 from robustmed.attacks.ensemble.table import Table, evaluate
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
   'Found',
   'Member',
   'Robust',
+  'Sweep',
   'Table',
   'added_to',
   'evaluate',

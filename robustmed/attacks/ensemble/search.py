@@ -52,6 +52,13 @@ class Robust(NamedTuple):
   full: int  # what all members one by one would spend
 
 
+class Sweep(NamedTuple):
+  """What a sweep found."""
+
+  levels: list[tuple[Found, Found]]  # ascending; (a level's own search, the worst so far)
+  passes: int  # gradients and forward passes of all levels and examples, padding included
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
   """The worst of `members` for each example.
@@ -90,24 +97,24 @@ class Ensemble:
       kept = self._better(kept, x, value, number)
     return kept._replace(each=jnp.stack(rows))
 
-  def sweep(
-    self, variables: PyTree, batch: Batch, *, levels: Sequence[float], key
-  ) -> list[tuple[Found, Found]]:
-    """Returns for each level, in ascending order, (its own search, the worst so far).
+  def sweep(self, variables: PyTree, batch: Batch, *, levels: Sequence[float], key) -> Sweep:
+    """Returns for each level its own search and the worst so far, and what all of it cost.
 
     Every level has its full search; the second also takes what lower levels found, so that it never
     falls with eps. A member number of len(members) is such an image.
     """
-    out, before = [], None
+    # Clean and found images are scored by a pass of their own.
+    search = 1 + sum(_passes(member.attack) + 1 for member in self.members)
+    out, before, each = [], None, 0
     for eps in sorted(levels):
       alone = self._jitted_worst(variables, batch, jnp.float32(eps), key)
-      nested = alone
+      nested, each = alone, each + search + (before is not None)
       if before is not None:
         value = self._jitted_score(variables, batch, before.x)
         nested = self._better(alone, before.x, value, len(self.members))
       out.append((alone, nested))
       before = nested
-    return out
+    return Sweep(out, each * len(batch['image']))
 
   def robust(
     self, variables: PyTree, batch: Batch, *, eps, key, broken_at: float, smallest: int = 4
