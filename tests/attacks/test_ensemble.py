@@ -201,9 +201,7 @@ def test_a_larger_budget_contains_the_smaller_one():
       assert settings['objective'] in known
 
 
-@pytest.mark.parametrize(
-  'objective', [segmentation.cross_entropy, dense_objectives.masked_cross_entropy]
-)
+@pytest.mark.parametrize('objective', [segmentation.cross_entropy, segmentation.margin])
 def test_a_member_reaches_the_mean_of_pgd_less_a_hundredth(case, objective):
   """On its own objective, with as many gradients, in both norms."""
   variables, batch = case
@@ -220,7 +218,7 @@ def test_a_member_reaches_the_mean_of_pgd_less_a_hundredth(case, objective):
       ]
     )
     last, best, adaptive = np.mean([run(jax.random.key(seed)) for seed in range(4)], axis=(0, 2))
-    assert last > 1.5 * np.mean(climbed(batch['image']))
+    assert last > np.mean(climbed(batch['image'])) + 0.1
     assert best >= last
     assert adaptive >= 0.99 * best, norm
 
