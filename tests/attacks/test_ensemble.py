@@ -220,7 +220,7 @@ def test_a_member_reaches_the_mean_of_pgd_less_a_hundredth(case, objective):
     last, best, adaptive = np.mean([run(jax.random.key(seed)) for seed in range(4)], axis=(0, 2))
     assert last > np.mean(climbed(batch['image'])) + 0.1
     assert best >= last
-    assert adaptive >= 0.99 * best, norm
+    assert adaptive >= best - 0.01 * abs(best), norm
 
 
 def test_the_worst_is_never_weaker_than_the_attacks_of_a_paper(case):
