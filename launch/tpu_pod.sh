@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # A Cloud TPU, one host or a whole pod, from this machine: needs gcloud, logged in, and git; for a pod
 # of several hosts the ssh key in an agent (ssh-add ~/.ssh/google_compute_engine, after a first ssh).
+#   tpu_pod.sh check  --type v5litepod-16 --config configs/X.py:paper ...   memory and hours there, by the
+#                                                      compiler of TPUs, on this machine (no gcloud, no TPU)
 #   tpu_pod.sh create --name NAME --zone ZONE --type v5litepod-16 [--spot]
 #   tpu_pod.sh setup  --name NAME --zone ZONE            send the tree, install what it needs
 #   tpu_pod.sh run    --name NAME --zone ZONE --config configs/X.py --workdir gs://BUCKET/DIR ...
@@ -8,7 +10,7 @@
 # Flags:
 #   --name NAME --zone ZONE   which TPU (NAME, ZONE)
 #   --project PROJECT         if not gcloud's own (PROJECT)
-#   --type TYPE               create: accelerator type, e.g. v5litepod-16, v5p-8, v6e-16 (TYPE)
+#   --type TYPE               check, create: accelerator type, e.g. v5litepod-16, v5p-8, v6e-16 (TYPE)
 #   --version VERSION         create: runtime version, guessed from the type if left out (VERSION)
 #   --spot                    create: cheaper, may be taken away at any time (SPOT=yes)
 #   --ref REF                 setup, run: the commit to send (default HEAD; uncommitted changes are not sent)
@@ -219,20 +221,39 @@ start() {
   [ -n "$dry" ] || say "started; to follow it: launch/tpu_pod.sh logs --name $name --zone $zone --follow"
 }
 
+# In an environment of its own: where the compiler is installed, JAX looks for a TPU at every start.
+check() {
+  [ -n "$type" ] || fail 'check needs --type, e.g. v5litepod-16 (16 chips of TPU v5e)'
+  local flag config=''
+  for flag in ${main_flags[@]+"${main_flags[@]}"}; do
+    case $flag in --config | --config=*) config=yes ;; esac
+  done
+  [ -n "$config" ] || fail "check needs the main program's --config, e.g. --config configs/spine.py:paper"
+  run env "ROBUSTMED_VENV=${ROBUSTMED_VENV:-$root/.venv-tpu-compile}" ROBUSTMED_EXTRA=launch/tpu_compile.txt \
+    bash "$root/launch/local.sh" --stage compile --target "$type" "${main_flags[@]}"
+}
+
 remove() {
   tpu delete "$name" ${yes:+--quiet}
 }
 
 what=${1:-}
 case $what in
-  create | setup | run | logs | status | stop | delete) shift ;;
+  check | create | setup | run | logs | status | stop | delete) shift ;;
   -h | --help | help) usage; exit 0 ;;
-  '') usage >&2; fail 'the command is missing: create, setup, run, logs, status, stop or delete' ;;
-  *) fail "unknown command '$what'; known are create, setup, run, logs, status, stop and delete" ;;
+  '') usage >&2; fail 'the command is missing: check, create, setup, run, logs, status, stop or delete' ;;
+  *) fail "unknown command '$what'; known are check, create, setup, run, logs, status, stop and delete" ;;
 esac
 parse "$@"
 if [ -z "$env_file" ] && [ -e "$here/tpu_pod.env" ]; then env_file=$here/tpu_pod.env; fi
 [ -z "$env_file" ] || read_env_file "$env_file"
+if [ "$what" = check ]; then
+  for flag in ${own[@]+"${own[@]}"}; do
+    [ "$flag" = --type ] || fail "check does not take $flag; see --help (flags for the main program come after --)"
+  done
+  check
+  exit
+fi
 [ -n "$name" ] || fail "$what needs --name"
 [ -n "$zone" ] || fail "$what needs --zone, e.g. us-west4-a"
 if [ "$what" != run ] && [ ${#main_flags[@]} -gt 0 ]; then

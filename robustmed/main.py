@@ -50,7 +50,7 @@ def _run(words: Sequence[str]) -> int:
 
   started = time.monotonic()
   stages.run(command, papers.find(command.config.experiment), cpu_flags=flags)
-  if command.stage not in ('describe', 'plan'):
+  if command.stage not in ('describe', 'plan', 'compile'):
     from robustmed.process import console
 
     console.say(f'done in {console.format_exact_duration(time.monotonic() - started)}')

@@ -7,13 +7,12 @@ hardware; times on virtual devices would mean nothing and are not reported.
 
 import hashlib
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,66 +23,13 @@ from robustmed.defenses import adversarial
 from robustmed.evaluation import grid
 from robustmed.models import disk_shape
 from robustmed.process import cpu_flags, parallel
+from robustmed.runs.compilation import hlo
 from robustmed.tasks import shape
 from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
 
 COUNTS = (1, 2, 4, 8)
 SIDE = 128
-_KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
-_OPERATION = re.compile(rf'= (.*?) ({_KINDS})(?:-start)?\(')
-_SHAPE = re.compile(r'\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
-_CALLED = re.compile(r'(?:calls|to_apply|body|condition)=%?([\w.-]+)')
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
-_LOOPED = re.compile(r'(?:body|condition)=%?([\w.-]+)')
-
-
-class Collectives(NamedTuple):
-  """The collective operations of one call of a compiled program."""
-
-  collectives: int
-  in_loops: int  # those of them that are inside loops; an attack is a loop
-  reduced_bytes: int  # results of all-reduce
-  gathered_bytes: int  # results of all others
-
-
-def collectives(text: str) -> Collectives:
-  """Counts the collectives in a compiled program's text."""
-  blocks, name = {}, ''
-  for line in text.splitlines():
-    head = re.match(r'(?:ENTRY )?%?([\w.-]+) .*\{$', line)
-    if head and not line.startswith(' '):
-      name = head[1]
-    blocks.setdefault(name, []).append(line)
-  edges = {
-    name: set(_CALLED.findall(body := '\n'.join(lines)))
-    | {word.strip(' %') for names in _BRANCHES.findall(body) for word in names.split(',')}
-    for name, lines in blocks.items()
-  }
-  looped, queue = set(), list(_LOOPED.findall(text))
-  while queue:
-    name = queue.pop()
-    if name not in looped:
-      looped.add(name)
-      queue += edges.get(name, ())
-  count = inside = reduced = gathered = 0
-  for name, lines in blocks.items():
-    for found in filter(None, map(_OPERATION.search, lines)):
-      count, inside = count + 1, inside + (name in looped)
-      size = _nbytes(found[1])
-      if found[2] == 'all-reduce':
-        reduced += size
-      else:
-        gathered += size
-  return Collectives(count, inside, reduced, gathered)
-
-
-def _nbytes(shapes: str) -> int:
-  total = 0
-  for kind, bits, sizes in _SHAPE.findall(shapes):
-    width = 1 if kind == 'pred' else max(1, int(bits) // 8)
-    total += width * math.prod(int(size) for size in sizes.split(',') if size)
-  return total
 
 
 def efficiency(*, seconds: float, reduced_bytes: float, devices: int, link: float) -> float:
@@ -99,9 +45,9 @@ def efficiency(*, seconds: float, reduced_bytes: float, devices: int, link: floa
 def measure(*, name: str, batch: int, steps: int, repeats: int, width: float) -> dict[str, Any]:
   """PGD and adversarial training of the disk-shape network on 1, 2, 4 and 8 virtual devices.
 
-  batch: examples per device. `devices` of the row has, for every count, the `Collectives` of the
-  attack's and of the train step's program, whether the attacked images equal those of one device
-  bit for bit, and the first two losses of a training on the same global batch.
+  batch: examples per device. `devices` of the row has, for every count, the `hlo.Collectives` of
+  the attack's and of the train step's program, whether the attacked images equal those of one
+  device bit for bit, and the first two losses of a training on the same global batch.
   """
   del repeats
   begin, rows = time.perf_counter(), {}
@@ -150,7 +96,7 @@ def on_these_devices(
   attacked = hashlib.sha256()
   for start in range(0, len(whole['mask']), here):
     attacked.update(np.asarray(program(variables, part(start), *rest)[0]).tobytes())
-  attack_collectives = collectives(program.compiled_text(variables, part(0), *rest))
+  attack_collectives = hlo.collectives(program.compiled_text(variables, part(0), *rest))
 
   defense = adversarial.make(task, attack=attack, objectives={'train_seg': 0.5}, eps=0.07)
   rules = {'main': optimisers.make({'name': 'adamax', 'lr': 1e-3}, num_steps=2)}
@@ -163,7 +109,7 @@ def on_these_devices(
     average=False,
   )
   run, losses = step.make(defense, optimisers=rules, num_steps=2), []
-  train_collectives = collectives(run.compiled_text(state, whole, jax.random.key(4)))
+  train_collectives = hlo.collectives(run.compiled_text(state, whole, jax.random.key(4)))
   for _ in range(2):
     state, scalars = run(state, whole, jax.random.key(4))
     losses.append(float(np.asarray(scalars['main/loss'])))

@@ -3,14 +3,19 @@
 Every module of `SOURCES` has `DEFAULTS` (its fields), `sizes(fields)` (examples per split, also
 without the data), `fingerprint(fields)` (all that the content depends on; checks the fields) and
 `Builder` (a `store.Builder`). It may have `arrange(source, fields, facts)`, which returns the
-`Source` with all that depends on the fields but is not stored: its views, sampling and crop; and,
-where examples are slices, `depths(fields)`, the number of slices of every test volume; others have
+`Source` with all that depends on the fields but is not stored: its views, sampling and crop, with
+`windows(fields)`, the grids (spatial sizes) of examples in training and evaluation, where they are
+not those that are stored; `features(fields)` where the Builder's need the data; and, where examples
+are slices, `depths(fields)`, the number of slices of every test volume; others have
 `groups(fields)`, the number of groups of the test split.
 """
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from robustmed import errors
 from robustmed.data import pipeline, store
@@ -104,6 +109,40 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
   """Returns the number of examples per split, for most sources a nominal one without the data."""
   fields = fields_of(config)
   return SOURCES[fields['name']].sizes(fields)
+
+
+class Shapes(NamedTuple):
+  """{feature: shape and dtype} of an example, without those that are not in batches."""
+
+  train: Mapping[str, jax.ShapeDtypeStruct]
+  test: Mapping[str, jax.ShapeDtypeStruct]
+
+
+def shapes(config: Mapping[str, Any]) -> Shapes:
+  """Returns the shapes of examples as batches hold them, from the fields alone."""
+  fields = fields_of(config)
+  source = SOURCES[fields['name']]
+  if hasattr(source, 'features'):
+    features = source.features(fields)
+  else:
+    builder = source.Builder.__new__(source.Builder)  # its making would touch the disk
+    builder.fields = fields
+    features = builder.features()
+  whole = lambda dtype: np.dtype(np.int32) if dtype.kind == 'i' else dtype
+  stored = {
+    name: (tuple(one.shape), whole(np.dtype(one.np_dtype)))
+    for name, one in features.items()
+    if name != 'name'
+  }
+  grid = stored['image'][0][:-1]
+
+  def on(window):
+    moved = lambda shape: (*window, *shape[len(grid) :]) if shape[: len(grid)] == grid else shape
+    return {
+      name: jax.ShapeDtypeStruct(moved(shape), dtype) for name, (shape, dtype) in stored.items()
+    }
+
+  return Shapes(*map(on, source.windows(fields) if hasattr(source, 'windows') else (grid, grid)))
 
 
 def depths(config: Mapping[str, Any]) -> tuple[int, ...]:

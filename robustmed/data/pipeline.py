@@ -66,26 +66,30 @@ def train_batches(
   shard_count: int,
   start_step: int = 0,
   sampling: Sampling = Sampling(),  # noqa: B008 a tuple
+  examples: int = 0,
 ) -> TrainBatches:
   """Returns an endless iterator of the batches of host `shard_index` from step `start_step` on.
 
   `batch_size` is that of one host. The batches of all hosts at a step, one after the other, are the
-  global batch, which is the same for every `shard_count` at equal batch_size * shard_count. Each
-  pass over the source is a new permutation, unless `sampling` says otherwise. Fields: image,
-  target, mask (all True), index, group and draw, the int32 number of the sample in the whole run
-  (step * global batch + position).
+  global batch, which is the same for every `shard_count` at equal batch_size * shard_count. Of it
+  only the first `examples` count (0: all); the rest is padding, copies of the last one with mask
+  False, and takes no draws. Each pass over the source is a new permutation, unless `sampling` says
+  otherwise. Fields: image, target, mask, index, group and draw, the int32 number of the sample in
+  the whole run (step * examples + position).
   """
   _check(source, batch_size, shard_index, shard_count)
+  whole = examples or batch_size * shard_count
+
+  def drawn(draw):
+    position, params = sampling.choose(draw, seed=seed, batch_size=whole, size=len(source))
+    return sampling.crop(source[position], params)
 
   def batch(number):
-    draws = number * batch_size + np.arange(batch_size)
-    examples = []
-    for draw in draws.tolist():
-      position, params = sampling.choose(
-        draw, seed=seed, batch_size=batch_size * shard_count, size=len(source)
-      )
-      examples.append(sampling.crop(source[position], params))
-    return _collate(examples, draws % _DRAW_LIMIT, np.ones(batch_size, bool))
+    step, shard = divmod(number, shard_count)
+    places = shard * batch_size + np.arange(batch_size)
+    draws = step * whole + np.minimum(places, whole - 1)
+    made = {draw: drawn(draw) for draw in dict.fromkeys(draws.tolist())}
+    return _collate([made[draw] for draw in draws.tolist()], draws % _DRAW_LIMIT, places < whole)
 
   batches = grain.MapDataset.range(sys.maxsize).map(batch)
   return TrainBatches(batches[shard_index::shard_count], start_step=start_step)

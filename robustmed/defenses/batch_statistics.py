@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from robustmed import attacks, errors, types
 from robustmed.attacks import space as spaces
-from robustmed.process import parallel
+from robustmed.process import shared_statistics
 
 RUNNING, BATCH, UPDATE = 'running', 'batch', 'update'
 
@@ -45,7 +45,7 @@ class AttackedNetwork:
     return self._forward(jax.tree.map(jnp.zeros_like, self._state), image)
 
   def _forward(self, state, image):
-    with parallel.local_statistics():
+    with shared_statistics.local():
       return self._task.forward({'params': self._params, **state}, image, self._key)
 
   def run_attack(self, attack: types.Attack, objective, x, *, monitor=None, **kwargs):
@@ -77,7 +77,7 @@ class AttackedNetwork:
     fold = (lambda leaf: leaf[-1]) if attack.fold == 'last' else (lambda leaf: jnp.any(leaf, 0))
     result = result._replace(monitored=jax.tree.map(fold, seen))
     state = self._updated(jax.tree.map(lambda leaf: leaf[:, 0], contributions), x)
-    return result, {'state': parallel.batch_mean(state)}
+    return result, {'state': shared_statistics.mean(state)}
 
   def _updated(self, contributions, x):
     """Returns the running statistics after all points: kept * old + contribution at each point."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from robustmed.ops import batch_norm, conv, norms
-from robustmed.process import parallel
+from robustmed.process import shared_statistics
 
 
 def uniform_fan_in(fan_in):
@@ -110,7 +110,8 @@ class Norm(nn.Module):
 class BatchNorm(nn.Module):
   """Batch normalisation with torch's running statistics and, if given, LeakyReLU (0 is ReLU).
 
-  In training the batch is that of all devices; collection 'batch_stats' has 'mean' and 'var', the
+  In training the batch is that of all devices, without padding (`shared_statistics.counting`);
+  collection 'batch_stats' has 'mean' and 'var', the
   latter unbiased.
   """
 
@@ -133,9 +134,15 @@ class BatchNorm(nn.Module):
     if not train:
       mean, variance = running['mean'].value, running['var'].value
     else:
-      mean, variance = batch_norm.moments(x, mean_of=parallel.batch_mean)
-      count = math.prod(x.shape[:-1]) * parallel.batch_devices()
-      seen = {'mean': mean, 'var': variance * (count / max(count - 1, 1))}
+      weight = shared_statistics.weights(len(x))
+      mean, variance = batch_norm.moments(x, mean_of=shared_statistics.mean, weight=weight)
+      count = math.prod(x.shape[:-1]) * shared_statistics.devices()
+      if weight is None:
+        unbiased = count / max(count - 1, 1)
+      else:
+        count *= shared_statistics.mean(weight.mean())
+        unbiased = count / jnp.maximum(count - 1, 1)
+      seen = {'mean': mean, 'var': variance * unbiased}
       for name, value in seen.items():
         old = running[name].value
         running[name].value = old + self.momentum * (jax.lax.stop_gradient(value) - old)

@@ -1,45 +1,35 @@
 """Convolution and transposed convolution over 1, 2 or 3 axes, fast on the CPU inside loops.
 
 On the CPU the forms of conv_forms are used with the rules of conv_rules; elsewhere, and for cases
-without a fast form, lax.conv_general_dilated. `jax.default_backend()` decides, unless `impl` or an
+without a fast form, lax.conv_general_dilated. `platforms.current()` decides, unless `impl` or an
 enclosing `using` does. `lax.platform_dependent` is not used: it would trace and differentiate both
 branches of every layer, which doubles tracing time.
 """
 
 import contextlib
-import contextvars
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from robustmed import errors
+from robustmed import errors, platforms
 from robustmed.ops import conv_folded, conv_forms, conv_rules, conv_window
 
 IMPLS = {'fast': True, 'native': False}
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar('conv_impl', default=None)
+_forced = jax.make_user_context()  # a part of the key of jit's caches
 
 
-@contextlib.contextmanager
-def using(impl: str) -> Iterator[None]:
-  """Sets the `impl` of every convolution traced in the block that is given none.
-
-  A function that `jax.jit` has traced before keeps its form.
-  """
+def using(impl: str) -> contextlib.AbstractContextManager:
+  """Sets the `impl` of every convolution traced in the block that is given none."""
   errors.lookup(IMPLS, impl, kind='convolution impl')
-  token = _forced.set(impl)
-  try:
-    yield
-  finally:
-    _forced.reset(token)
+  return _forced(impl)
 
 
 def _is_fast(impl):
-  impl = impl or _forced.get()
+  impl = impl or _forced.value
   if impl is None:
-    return jax.default_backend() == 'cpu'
+    return platforms.current() == 'cpu'
   return errors.lookup(IMPLS, impl, kind='convolution impl')
 
 

@@ -23,6 +23,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       load=lambda: data.load(disks.source_config(config)),
       augment=disks.make_augment(config),
       groups=lambda: data.groups(disks.source_config(config)),
+      shapes=lambda: data.shapes(disks.source_config(config)),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),

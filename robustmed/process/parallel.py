@@ -8,10 +8,8 @@ keep the leading axis of the host's own examples.
 import contextlib
 import contextvars
 import functools
-import gc
 import os
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from robustmed import errors
+from robustmed import errors, platforms
 
 AXIS = 'devices'
 PyTree = Any
-_MAPPINGS_SHARE = 0.25  # of the memory mappings that a process may have
-_local_statistics = contextvars.ContextVar('local_statistics', default=False)
+_Abstract = jax.ShapeDtypeStruct
 _devices = contextvars.ContextVar('devices', default=())  # of `on_devices`; (): all of this host
 _join_sums = contextvars.ContextVar('join_sums', default=None)  # of `coupled`; None: psum
+_lowered = contextvars.ContextVar('lowered', default=None)  # of `lowering`; None: programs run
 
 
 def process_index() -> int:
@@ -48,6 +46,11 @@ def device_count() -> int:
   return len(_devices.get()) or jax.device_count()
 
 
+def hosts_of(devices: Sequence[Any]) -> int:
+  """Returns how many hosts these devices belong to."""
+  return len({device.process_index for device in devices})
+
+
 def local_device_count() -> int:
   return len(_local_devices())
 
@@ -66,6 +69,23 @@ def on_devices(first: int, count: int):
       yield
   finally:
     _devices.reset(token)
+
+
+@contextlib.contextmanager
+def lowering(devices: Sequence[Any]):
+  """Has mapped functions lower for `devices`, which need not be here, where they would run.
+
+  Arguments and results of their calls are then `jax.ShapeDtypeStruct`s. Yields a list that gets the
+  `jax.stages.Lowered` of every call.
+  """
+  found: list[Any] = []
+  tokens = _devices.set(tuple(devices)), _lowered.set(found)
+  try:
+    with platforms.tracing_for(devices[0].platform):
+      yield found
+  finally:
+    _devices.reset(tokens[0])
+    _lowered.reset(tokens[1])
 
 
 def describe() -> dict[str, Any]:
@@ -138,7 +158,12 @@ def each_device(
     )
 
   def call(*args):
-    outputs = mapped(axes(args), _devices.get())(*cut(args))
+    program, found = mapped(axes(args), _devices.get()), _lowered.get()
+    if found is None:
+      outputs = program(*cut(args))
+    else:
+      found.append(program.lower(*cut(args)))
+      outputs = jax.tree.map(lambda out: _Abstract(out.shape, out.dtype), found[-1].out_info)
     if _shares_threads():
       jax.block_until_ready(outputs)
     if isinstance(gathered, bool):
@@ -151,24 +176,28 @@ def each_device(
   return call
 
 
-@functools.cache
 def _shares_threads() -> bool:
   """Returns whether several CPU devices share one thread pool, where two programs with collectives
   that run at once can block each other for ever, so that each must end before the next starts."""
-  return jax.default_backend() == 'cpu' and jax.device_count() > 1
+  return platforms.current() == 'cpu' and jax.device_count() > 1
 
 
 def _cut(tree: PyTree, count: int) -> PyTree:
   def one(leaf):
     if leaf.shape[0] % count:
       raise ValueError(f'leading axis {leaf.shape[0]} is not a multiple of {count} devices')
-    return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+    return _reshape(leaf, (count, leaf.shape[0] // count, *leaf.shape[1:]))
 
   return jax.tree.map(one, tree)
 
 
 def _join(tree: PyTree) -> PyTree:
-  return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+  one = lambda leaf: _reshape(leaf, (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]))
+  return jax.tree.map(one, tree)
+
+
+def _reshape(leaf, shape):
+  return _Abstract(shape, leaf.dtype) if isinstance(leaf, _Abstract) else leaf.reshape(shape)
 
 
 def pad(batch: PyTree, size: int) -> PyTree:
@@ -262,27 +291,6 @@ def pmean(tree: PyTree) -> PyTree:
   return jax.lax.pmean(tree, AXIS)
 
 
-def batch_mean(tree: PyTree) -> PyTree:
-  """Returns the mean of batch statistics over `batch_devices` devices; over one, `tree` itself."""
-  return tree if batch_devices() == 1 else pmean(tree)
-
-
-def batch_devices() -> int:
-  """Returns how many devices share batch statistics: 1 within `local_statistics`, else all."""
-  try:
-    return 1 if _local_statistics.get() else jax.lax.axis_size(AXIS)
-  except NameError:  # outside of `each_device`
-    return 1
-
-
-@contextlib.contextmanager
-def local_statistics():
-  """Computes the batch statistics of what is traced within per device, without collectives."""
-  token = _local_statistics.set(True)
-  yield
-  _local_statistics.reset(token)
-
-
 def all_gather(tree: PyTree) -> PyTree:
   """Returns [b, ...] leaves of all devices as [devices * b, ...], the same on every device."""
   return jax.lax.all_gather(tree, AXIS, tiled=True)
@@ -319,27 +327,14 @@ def sums_joined_by(join: Callable[[PyTree], PyTree]):
     _join_sums.reset(token)
 
 
+def mapped_devices() -> int:
+  """Returns the number of devices of the mapped function that is being traced, 1 outside of one."""
+  try:
+    return jax.lax.axis_size(AXIS)
+  except NameError:
+    return 1
+
+
 def device_key(key: jax.Array) -> jax.Array:
   """Returns a key that differs from device to device."""
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-
-
-def drop_compiled_programs() -> None:
-  """Drops all compiled programs; one that is called again is loaded from the cache on disk.
-
-  On the CPU each holds thousands of memory mappings, and Linux aborts a process with more than some
-  65,530. Far below that none is dropped: small programs, not on disk, would be compiled again.
-  """
-  if _count_mappings() > _MAPPINGS_SHARE * _max_mappings():
-    jax.clear_caches()
-    gc.collect()
-
-
-def _max_mappings() -> int:
-  path = pathlib.Path('/proc/sys/vm/max_map_count')  # Linux has it
-  return min(65_530, int(path.read_text(encoding='ascii'))) if path.is_file() else 65_530
-
-
-def _count_mappings() -> int:
-  path = pathlib.Path('/proc/self/maps')
-  return path.read_bytes().count(b'\n') if path.is_file() else 0

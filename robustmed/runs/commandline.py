@@ -14,9 +14,10 @@ from ml_collections import config_flags
 
 from robustmed import errors
 from robustmed.process import files, tool
+from robustmed.runs.compilation import targets
 
 PROJECT = pathlib.Path(__file__).parents[2]  # where configs/ is in a checkout
-STAGES = ('all', 'describe', 'plan', 'train', 'evaluate', 'report')
+STAGES = ('all', 'describe', 'plan', 'compile', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set:
   --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
@@ -30,6 +31,7 @@ examples:
   python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart \\
       --stage train --arms adv
   python -m robustmed.main --config configs/spine.py --workdir runs/spine --stage plan --jobs 8
+  python -m robustmed.main --config configs/spine.py:paper --stage compile --target v5e-16
   python -m robustmed.main --config configs/quickstart.py --workdir runs/other \\
       --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
       --config.data.source=lumbar_disks --config.data.dir=DIR
@@ -56,6 +58,8 @@ class Command(NamedTuple):
   process_id: int
   distributed: bool
   jobs: int = 1
+  target: str = ''
+  programs: tuple[str, ...] = ()
   rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
 
 
@@ -72,7 +76,14 @@ def parser() -> argparse.ArgumentParser:
   add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
   add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
   add('--arms', metavar='A,B', help='only these arms (and those they need)')
-  add('--jobs', type=int, metavar='N', help='--stage plan: how many machines there are')
+  add(
+    '--jobs',
+    type=int,
+    metavar='N',
+    help='--stage plan: how many machines there are; compile: programs at once (2)',
+  )
+  add('--target', metavar='KIND-N', help=f'--stage compile: {targets.EXAMPLES}')
+  add('--programs', metavar='A,B', help="--stage compile: only these, as train or 'attack pgd'")
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
@@ -87,19 +98,22 @@ def parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str]) -> Command:
   """Reads the command line; every mistake in it is a `UserError`."""
   known, overrides = parser().parse_known_args(list(words))
+  target = _target(known)
   config = load_config(known.config)
   _apply(config, _names_of_attacks(overrides))
   list_settings(config)
   _apply(config, overrides)
   config.lock()
   _check_folder(config)
-  needs_workdir = config.experiment != 'benchmark' and known.stage != 'describe'
+  needs_workdir = config.experiment != 'benchmark' and known.stage not in ('describe', 'compile')
   if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
   if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
     raise errors.UserError('--checkpoint can be used with --stage evaluate, report or all only')
-  if (known.jobs is not None) != (known.stage == 'plan'):
-    raise errors.UserError('--stage plan needs --jobs N, and no other stage has --jobs')
+  if known.stage == 'plan' and known.jobs is None:
+    raise errors.UserError('--stage plan needs --jobs N')
+  if known.jobs is not None and known.stage not in ('plan', 'compile'):
+    raise errors.UserError('only --stage plan and --stage compile have --jobs')
   arms = tuple(arm.strip() for arm in (known.arms or '').split(',') if arm.strip())
   if known.arms is not None and not arms:
     raise errors.UserError('--arms names no arm; leave it out for all of them')
@@ -114,9 +128,26 @@ def parse(words: Sequence[str]) -> Command:
     num_processes=known.num_processes,
     process_id=known.process_id,
     distributed=known.distributed,
-    jobs=1 if known.jobs is None else known.jobs,
+    jobs=(2 if target else 1) if known.jobs is None else known.jobs,
+    target=target,
+    programs=tuple(one.strip() for one in (known.programs or '').split(',') if one.strip()),
     rerun_flags=(*rerun_flags, *overrides, *(['--distributed'] if known.distributed else [])),
   )
+
+
+def _target(known) -> str:
+  """The checked target of --stage compile; its environment must be set before JAX is imported."""
+  if (known.target is not None) != (known.stage == 'compile'):
+    raise errors.UserError(
+      f'--stage compile needs --target, such as {targets.EXAMPLES}, and no other stage has one'
+    )
+  if known.programs and not known.target:
+    raise errors.UserError('--programs can be used with --stage compile only')
+  if not known.target:
+    return ''
+  found = targets.parse(known.target)
+  targets.prepare(found)
+  return found.name
 
 
 def load_config(name: str) -> ml_collections.ConfigDict:

@@ -34,6 +34,7 @@ class Prepared(NamedTuple):
   source: Callable[..., Any] | None = None  # replaces the `data.Source` of training
   variables: Callable[..., PyTree] | None = None  # initial variables, or a map of random ones
   selection: Callable[..., Any] | None = None  # `training.selection.Scorer`, None: the last weights
+  shapes: Callable[[], Any] | None = None  # `data.Shapes` of `source`, None: those of `Data.shapes`
 
 
 class Arm(NamedTuple):
@@ -65,6 +66,7 @@ class Data(NamedTuple):
   groups: Callable[[], int | None] = lambda: None  # of the test split, without loading it
   # (all arms, those to be trained, workdir): a `UserError`, before data, for what training lacks
   check: Callable[[Collection[str], Collection[str], Any], None] = lambda *_: None
+  shapes: Callable[[], Any] | None = None  # `data.Shapes`, without loading; None: one is loaded
   folds: tuple['Data', ...] = ()  # of a run over all folds, see `over_folds`
   # settings under which more groups would be tested -> their number
   larger: Mapping[str, Callable[[], int | None]] = {}
@@ -207,10 +209,7 @@ def train_options(config: ml_collections.ConfigDict, arm: Mapping[str, Any]) -> 
 
 
 def editable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """An unlocked copy with the arms in their own order, which is that of the report.
-
-  ml_collections sorts the fields of what it copies.
-  """
+  """An unlocked copy with the arms in the report's order; ml_collections sorts what it copies."""
   copied = config.copy_and_resolve_references().unlock()
   ordered = {name: copied.arms[name] for name in config.arms}
   copied.arms = ml_collections.ConfigDict(ordered, sort_keys=False)

@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from robustmed import errors
-from robustmed.runs import costs, experiment, forecast
+from robustmed.runs import costs, experiment, forecast, networks
 
 
 class Item(NamedTuple):
@@ -151,3 +151,17 @@ def shell_lines(found: Sequence[Wave], *, flags: Sequence[str], jobs: int) -> li
     shlex.join([*base, '--stage', 'report']),
   ]
   return out
+
+
+def commands(exp: experiment.Experiment, command: Any) -> list[str]:
+  """The lines that `--stage plan` prints for a `commandline.Command`."""
+  order, _ = experiment.training_order(exp.arms, command.arms)
+  unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
+  found = make(
+    exp,
+    command.config,
+    order=order,
+    unfinished=[name for name, _ in unfinished],
+    jobs=command.jobs,
+  )
+  return shell_lines(found, flags=command.rerun_flags, jobs=command.jobs)

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from robustmed import errors, types
-from robustmed.data import pipeline
+from robustmed.data import pipeline, store
 from robustmed.defenses import amat, thresholds
 from robustmed.evaluation import grid
 from robustmed.process import console, files, parallel
@@ -27,7 +27,8 @@ class Finished(NamedTuple):
   source: Any
   config: ml_collections.ConfigDict
   seed: int
-  folder: pathlib.Path  # of the arm's checkpoints, this trial's
+  # of the arm's checkpoints, this trial's; None: only shapes are wanted and nothing is computed
+  folder: pathlib.Path | None
   stopper: console.Stopper | None = None  # to stop a long preparation
 
 
@@ -73,7 +74,7 @@ def with_thresholds(
       f'thresholds of stratum {only}: '
       + ('the defense has strata; leave one out' if within else f'there are {len(names)} strata')
     )
-  own = defense.get('terms')
+  own, criterion = defense.get('terms'), defense.get('criterion', 'loss')
   terms = options.pop('terms', own)
   if own is not None and len(terms) != len(own):
     raise errors.UserError(
@@ -81,9 +82,12 @@ def with_thresholds(
     )
 
   def prepare(finished: Finished) -> types.Defense:
+    if finished.folder is None:
+      number = _num_values(task, amat.term_values(task, terms, criterion=criterion), finished)
+      return make(task, {**defense, 'thresholds': np.zeros((*within * (len(names),), number))})
     path = finished.folder / 'thresholds.npz'
     if not bool(parallel.broadcast_from_writer(np.array(path.exists()))):
-      values = amat.term_values(task, terms, criterion=defense.get('criterion', 'loss'))
+      values = amat.term_values(task, terms, criterion=criterion)
       found = clean_values(
         task,
         finished.load(arm),
@@ -115,7 +119,8 @@ def with_teacher(
   """Returns finished -> `make(task, defense)` with the network of `arm` as 'teacher'."""
 
   def prepare(finished: Finished) -> types.Defense:
-    console.say(f'soft targets from {arm}')
+    if finished.folder is not None:
+      console.say(f'soft targets from {arm}')
     return make(task, {**defense, 'teacher': finished.load(arm)})
 
   return prepare
@@ -185,6 +190,19 @@ def clean_values(
   order = order[table['mask'][order]]
   found = CleanValues(**{name: table[name][order] for name in CleanValues._fields})
   return found._replace(values=found.values.astype(np.float64))
+
+
+def _num_values(task, values, finished) -> int:
+  """The number of values of an example, from shapes alone."""
+  (batch,) = pipeline.eval_batches(
+    store.Part(finished.source.train, [0]), batch_size=1, shard_index=0, shard_count=1
+  )
+
+  def found(variables):
+    seen = centre_crop(batch, task.image_shape)
+    return values(task.predict(variables, seen['image']), {**seen, 'clean': seen['image']})
+
+  return jax.eval_shape(found, jax.eval_shape(task.init, jax.random.key(0))).shape[-1]
 
 
 def centre_crop(batch: types.Batch, image_shape: tuple[int, ...]) -> types.Batch:

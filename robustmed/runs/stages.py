@@ -28,6 +28,7 @@ from robustmed.runs import (
   side_by_side,
   workdir,
 )
+from robustmed.runs.compilation import stage as compile_stage
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
 
@@ -55,23 +56,13 @@ def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
   if command.stage == 'describe':
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
     return
+  if command.stage == 'compile':
+    compile_stage.run(exp, command)
+    return
   if command.stage == 'plan':
-    print('\n'.join(_plan(exp, command)))
+    print('\n'.join(plan.commands(exp, command)))
     return
   Run(exp, config, command, cpu_flags).go()
-
-
-def _plan(exp, command) -> list[str]:
-  order, _ = experiment.training_order(exp.arms, command.arms)
-  unfinished = networks.Networks(exp, command.config, command.workdir).untrained(order)
-  found = plan.make(
-    exp,
-    command.config,
-    order=order,
-    unfinished=[name for name, _ in unfinished],
-    jobs=command.jobs,
-  )
-  return plan.shell_lines(found, flags=command.rerun_flags, jobs=command.jobs)
 
 
 class Run:
@@ -162,6 +153,7 @@ class Run:
     options, batch_size, seed = arm.train, arm.train['batch_size'], trial.seed
     folder = self.networks.folder(arm.name, trial)
     load, made = (lambda other: self.networks.load(other, trial)), arm.prepared
+    share = side_by_side.share_of(options)
     with self._preparing:  # what several arms need is prepared once
       source = self.source(*trial.fold)
       finished = preparation.Finished(load, source, self.config, seed, folder, stopper)
@@ -171,7 +163,10 @@ class Run:
       defense = made.defense(finished) if made.defense else arm.defense
 
     if options['steps']:
-      console.say(f'training {arm.name} ({trial.said}): {options["steps"]} steps of {batch_size}')
+      idle = f'; {share.idle} of {share.devices} devices are idle' if share.idle else ''
+      console.say(
+        f'training {arm.name} ({trial.said}): {options["steps"]} steps of {batch_size}{idle}'
+      )
     if options['steps'] and batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
       needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
       console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
@@ -179,7 +174,7 @@ class Run:
       arm.name,
       task=self.exp.task_of(arm.name),
       defense=defense,
-      batches=functools.partial(self._train_batches, source, batch_size, seed),
+      batches=functools.partial(self._train_batches, source, options, seed),
       config=options,
       folder=folder / 'state',
       log=logs.path(self.folder, arm.name, trial),
@@ -189,6 +184,7 @@ class Run:
       augment=(arm.augment or self.exp.data.augment)(source),
       initial=initial,
       scorer=made.selection(finished) if made.selection else None,
+      padded=share.padded > batch_size,
     )
     checkpoints.write_card(
       folder,
@@ -203,11 +199,12 @@ class Run:
     final = self.networks.final(arm.name, trial)
     checkpoints.save_variables(final, train_state.variables(state))
 
-  def _train_batches(self, source, batch_size, seed, start):
+  def _train_batches(self, source, options, seed, start):
     """This process's share of the batches from step `start` on."""
     return pipeline.train_batches(
       source.train,
-      batch_size=batch_size // parallel.process_count(),
+      batch_size=side_by_side.share_of(options).padded // parallel.process_count(),
+      examples=options['batch_size'],
       seed=self.config.seed + 1000 * seed,
       shard_index=parallel.process_index(),
       shard_count=parallel.process_count(),
@@ -320,7 +317,8 @@ class Run:
   def _train_sample(self, arm):
     """The first batch of an arm's training and its augmentation."""
     source = self.source(*self.exp.trials()[0].fold)
-    batch = next(self._train_batches(source, arm.train['batch_size'], 0, 0))
+    batch = next(self._train_batches(source, arm.train, 0, 0))
+    batch = parallel.pad(batch, parallel.round_up(len(batch['mask'])))
     return batch, (arm.augment or self.exp.data.augment)(source)
 
   def _print_table(self) -> None:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from robustmed import types
+from robustmed import platforms, types
 
 PyTree = Any
 
@@ -35,7 +35,7 @@ def bind(module: nn.Module, *, image_shape: tuple[int, ...]) -> Network:
     return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
   # Initialisation runs once, so compile time matters more than run time.
-  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  options = {'xla_backend_optimization_level': 0} if platforms.current() == 'cpu' else None
   compiled = jax.jit(init, compiler_options=options)
 
   @jax.jit  # traced once per shape, however many programs contain it

@@ -39,6 +39,7 @@ def fit(
   augment: Callable[..., Any] | None = None,
   initial: Any = None,
   scorer: selection.Scorer | None = None,
+  padded: bool = False,
 ) -> train_state.TrainState:
   """Trains to config['steps'] and returns the final state; resumes from a checkpoint in `folder`.
 
@@ -58,6 +59,7 @@ def fit(
     key=init_key,
     num_examples=num_examples,
     augment=augment,
+    padded=padded,
   )
   store = checkpoints.Store(folder)
   latest = store.latest()
@@ -105,10 +107,12 @@ def start(
   key: jax.Array,
   num_examples: int,
   augment: Callable[..., Any] | None = None,
+  padded: bool = False,
 ) -> tuple[train_state.TrainState, Callable[..., Any]]:
   """Returns the initial state of a training and its step (state, batch, key) -> (state, scalars).
 
-  The arguments are those of `fit`. Nothing is compiled before the step is called.
+  The arguments are those of `fit`; `padded`: batches have padding. Nothing is compiled before the
+  step is called.
   """
   updates = step.updates_per_step(defense)
   rules = {
@@ -131,6 +135,7 @@ def start(
     ema=config.get('ema', 0.0),
     ema_ramp=config.get('ema_ramp', 0),
     parts=_parts(name, config, state),
+    padded=padded,
   )
   return state, train_step
 

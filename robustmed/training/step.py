@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from robustmed import errors, types
-from robustmed.process import parallel
+from robustmed.process import parallel, shared_statistics
 from robustmed.training import accumulation
 from robustmed.training import state as train_state
 
@@ -98,6 +98,7 @@ def make(
   ema: float = 0.0,
   ema_ramp: float = 0,
   parts: int = 1,
+  padded: bool = False,
 ) -> Callable[..., tuple[train_state.TrainState, dict[str, jax.Array]]]:
   """Returns the train step (state, batch, key) -> (state, scalars), mapped over devices.
 
@@ -106,7 +107,8 @@ def make(
   the mean over the valid examples of all devices. From the first phase with a non-finite loss or
   gradient on, only `bad_step` and `step` change. The decay of the moving average is `ema`, or with
   `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)). `parts` are those in which each
-  device takes its share of a batch, see `accumulation.gradient`.
+  device takes its share of a batch, see `accumulation.gradient`. `padded`: examples whose mask is
+  False must not count in batch statistics either.
   """
   optimisers = for_phases(defense, optimisers)
 
@@ -131,9 +133,10 @@ def make(
         )
 
         optimiser = optimisers[phase.optimiser]
-        gradient, means, aux = accumulation.gradient(
-          phase, new.params, context, count=count, join=optimiser.join, parts=parts
-        )
+        with shared_statistics.counting(batch['mask'] if padded else None):
+          gradient, means, aux = accumulation.gradient(
+            phase, new.params, context, count=count, join=optimiser.join, parts=parts
+          )
         gradient, means = parallel.psum((gradient, means))
         means['gradient_norm'] = jnp.linalg.norm(gradient)
         new = _update(new, phase, optimiser, gradient, aux, means)

@@ -4,6 +4,7 @@ import pytest
 
 from robustmed import errors
 from robustmed.benchmark import scaling, workloads
+from robustmed.runs.compilation import hlo
 from support import runs
 
 pytestmark = pytest.mark.slow
@@ -37,13 +38,13 @@ ENTRY %main.17 (x.18: f32[8]) -> f32[8] {
 
 
 def test_collectives_and_their_bytes_by_hand():
-  found = scaling.collectives(PROGRAM)
-  assert found == scaling.Collectives(
+  found = hlo.collectives(PROGRAM)
+  assert found == hlo.Collectives(
     collectives=3, in_loops=1, reduced_bytes=4 * 8 + 4 * 10 + 2 * 3, gathered_bytes=16
   )
   quiet = PROGRAM.replace('all-reduce(%p.6), channel_id=1, to_apply=%add.1', 'add(%p.6, %p.6)')
-  assert scaling.collectives(quiet).in_loops == 0 and scaling.collectives(quiet).collectives == 2
-  assert scaling.collectives('') == scaling.Collectives(0, 0, 0, 0)
+  assert hlo.collectives(quiet).in_loops == 0 and hlo.collectives(quiet).collectives == 2
+  assert hlo.collectives('') == hlo.Collectives(0, 0, 0, 0)
 
 
 def test_the_prediction_by_hand():

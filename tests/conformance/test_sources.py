@@ -219,6 +219,19 @@ class TestSource:
       assert jax.tree.structure(batch) == jax.tree.structure(one)
     assert sum(int(batch['mask'].sum()) for batch in evaluation) == len(split)
 
+  def test_the_fields_state_the_shapes_of_batches(self, name, configs, sources):
+    if 'labelled' in name:
+      pytest.skip('the shapes of a labelled folder are those of its files')
+    source, host = sources[name], {'batch_size': 3, 'shard_index': 0, 'shard_count': 1}
+    drawn = next(pipeline.train_batches(source.train, seed=0, sampling=source.sampling, **host))
+    evaluated = pipeline.eval_batches(source.test, crop=source.crop, **host)[0]
+    for batch, stated in zip((drawn, evaluated), data.shapes(configs[name]), strict=True):
+      kept = {**{key: batch[key] for key in ('image', 'index', 'group')}, **batch['target']}
+      on_device = jax.dtypes.canonicalize_dtype
+      shapes = {key: (leaf.shape[1:], on_device(leaf.dtype)) for key, leaf in kept.items()}
+      assert shapes == {key: (leaf.shape, leaf.dtype) for key, leaf in stated.items()}
+    assert data.shapes({'name': name})  # without a folder
+
 
 @pytest.mark.parametrize('name', FILES)
 class TestFolder:

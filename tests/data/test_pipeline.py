@@ -77,6 +77,24 @@ def test_global_batch_does_not_depend_on_the_hosts(small, shard_count):
     same(joined, whole[step])
 
 
+def test_padding_of_the_global_batch_takes_no_draws(small):
+  whole = take(train(small.train, batch_size=5), 4)
+  parts = [
+    take(
+      pipeline.train_batches(
+        small.train, batch_size=3, seed=0, shard_index=index, shard_count=3, examples=5
+      ),
+      4,
+    )
+    for index in range(3)
+  ]
+  for step, one in enumerate(whole):
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step] for part in parts))
+    assert joined['mask'].tolist() == [True] * 5 + [False] * 4
+    same(jax.tree.map(lambda leaf: leaf[:5], joined), one)
+    assert (joined['draw'][5:] == one['draw'][-1]).all()
+
+
 @pytest.mark.parametrize('shard_count', [1, 2])
 def test_resumes_at_any_step(small, shard_count):
   last = shard_count - 1

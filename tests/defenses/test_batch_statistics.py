@@ -10,7 +10,7 @@ import pytest
 from robustmed import attacks, errors, types
 from robustmed.defenses import adversarial, amat, batch_statistics
 from robustmed.models import layers
-from robustmed.process import parallel
+from robustmed.process import shared_statistics
 from robustmed.training import state as train_state
 from robustmed.training import step
 from support import toys
@@ -100,7 +100,7 @@ def test_a_train_step_goes_on_from_the_updated_statistics(make):
   # clean and attacked pass move it by 1 - 0.75^2, the points of the attack by more
   at = lambda mode: np.asarray(found[mode].state['batch_stats']['norm']['mean'])
   assert np.abs(at('update')).sum() > 1.3 * np.abs(at('running')).sum()
-  assert parallel.batch_devices() == 1
+  assert shared_statistics.devices() == 1
 
 
 def test_unknown_modes_are_refused():

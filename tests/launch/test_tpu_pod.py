@@ -163,3 +163,15 @@ def test_the_scripts_are_clean():
     ['shellcheck', *map(str, scripts)], cwd=ROOT, capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stdout
+
+
+def test_check_compiles_here_and_calls_no_cloud(pod):
+  words = ['--type', 'v5litepod-16', '--config', 'configs/quickstart.py:paper', '--arms=adv']
+  calls, done = pod('check', *words, '--dry-run')
+  assert calls == []
+  ran = shlex.split(done.stdout)
+  assert ran[0] == 'env' and 'ROBUSTMED_EXTRA=launch/tpu_compile.txt' in ran
+  assert ran[-7:] == ['--stage', 'compile', '--target', *words[1:]]
+  assert 'check needs --type' in pod('check', *words[2:], code=2)[1].stderr
+  assert "needs the main program's --config" in pod('check', *words[:2], code=2)[1].stderr
+  assert 'check does not take --spot' in pod('check', *words, '--spot', code=2)[1].stderr

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustmed.models import layers
-from robustmed.process import parallel
+from robustmed.process import parallel, shared_statistics
 
 
 def _made(x):
@@ -51,10 +51,10 @@ def test_the_batch_is_that_of_all_devices_unless_alone():
   x = _image()
   layer, params, state = _made(x)
   y, new = _train(layer, params, state, x)
-  assert parallel.batch_devices() == 1
+  assert shared_statistics.devices() == 1
 
   def one_device(params, state, part):
-    with parallel.local_statistics():
+    with shared_statistics.local():
       mine = _train(layer, params, state, part)
     return _train(layer, params, state, part), jax.tree.map(lambda leaf: leaf[None], mine)
 

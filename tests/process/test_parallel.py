@@ -97,18 +97,6 @@ def test_cpu_flags_are_added_but_the_users_survive():
   assert value == '3.0'
 
 
-@pytest.mark.slow
-def test_programs_are_dropped_where_they_hold_many_mappings_only(monkeypatch):
-  traced = []
-  double = jax.jit(lambda x: traced.append(1) or 2 * x)
-  for share, expected in ((1.0, 1), (0.0, 2)):  # a worker of the suite may hold a quarter
-    monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', share)
-    double(1.0)
-    parallel.drop_compiled_programs()
-    double(2.0)
-    assert len(traced) == expected
-
-
 def test_values_everywhere_are_those_that_come_back():
   add = parallel.each_device(lambda x, y: x + jnp.sum(y), split=(1,), gathered=False)
   value = parallel.replicate({'a': np.float32(1)})['a']
@@ -123,3 +111,19 @@ def test_sums_are_joined_as_before_after_an_error():
   with pytest.raises(Mistake), parallel.sums_joined_by(lambda sums: sums):
     raise Mistake
   assert parallel._join_sums.get() is before
+
+
+def test_lowering_gives_programs_and_shapes_in_place_of_results():
+  def work(weight, x):
+    assert parallel.device_count() == 2
+    return {'a': x @ weight}, parallel.psum(jnp.sum(x))
+
+  mapped = parallel.each_device(work, split=(1,), gathered=(True, False))
+  weight, x = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((3, 5), (4, 3)))
+  with parallel.lowering(jax.local_devices()) as found:
+    joined, total = mapped(weight, x)
+  assert joined['a'].shape == (4, 5) and total.shape == () and total.dtype == np.float32
+  (program,) = found
+  assert 'tensor<2x2x3xf32>' in program.as_text() or 'tensor<1x2x3xf32>' in program.as_text()
+  values = mapped(np.ones((3, 5), np.float32), np.ones((4, 3), np.float32))
+  assert values[0]['a'].shape == (4, 5) and float(values[1]) == 12

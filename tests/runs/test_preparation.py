@@ -8,7 +8,7 @@ import pytest
 from jax.extend import backend
 
 from robustmed import data, errors, types
-from robustmed.process import console, parallel, tool
+from robustmed.process import compiled, console, tool
 from robustmed.runs import commandline, description, experiment, preparation, stages
 from robustmed.training import checkpoints
 from support import toys
@@ -83,7 +83,7 @@ def _experiment(config, source, task=None, **more):
 
 @pytest.mark.slow
 def test_an_arm_waits_for_the_network_that_gives_its_thresholds(tmp_path, monkeypatch):
-  monkeypatch.setattr(parallel, '_MAPPINGS_SHARE', 0.0)  # of the mappings that a process may have
+  monkeypatch.setattr(compiled, '_MAPPINGS_SHARE', 0.0)  # of the mappings that a process may have
   config, source = _config(), _source()
   exp = _experiment(config, source)
   command = commandline.Command(config, tmp_path, 'train', (), None, '', 0, -1, False)

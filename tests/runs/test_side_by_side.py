@@ -175,13 +175,49 @@ def test_needs_come_first_and_a_failure_waits_for_the_others(monkeypatch):
 
 def test_devices_share_micro_batches_evenly(monkeypatch):
   monkeypatch.setattr(parallel, 'device_count', lambda: 8)
-  found = lambda *args, **more: side_by_side.devices_of(_arm(*args, **more).train)
+  found = lambda *args, **more: side_by_side.share_of(_arm(*args, **more).train).devices
   assert [found(size) for size in (1, 2, 6, 8, 12, 64)] == [1, 2, 2, 8, 4, 8]
   assert [found(64, micro_batch=size) for size in (4, 8, 100)] == [4, 8, 8]
   monkeypatch.setattr(parallel, 'process_count', lambda: 2)
   assert found(16) == 8
-  with pytest.raises(errors.UserError, match='batches of 6 are not a multiple of the 8 devices'):
-    found(6)
+
+
+@pytest.mark.parametrize(
+  ('size', 'micro', 'count', 'hosts', 'expected'),
+  [
+    (366, 0, 16, 4, (16, 368, 0)),  # 23 on each of 16
+    (366, 0, 16, 1, (16, 368, 0)),  # little is wasted, so on one host, too
+    (40, 0, 16, 1, (8, 40, 0)),  # a sixth would be wasted
+    (40, 0, 16, 4, (16, 48, 2)),  # 3 on each of 14
+    (1, 0, 256, 64, (256, 256, 255)),
+    (366, 0, 256, 64, (256, 512, 73)),
+    (64, 8, 16, 4, (16, 128, 8)),  # each of 8 parts is padded
+    (32, 0, 16, 4, (16, 32, 0)),
+  ],
+)
+def test_batches_are_padded_to_the_devices(monkeypatch, size, micro, count, hosts, expected):
+  monkeypatch.setattr(parallel, 'device_count', lambda: count)
+  options = _arm(size, micro_batch=micro).train
+  assert side_by_side.share_of(options, hosts=hosts) == expected
+
+
+def test_padded_batches_train_the_same_networks(tmp_path, capsys, monkeypatch):
+  with parallel.on_devices(0, 1):
+    alone = _run(tmp_path / 'one', batch_size=3)
+    alone.train(console.Stopper())
+  monkeypatch.setattr(side_by_side, 'WORTH', 0.0)
+  seen, fit = [], stages.loop.fit
+  monkeypatch.setattr(
+    stages.loop, 'fit', lambda *a, **k: seen.append(parallel.device_count()) or fit(*a, **k)
+  )
+  padded = _run(tmp_path / 'two', batch_size=3)
+  padded.train(console.Stopper())
+  assert seen == [2] * 4
+  ours, theirs = _variables(padded, tmp_path / 'two'), _variables(alone, tmp_path / 'one')
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), ours, theirs)
+  capsys.readouterr()
+  _run(tmp_path / 'idle', batch_size=1).train(console.Stopper())
+  assert 'steps of 1; 1 of 2 devices are idle' in capsys.readouterr().err
 
 
 def test_one_host_computes_on_the_chosen_devices_alone():

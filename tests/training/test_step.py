@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from robustmed import errors, types
 from robustmed.defenses import standard, weighted
+from robustmed.models import layers
 from robustmed.process import parallel
 from robustmed.training import optimisers, step
 from robustmed.training import state as train_state
@@ -196,6 +198,42 @@ def test_batch_statistics_are_those_of_the_global_batch():
   want = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, want)
   assert not np.allclose(new.state['batch_stats']['BatchNorm_0']['mean'], 0)
+
+
+class Normed(nn.Module):
+  @nn.compact
+  def __call__(self, image, *, train=False):
+    x = layers.BatchNorm()(nn.Dense(5)(image.reshape(image.shape[0], -1)), train=train)
+    return {'logit': nn.Dense(1)(jnp.tanh(x))}
+
+
+@pytest.mark.parametrize('joined', [False, True])
+def test_padding_is_no_part_of_batch_statistics(joined):
+  task = toys.task(Normed())
+  defense = standard.make(task)
+  if joined:  # two versions of the batch in one pass
+    mixed = lambda params, context: (context.batch['image'], context.batch['image'] ** 2)
+    defense = _of_both(task, mixed)
+  batch = toys.batch(5)
+  padded = parallel.pad(batch, 8)  # the second device has one example, the rest is padding
+  with parallel.on_devices(0, 1):
+    want, _ = _step(defense)(_state(task, defense), batch, jax.random.key(1))
+  new, _ = _step(defense, padded=True)(_state(task, defense), padded, jax.random.key(1))
+  for field in ('params', 'state'):
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, getattr(new, field), getattr(want, field))
+  assert not np.allclose(new.state['batch_stats']['BatchNorm_0']['mean'], 0)
+
+
+def _of_both(task, versions):
+  def loss(params, context):
+    images = jnp.concatenate(versions(params, context))
+    outputs, state = task.forward({'params': params, **context.state}, images, context.key)
+    both = {'target': jax.tree.map(lambda leaf: jnp.tile(leaf, (2, 1)), context.batch['target'])}
+    values = task.losses(outputs, both)['bce'].reshape(2, -1).sum(0)
+    return values, {'state': state, 'scalars': {}}
+
+  return types.Defense((types.Phase('main', loss),))
 
 
 def test_moving_average_is_what_is_evaluated():

@@ -121,6 +121,7 @@ class Abdomen(ct_slices.CtBuilder):
 
 
 arrange = ct_slices.arrange
+windows = ct_slices.windows
 
 
 def organ_map(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

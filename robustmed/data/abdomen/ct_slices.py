@@ -241,11 +241,16 @@ def depths(cases: Sequence[Case], fields: Mapping[str, Any]) -> list[int]:
   return [by_name[name].depth for name in assign_splits(list(by_name), fields)['test']]
 
 
+def windows(fields: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+  """Returns the size of training patches, and that of evaluation."""
+  return (fields['patch'] or fields['side'],) * 2, (fields['side'],) * 2
+
+
 def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
   """Returns the `data.Source` with its test slices chosen and the sampling for a segmenter."""
-  patch = (fields['patch'] or fields['side'],) * 2
+  patch, seen = windows(fields)
   found = volumes.with_sampling(
-    source, fields, facts, patch=patch, loader=patch, seen=(fields['side'],) * 2, forced=FORCED
+    source, fields, facts, patch=patch, loader=patch, seen=seen, forced=FORCED
   )
   info = {'classes': ['background', *ORGANS], 'cases': facts['cases'], 'patch': list(patch)}
   return found._replace(info=info)

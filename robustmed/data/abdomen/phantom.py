@@ -154,6 +154,7 @@ def shape_ratio(shape) -> float:
 
 
 arrange = ct_slices.arrange
+windows = ct_slices.windows
 
 
 class PhantomAbdomen(ct_slices.CtBuilder):

@@ -72,6 +72,11 @@ def groups(fields: Mapping[str, Any]) -> int:
   return len(split(fields)['test'])
 
 
+def features(fields: Mapping[str, Any]):
+  """Returns the features of the published data set's cases, without the folder."""
+  return brains.features(fields)
+
+
 def fingerprint(fields: Mapping[str, Any]) -> Any:
   """Returns the files with their sizes and times, and all fields but `workers`."""
   check_fields(fields)

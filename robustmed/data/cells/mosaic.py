@@ -4,7 +4,7 @@ The three other images of a mosaic are loaded with the first, chosen by the numb
 mosaic depends on neither batch size nor device count; it has the index of its first image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,12 @@ def sampling(split: store.Split) -> pipeline.Sampling:
     return {**example, **more}
 
   return pipeline.Sampling(choose, crop)
+
+
+def with_partners(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of an example that `sampling` gives, from those of a stored one."""
+  several = lambda one: jax.ShapeDtypeStruct((PARTNERS, *one.shape), one.dtype)
+  return {**shapes, **{f'more_{name}': several(shapes[name]) for name in _FIELDS}}
 
 
 def make(

@@ -37,6 +37,7 @@ class Task(NamedTuple):
   depths: tuple[int, ...]  # slices of the test volumes, approximately
   names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
   cases: int
+  foreground: int  # classes beside the background
 
 
 TASKS = {
@@ -47,6 +48,7 @@ TASKS = {
     (115,) * 3,
     ('heart', 'leftatrium'),
     20,
+    1,
   ),
   'hippocampus': Task(
     (56, 40),
@@ -55,6 +57,7 @@ TASKS = {
     (35,) * 35,
     ('hippocampus',),
     260,
+    2,
   ),
   'prostate': Task(
     (320, 320),
@@ -63,6 +66,7 @@ TASKS = {
     (20,) * 5,
     ('prostate',),
     32,
+    2,
   ),
 }
 
@@ -108,6 +112,17 @@ def _nominal_sizes(fields):
   found = {name: len(cases) * task.depths[0] for name, cases in _nominal_cases(fields).items()}
   # Not all slices of a test volume are evaluated.
   return {**found, 'test': found['test'] * task.sizes['test'] // sum(task.depths)}
+
+
+def features(fields: Mapping[str, Any]):
+  """Returns the features of the published task's slices, without the folder."""
+  task = _nominal_task(fields)
+  return volumes.features(modalities=task.modalities, foreground=task.foreground)
+
+
+def windows(fields: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the size of the patches that are loaded in training, and that of evaluation."""
+  return volumes.windows(fields, patch=fields['patch'] or _nominal_task(fields).patch)
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:

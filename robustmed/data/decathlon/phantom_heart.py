@@ -81,6 +81,7 @@ depths = functools.partial(phantom_organs.depths, ANATOMY)
 groups = functools.partial(phantom_organs.groups, ANATOMY)
 fingerprint = functools.partial(phantom_organs.fingerprint, ANATOMY)
 arrange = functools.partial(phantom_organs.arrange, ANATOMY)
+windows = functools.partial(phantom_organs.windows, ANATOMY)
 
 
 class PhantomHeart(phantom_organs.Phantom):

@@ -144,5 +144,14 @@ class Phantom(volumes.VolumeBuilder):
 
 def arrange(anatomy: Anatomy, source, fields: Mapping[str, Any], facts: Mapping[str, Any]):
   """Returns the source with patches of the published size, scaled to a multiple of 8."""
+  return volumes.arrange(source, fields, facts, patch=_patch(anatomy, fields))
+
+
+def windows(anatomy: Anatomy, fields: Mapping[str, Any]):
+  """Returns the `volumes.windows` of these patches."""
+  return volumes.windows(fields, patch=_patch(anatomy, fields))
+
+
+def _patch(anatomy, fields):
   scaled = tuple(max(8, 8 * round(n * fields['scale'] / 8)) for n in anatomy.patch)
-  return volumes.arrange(source, fields, facts, patch=fields['patch'] or scaled)
+  return fields['patch'] or scaled

@@ -92,6 +92,7 @@ depths = functools.partial(phantom_organs.depths, ANATOMY)
 groups = functools.partial(phantom_organs.groups, ANATOMY)
 fingerprint = functools.partial(phantom_organs.fingerprint, ANATOMY)
 arrange = functools.partial(phantom_organs.arrange, ANATOMY)
+windows = functools.partial(phantom_organs.windows, ANATOMY)
 
 
 class PhantomProstate(phantom_organs.Phantom):

@@ -60,6 +60,24 @@ class Study:
   limits: tuple[int, int] = dataclasses.field(default=(0, 0), compare=False)
 
 
+def features(*, modalities: int, foreground: int) -> tfds.features.FeaturesDict:
+  """Returns the features of a slice of any size."""
+  return tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Tensor(
+        shape=(None, None, modalities), dtype=np.float32, encoding=_BYTES
+      ),
+      'labels': tfds.features.Tensor(shape=(None, None), dtype=np.int8, encoding=_ZLIB),
+      'spacing': tfds.features.Tensor(shape=(3,), dtype=np.float32),
+      'slice': tfds.features.Scalar(dtype=np.int32),
+      'present': tfds.features.Tensor(shape=(foreground,), dtype=np.bool_),
+      'group': tfds.features.Scalar(dtype=np.int32),
+      'index': tfds.features.Scalar(dtype=np.int32),
+      'name': tfds.features.Text(),
+    }
+  )
+
+
 class VolumeBuilder(store.Builder):
   """'train', 'test' (all slices of the test cases) and, where the fold has any, 'validation'.
 
@@ -72,20 +90,7 @@ class VolumeBuilder(store.Builder):
 
   def features(self):
     study = self.study()
-    return tfds.features.FeaturesDict(
-      {
-        'image': tfds.features.Tensor(
-          shape=(None, None, len(study.modalities)), dtype=np.float32, encoding=_BYTES
-        ),
-        'labels': tfds.features.Tensor(shape=(None, None), dtype=np.int8, encoding=_ZLIB),
-        'spacing': tfds.features.Tensor(shape=(3,), dtype=np.float32),
-        'slice': tfds.features.Scalar(dtype=np.int32),
-        'present': tfds.features.Tensor(shape=(len(study.classes) - 1,), dtype=np.bool_),
-        'group': tfds.features.Scalar(dtype=np.int32),
-        'index': tfds.features.Scalar(dtype=np.int32),
-        'name': tfds.features.Text(),
-      }
-    )
+    return features(modalities=len(study.modalities), foreground=len(study.classes) - 1)
 
   def splits(self):
     study = self.study()
@@ -276,7 +281,7 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
   patch: of the network. info: 'properties' (a `preprocess.Fingerprint`), 'classes',
   'modalities', 'cases' per split, 'patch' and 'loader_patch'.
   """
-  loader = patches.loader_patch(patch) if fields['margin'] else tuple(patch)
+  loader, _ = windows(fields, patch=patch)
   source, facts = folds.of_fold(source, fields, facts)
   return with_sampling(source, fields, facts, patch=patch, loader=loader, seen=patch)._replace(
     info={
@@ -285,6 +290,14 @@ def arrange(source, fields: Mapping[str, Any], facts: Mapping[str, Any], *, patc
       'loader_patch': list(loader),
     },
   )
+
+
+def windows(
+  fields: Mapping[str, Any], *, patch: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the size of what is loaded in training, and that of what is evaluated."""
+  patch = tuple(patch)
+  return (patches.loader_patch(patch) if fields['margin'] else patch), patch
 
 
 def with_sampling(

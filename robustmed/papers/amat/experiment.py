@@ -74,6 +74,7 @@ def _data_of(config, part, augment, *fold: int) -> experiment.Data:
     load=lambda: part.load(config, *fold),
     augment=augment,
     groups=lambda: data.groups(fields()),
+    shapes=lambda: part.shapes(config, fields()),
   )
 
 

@@ -47,6 +47,12 @@ def load(config: ml_collections.ConfigDict) -> data.Source:
   return data.load(data.source_config(config.data.to_dict()))
 
 
+def shapes(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> data.Shapes:
+  """The shapes of examples of the source with these fields."""
+  del config
+  return data.shapes(fields)
+
+
 def make_augment(config: ml_collections.ConfigDict):
   """source -> None: neither paper augments cephalograms."""
   errors.lookup({'none': None}, config.augment.name, kind='augmentation of cephalograms')

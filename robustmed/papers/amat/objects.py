@@ -50,6 +50,13 @@ def load(config: ml_collections.ConfigDict) -> data.Source:
   return source._replace(sampling=mosaic.sampling(source.train))
 
 
+def shapes(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> data.Shapes:
+  """The shapes of examples of the source with these fields, with the partners of mosaics."""
+  found = data.shapes(fields)
+  mosaics = config.augment.name == 'mosaic'
+  return found._replace(train=mosaic.with_partners(found.train)) if mosaics else found
+
+
 def make_augment(config: ml_collections.ConfigDict):
   """source -> mosaics on the device; one function for all arms."""
   options = config.augment.to_dict()

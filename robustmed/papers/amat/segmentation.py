@@ -1,7 +1,8 @@
 """AMAT for segmentation: nnU-Net 2D on slices of the Medical Segmentation Decathlon."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -61,6 +62,12 @@ def make_task(config: ml_collections.ConfigDict) -> types.Task:
 
 def load(config: ml_collections.ConfigDict, *fold: int) -> data.Source:
   return data.load(parts.source_config(config, *fold))
+
+
+def shapes(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> data.Shapes:
+  """The shapes of examples of the source with these fields."""
+  del config
+  return data.shapes(fields)
 
 
 def make_augment(config: ml_collections.ConfigDict):

@@ -47,6 +47,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       load=lambda: data.load(source_config(config)),
       augment=make_augment(config),
       groups=lambda: data.groups(source_config(config)),
+      shapes=lambda: data.shapes(source_config(config)),
     ),
     grid=experiment.Grid(
       probes,

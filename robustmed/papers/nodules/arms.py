@@ -119,6 +119,11 @@ def tiles(config: ml_collections.ConfigDict) -> data.Source:
   return data.load(source_config(config, cut='tiles', **options))
 
 
+def tile_shapes(config: ml_collections.ConfigDict) -> data.Shapes:
+  """The shapes of `tiles`."""
+  return data.shapes(source_config(config, cut='tiles', **config.tiles.to_dict()))
+
+
 def shares(config: ml_collections.ConfigDict) -> dict[str, dict[str, float]]:
   """config.sampling with the real examples first: ml_collections sorts what it holds."""
   result = {}
@@ -255,6 +260,7 @@ def candidate_arms(config: ml_collections.ConfigDict) -> dict[str, experiment.Ar
   """Of config.candidates the networks that find candidates, and the reference detector."""
   made, options = {}, config.candidates
   train = options.train.to_dict()
+  shared = {'shapes': functools.partial(tile_shapes, config)}
 
   def arm(name, task, fields, rules=train, init_from='', **prepared):
     made[name] = experiment.Arm(
@@ -265,7 +271,9 @@ def candidate_arms(config: ml_collections.ConfigDict) -> dict[str, experiment.Ar
       network=experiment.Network(task, {'candidates': fields}),
       augment=lambda source: nodule_augment.tiles,
       evaluated=False,
-      prepared=experiment.Prepared(**{'source': lambda finished: tiles(config), **prepared}),
+      prepared=experiment.Prepared(
+        **shared, **{'source': lambda finished: tiles(config), **prepared}
+      ),
     )
 
   if config.data.candidates == 'blob':

@@ -42,6 +42,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       load=lambda: make_source(config),
       augment=lambda source: move,
       groups=lambda: groups(config),
+      shapes=lambda: data.shapes(nodules_arms.source_config(config)),
       check=functools.partial(preflight, config),
     ),
     grid=experiment.Grid(

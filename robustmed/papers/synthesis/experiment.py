@@ -37,6 +37,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       sizes=functools.cache(lambda: data.sizes(source_config(config))),
       load=lambda: data.load(source_config(config)),
       groups=lambda: data.groups(source_config(config)),
+      shapes=lambda: data.shapes(source_config(config)),
     ),
     grid=experiment.Grid(
       experiment.make_probes(task, config),

@@ -1,0 +1,101 @@
+"""What a compiled program needs of a device: memory, operations, seconds, from its compilation."""
+
+import re
+import time
+from typing import Any, NamedTuple
+
+from robustmed.runs.compilation import hlo, programs, targets
+
+# Of the peak of matrix products, what convolutions are taken to reach in `seconds`.
+REACHED = 0.3
+_NEEDED = re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm')
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+class Found(NamedTuple):
+  """A compilation, as plain data; sizes are bytes of one device."""
+
+  arguments: int = 0
+  temporaries: int = 0
+  code: int = 0
+  flops: float = 0.0  # loops counted as often as they go round
+  bytes: float = 0.0  # read and written, at most
+  collectives: int = 0
+  in_loops: int = 0
+  reduced_bytes: int = 0
+  compiled_in: float = 0.0  # seconds
+  needed: int = 0  # where it does not fit
+
+  @property
+  def held(self) -> int:
+    return self.needed or self.arguments + self.temporaries + self.code
+
+
+def compile_program(lowered: Any) -> Found:
+  """Compiles; a program that does not fit into the memory is a result, not an error."""
+  begin = time.monotonic()
+  try:
+    compiled = lowered.compile()
+  except RuntimeError as error:
+    over = _NEEDED.search(str(error))
+    if 'RESOURCE_EXHAUSTED' not in str(error) or not over:
+      raise
+    needed = int(float(over[1]) * _UNITS[over[2]])
+    return Found(needed=needed, compiled_in=round(time.monotonic() - begin, 1))
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  flops, moved = hlo.costs(compiled)
+  seen = hlo.collectives(text)
+  return Found(
+    arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    flops=flops,
+    bytes=moved,
+    collectives=seen.collectives,
+    in_loops=seen.in_loops,
+    reduced_bytes=seen.reduced_bytes,
+    compiled_in=round(time.monotonic() - begin, 1),
+  )
+
+
+def seconds(found: Found, chip: targets.Chip, *, devices: int, reached: float = 1.0) -> float:
+  """One call, at the share `reached` of the peak or as fast as the memory, and the sums of a ring.
+
+  0 where nothing is known of the device.
+  """
+  if not chip.flops:
+    return 0.0
+  sums = 2 * (devices - 1) / devices * found.reduced_bytes / chip.link
+  return max(found.flops / (reached * chip.flops), found.bytes / chip.bandwidth) + sums
+
+
+def largest(program: programs.Program, found: Found, chip: targets.Chip) -> int:
+  """At least about how many examples fit on one device, all temporaries counted as theirs."""
+  if found.needed or not chip.memory or not program.each:
+    return 0
+  fixed = found.code + max(0, found.arguments - program.each * program.example_bytes)
+  one = found.temporaries / program.each + program.example_bytes
+  return int((chip.memory - fixed) / max(one, 1))
+
+
+def advice(program: programs.Program, found: Found, chip: targets.Chip) -> str:
+  """One line on a program that does not fit, '' for others."""
+  memory = chip.memory
+  if not memory or found.held <= memory:
+    return ''
+  gib = targets.GIB
+  line = (
+    f'{program.label} does not fit: it needs {found.held / gib:.1f} GiB of {memory / gib:.0f} GiB '
+    f'with {program.each} examples a device, {(found.held - memory) / gib:.1f} GiB too much; '
+  )
+  fewer = int(program.each * memory / found.held)
+  if program.each == 1 or not fewer:
+    return line + 'lower config.model.width, or set config.model.dtype=bfloat16'
+  if program.kind in (programs.TRAIN, programs.AUGMENT):
+    whole = max(
+      n
+      for n in range(1, program.batch + 1)
+      if not program.batch % n and (n <= fewer * program.devices or n == 1)
+    )
+    return line + f'--config.train.micro_batch={whole} needs less'
+  return line + f'--config.evaluate.batch_size={fewer * program.devices} needs less'

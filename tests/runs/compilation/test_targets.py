@@ -1,0 +1,59 @@
+import importlib.util
+
+import pytest
+
+from robustmed import errors, main
+from robustmed.runs.compilation import targets
+
+
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('v5e-16', ('v5e-16', 'v5e', 16, 'v5e:4x4')),
+    ('v5litepod-256', ('v5e-256', 'v5e', 256, 'v5e:16x16')),
+    ('v6e-8', ('v6e-8', 'v6e', 8, 'v6e:2x4')),
+    ('v4-8', ('v4-8', 'v4', 4, 'v4:2x2x1')),  # two cores a chip
+    ('v5p-32', ('v5p-32', 'v5p', 16, 'v5p:2x2x4')),
+    ('cpu-8', ('cpu-8', 'cpu', 8, '')),
+  ],
+)
+def test_names_of_targets(name, expected):
+  assert targets.parse(name) == expected
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('v5e-3', 'there is no slice v5e-3; there are v5e-1, v5e-4'),
+    ('v4-9', 'there is no slice v4-9; there are v4-8'),
+    ('h100', "unknown target 'h100'; take one like v5e-16"),
+    ('cpu-0', 'must have 1 to 64 devices'),
+  ],
+)
+def test_a_target_that_there_is_not_is_one_line(name, message):
+  with pytest.raises(errors.UserError, match=message):
+    targets.parse(name)
+
+
+def _error(capsys, *words):
+  assert main.main(['--config', 'configs/two_moons.py:smoke', *words]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  return line
+
+
+def test_the_compiler_of_tpus_that_is_absent_is_one_line(capsys, monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda name, *a: None if name == 'libtpu' else find(name, *a)
+  )
+  monkeypatch.delenv('TPU_LIBRARY_PATH', raising=False)
+  line = _error(capsys, '--stage', 'compile', '--target', 'v5e-16')
+  assert 'pip install -r launch/tpu_compile.txt' in line
+
+
+def test_flags_that_do_not_go_together(capsys):
+  assert '--stage compile needs --target' in _error(capsys, '--stage', 'compile')
+  assert 'no other stage has one' in _error(capsys, '--stage', 'describe', '--target', 'cpu-2')
+  assert 'JAX has started with 2 CPU devices' in _error(
+    capsys, '--stage', 'compile', '--target', 'cpu-8'
+  )
