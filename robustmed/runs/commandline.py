@@ -110,10 +110,9 @@ def parse(words: Sequence[str]) -> Command:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
   if known.checkpoint and known.stage not in ('all', 'evaluate', 'report'):
     raise errors.UserError('--checkpoint can be used with --stage evaluate, report or all only')
-  if known.stage == 'plan' and known.jobs is None:
-    raise errors.UserError('--stage plan needs --jobs N')
-  if known.jobs is not None and known.stage not in ('plan', 'compile'):
-    raise errors.UserError('only --stage plan and --stage compile have --jobs')
+  wants = known.stage == 'plan' and known.jobs is None
+  if wants or (known.jobs is not None and known.stage not in ('plan', 'compile')):
+    raise errors.UserError('--stage plan needs --jobs N, compile may have it, and no other stage')
   arms = tuple(arm.strip() for arm in (known.arms or '').split(',') if arm.strip())
   if known.arms is not None and not arms:
     raise errors.UserError('--arms names no arm; leave it out for all of them')
