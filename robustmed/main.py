@@ -1,15 +1,29 @@
-"""The command `python -m robustmed.main --config FILE --workdir DIR`."""
+"""The commands `robustmed` and `python -m robustmed.main`: run an experiment, or another tool."""
 
-import pathlib
+import importlib
 import sys
 import time
 from collections.abc import Sequence
 
 from robustmed.process import lost_peers, tool
 
+# First word of a command -> the module whose `main` takes the others.
+COMMANDS = {
+  'doctor': 'robustmed.doctor',
+  'froc': 'robustmed.metrics.froc.tool',
+  'lidc_masks': 'robustmed.data.chest.lidc_xml',
+}
+
+
+def command() -> int:
+  """Runs the command line of this process; the console command `robustmed`."""
+  return main(sys.argv[1:])
+
 
 def main(words: Sequence[str]) -> int:
   """Runs one command and returns its exit code; a user error is one line on stderr and code 2."""
+  if words and words[0] in COMMANDS:
+    return importlib.import_module(COMMANDS[words[0]]).main(words[1:])
   code = 1  # of any exception that shows its traceback
   try:
     code = tool.run(
@@ -33,7 +47,7 @@ def _run(words: Sequence[str]) -> int:
 
   command = commandline.parse(words)
 
-  from robustmed.process import cpu_flags, hosts
+  from robustmed.process import compile_cache, cpu_flags, hosts
 
   flags = cpu_flags.tune()
   hosts.initialize(
@@ -43,7 +57,7 @@ def _run(words: Sequence[str]) -> int:
     automatic=command.distributed,
   )
 
-  _share_compiled_programs()
+  compile_cache.share()
 
   from robustmed import papers
   from robustmed.runs import stages
@@ -57,15 +71,5 @@ def _run(words: Sequence[str]) -> int:
   return 0
 
 
-def _share_compiled_programs() -> None:
-  """Turns on the persistent compilation cache in the user's home, unless one is set."""
-  import jax
-
-  if jax.config.jax_compilation_cache_dir is None:
-    folder = pathlib.Path.home() / '.cache' / 'robustmed' / 'xla'
-    jax.config.update('jax_compilation_cache_dir', str(folder))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-
-
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(command())

@@ -16,13 +16,22 @@ from robustmed import errors
 from robustmed.process import files, tool
 from robustmed.runs.compilation import targets
 
-PROJECT = pathlib.Path(__file__).parents[2]  # where configs/ is in a checkout
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# The configurations that come with the package: in an installed one, or beside it in a checkout.
+CONFIGS = next(
+  (root / 'configs' for root in (_PACKAGE, _PACKAGE.parent) if (root / 'configs').is_dir()),
+  _PACKAGE / 'configs',
+)
 STAGES = ('all', 'describe', 'plan', 'compile', 'train', 'evaluate', 'report')
 _EPILOG = """\
 Any field of the configuration can be set:
   --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
 so can every setting of an attack, whether the file names it or not:
   --config.evaluate.attacks.pgd_seg.restarts=5
+
+--config takes a file, or the name of a configuration that comes with the package. Without a
+checkout: robustmed quickstart:smoke --workdir runs/smoke. Other commands: robustmed doctor (is this
+machine fit?), robustmed froc, robustmed lidc_masks; each has --help.
 
 examples:
   python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
@@ -72,7 +81,12 @@ def parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   add = out.add_argument
-  add('--config', required=True, metavar='FILE[:PRESET]', help='experiment, e.g. configs/spine.py')
+  add(
+    '--config',
+    required=True,
+    metavar='NAME[:PRESET]',
+    help='experiment, as spine or configs/spine.py; --config may be left out before it',
+  )
   add('--workdir', metavar='DIR', help='where checkpoints, results and the report go')
   add('--stage', choices=STAGES, default='all', help='what to do (default: all)')
   add('--arms', metavar='A,B', help='only these arms (and those they need)')
@@ -97,7 +111,10 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(words: Sequence[str]) -> Command:
   """Reads the command line; every mistake in it is a `UserError`."""
-  known, overrides = parser().parse_known_args(list(words))
+  words = list(words)
+  if words and not words[0].startswith('-'):
+    words.insert(0, '--config')
+  known, overrides = parser().parse_known_args(words)
   target = _target(known)
   config = load_config(known.config)
   _apply(config, _names_of_attacks(overrides))
@@ -150,15 +167,9 @@ def _target(known) -> str:
 
 
 def load_config(name: str) -> ml_collections.ConfigDict:
-  """The configuration of FILE or FILE:PRESET."""
+  """Returns the configuration of NAME or NAME:PRESET, NAME a file or one of the package's."""
   path, _, preset = name.partition(':')
-  file = pathlib.Path(path)
-  if not file.is_file() and not file.is_absolute() and (PROJECT / file).is_file():
-    file = PROJECT / file
-  if not file.is_file():
-    near = sorted(str(p) for p in file.parent.glob('[!_]*.py')) if file.parent.is_dir() else []
-    known = f' (there are: {", ".join(near)})' if near else ''
-    raise errors.UserError(f'no config file {path}{known}')
+  file = _find(path)
   spec = importlib.util.spec_from_file_location(f'robustmed_config_{file.stem}', file)
   if spec is None or spec.loader is None:
     raise errors.UserError(f'{path} is not a Python config file')
@@ -173,6 +184,26 @@ def load_config(name: str) -> ml_collections.ConfigDict:
   if not hasattr(module, 'get_config'):
     raise errors.UserError(f'{path} has no function get_config(preset)')
   return module.get_config(preset)
+
+
+def _find(path: str) -> pathlib.Path:
+  """Returns the file of a configuration: as it is named, or one that comes with the package."""
+  file = pathlib.Path(path)
+  if file.is_file():
+    return file
+  if file.name == path and not file.suffix:
+    known = {found.stem: found for found in sorted(CONFIGS.glob('[!_]*.py'))}
+    if path in known:
+      return known[path]
+    raise errors.UserError(
+      f'no configuration {path!r} comes with robustmed (there are: {", ".join(known)}); '
+      'the name of a file ends in .py'
+    )
+  if not file.is_absolute() and (CONFIGS.parent / file).is_file():
+    return CONFIGS.parent / file
+  near = sorted(str(p) for p in file.parent.glob('[!_]*.py')) if file.parent.is_dir() else []
+  known = f' (there are: {", ".join(near)})' if near else ''
+  raise errors.UserError(f'no config file {path}{known}')
 
 
 def _check_folder(config) -> None:
