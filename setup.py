@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the folder configs/ is the package robustmed.configs in a wheel."""
+"""What pyproject.toml cannot say: configs/ is the package robustmed.configs in a wheel."""
 
 import setuptools
 

@@ -140,7 +140,7 @@ def self_test() -> tuple[bool, str]:
   def attacked(image, key):
     def objective(x):
       outputs = conv.conv(x, kernel[..., None, None], padding='SAME', precision='highest')
-      return jnp.sum(outputs[..., 0] * weights, axis=(1, 2))
+      return jnp.sum(outputs[..., 0] * weights[None], axis=(1, 2))
 
     return attack(objective, image, eps=_EPS, key=key).value
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import pathlib
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -79,6 +80,31 @@ def test_config_files_that_are_no_configs(tmp_path):
     commandline.load_config(str(broken))
   with pytest.raises(errors.UserError, match='no function get_config'):
     commandline.load_config(str(empty))
+
+
+def test_a_configuration_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
+  by_path = commandline.load_config(f'{QUICK}:smoke').to_dict()
+  monkeypatch.chdir(tmp_path)
+  assert commandline.load_config('quickstart:smoke').to_dict() == by_path
+  assert commandline.load_config('configs/quickstart.py:smoke').to_dict() == by_path
+  # without --config, and those that share modules
+  words = ['brats2d:smoke', '--workdir', 'w', '--config.seed=3']
+  command = commandline.parse(words)
+  assert command.config.preset == 'smoke' and command.config.seed == 3
+  assert command.rerun_flags[:2] == ('--config', 'brats2d:smoke')
+  own = tmp_path / 'configs' / 'quickstart.py'
+  own.parent.mkdir()
+  own.write_text('from ml_collections import ConfigDict\nget_config = lambda _: ConfigDict()\n')
+  assert commandline.load_config('configs/quickstart.py').to_dict() == {}
+
+
+def test_configurations_lie_in_an_installed_package(tmp_path, monkeypatch):
+  shutil.copytree(commandline.CONFIGS, tmp_path / 'robustmed' / 'configs')
+  monkeypatch.setattr(commandline, 'CONFIGS', tmp_path / 'robustmed' / 'configs')
+  assert commandline.load_config('amat_heart:smoke').preset == 'smoke'
+  assert commandline.load_config('configs/harden.py:smoke').preset == 'smoke'
+  with pytest.raises(errors.UserError, match=r"no configuration 'spin' comes.*spine"):
+    commandline.load_config('spin:real')
 
 
 def test_main_turns_a_mistake_into_one_line_and_code_2(capsys):
