@@ -35,12 +35,13 @@ rm -f "$out"/robustmed-*
 "$work/tools/bin/twine" check --strict "$out"/robustmed-*
 wheel=$(ls "$out"/robustmed-*.whl)
 
+# The versions that are tested; a constraint has no extras.
+sed 's/\[.*\]//' "$root/requirements.txt" >"$work/tested.txt"
 for python in "${pythons[@]}"; do
   say "trying $(basename "$wheel") with $("$python" --version)"
   venv=$work/$(basename "$python")-venv
   "$python" -m venv "$venv"
-  # The versions that are tested, where they exist for this Python.
-  "$venv/bin/python" "${pip[@]}" install "$wheel" -c "$root/requirements.txt"
+  "$venv/bin/python" "${pip[@]}" install "$wheel" -c "$work/tested.txt"
   empty=$work/$(basename "$python")-empty
   mkdir "$empty"
   (
