@@ -1,4 +1,4 @@
-"""Networks by name; each entry is a linen module class: MODELS[name](**fields)."""
+"""Networks by name; each entry is a linen module class: `MODELS[name](**fields)`."""
 
 from robustmed.models import (
   blob_unet,
