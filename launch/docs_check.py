@@ -1,6 +1,6 @@
 """Checks a built site: no page loads anything from elsewhere, no link inside leads nowhere.
 
-  python launch/docs_check.py site
+python launch/docs_check.py site
 """
 
 import html.parser

@@ -23,22 +23,19 @@ def on_files(files, config):
     text = rewritten((ROOT / name).read_text('utf-8'))
     files.append(site_files.File.generated(config, page, content=text))
   for path in sorted((ROOT / '.readme').glob('*.png')):
-    files.append(
-      site_files.File.generated(config, f'readme/{path.name}', abs_src_path=str(path))
-    )
+    files.append(site_files.File.generated(config, f'readme/{path.name}', abs_src_path=str(path)))
   return files
 
 
 def on_page_markdown(markdown, page, config, files):
-  """A link from a page of docs/ to a page's file in the root leads to that page."""
-  for name, target in PAGES.items():
-    depth = page.file.src_uri.count('/')
-    markdown = re.sub(
-      rf'\]\((?:\.\./)+{re.escape(name)}(#[^)]*)?\)',
-      lambda match: f']({"../" * depth}{target}{match[1] or ""})',
-      markdown,
-    )
-  return markdown
+  """A link from a page of docs/ to a file of the root leads to that file's page."""
+  up = '../' * page.file.src_uri.count('/')
+  names = '|'.join(map(re.escape, PAGES))
+  return re.sub(
+    rf'\]\((?:\.\./)+({names})(#[^)]*)?\)',
+    lambda match: f']({up}{PAGES[match[1]]}{match[2] or ""})',
+    markdown,
+  )
 
 
 def rewritten(text: str) -> str:
