@@ -69,8 +69,8 @@ def report_spec(task, config: ml_collections.ConfigDict) -> spec.ReportSpec:
     ),
     panels=(
       spec.Panel('DICE_seg', 'pgd_seg', True, 'Dice of the segmentation', (0.0, 1.0)),
-      spec.Panel('DICE_reg', 'pgd_seg', True, 'Dice of the contour', (0.0, 1.0)),
-      spec.Panel('Error_reg', 'pgd_seg', False, 'Contour error (pixels)', None),
+      spec.Panel('DICE_reg', 'pgd_seg', True, 'Dice of the contour', (0.0, 1.0), aimed=False),
+      spec.Panel('Error_reg', 'pgd_seg', False, 'Contour error (pixels)', aimed=False),
     ),
     level_units=task.units,
     arms=(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustmed.evaluation import claims, folds, trials
+from robustmed.evaluation import claims, folds, statistics, trials
 from robustmed.process import files
 from robustmed.report import content, figures, pages, tables
 from robustmed.report import inputs as inputs_lib
@@ -102,16 +102,40 @@ def _results(build: _Build) -> list:
       continue
     style = {'arms': build.arms, 'paper': spec.paper}
     png = figures.curves(held.summary, panel=panel, units=build.units, **style)
-    drawn.append(_figure(build, f'curve_{name}', png, f'{panel.metric} under {panel.attack}'))
+    aim = '' if panel.aimed else content.NOT_AIMED
+    drawn.append(_figure(build, f'curve_{name}', png, f'{panel.shown} under {panel.attack}{aim}'))
     cells = {'metric': panel.metric, 'attack': panel.attack, 'paper': spec.paper}
     cells['arms'] = [arm.name for arm in build.arms]
     _csv(build, name, tables.pivot(held.summary, **cells))
     labels = {arm.name: arm.shown for arm in build.arms}
     shown = tables.pivot(held.summary, show=True, labels=labels, failed=failed, **cells)
     better = 'higher is better' if panel.higher_is_better else 'lower is better'
-    caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}'
+    caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}{aim}'
     printed.append(pages.Table(caption, shown))
-  return [*blocks, pages.Row(drawn), *printed] if drawn else [*blocks, *printed]
+  return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *_others(build)]
+
+
+def _others(build: _Build) -> list:
+  """The first panel's metric under every attack that has no panel of its own."""
+  spec, summary = build.spec, build.held.summary
+  shown = {statistics.CLEAN, *(panel.attack for panel in spec.panels)}
+  others = [name for name in dict.fromkeys(summary['attack']) if name not in shown]
+  if not spec.panels or not others:
+    return []
+  panel, labels = spec.panels[0], {arm.name: arm.shown for arm in build.arms}
+  blocks = []
+  for attack in others:
+    frame = tables.pivot(
+      summary,
+      metric=panel.metric,
+      attack=attack,
+      arms=list(labels),
+      show=True,
+      labels=labels,
+      failed=content.failed_arms(build.held.checks),
+    )
+    blocks.append(pages.Table(f'{panel.shown} under {attack} by level {build.units}', frame))
+  return [pages.Folded(f'The other attacks of this run: {", ".join(others)}', blocks)]
 
 
 def _worst(build: _Build) -> list:
@@ -170,7 +194,10 @@ def _examples(build: _Build) -> list:
     captions = _example_captions(build, attack=attack, eps=eps)
     png = figures.examples(stored, captions=captions, units=build.units, **here)
     if png is not None:
-      caption = f'One example under {attack} at {eps:g}; the perturbation has its own scale.'
+      caption = (
+        f'One example under {attack} at {eps:g}, the first of those kept, whatever came of it; '
+        'the perturbation has its own scale.'
+      )
       blocks.append(_figure(build, f'examples_{attack}_{eps:g}', png, caption))
   if blocks and len(cells) > MAX_EXAMPLE_FIGURES:
     left = len(cells) - MAX_EXAMPLE_FIGURES

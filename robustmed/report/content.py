@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from robustmed.evaluation import checks, claims, statistics
 from robustmed.report import inputs as inputs_lib
 from robustmed.report import spec as spec_lib
 from robustmed.report import tables
+
+NOT_AIMED = ' (this attack does not aim at it, so it shows no robustness)'
+HARDLY_TRAINED = 0.5  # of a clean metric between 0 and 1, below which little can be lost
 
 
 def verdict(
@@ -22,7 +26,12 @@ def verdict(
   decided: pd.DataFrame,
 ) -> str:
   """One paragraph: the main finding in numbers, the claims, and what the checks allow."""
-  sentences = [*_finding(held, spec=spec, arms=arms), _claims(decided), _checks(held.checks)]
+  sentences = [
+    *_finding(held, spec=spec, arms=arms),
+    _claims(decided),
+    _checks(held.checks),
+    unseen_attacks(held.config),
+  ]
   return ' '.join(sentence for sentence in sentences if sentence)
 
 
@@ -128,6 +137,13 @@ def _finding(held, *, spec, arms) -> list[str]:
   ]
   if len(known) > 1:
     sentences.append(_best(known, panel=panel, failed=failed_arms(held.checks)))
+  if panel.higher_is_better and panel.limits == (0.0, 1.0):
+    poor = [arm.shown for arm, before, _ in known if before < HARDLY_TRAINED]
+    if poor:
+      sentences.append(
+        f'A clean `{panel.metric}` below {HARDLY_TRAINED:g} ({_list(poor)}) is that of a network '
+        'that is hardly trained: what it withstands says little.'
+      )
   return [*sentences, *_under_worst(held, known, panel=panel, eps=eps)]
 
 
@@ -211,6 +227,19 @@ def _checks(found: Sequence[checks.Check]) -> str:
   if failed:
     text += f' Do not trust the figures of {_list(failed)} until the failed checks are explained.'
   return text
+
+
+def unseen_attacks(config: Mapping[str, Any]) -> str:
+  """Which kinds of attacks were not run, so that no check can tell what they would find."""
+  chosen = config.get('evaluate', {})
+  kinds = {options.get('name') for options in chosen.get('attacks', {}).values()}
+  if not kinds & {'pgd', 'ifgsm', 'fgsm', 'apgd'} or chosen.get('budget'):
+    return ''
+  wanted = {'apgd': 'that chooses its own steps (`apgd`)', 'square': 'without gradients (`square`)'}
+  absent = [words for name, words in wanted.items() if name not in kinds]
+  if not absent:
+    return ''
+  return f'No attack {" and none ".join(absent)} was run: checks do not see what it would find.'
 
 
 def _mean(summary, panel, arm, eps) -> float:

@@ -156,6 +156,8 @@ def _table_cell(name, value) -> str:
     return f'<td class="num">{interval[1]}<br><small>{interval[2]}</small></td>'
   if len(text) > 40:
     return f'<td class="long">{text}</td>'
+  if len(text) > 12 and not _NUMBER.fullmatch(str(value)):
+    return f'<td class="middle">{text}</td>'
   return f'<td class="num">{text}</td>' if _NUMBER.fullmatch(str(value)) else f'<td>{text}</td>'
 
 
@@ -231,6 +233,7 @@ td.num { font-variant-numeric: tabular-nums; white-space: nowrap; }
 td small { color: var(--soft); }
 td:first-child:not(.long) { white-space: nowrap; }
 .callout p, .callout ul { max-width: none; }
+td.middle { min-width: 8rem; }
 td.long { min-width: 12rem; max-width: 28rem; }
 .badge { padding: .1em .55em; border-radius: 1em; font-weight: 600; white-space: nowrap;
   color: var(--none); background: var(--none-bg); }
@@ -249,7 +252,8 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
     --bad-bg: #ffffff; --open: #6b5200; --open-bg: #ffffff; --none: #59616b; --none-bg: #ffffff; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; min-width: 0; width: 100%; }
-  td.num { white-space: normal; } td.long { min-width: 0; } th, td { padding: .2rem .3rem; }
+  td.num { white-space: normal; } td.middle { min-width: 8rem; }
+td.long { min-width: 0; } th, td { padding: .2rem .3rem; }
   tr, figure, .callout { break-inside: avoid; } h2, h3 { break-after: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; } }
 """

@@ -36,6 +36,7 @@ class Panel:
   higher_is_better: bool = True
   label: str = ''  # of the y axis
   limits: tuple[float, float] | None = None
+  aimed: bool = True  # False: the attack does not try to make this metric worse
 
   @property
   def shown(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ def _cells(path):
 
 
 def test_there_are_some():
-  assert {'audit', 'spine'} <= {path.stem for path in NOTEBOOKS}
+  assert {'amat', 'attack', 'audit', 'rows', 'spine'} == {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
@@ -74,3 +75,43 @@ def test_the_audit_notebook_runs_and_tells_two_networks_apart(tmp_path):
   assert max(last('mean', 'pgd'), last('pixel', 'pgd')) < 0.3
   assert 'smallest breaking eps (median)' in found and '# Robustness' in found
   assert 'mean.onnx: input.normalise = scale:255 (guess)' in found
+
+
+def _table(text):
+  """First words of lines of a printed table -> the numbers after them."""
+  found = {}
+  for line in text.splitlines():
+    words = re.fullmatch(r'\s*([a-z][a-z ]*?)((?: +[\d.]+| +NaN)+)', line)
+    if words:
+      found[words[1]] = [float(word) for word in words[2].split() if word != 'NaN']
+  return found
+
+
+@pytest.mark.long
+def test_the_attack_notebook_runs_and_breaks_a_network_of_the_users(tmp_path):
+  text = _output('attack', tmp_path, seconds=90)  # 20 s on two quiet cores
+  found = _table(text)
+  assert found['none'][0] > 0.95 and found['noise'][-1] > 0.95
+  assert max(found['pgd'][-1], found['apgd'][-1]) < 0.6
+  median, left = re.search(r'median smallest eps: ([\d.]+), not broken: (\d+) of 24', text).groups()
+  assert 0.04 < float(median) < 0.1 and int(left) < 6
+  assert 'no gradient' not in text
+
+
+@pytest.mark.long
+def test_the_amat_notebook_runs_and_margins_grow(tmp_path):
+  text = _output('amat', tmp_path, seconds=90)  # 45 s on two quiet cores
+  found = _table(text)
+  clean = {name: values[0] for name, values in found.items()}
+  assert min(clean['std'], clean['amat'], clean['one level']) > 0.9
+  assert min(found['amat'][1], found['one level'][1]) > found['std'][1] + 0.05  # L2 of 1
+  quartiles = [float(word) for word in re.search(r'quartiles: \[(.*)\]', text)[1].split()]
+  assert quartiles[0] >= 0.25 and quartiles[2] > 0.25 and quartiles[4] > 0.5
+
+
+@pytest.mark.long
+def test_the_rows_notebook_runs_and_agrees_with_the_summary(tmp_path):
+  text = _output('rows', tmp_path, seconds=90)  # 35 s on two quiet cores
+  assert '8 patients' in text and 'adv minus std:' in text
+  assert float(re.search(r'difference from summary.csv: (\S+)', text)[1]) < 1e-5
+  assert "'pass':" in text and 'quickstart:smoke' in text

@@ -1,5 +1,6 @@
 """The whole report of a small run: every file, every promise of the page."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 from robustmed import errors, report
 from robustmed.evaluation import statistics
 from robustmed.process import files
+from robustmed.report import content
 from support import buckets
 
 
@@ -147,6 +149,57 @@ def test_a_panel_that_was_not_run_is_told(workdir, spec):
   written = report.write(workdir, spec=missing)
   assert '`DICE_seg` under `square`: not run.' in written.markdown.read_text()
   assert 'square was not run' in written.verdict
+
+
+def test_every_attack_of_the_run_is_on_the_page(written):
+  page = Page(written.html.read_text())
+  assert 'The other attacks of this run: fgsm, noise' in page.text
+  for attack in ('fgsm', 'noise'):
+    assert f'segmentation Dice under {attack} by level' in page.text
+  only = pd.read_csv(written.html.parent / 'tables' / 'summary.csv').query("attack == 'fgsm'")
+  shown = only[only['metric'] == 'DICE_seg']['mean'].map(lambda mean: f'{mean:.3f}')
+  assert all(mean in page.text for mean in shown)
+
+
+@pytest.mark.parametrize(
+  ('kinds', 'budget', 'said'),
+  [
+    (
+      ['pgd', 'fgsm'],
+      '',
+      'No attack that chooses its own steps (`apgd`) and none without gradients',
+    ),
+    (['pgd', 'apgd'], '', 'No attack without gradients (`square`) was run'),
+    (['pgd', 'apgd', 'square'], '', ''),
+    (['pgd'], 'standard', ''),
+    (['corruption'], '', ''),
+  ],
+)
+def test_kinds_of_attacks_that_were_not_run_are_named(kinds, budget, said):
+  chosen = {f'my_{kind}': {'name': kind} for kind in kinds}
+  found = content.unseen_attacks({'evaluate': {'attacks': chosen, 'budget': budget}})
+  assert found.startswith(said) and bool(found) == bool(said)
+  assert content.unseen_attacks({}) == ''
+
+
+def test_what_shows_no_robustness_is_said(workdir, spec):
+  """A clean metric of a network that is hardly trained; a metric that no attack aims at."""
+  path = workdir / 'results' / 'rows.parquet'
+  rows = pd.read_parquet(path)
+  rows.loc[rows['arm'] == 'adv', 'DICE_seg'] *= 0.2
+  rows.to_parquet(path)
+  spec = dataclasses.replace(
+    spec,
+    panels=(
+      dataclasses.replace(spec.panels[0], limits=(0.0, 1.0)),
+      dataclasses.replace(spec.panels[1], aimed=False),
+    ),
+  )
+  made = report.write(workdir, spec=spec)
+  verdict, text = made.verdict, made.markdown.read_text()
+  marked = {part for part in text.split('\n\n') if 'does not aim at it' in part}
+  assert len(marked) == 2 and all('segmentation' not in part for part in marked)  # figure, table
+  assert 'A clean DICE_seg below 0.5 (adv) is that of a network that is hardly trained' in verdict
 
 
 def test_text_for_the_terminal(written):

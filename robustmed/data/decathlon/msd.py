@@ -37,7 +37,7 @@ class Task(NamedTuple):
   depths: tuple[int, ...]  # slices of the test volumes, approximately
   names: tuple[str, ...]  # as dataset.json and folders spell it, in lower case
   cases: int
-  foreground: int  # classes beside the background
+  classes: tuple[str, ...]  # beside the background, as dataset.json names them, in lower case
 
 
 TASKS = {
@@ -48,7 +48,7 @@ TASKS = {
     (115,) * 3,
     ('heart', 'leftatrium'),
     20,
-    1,
+    ('left atrium',),
   ),
   'hippocampus': Task(
     (56, 40),
@@ -57,7 +57,7 @@ TASKS = {
     (35,) * 35,
     ('hippocampus',),
     260,
-    2,
+    ('anterior', 'posterior'),
   ),
   'prostate': Task(
     (320, 320),
@@ -66,7 +66,7 @@ TASKS = {
     (20,) * 5,
     ('prostate',),
     32,
-    2,
+    ('pz', 'tz'),
   ),
 }
 
@@ -117,7 +117,7 @@ def _nominal_sizes(fields):
 def features(fields: Mapping[str, Any]):
   """Returns the features of the published task's slices, without the folder."""
   task = _nominal_task(fields)
-  return volumes.features(modalities=task.modalities, foreground=task.foreground)
+  return volumes.features(modalities=task.modalities, foreground=len(task.classes))
 
 
 def windows(fields: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -183,11 +183,33 @@ def task_of(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
   )
 
 
+def _check_organ(root, found, task):
+  """Raises a `UserError` if the folder is of another organ than `task`, whatever its name.
+
+  Reports name the classes of the task, so that another organ would be shown under its name.
+  """
+  wanted = TASKS[task].classes
+  labels = [str(found['labels'][str(n)]) for n in range(1, len(found['labels']))]
+  named = any(
+    name in text.lower().replace(' ', '')
+    for text in (str(found.get('name', '')), root.resolve().name)
+    for name in TASKS[task].names
+  )
+  alike = tuple(label.lower() for label in labels) == wanted
+  if len(labels) != len(wanted) or not (named or alike):
+    raise errors.UserError(
+      f'{root / "dataset.json"}: the classes are {", ".join(labels)}, but the task {task} has '
+      f'{", ".join(wanted)}; configs/train.py trains on a folder of any organ'
+    )
+
+
 def find(fields: Mapping[str, Any]) -> volumes.Study:
   """Returns the cases that dataset.json lists, sorted by name; all files must exist."""
   root = root_of(fields)
   found = description(root)
-  task = TASKS[task_of(fields, found)]
+  name = task_of(fields, found)
+  task = TASKS[name]
+  _check_organ(root, found, name)
   if len(found['modality']) != task.modalities:
     raise errors.UserError(
       f"{root / 'dataset.json'}: field 'modality' has {len(found['modality'])} entries, this task "

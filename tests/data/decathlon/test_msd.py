@@ -109,6 +109,43 @@ def test_mistakes_in_the_description(tmp_path, edit, message):
     load(folder, tmp_path)
 
 
+@pytest.mark.parametrize(
+  ('task', 'name', 'labels', 'message'),
+  [
+    ('hippocampus', 'Task77_Spleen', ('background', 'spleen', 'cyst'), 'are spleen, cyst, but'),
+    (
+      'heart',
+      'Heart',
+      ('background', 'left', 'right'),
+      'task heart has left atrium; configs/train',
+    ),
+    (
+      'hippocampus',
+      'Liver',
+      ('background', 'liver'),
+      'are liver, but the task hippocampus has ant',
+    ),
+    ('hippocampus', 'Own', ('background', 'Anterior', 'Posterior'), ''),
+    ('hippocampus', 'Hippocampus', ('background', 'head', 'tail'), ''),
+  ],
+)
+def test_another_organ_is_not_shown_under_the_name_of_the_task(
+  tmp_path, task, name, labels, message
+):
+  names = [f'case_{n}' for n in range(5)]
+  for kind in ('imagesTr', 'labelsTr'):
+    for case in names:
+      scans.save(tmp_path / 'raw' / kind / f'{case}.nii.gz', np.ones((2, 2, 2)))
+  scans.describe(tmp_path / 'raw', names, labels=labels)
+  change(tmp_path / 'raw', lambda content: content.update(name=name))
+  fields = data.fields_of({'name': 'msd', 'dir': str(tmp_path / 'raw'), 'task': task})
+  if not message:
+    assert len(msd.find(fields).cases) == 5
+    return
+  with pytest.raises(errors.UserError, match=message):
+    msd.find(fields)
+
+
 def test_a_description_that_is_not_json(folder, tmp_path):
   (folder / 'dataset.json').write_text('{')
   with pytest.raises(errors.UserError, match=r'dataset.json: cannot be read'):
