@@ -167,7 +167,7 @@ def test_every_attack_of_the_run_is_on_the_page(written):
     (
       ['pgd', 'fgsm'],
       '',
-      'No attack that chooses its own steps (`apgd`) and none without gradients',
+      'No attack that chooses its own steps (`apgd`) and none without',
     ),
     (['pgd', 'apgd'], '', 'No attack without gradients (`square`) was run'),
     (['pgd', 'apgd', 'square'], '', ''),
