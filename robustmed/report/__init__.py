@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustmed.evaluation import claims, folds, statistics, trials
+from robustmed.evaluation import claims, folds, trials
 from robustmed.process import files
 from robustmed.report import content, figures, pages, tables
 from robustmed.report import inputs as inputs_lib
@@ -112,30 +112,17 @@ def _results(build: _Build) -> list:
     better = 'higher is better' if panel.higher_is_better else 'lower is better'
     caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}{aim}'
     printed.append(pages.Table(caption, shown))
-  return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *_others(build)]
+  return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *_other_attacks(build)]
 
 
-def _others(build: _Build) -> list:
-  """The first panel's metric under every attack that has no panel of its own."""
-  spec, summary = build.spec, build.held.summary
-  shown = {statistics.CLEAN, *(panel.attack for panel in spec.panels)}
-  others = [name for name in dict.fromkeys(summary['attack']) if name not in shown]
-  if not spec.panels or not others:
-    return []
-  panel, labels = spec.panels[0], {arm.name: arm.shown for arm in build.arms}
-  blocks = []
-  for attack in others:
-    frame = tables.pivot(
-      summary,
-      metric=panel.metric,
-      attack=attack,
-      arms=list(labels),
-      show=True,
-      labels=labels,
-      failed=content.failed_arms(build.held.checks),
-    )
-    blocks.append(pages.Table(f'{panel.shown} under {attack} by level {build.units}', frame))
-  return [pages.Folded(f'The other attacks of this run: {", ".join(others)}', blocks)]
+def _other_attacks(build: _Build) -> list:
+  frames = content.other_attacks(build.held, spec=build.spec, arms=build.arms)
+  blocks = [
+    pages.Table(f'{build.spec.panels[0].shown} under {attack} by level {build.units}', frame)
+    for attack, frame in frames.items()
+  ]
+  title = f'The other attacks of this run: {", ".join(frames)}'
+  return [pages.Folded(title, blocks)] if blocks else []
 
 
 def _worst(build: _Build) -> list:

@@ -229,6 +229,20 @@ def _checks(found: Sequence[checks.Check]) -> str:
   return text
 
 
+def other_attacks(
+  held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec, arms: Sequence[spec_lib.Arm]
+) -> dict[str, pd.DataFrame]:
+  """The first panel's metric, as printed, under each attack that has no panel."""
+  shown = {statistics.CLEAN, *(panel.attack for panel in spec.panels)}
+  labels, failed = {arm.name: arm.shown for arm in arms}, failed_arms(held.checks)
+  cells = {'arms': list(labels), 'labels': labels, 'failed': failed, 'show': True}
+  return {
+    attack: tables.pivot(held.summary, metric=spec.panels[0].metric, attack=attack, **cells)
+    for attack in dict.fromkeys(held.summary['attack'] if spec.panels else ())
+    if attack not in shown
+  }
+
+
 def unseen_attacks(config: Mapping[str, Any]) -> str:
   """Which kinds of attacks were not run, so that no check can tell what they would find."""
   chosen = config.get('evaluate', {})
