@@ -216,13 +216,13 @@ def test_networks_from_onnx_are_one_row(monkeypatch):
 @pytest.mark.long
 @pytest.mark.parametrize('name', ['ensemble', 'sweep', 'volume'])
 def test_searches_have_cpu_seconds_and_memory(name):
-  (row,) = workloads.run(_config(workloads=name, size=16, batch=1, steps=1))
+  (row,) = workloads.run(_config(workloads=(name,), size=16, batch=1, steps=1))
   assert row['workload'] == name and (row['batch'], row['steps']) == (1, 1)
   assert row['cpu_seconds'] > 0 and 0.1 < row['peak_gib'] < 64
   if name == 'volume':
     assert row['volume'] == '48x48x32' and row['windows'] == 5 * 5 * 3
     assert 0 < row['temporary_gib'] < 1
   if name == 'ensemble':
-    assert row['members'] == 3 and 0 < row['robust_passes'] <= 1
+    assert row['members'] == 3 and 0 <= row['robust_passes'] <= 1
   if name == 'sweep':
     assert row['levels'] == 4 and row['over_levels'] > 0
