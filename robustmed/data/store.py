@@ -18,7 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from robustmed import errors
+from robustmed.process import checksums, files
 
+_AGAIN = 'remove that folder; the next run builds it again'
 KEEP_BYTES = 512 * 2**20  # splits up to this size are kept in memory, decoded, once read
 
 
@@ -131,10 +133,7 @@ class Split:
     except (RuntimeError, ValueError, zlib.error) as error:
       if self._folder is None:
         raise
-      raise errors.UserError(
-        f'the prepared data in {self._folder} are damaged ({str(error).splitlines()[0][:100]}); '
-        'remove that folder; the next run builds it again'
-      ) from error
+      raise _damaged(self._folder, error) from error
 
   def stack(self, feature: str) -> np.ndarray:
     """Returns one feature of all examples, [n, ...]."""
@@ -196,12 +195,23 @@ def prepare(
         f'cannot write prepared data to {folder.parent}: {error.strerror or error}; '
         'set the data field cache_dir or $ROBUSTMED_CACHE to a writable folder with space'
       ) from error
-  builder = tfds.builder_from_directory(str(folder))
-  groups = json.loads((folder / 'groups.json').read_text(encoding='utf-8'))
-  splits = {
-    name: Split(builder.as_data_source(name), groups[name], folder=folder) for name in groups
-  }
+  checksums.check_list(folder, help_text=_AGAIN)
+  try:
+    builder = tfds.builder_from_directory(str(folder))
+    groups = files.parsed_json(folder / 'groups.json', help_text=_AGAIN)
+    splits = {
+      name: Split(builder.as_data_source(name), groups[name], folder=folder) for name in groups
+    }
+  except errors.UserError:
+    raise
+  except Exception as error:  # TFDS and protobuf raise their own kinds
+    raise _damaged(folder, error) from error
   return splits, folder
+
+
+def _damaged(folder, error) -> errors.UserError:
+  reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+  return errors.UserError(f'the prepared data in {folder} are damaged ({reason}); {_AGAIN}')
 
 
 def free_bytes(folder: pathlib.Path) -> int:
@@ -219,13 +229,13 @@ def amount(size: float) -> str:
 def counts(folder: pathlib.Path) -> dict[str, int]:
   """Returns the `Builder.counts` of a folder of prepared data; {} if there are none."""
   path = folder / 'counts.json'
-  return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+  return files.parsed_json(path, help_text=_AGAIN) if path.is_file() else {}
 
 
 def facts(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the `Builder.facts` of a folder of prepared data; {} if there are none."""
   path = folder / 'facts.json'
-  return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+  return files.parsed_json(path, help_text=_AGAIN) if path.is_file() else {}
 
 
 def _build(builder_class, fields, *, temporary, folder):
@@ -235,6 +245,7 @@ def _build(builder_class, fields, *, temporary, folder):
   for name in ('groups', 'counts', 'facts'):
     path = pathlib.Path(builder.data_dir, f'{name}.json')
     path.write_text(json.dumps(getattr(builder, name)), encoding='utf-8')
+  checksums.write_list(pathlib.Path(builder.data_dir))
   try:
     os.rename(builder.data_dir, folder)
   except OSError:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.process import console, files, parallel
+from robustmed.process import checksums, console, files, parallel
 
 
 class Table(NamedTuple):
@@ -22,11 +22,11 @@ class Table(NamedTuple):
 def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console.Stopper) -> None:
   """Makes, in order, all tables whose files `folder` lacks.
 
-  Every file is written whole or not at all. A requested stop raises `console.Stopped` between two
-  tables.
+  Every file is written whole or not at all; one that is damaged is computed again. A requested stop
+  raises `console.Stopped` between two tables.
   """
   found = parallel.broadcast_from_writer(
-    np.array([(folder / one.file).is_file() for one in tables], bool)
+    np.array([_is_stored(folder / one.file) for one in tables], bool)
   )
   progress = console.Progress(name, len(tables), done=int(found.sum()))
   for number, (one, have) in enumerate(zip(tables, found)):
@@ -44,6 +44,14 @@ def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console
     progress.update(number + 1, one.note)
   progress.close()
   parallel.barrier(name)
+
+
+def _is_stored(path) -> bool:
+  if checksums.is_intact(path):
+    return True
+  if path.is_file():
+    console.say(f'{path} is damaged and is computed again')
+  return False
 
 
 def write(table: pd.DataFrame, path) -> None:

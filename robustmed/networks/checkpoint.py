@@ -25,12 +25,14 @@ import orbax.checkpoint as ocp
 from robustmed import errors, models
 from robustmed.models import weights
 from robustmed.networks import network
-from robustmed.process import files
+from robustmed.process import checksums, files
 
 CARD, WEIGHTS, PACKED = 'network.json', 'variables', 'weights.safetensors'
 SEGMENTING = ('nnunet', 'unet')
 OUTPUTS = {**dict.fromkeys(SEGMENTING, 'head0'), 'resnet': 'logits'}  # of networks by name
 _DTYPES = {'float32': None, 'bfloat16': jnp.bfloat16}
+# What Orbax raises for files that it cannot read.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)
 _LOADING = """from robustmed import networks
 network = networks.load('FILE')
 outputs = network.predict(network.variables, image)"""
@@ -103,13 +105,13 @@ def _restored(path):
   if (path / PACKED).is_file():
     flat = {tuple(name.split('/')): leaf for name, leaf in weights.read(path / PACKED).items()}
     return flax.traverse_util.unflatten_dict(flat)
+  checksums.check_list(path / WEIGHTS, help_text='take another copy of the network')
   try:
     with ocp.StandardCheckpointer() as loader:
       found = loader.restore(files.path_of(path / WEIGHTS))
-  except (ValueError, KeyError, FileNotFoundError) as error:
-    raise errors.UserError(
-      f'{path}: cannot be read ({str(error).splitlines()[0][:200]})'
-    ) from error
+  except _UNREADABLE as error:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    raise errors.UserError(f'{path}: cannot be read ({reason})') from error
   return jax.tree.map(np.asarray, found)
 
 
@@ -145,6 +147,7 @@ def write(card, variables, path: pathlib.Path) -> None:
     building.mkdir(parents=True)
     with ocp.StandardCheckpointer(multiprocessing_options=_ALONE) as saver:
       saver.save(files.path_of(building / WEIGHTS), jax.tree.map(np.asarray, variables))
+    checksums.write_list(building / WEIGHTS)
     (building / CARD).write_text(json.dumps({**card, 'arm': arm}, indent=1))
     os.replace(building, path)
   except (OSError, RuntimeError, ValueError) as error:

@@ -23,9 +23,11 @@ import numpy as np
 from etils import epath
 
 from robustmed import errors
+from robustmed.process import checksums
 
 _DEFLATED = 1032  # bytes that one compressed byte can become
 _EMPTY_ZIP = 22  # bytes of an archive without files
+iter_files = checksums.iter_files
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
 Path = pathlib.Path | epath.Path
 # What the readers raise for a damaged archive of arrays and for a file of another kind.
@@ -62,6 +64,7 @@ def is_remote(path: Path) -> bool:
 
 def opened(path: Path) -> Any:
   """Returns what numpy and pandas can read `path` from: the path, or the content of an object."""
+  checksums.check(path)
   return io.BytesIO(path.read_bytes()) if is_remote(path) else path
 
 
@@ -80,15 +83,18 @@ def regular(path: Path, *, missing_ok: bool = False) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-  """Returns the content of a file; one that cannot be read is a `UserError`."""
+  """Returns the content of a file; one that cannot be read, or is not what a run wrote (see
+  `checksums`), is a `UserError`."""
   regular(path, missing_ok=True)
   try:
-    return path.read_bytes()
+    content = path.read_bytes()
   except Exception as error:  # drivers raise their own kinds
     raise errors.UserError(
       f'cannot read {path}: {_reason(error)}; check that it is there, that you may read it and '
       'that its store answers'
     ) from error
+  checksums.check(path, content)
+  return content
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -163,14 +169,6 @@ def _reason(error: Exception) -> str:
   return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
-def iter_files(folder: Path) -> list[Path]:
-  """Returns all files of a folder and of the folders in it, sorted."""
-  if not folder.is_dir():
-    return []
-  inside = sorted(folder.iterdir())
-  return [file for path in inside for file in (iter_files(path) if path.is_dir() else [path])]
-
-
 def remove_folder(folder: Path) -> None:
   """Removes a folder with all that is in it, if it exists."""
   if not folder.exists():
@@ -189,13 +187,15 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as folder:
       temporary = pathlib.Path(folder) / path.name
       yield temporary
-      upload(temporary, path)
+      with _summed(temporary, path):
+        upload(temporary, path)
     return
   temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield temporary
-    os.replace(temporary, path)
+    with _summed(temporary, path):
+      os.replace(temporary, path)
   except OSError as error:
     raise errors.UserError(
       f'cannot write {path}: {_reason(error)}; check the free space and the permissions'
@@ -203,6 +203,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _summed(new: pathlib.Path, path: Path) -> Iterator[None]:
+  """Stores the sum of `new`, where files like `path` have one, while it takes the place of that."""
+  if not checksums.is_kept(path):
+    yield
+    return
+  found = checksums.digest(new)
+  checksums.announce(path, found)
+  yield
+  checksums.settle(path, found)
 
 
 @contextlib.contextmanager
@@ -261,8 +273,13 @@ def parsed_json(
 ) -> Any:
   """Returns the content of a JSON file; a damaged one, also one key twice, is a `UserError`."""
   try:
-    return json.loads(regular(path).read_text(encoding='utf-8-sig'), object_pairs_hook=_object)
-  except (ValueError, OSError, RecursionError) as error:
+    content = regular(path).read_bytes()
+  except OSError as error:
+    raise errors.UserError(f'{path}{said} ({str(error)[:200]}); {help_text}') from error
+  checksums.check(path, content)
+  try:
+    return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
+  except (ValueError, RecursionError) as error:
     reason = str(error)[:200]
     raise errors.UserError(f'{path}{said} ({reason}); {help_text}') from error
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from robustmed import errors
-from robustmed.process import files, parallel
+from robustmed.process import checksums, files, parallel
 
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
 ABSENT = '(absent)'
+SUMMED = ('results', 'checkpoints')  # the files in them get check sums
 KEPT = ('checkpoints', 'logs', 'results', 'report', 'locks')  # locks are those of other runs
 PACKAGES = ('robustmed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
 
@@ -32,6 +33,8 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
+  for name in SUMMED:
+    checksums.keep(folder / name)
   try:
     if parallel.is_writer():
       folder.mkdir(parents=True, exist_ok=True)

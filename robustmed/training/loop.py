@@ -62,9 +62,9 @@ def fit(
     padded=padded,
   )
   store = checkpoints.Store(folder)
-  latest = store.latest()
-  if latest is not None:
-    state, _ = store.restore(latest, state)
+  stored = store.restore_latest(state)
+  if stored is not None:
+    state = stored
   elif initial is not None:
     own = {'params': state.params, **state.state}
     state = _warm_start(state, initial(own) if callable(initial) else initial)

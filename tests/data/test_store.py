@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -9,6 +10,8 @@ import pytest
 from robustmed import data, errors
 from robustmed.data import store
 from robustmed.data.spine import phantom
+from robustmed.process import checksums
+from support import toys
 
 
 def test_split_is_random_access_to_read_only_arrays(small):
@@ -150,8 +153,28 @@ def test_prepared_data_that_were_damaged_are_named(tmp_path):
   folder = pathlib.Path(data.load(fields).info['folder'])
   for path in folder.glob('*test.array_record*'):
     path.write_bytes(b'bad')
+  with pytest.raises(errors.UserError, match=f'{folder}/.*test.array_record.* is damaged: its SHA'):
+    data.load(fields)
+  # of an earlier version
+  (folder / checksums.LIST).unlink()
   with pytest.raises(errors.UserError, match=f'prepared data in {folder} are damaged .*; remove'):
     data.load(fields).test[0]
+
+
+@pytest.mark.parametrize('name', ['groups', 'features', 'dataset_info', 'counts', 'facts'])
+def test_descriptions_of_prepared_data_that_were_damaged_are_named(tmp_path, name):
+  fields = {**phantom.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
+  fields |= {'name': 'phantom_lumbar_disks', 'cache_dir': str(tmp_path)}
+  folder = pathlib.Path(data.load(fields).info['folder'])
+  path = folder / f'{name}.json'
+  toys.flip_bit(path)
+  with pytest.raises(errors.UserError, match=f'{path} is damaged.*the next run builds it again'):
+    data.load(fields)
+  (folder / checksums.LIST).unlink()
+  for content in ('', '[3]', '{"a": 1}', '7', 'null'):
+    path.write_text(content)
+    with contextlib.suppress(errors.UserError):  # or what is missing is not needed
+      data.load(fields)
 
 
 def test_cache_root(monkeypatch):

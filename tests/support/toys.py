@@ -91,3 +91,10 @@ def assert_equal_trees(first, second):
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), first, second
   )
+
+
+def flip_bit(path, place: float = 0.5) -> None:
+  """Flips one bit of a file, `place` of its length behind its start."""
+  content = bytearray(path.read_bytes())
+  content[int(place * (len(content) - 1))] ^= 4
+  path.write_bytes(bytes(content))

@@ -71,6 +71,21 @@ def test_stopping_and_going_on_changes_nothing(tmp_path, stop_after):
     assert whole_rows.get(row['step'], row) == row
 
 
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_like_an_undisturbed_one(tmp_path, capsys):
+  whole = _fit(tmp_path / 'whole')
+  with pytest.raises(console.Stopped):
+    _fit(tmp_path / 'cut', stopper=StopAt(4))  # saved are the steps 3 and 5
+  files = [
+    path for path in (tmp_path / 'cut' / 'state' / '5' / 'state').rglob('*') if path.is_file()
+  ]
+  toys.flip_bit(max(files, key=lambda path: path.stat().st_size))
+  toys.assert_equal_trees(_fit(tmp_path / 'cut'), whole)
+  lines = [line for line in capsys.readouterr().err.splitlines() if 'SHA-256' in line]
+  assert len(lines) == 1 and 'the one of step 3 is taken' in lines[0]
+  whole_rows = {row['step']: row for row in _log(tmp_path / 'whole')}
+  assert {row['step']: row for row in _log(tmp_path / 'cut')} == whole_rows
+
+
 def _margins(folder):
   with (folder / 'logs' / 'std.margins.csv').open(newline='') as file:
     return list(csv.DictReader(file))

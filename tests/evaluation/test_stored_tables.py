@@ -1,0 +1,34 @@
+import pandas as pd
+import pytest
+
+from robustmed.evaluation import stored_tables
+from robustmed.process import checksums, console
+from support import toys
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet'])
+def test_a_damaged_table_is_computed_again(tmp_path, monkeypatch, capsys, suffix):
+  monkeypatch.setattr(checksums, '_kept', {tmp_path})
+  made = []
+
+  def table(name):
+    def make():
+      made.append(name)
+      return pd.DataFrame({'value': [1.5, 2.5]})
+
+    return stored_tables.Table(f'{name}.{suffix}', make, name, '')
+
+  def fill():
+    stored_tables.fill_missing(
+      'tables', [table('a'), table('b')], folder=tmp_path, stopper=console.Stopper()
+    )
+
+  fill()
+  fill()
+  assert made == ['a', 'b']
+  whole = (tmp_path / f'b.{suffix}').read_bytes()
+  toys.flip_bit(tmp_path / f'b.{suffix}')
+  fill()
+  assert made == ['a', 'b', 'b'] and (tmp_path / f'b.{suffix}').read_bytes() == whole
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f'b.{suffix} is damaged and is computed again' in line

@@ -1,0 +1,159 @@
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from robustmed import errors
+from robustmed.process import checksums, files
+from support import buckets
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+  monkeypatch.setattr(checksums, '_kept', set())
+  monkeypatch.setattr(checksums, '_warned', [])
+
+
+def _flip(path, place=-2):
+  content = bytearray(path.read_bytes())
+  content[place] ^= 1
+  path.write_bytes(bytes(content))
+
+
+@pytest.fixture(params=['disk', 'bucket'])
+def root(request, tmp_path, monkeypatch):
+  if request.param == 'disk':
+    return tmp_path
+  buckets.use(monkeypatch)
+  return files.path_of('gs://bucket/x')
+
+
+def test_a_file_of_results_that_was_changed_is_refused_with_its_name(root):
+  checksums.keep(root / 'results')
+  path = root / 'results' / 'checks.json'
+  files.write_json(path, {'a': 1})
+  assert files.read_json(path) == {'a': 1}
+  with files.replacing(path.with_name('x.npz')) as temporary:
+    np.savez(temporary, a=np.arange(3))
+  files.write_json(path, {'a': 2})
+  assert files.read_json(path) == {'a': 2} and checksums.is_intact(path)
+  _flip(path, 8)
+  readers = (files.read_json, files.read_bytes, files.opened)
+  for read in readers:
+    with pytest.raises(errors.UserError, match=r'results/checks.json is damaged: its SHA-256'):
+      read(path)
+  assert not checksums.is_intact(path)
+  _flip(path.with_name('x.npz'), 30)
+  with pytest.raises(errors.UserError, match=r'x.npz is damaged'):
+    files.read_arrays(path.with_name('x.npz'))
+  # written again, it is what was written
+  files.write_json(path, {'a': 3})
+  assert files.read_json(path) == {'a': 3}
+
+
+def test_only_what_a_run_keeps_has_sums(tmp_path):
+  checksums.keep(tmp_path / 'results')
+  for name in ('locks/a.json', 'results/worst/a/b.csv', 'results/a.png', 'results/parts/a.csv'):
+    files.write_text(tmp_path / name, 'x')
+  assert [
+    str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.sha256') if path.is_file()
+  ] == ['results/parts/.sha256/a.csv.sha256']
+  done = subprocess.run(
+    ['sha256sum', '-c', '.sha256/a.csv.sha256'],
+    cwd=tmp_path / 'results' / 'parts',
+    check=False,
+    capture_output=True,
+  )
+  assert done.returncode == 0, done
+
+
+@pytest.mark.parametrize('moment', ['announced', 'replaced', 'new'])
+def test_a_run_that_is_killed_while_it_replaces_a_file_leaves_a_valid_one(
+  tmp_path, monkeypatch, moment
+):
+  checksums.keep(tmp_path)
+  path = tmp_path / 'a.json'
+  if moment != 'new':
+    files.write_json(path, 1)
+
+  class Killed(BaseException):
+    pass
+
+  def kill(*_):
+    raise Killed
+
+  with monkeypatch.context() as patched, pytest.raises(Killed):
+    if moment == 'replaced':
+      patched.setattr(checksums, 'settle', kill)
+    else:
+      patched.setattr(files.os, 'replace', kill)
+    files.write_json(path, 2)
+  if moment == 'new':
+    assert not path.exists() and not checksums.is_intact(path)
+  else:
+    assert files.read_json(path) == (2 if moment == 'replaced' else 1)
+  files.write_json(path, 3)
+  assert files.read_json(path) == 3
+  (sums,) = (tmp_path / '.sha256').iterdir()
+  assert len(sums.read_text().splitlines()) == 1
+
+
+def test_what_has_no_sums_is_used_with_one_warning(tmp_path, capsys):
+  (tmp_path / 'a.json').write_text('1')
+  (tmp_path / 'b.json').write_text('2')
+  checksums.keep(tmp_path)
+  assert files.read_json(tmp_path / 'a.json') == 1 and files.read_json(tmp_path / 'b.json') == 2
+  checksums.check_list(tmp_path)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'a.json was stored without check sums' in line
+
+
+def test_a_folder_is_compared_file_by_file(root, capsys):
+  folder = root / 'data'
+  for name in ('a', 'in/b'):
+    files.write_text(folder / name, name * 5)
+  checksums.write_list(folder)
+  checksums.check_list(folder)
+  _flip(folder / 'in' / 'b')
+  with pytest.raises(errors.UserError, match=r'in/b is damaged: its SHA-256 .*; build it again'):
+    checksums.check_list(folder, help_text='build it again')
+  _flip(folder / 'in' / 'b')
+  checksums.check_list(folder)
+  (folder / 'a').unlink()
+  with pytest.raises(errors.UserError, match=r'data/a is missing'):
+    checksums.check_list(folder)
+  files.write_text(folder / 'a', 'a' * 5)
+  checksums.check_list(folder)
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('damage', ['line lost', 'cut', 'flipped', 'empty'])
+def test_a_list_that_is_damaged_is_refused(tmp_path, damage):
+  for name in 'abc':
+    (tmp_path / name).write_text(name)
+  checksums.write_list(tmp_path)
+  path = tmp_path / checksums.LIST
+  lines = path.read_text().splitlines(keepends=True)
+  done = subprocess.run(
+    ['sha256sum', '-c', path.name], cwd=tmp_path, check=False, capture_output=True
+  )
+  assert done.returncode == 0, done
+  damaged = {
+    'line lost': ''.join(lines[:-1]),
+    'cut': ''.join(lines)[:-10],
+    'flipped': ''.join(lines).replace(lines[1][:4], 'zzzz'),
+    'empty': '',
+  }
+  path.write_text(damaged[damage])
+  with pytest.raises(errors.UserError, match='SHA256SUMS is damaged'):
+    checksums.check_list(tmp_path)
+
+
+def test_sums_beside_a_file_that_cannot_be_read_are_a_mismatch(tmp_path):
+  checksums.keep(tmp_path)
+  files.write_json(tmp_path / 'a.json', 1)
+  (tmp_path / '.sha256' / 'a.json.sha256').write_bytes(b'\xff\x00')
+  with pytest.raises(errors.UserError, match='damaged'):
+    files.read_json(tmp_path / 'a.json')
+  assert json.loads((tmp_path / 'a.json').read_text()) == 1
