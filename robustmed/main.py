@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from robustmed.process import lost_peers, tool
+from robustmed.process import lost_peers, memory, tool
 
 # First word of a command -> the module whose `main` takes the others.
 COMMANDS = {
@@ -42,6 +42,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
+  if memory.ALLOW not in words:
+    memory.check_address_space()
+
   # Imported here so that --help and errors in flags are printed at once.
   from robustmed.runs import commandline
 

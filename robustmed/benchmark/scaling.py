@@ -96,7 +96,7 @@ def on_these_devices(
   attacked = hashlib.sha256()
   for start in range(0, len(whole['mask']), here):
     attacked.update(np.asarray(program(variables, part(start), *rest)[0]).tobytes())
-  attack_collectives = hlo.collectives(program.compiled_text(variables, part(0), *rest))
+  attack_collectives = hlo.collectives(program.compiled(variables, part(0), *rest).as_text())
 
   defense = adversarial.make(task, attack=attack, objectives={'train_seg': 0.5}, eps=0.07)
   rules = {'main': optimisers.make({'name': 'adamax', 'lr': 1e-3}, num_steps=2)}
@@ -109,7 +109,7 @@ def on_these_devices(
     average=False,
   )
   run, losses = step.make(defense, optimisers=rules, num_steps=2), []
-  train_collectives = hlo.collectives(run.compiled_text(state, whole, jax.random.key(4)))
+  train_collectives = hlo.collectives(run.compiled(state, whole, jax.random.key(4)).as_text())
   for _ in range(2):
     state, scalars = run(state, whole, jax.random.key(4))
     losses.append(float(np.asarray(scalars['main/loss'])))

@@ -18,10 +18,17 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from robustmed import errors
-from robustmed.process import checksums, files
+from robustmed.process import checksums, files, leftovers
 
 _AGAIN = 'remove that folder; the next run builds it again'
 KEEP_BYTES = 512 * 2**20  # splits up to this size are kept in memory, decoded, once read
+
+
+class _Info(tfds.core.DatasetInfo):
+  """Is not looked up among the data sets of TFDS, which leaves an empty temporary folder."""
+
+  def initialize_from_bucket(self):
+    pass
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -49,7 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Returns the examples of each split; malformed input is a `UserError` that names the file."""
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=self.features(), disable_shuffling=True)
+    return _Info(builder=self, features=self.features(), disable_shuffling=True)
 
   def _split_generators(self, dl_manager):
     with report_read_errors(self.name):
@@ -188,11 +195,19 @@ def prepare(
   if not is_prepared(folder):
     try:
       folder.parent.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryDirectory(prefix='.building-', dir=folder.parent) as temporary:
+      leftovers.sweep(folder.parent)
+      suffix = f'.{leftovers.owner()}.tmp'
+      with tempfile.TemporaryDirectory(
+        prefix='.building-', suffix=suffix, dir=folder.parent
+      ) as temporary:
         _build(builder_class, fields, temporary=temporary, folder=folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+      code = files.os_error(error)
+      if code is None and not isinstance(error, OSError):
+        raise
+      reason = os.strerror(code) if code else error
       raise errors.UserError(
-        f'cannot write prepared data to {folder.parent}: {error.strerror or error}; '
+        f'cannot write prepared data to {folder.parent}: {reason}; '
         'set the data field cache_dir or $ROBUSTMED_CACHE to a writable folder with space'
       ) from error
   checksums.check_list(folder, help_text=_AGAIN)

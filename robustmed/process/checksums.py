@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from robustmed import errors
+from robustmed.process import leftovers
 
 LIST = 'SHA256SUMS'
 BESIDE = '.sha256'
@@ -112,7 +113,7 @@ def _write_whole(file, text):
   if not isinstance(file, pathlib.Path):
     file.write_text(text)
     return
-  temporary = file.with_name(f'.{file.name}.tmp')
+  temporary = file.with_name(f'.{file.stem}.{leftovers.owner()}.tmp{file.suffix}')
   temporary.write_text(text, encoding='utf-8')
   temporary.replace(file)
 

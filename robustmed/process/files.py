@@ -5,6 +5,7 @@ a rename is a copy, a file is written to the local disk and uploaded as one obje
 """
 
 import contextlib
+import errno
 import importlib.util
 import io
 import json
@@ -13,7 +14,6 @@ import os
 import pathlib
 import re
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,9 +23,10 @@ import numpy as np
 from etils import epath
 
 from robustmed import errors
-from robustmed.process import checksums
+from robustmed.process import checksums, leftovers
 
 _DEFLATED = 1032  # bytes that one compressed byte can become
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EMPTY_ZIP = 22  # bytes of an archive without files
 iter_files = checksums.iter_files
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
@@ -184,13 +185,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary path to write to; its file replaces `path` when the block succeeds."""
   path = path if isinstance(path, pathlib.PurePath) else path_of(path)
   if is_remote(path):
-    with tempfile.TemporaryDirectory() as folder:
+    with leftovers.temporary_folder() as folder:
       temporary = pathlib.Path(folder) / path.name
       yield temporary
       with _summed(temporary, path):
         upload(temporary, path)
     return
-  temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+  temporary = path.with_name(f'.{path.stem}.{leftovers.owner()}.tmp{path.suffix}')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield temporary
@@ -223,7 +224,7 @@ def building_folder(folder: Path) -> Iterator[pathlib.Path]:
   if not is_remote(folder):
     yield folder
     return
-  with tempfile.TemporaryDirectory() as here:
+  with leftovers.temporary_folder() as here:
     yield pathlib.Path(here)
     for file in iter_files(pathlib.Path(here)):
       upload(file, folder / file.relative_to(here).as_posix())
@@ -244,9 +245,12 @@ def os_error(error: BaseException | None) -> int | None:
   while error is not None:
     if isinstance(error, OSError) and error.errno:
       return error.errno
-    written = re.search(r"os_error_code='(\d+)'", str(error))
-    if written:
+    text = str(error)
+    if written := re.search(r"os_error_code='(\d+)'", text):
       return int(written[1])
+    named = [code for code in _FULL if os.strerror(code) in text]
+    if named and isinstance(error, RuntimeError):
+      return named[0]
     error = error.__cause__ or error.__context__
   return None
 

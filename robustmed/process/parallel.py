@@ -59,6 +59,11 @@ def _local_devices() -> tuple[jax.Device, ...]:
   return _devices.get() or tuple(jax.local_devices())
 
 
+def memory_stats() -> list[dict[str, int] | None]:
+  """Returns what each device of this host says of its memory; CPUs say nothing."""
+  return [device.memory_stats() for device in jax.local_devices()]
+
+
 @contextlib.contextmanager
 def on_devices(first: int, count: int):
   """Runs what is called within, by this thread, on `count` of this host's devices, from number
@@ -137,8 +142,8 @@ def each_device(
   Arguments with their position in `split` are batches, split over the devices along the leading
   axis (a multiple of the local device count, see `pad`); all others are replicated. Outputs that
   are `gathered` (True/False per output) are per-example and concatenated along their leading axis;
-  the others must be equal on all devices and are returned once. `.compiled_text(...)`: HLO;
-  `.mapped(args)(*.cut(args))`: the mapped function itself, to be traced.
+  the others must be equal on all devices and are returned once. `.compiled(...)`: that
+  program; `.mapped(args)(*.cut(args))`: the mapped function itself, to be traced.
   """
   axes_out = jax.tree.map(lambda joined: 0 if joined else None, gathered)
 
@@ -172,7 +177,7 @@ def each_device(
 
   call.cut = cut
   call.mapped = lambda args: mapped(axes(args), ())
-  call.compiled_text = lambda *args: call.mapped(args).lower(*cut(args)).compile().as_text()
+  call.compiled = lambda *args: call.mapped(args).lower(*cut(args)).compile()
   return call
 
 

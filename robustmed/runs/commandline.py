@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from robustmed import errors
-from robustmed.process import files, tool
+from robustmed.process import files, memory, tool
 from robustmed.runs.compilation import targets
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -69,6 +69,7 @@ class Command(NamedTuple):
   jobs: int = 1
   target: str = ''
   programs: tuple[str, ...] = ()
+  allow_memory: bool = False
   rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
 
 
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
   add('--target', metavar='KIND-N', help=f'--stage compile: {targets.EXAMPLES}')
   add('--programs', metavar='A,B', help="--stage compile: only these, as train or 'attack pgd'")
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
+  add('--allow-memory', action='store_true', help='train also what seems to need too much memory')
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
   several.add_argument(
@@ -147,7 +149,13 @@ def parse(words: Sequence[str]) -> Command:
     jobs=(2 if target else 1) if known.jobs is None else known.jobs,
     target=target,
     programs=tuple(one.strip() for one in (known.programs or '').split(',') if one.strip()),
-    rerun_flags=(*rerun_flags, *overrides, *(['--distributed'] if known.distributed else [])),
+    allow_memory=known.allow_memory,
+    rerun_flags=(
+      *rerun_flags,
+      *overrides,
+      *(['--distributed'] if known.distributed else []),
+      *([memory.ALLOW] if known.allow_memory else []),
+    ),
   )
 
 

@@ -1,14 +1,18 @@
 """What `--stage describe` prints: counts and costs, from shapes alone, without loading data."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
 
+from robustmed import errors
 from robustmed.evaluation import claims
-from robustmed.process import parallel
+from robustmed.process import console, memory, parallel
 from robustmed.runs import costs, experiment, forecast, side_by_side
 
+LARGE = 2**22  # elements of a batch from which the memory of a step is looked at before training
+SURE = 20.0  # what is refused without compiling it: so many times what is free
 TERA = 10.0  # operations per second, in 10^12, at which the hours of a run are counted
 
 
@@ -184,6 +188,50 @@ def device_bytes(exp: experiment.Experiment, arms: tuple[str, ...]) -> int:
     costs.device_bytes(task, batch_per_device=batch, slots=slots, copies=copies)
     for (_, batch, slots, copies), task in kinds.items()
   )
+
+
+def require_memory(
+  exp: experiment.Experiment, arms: Iterable[experiment.Arm], *, allowed: bool
+) -> dict[str, Callable[[Any], None]]:
+  """Says what a step of each arm needs; where that is more than is free, a `UserError`.
+
+  Shapes give an upper bound. One that is far above what is free is refused at once. Of one that is
+  somewhat above, the compiled step has to tell: the result has, for each such arm, what is to be
+  called with it. With `allowed` nothing is refused.
+  """
+  checks = {arm.name: _memory_check(exp, arm, allowed) for arm in arms}
+  return {name: check for name, check in checks.items() if check is not None}
+
+
+def _memory_check(exp, arm, allowed):
+  options, shape = arm.train, exp.task_of(arm.name).image_shape
+  if not options['steps'] or options['batch_size'] * math.prod(shape) < LARGE:
+    return None
+  bound, free = device_bytes(exp, (arm.name,)), memory.free_device_bytes()
+  known = not allowed and free is not None
+  checked = parallel.any_host(known and bound > free)  # hosts can have different amounts
+  if parallel.any_host(known and bound > SURE * free):
+    raise _too_large(arm, f'about {_amount(bound)}', free)
+  console.say(f'a step of {arm.name} needs at most about {_amount(bound)} on each device')
+
+  def check(compiled):
+    needed, free = memory.program_bytes(compiled), memory.free_device_bytes()
+    if parallel.any_host(free is not None and needed > free):
+      raise _too_large(arm, _amount(needed), free)
+
+  return check if checked else None
+
+
+def _too_large(arm, needed, free) -> errors.UserError:
+  return errors.UserError(
+    f'a step of {arm.name} with train.batch_size={arm.train["batch_size"]} needs {needed} of '
+    f'memory on each device, {_amount(free)} is free here; lower train.batch_size or set '
+    f'train.micro_batch, or run it all the same with {memory.ALLOW}'
+  )
+
+
+def _amount(size) -> str:
+  return 'an unknown amount' if size is None else f'{size / memory.GIB:.1f} GiB'
 
 
 def _claims(exp) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Forecast of a run's duration: the passes still to do, at the measured speed of each network."""
 
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ LONG = 60.0  # seconds from which a forecast is printed
 TRIVIAL = 6e10
 SMALL = 0.02  # share of the multiply-adds up to which a network's own speed is not measured
 MEASURED = 0.5  # seconds
+SAMPLE = 2**24  # elements of the images that the speed is measured on, at most about
 PARTS = 'parts/'  # of the grid, in results/
 PICTURES = 'examples.npz'  # of `artifacts.save_pictures`
 
@@ -145,12 +147,15 @@ def seconds(
 
 
 def learning(
-  exp: experiment.Experiment, sample: Callable[[experiment.Arm], tuple[Mapping[str, Any], Any]]
+  exp: experiment.Experiment,
+  sample: Callable[[experiment.Arm], tuple[Mapping[str, Any], Any]],
+  *,
+  without: Collection[str] = (),
 ) -> Learning:
   """{id of a network's `predict`: a function that measures its `training_pass`}.
 
   It is measured by the first arm that neither attacks nor needs others. sample: (arm) -> (a batch
-  of this process, augmentation).
+  of this process, augmentation). without: arms whose steps may not fit into memory.
   """
 
   def measured(arm):
@@ -161,7 +166,7 @@ def learning(
     arm
     for arm in exp.arms.values()
     if arm.train['steps'] and arm.defense.cost == types.Cost(passes=arm.defense.cost.passes)
-    if not (arm.needs or arm.prepared.defense or arm.prepared.source)
+    if not (arm.needs or arm.prepared.defense or arm.prepared.source or arm.name in without)
   ]
   return {
     id(exp.task_of(arm.name).predict): functools.partial(measured, arm) for arm in reversed(plain)
@@ -204,7 +209,8 @@ def gradients_per_second(
 ) -> float:
   """Input gradients per second over all hosts, measured on a randomly initialised network."""
   variables = task.init(jax.random.key(0))
-  size = parallel.round_up(-(-batch_size // parallel.process_count()))
+  size = min(-(-batch_size // parallel.process_count()), SAMPLE // math.prod(task.image_shape) + 1)
+  size = parallel.round_up(size)
   batch = {'image': np.zeros((size, *task.image_shape), np.float32)}
   attacked = sample is not None and objective in task.objectives
   if attacked and sample['image'].shape[1:] == tuple(task.image_shape):

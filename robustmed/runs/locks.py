@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import json
 import os
-import pathlib
 import secrets
 import shlex
 import signal
@@ -26,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from robustmed import errors
-from robustmed.process import console, files, parallel
+from robustmed.process import console, files, leftovers, parallel
 
 FOLDER = 'locks'
 BEAT = 30.0
@@ -141,9 +140,9 @@ def _holder_text(record):
 def _record() -> dict[str, Any]:
   return {
     'host': socket.gethostname(),
-    'boot': _boot(),
+    'boot': leftovers.boot(),
     'pid': os.getpid(),
-    'born': _born(os.getpid()),
+    'born': leftovers.born(os.getpid()),
     'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'command': shlex.join(sys.argv),
     'token': secrets.token_hex(8),
@@ -151,35 +150,37 @@ def _record() -> dict[str, Any]:
   }
 
 
-def _boot() -> str:
-  with contextlib.suppress(OSError):
-    return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-  return ''
+def remove_stale(workdir: files.Path) -> None:
+  """Removes the locks of runs on this host that have ended, and what they left beside them."""
+  folder = workdir / FOLDER
+  if not parallel.is_writer() or not folder.is_dir():
+    return
+  for path in folder.glob('*.change'):  # held for milliseconds, see `_changing`
+    with contextlib.suppress(OSError):
+      if not files.is_remote(path) and time.time() - path.stat().st_mtime > WATCH:
+        path.unlink()
+  for path in sorted(folder.glob('*.json')):
+    with contextlib.suppress(errors.UserError):
+      record = _read(path)
+      if record and _is_local(record) and _has_ended(record):
+        _remove(path, record)
+  leftovers.sweep(folder)
 
 
-def _born(pid: int) -> str:
-  """When a process started, in ticks since boot; '' if that is unknown or it has ended."""
-  with contextlib.suppress(OSError, IndexError):
-    text = pathlib.Path(f'/proc/{pid}/stat').read_text()
-    return text.rpartition(')')[2].split()[19]
-  return ''
+def _is_local(record) -> bool:
+  return (record.get('host'), record.get('boot')) == (socket.gethostname(), leftovers.boot())
 
 
-def _alive(pid: int) -> bool:
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except OSError:
-    return True
-  return True
+def _has_ended(record) -> bool:
+  pid = record.get('pid')
+  known = isinstance(pid, int) and pid > 0
+  return not known or not leftovers.is_alive(pid) or leftovers.born(pid) != record.get('born')
 
 
 def _stale(path, holder) -> bool:
   """True if the holder has ended; watches the heartbeat of one on another host."""
-  if (holder.get('host'), holder.get('boot')) == (socket.gethostname(), _boot()):
-    pid = int(holder.get('pid', 0))
-    return not _alive(pid) or _born(pid) != holder.get('born')
+  if _is_local(holder):
+    return _has_ended(holder)
   console.say(
     f'{path} is held by {_holder_text(holder)}; watching its heartbeat for up to {WATCH:g} s'
   )
@@ -197,8 +198,12 @@ def _read(path) -> dict[str, Any] | None:
   try:
     found = json.loads(path.read_text())
   except FileNotFoundError:
+    if not files.is_remote(path) and path.is_symlink():
+      raise errors.UserError(f'the lock {path} is a link to nothing; remove it') from None
     return None
-  except ValueError:
+  except OSError as error:
+    raise errors.UserError(f'cannot read the lock {path}: {error.strerror}; remove it') from error
+  except (ValueError, RecursionError):
     found = {}  # truncated
   return found if isinstance(found, dict) else {}
 
@@ -216,25 +221,38 @@ def _create(path, record) -> bool:
     files.write_text(path, text)
     time.sleep(_POLL)
     return _same(_read(path), record)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{record["token"]}.tmp')
+  temporary = path.with_name(f'.{path.name}.{record["token"]}.{leftovers.owner()}.tmp')
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(text)
-    os.link(temporary, path)
+    try:
+      os.link(temporary, path)
+    except (FileExistsError, FileNotFoundError):
+      raise
+    except OSError:  # the file system has no hard links
+      _create_without_link(path, text)
   except FileExistsError:
     return False
   except FileNotFoundError:
     return False  # another run has just removed the folder; the caller tries again
-  except OSError:
-    # The file system has no hard links.
-    try:
-      with path.open('x') as file:
-        file.write(text)
-    except FileExistsError:
-      return False
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot write the lock {path}: {error.strerror}; check the free space and the permissions'
+    ) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
   return True
+
+
+def _create_without_link(path, text):
+  with path.open('x') as file:
+    try:
+      file.write(text)
+      file.flush()
+    except OSError:
+      path.unlink(missing_ok=True)
+      raise
 
 
 def _remove(path, record) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 import threading
 
 import jax
@@ -31,8 +30,6 @@ from robustmed.runs import (
 from robustmed.runs.compilation import stage as compile_stage
 from robustmed.training import checkpoints, loop
 from robustmed.training import state as train_state
-
-LARGE = 2**22  # elements of a batch from which the memory of a step is printed before training
 
 
 def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
@@ -78,7 +75,7 @@ class Run:
     self.networks = networks.Networks(exp, config, self.folder)
     # (*fold) -> its source; networks of one fold follow each other.
     self.source = functools.lru_cache(maxsize=1)(self._load)
-    self._preparing = threading.Lock()
+    self._preparing, self._checks = threading.Lock(), {}  # arm -> of the memory of its steps
 
   def go(self) -> None:
     stage, config = self.command.stage, self.config
@@ -91,6 +88,7 @@ class Run:
     new = workdir.claim(self.folder, claimed)
     try:
       with locks.hold(self.folder, self._lock_names(stage, imported)):
+        locks.remove_stale(self.folder)
         self._run_stages(stage, imported)
     except BaseException:
       if new:
@@ -123,6 +121,8 @@ class Run:
       training = stage in ('all', 'train') and not imported
       if training:
         untrained = {name for name, _ in self.networks.untrained(self.order)}
+        arms = [self.exp.arms[name] for name in self.order if name in untrained]
+        self._checks = description.require_memory(self.exp, arms, allowed=self.command.allow_memory)
         self.exp.data.check(self.order, untrained, self.folder)
       if stage != 'report':
         self._forecast(stage, imported)
@@ -167,9 +167,6 @@ class Run:
       console.say(
         f'training {arm.name} ({trial.said}): {options["steps"]} steps of {batch_size}{idle}'
       )
-    if options['steps'] and batch_size * math.prod(self.exp.task_of(arm.name).image_shape) >= LARGE:
-      needed = description.device_bytes(self.exp, (arm.name,)) / 2**30
-      console.say(f'a step of {arm.name} needs about {needed:.1f} GiB on each device')
     state = loop.fit(
       arm.name,
       task=self.exp.task_of(arm.name),
@@ -185,6 +182,7 @@ class Run:
       initial=initial,
       scorer=made.selection(finished) if made.selection else None,
       padded=share.padded > batch_size,
+      before=self._checks.get(arm.name),
     )
     checkpoints.write_card(
       folder,
@@ -311,7 +309,7 @@ class Run:
     with errors.during('measuring the speed for the forecast'):
       main = self.exp.grid.probes[self.exp.grid.main].objective
       batches = functools.partial(self._test_batches, *self.exp.trials()[0].fold)
-      learning = forecast.learning(self.exp, self._train_sample) if untrained else {}
+      learning = forecast.learning(self.exp, self._train_sample, without=self._checks)
       forecast.announce(work, objective=main, batches=batches, learning=learning)
 
   def _train_sample(self, arm):

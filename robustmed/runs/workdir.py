@@ -4,16 +4,18 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from robustmed import errors
-from robustmed.process import checksums, files, parallel
+from robustmed.process import checksums, files, leftovers, parallel
 
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
@@ -58,6 +60,8 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
         f'use another --workdir or remove that one'
       )
   if parallel.is_writer():
+    leftovers.sweep(folder, depth=6)
+    leftovers.sweep(pathlib.Path(tempfile.gettempdir()))
     if new or moved:
       files.write_json(path, plain)
     files.write_json(folder / 'env.json', environment())

@@ -1,9 +1,11 @@
 """Orbax checkpoints of a whole training state, written atomically; the newest two are kept."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
+import sys
 from typing import Any
 
 import jax
@@ -167,9 +169,25 @@ class _Silent(logging.Filter):
     return record.levelno >= logging.CRITICAL
 
 
+def _report_unraisable(report, *, default) -> None:
+  """Reports what Python cannot raise, but for writes that end after one of them has failed.
+
+  The first error closes their event loop, and each later one would show a traceback of that.
+  """
+  late = isinstance(report.exc_value, RuntimeError)
+  if not late or str(report.exc_value) != 'Event loop is closed':
+    default(report)
+
+
+@functools.cache
+def _hide_late_writes() -> None:
+  sys.unraisablehook = functools.partial(_report_unraisable, default=sys.unraisablehook)
+
+
 @contextlib.contextmanager
 def _silenced():
   """Hides what Orbax logs: its threads log errors, with tracebacks, that are raised as well."""
+  _hide_late_writes()
   # A filter of its own per call, because arms that are trained side by side save at the same time.
   logger = logging.getLogger('absl')
   silent = _Silent()
@@ -244,7 +262,8 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
     raise errors.UserError(f'{path} does not describe a network; it lacks arm, seed or model')
   files.name_of(card['arm'], what=f'arm in {path}')
   for number in ('seed', 'fold'):  # they become parts of paths, too
-    if not isinstance(card.get(number, 0), int) or not 0 <= card.get(number, 0) < 10**6:
+    value = card.get(number, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**6:
       raise errors.UserError(f'{number} in {path} must be a number of 0 or more')
   return card
 

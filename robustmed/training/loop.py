@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import tensorboardX
 
 from robustmed import errors, types
-from robustmed.process import console, files, parallel
+from robustmed.process import console, files, leftovers, parallel
 from robustmed.training import checkpoints, optimisers, selection, step
 from robustmed.training import state as train_state
 
@@ -40,6 +39,7 @@ def fit(
   initial: Any = None,
   scorer: selection.Scorer | None = None,
   padded: bool = False,
+  before: Callable[[Any], None] | None = None,
 ) -> train_state.TrainState:
   """Trains to config['steps'] and returns the final state; resumes from a checkpoint in `folder`.
 
@@ -47,7 +47,8 @@ def fit(
   bit on one machine. `initial` are the variables to start from (warm start), or a function from the
   task's initial ones to these. On SIGTERM the state is saved and `console.Stopped` raised; on a
   non-finite loss `Diverged`. With a `scorer` the result has the weights with the smallest score of
-  all checkpoints; training ends early if the scorer says so or the loss is not finite.
+  all checkpoints; training ends early if the scorer says so or the loss is not finite. `before` is
+  called with the compiled program of a step before the first one, if any is due.
   """
   num_steps = config['steps']
   init_key, run_key = jax.random.split(key)
@@ -89,6 +90,7 @@ def fit(
           rows,
           done,
           best,
+          before,
         )
       except Diverged as error:
         if best is None or not best.rows():
@@ -170,14 +172,17 @@ def _warm_start(state, initial):
   return state._replace(params=initial['params'], state=rest, average=average)
 
 
-def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, best=None):
+def _run(name, state, train_step, stream, config, store, key, stopper, rows, done, best, before):
   num_steps, every = config['steps'], config.get('checkpoint_every', 200)
   check = 1 if parallel.process_count() == 1 else 10
   progress = console.Progress(f'train {name}', num_steps, done=done)
   pending = None
   state = parallel.replicate(state)
   for number in range(done, num_steps):
-    state, scalars = train_step(state, next(stream), key)
+    batch = next(stream)
+    if number == done and before is not None:
+      before(train_step.compiled(state, batch, key))
+    state, scalars = train_step(state, batch, key)
     last = number + 1 == num_steps
     if rows.wanted(number + 1) or last:
       # Reads the previous entry, not this one, so that the device is not waited for.
@@ -254,7 +259,9 @@ class Log:
     for name, file in self._paths.items():
       self._kept[name] = _rows_until(file, done)
     self._curves = path.with_suffix('')
-    self._board_folder = tempfile.mkdtemp() if files.is_remote(path) else str(self._curves)
+    # An object store cannot be appended to.
+    self._here = leftovers.temporary_folder() if files.is_remote(path) else None
+    self._board_folder = self._here.name if self._here else str(self._curves)
     self._board = tensorboardX.SummaryWriter(
       self._board_folder, purge_step=done or None, flush_secs=10
     )
@@ -287,6 +294,8 @@ class Log:
     self.save()
     self._board.close()
     self._upload_curves()
+    if self._here:
+      self._here.cleanup()
     self._board = None
 
   def save(self) -> None:

@@ -108,7 +108,8 @@ def make(
   gradient on, only `bad_step` and `step` change. The decay of the moving average is `ema`, or with
   `ema_ramp` > 0 at step n = 1, 2, ... ema (1 - exp(-n / ema_ramp)). `parts` are those in which each
   device takes its share of a batch, see `accumulation.gradient`. `padded`: examples whose mask is
-  False must not count in batch statistics either.
+  False must not count in batch statistics either. `.compiled(state, batch, key)` of the result is
+  the compiled program of the update.
   """
   optimisers = for_phases(defense, optimisers)
 
@@ -158,7 +159,12 @@ def make(
   if augment is None:
     return update
   prepare = _augmenting(augment)
-  return lambda state, batch, key: update(state, prepare(key, batch), key)
+
+  def step(state, batch, key):
+    return update(state, prepare(key, batch), key)
+
+  step.compiled = lambda state, batch, key: update.compiled(state, prepare(key, batch), key)
+  return step
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,6 +3,7 @@ import errno
 import multiprocessing
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from robustmed import data, errors
 from robustmed.data import store
 from robustmed.data.spine import phantom
-from robustmed.process import checksums
+from robustmed.process import checksums, leftovers
 from support import toys
 
 
@@ -175,6 +176,22 @@ def test_descriptions_of_prepared_data_that_were_damaged_are_named(tmp_path, nam
     path.write_text(content)
     with contextlib.suppress(errors.UserError):  # or what is missing is not needed
       data.load(fields)
+
+
+def test_nothing_is_left_among_temporary_files_and_what_a_killed_build_left_goes(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 'temporary').mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+  host = leftovers.owner().split('-')[0]
+  left = tmp_path / 'phantom_lumbar_disks' / f'.building-x.{host}-{os.getpid()}-1.tmp'
+  (left / 'phantom_lumbar_disks' / '1.0.0').mkdir(parents=True)
+  fields = {**phantom.DEFAULTS, 'side': 16, 'train_patients': 12, 'test_patients': 2}
+  fields |= {'name': 'phantom_lumbar_disks', 'cache_dir': str(tmp_path)}
+  for _ in range(2):
+    folder = pathlib.Path(data.load(fields).info['folder'])
+  assert list((tmp_path / 'temporary').iterdir()) == []
+  assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_cache_root(monkeypatch):

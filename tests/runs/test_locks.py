@@ -180,3 +180,40 @@ def test_the_main_program_refuses_and_reports_need_no_lock(tmp_path, capfd):
     assert 'has no results yet' in capfd.readouterr().err
     assert main.main([*words, '--stage', 'describe']) == 0
   assert (tmp_path / 'w').exists()  # somebody else was at work there
+
+
+def test_stale_locks_of_other_arms_are_removed_at_the_start(tmp_path):
+  stale = _left(tmp_path, born='1').rename(tmp_path / 'locks' / 'evaluate.adv.json')
+  other = _left(tmp_path, host='elsewhere')
+  change = tmp_path / 'locks' / 'evaluate.adv.change'
+  change.write_text('')
+  os.utime(change, (0, 0))
+  with locks.hold(tmp_path, ['train.rand']):
+    locks.remove_stale(tmp_path)
+    assert _files(tmp_path) == ['train.rand.json', 'train.std.json']
+  assert not stale.exists() and other.exists()
+
+
+@pytest.mark.parametrize(
+  'content', ['', '[1]', '[' * 100_000, '\xff', '{"pid": "x"}', '{"pid": 1e300}', '{"pid": -5}']
+)
+def test_nonsense_in_a_lock_is_taken_over(tmp_path, content):
+  path = _left(tmp_path)
+  record = json.loads(path.read_text())
+  path.write_text(content)
+  if content.startswith('{'):
+    path.write_text(json.dumps({**record, **json.loads(content)}))
+  with locks.hold(tmp_path, ['train.std']):
+    assert json.loads(path.read_text())['pid'] == os.getpid()
+
+
+@pytest.mark.parametrize('kind', ['folder', 'dangling link'])
+def test_what_is_no_file_in_the_place_of_a_lock_is_one_line(tmp_path, kind):
+  path = tmp_path / 'locks' / 'train.std.json'
+  path.parent.mkdir()
+  path.mkdir() if kind == 'folder' else path.symlink_to(tmp_path / 'nothing')
+  with (
+    pytest.raises(errors.UserError, match=r'lock .*train.std.json.*; remove it'),
+    locks.hold(tmp_path, ['train.std']),
+  ):
+    pass

@@ -7,7 +7,7 @@ import pytest
 
 from robustmed import attacks, errors
 from robustmed.defenses import amat, standard
-from robustmed.process import console
+from robustmed.process import console, memory
 from robustmed.training import checkpoints, loop, step
 from robustmed.training import state as train_state
 from support import toys
@@ -119,7 +119,10 @@ def test_memory_and_its_summary_survive_a_stop(tmp_path):
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):
-  first = _fit(tmp_path)
+  programs = []
+  first = _fit(tmp_path, before=programs.append)
+  (program,) = programs  # the compiled step, before the first one
+  assert 0 < memory.program_bytes(program) < 2**24
 
   def explode(start):
     raise AssertionError('no batch was due')
