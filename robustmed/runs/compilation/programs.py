@@ -126,7 +126,6 @@ class Stated(store.Split):
 
 def _loaded(source: data.Source) -> data.Shapes:
   host = {'batch_size': 1, 'shard_index': 0, 'shard_count': 1}
-  drawn = pipeline.train_batches(source.train, seed=0, sampling=source.sampling, **host)
   seen = pipeline.eval_batches(source.test, crop=source.crop, **host)
 
   def shapes(batch):
@@ -137,7 +136,10 @@ def _loaded(source: data.Source) -> data.Shapes:
     }
 
   test = shapes(seen[0])
-  return data.Shapes(shapes(next(drawn)) if len(source.train) else test, test)
+  if not len(source.train):
+    return data.Shapes(test, test)
+  drawn = pipeline.train_batches(source.train, seed=0, sampling=source.sampling, **host)
+  return data.Shapes(shapes(next(drawn)), test)
 
 
 def abstract_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], size: int, **more: Any) -> dict:
