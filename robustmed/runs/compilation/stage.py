@@ -66,7 +66,7 @@ class _Cache:
 
   def __init__(self, folder: pathlib.Path, target: targets.Target):
     self._folder = folder
-    self._key = [target.name, jax.__version__, robustmed.__version__, _version('libtpu')]
+    self._key = [target.name, jax.__version__, robustmed.__version__, targets.compiler(target)]
 
   def path(self, lowered: Any) -> pathlib.Path:
     text = json.dumps([*self._key, lowered.as_text()])
@@ -107,7 +107,7 @@ def _compile(wanted, cached: _Cache, *, jobs: int) -> list[tuple[str, estimate.F
 
 
 def _told(target, config, wanted, found, *, passes) -> dict[str, Any]:
-  rows, chip = [], target.chip
+  rows, chip, compiler = [], target.chip, targets.compiler(target)
   for program, (name, one) in zip(wanted, found):
     each = {
       'roofline': estimate.seconds(one, chip, devices=program.devices),
@@ -138,7 +138,7 @@ def _told(target, config, wanted, found, *, passes) -> dict[str, Any]:
     'target': target.name,
     'devices': target.devices,
     'memory': chip.memory,
-    'versions': {name: _version(name) for name in ('jax', 'jaxlib', 'libtpu')},
+    'versions': {**{name: _version(name) for name in ('jax', 'jaxlib')}, 'compiler': compiler},
     'programs': rows,
     'distinct': len({row['text'] for row in rows}),
     'hours': {'roofline': total('roofline'), 'predicted': total('predicted')},

@@ -1,7 +1,9 @@
 """What programs can be compiled for: slices of TPUs, and CPU devices. Imports no JAX."""
 
+import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import re
 import sys
 from typing import Any, NamedTuple
@@ -118,3 +120,14 @@ def devices_of(target: Target) -> list[Any]:
       f'XLA_FLAGS=--xla_force_host_platform_device_count={target.devices}'
     )
   return found[: target.devices]
+
+
+def compiler(target: Target) -> str:
+  """The version of the compiler of TPUs, '' for other targets."""
+  if not target.topology:
+    return ''
+  try:
+    return importlib.metadata.version('libtpu')
+  except importlib.metadata.PackageNotFoundError:  # a file that TPU_LIBRARY_PATH names
+    found = pathlib.Path(os.environ.get('TPU_LIBRARY_PATH', ''))
+    return f'{found.stat().st_size} bytes' if found.is_file() else ''
