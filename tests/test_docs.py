@@ -8,6 +8,7 @@ import tomllib
 import pandas as pd
 import pytest
 
+import robustmed
 from support import runs
 
 RESULTS = runs.ROOT / 'docs' / 'results'
@@ -137,12 +138,33 @@ def test_paths_that_the_guide_for_contributors_names_exist():
       assert (runs.ROOT / name).exists(), name
 
 
+def test_the_site_has_every_page_once():
+  text = (runs.ROOT / 'mkdocs.yml').read_text('utf-8')
+  named = re.findall(r'(?:: |- )([\w/]+\.md)$', text[text.index('\nnav:') :], re.M)
+  assert len(named) == len(set(named))
+  made = {'index.md', 'contributing.md', 'security.md', 'changelog.md'}  # from files of the root
+  docs = runs.ROOT / 'docs'
+  here = {
+    path.relative_to(docs).as_posix() for path in docs.rglob('*.md') if path.name != 'page.md'
+  }
+  assert set(named) == here | made
+
+
+def test_modules_of_the_reference_exist():
+  pages = sorted((runs.ROOT / 'docs' / 'api').glob('*.md'))
+  names = [name for path in pages for name in re.findall(r'^::: (\S+)$', path.read_text(), re.M)]
+  assert len(names) > 30
+  for name in names:
+    file = runs.ROOT / name.replace('.', '/')
+    assert file.with_suffix('.py').is_file() or (file / '__init__.py').is_file(), name
+
+
 def test_the_citation_is_a_citation_file_of_this_version():
   yaml = pytest.importorskip('yaml', reason='PyYAML is no requirement of robustmed')
   found = yaml.safe_load((runs.ROOT / 'CITATION.cff').read_text('utf-8'))
   project = tomllib.loads((runs.ROOT / 'pyproject.toml').read_text('utf-8'))['project']
   assert found['cff-version'] == '1.2.0' and found['type'] == 'software' and found['message']
   assert found['title'] == project['name'] and found['license'] == project['license']
-  assert found['version'] == project['version']
+  assert found['version'] == project['version'] == robustmed.__version__
   assert found['abstract'] == project['description']
   assert found['authors'] and all(author['name'] for author in found['authors'])
