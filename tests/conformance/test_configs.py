@@ -58,6 +58,23 @@ def test_presets_are_plain_data_and_build(path):
       assert set(exp.data.sizes()) >= {'train', 'test'} or config.data.dir == ''
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_a_budget_adds_attacks_to_every_experiment(path):
+  config = commandline.load_config(f'{path}:smoke')
+  if not hasattr(build := papers.find(config.experiment), 'build'):
+    return
+  own = build.build(config).grid
+  with config.unlocked():
+    config.evaluate.budget = 'standard'
+  found = build.build(config).grid
+  added = [name for name in found.probes if name not in own.probes]
+  assert list(own.probes) == [name for name in found.probes if name in own.probes]
+  assert {'square_200'} < set(added) and any(name.startswith('apgd_') for name in added)
+  ball = lambda probe: (probe.attack.threat.norm, probe.attack.threat.bounds, probe.space)
+  assert {ball(found.probes[name]) for name in added} == {ball(found.probes[found.main])}
+
+
 STATED = re.compile(r'(\d+) networks, (\d+) hours at 10 TFLOP/s')
 PAPERS = [path for path in FILES if '`paper`' in path.read_text(encoding='utf-8').split('"""')[1]]
 
