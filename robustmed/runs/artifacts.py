@@ -175,10 +175,11 @@ def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
 
   def ball(probe):  # an artefact has a threat of its own, without a ball
     threat = getattr(probe.attack, 'threat', None)
-    return type(threat), getattr(threat, 'norm', None), probe.space
+    fields = [repr(getattr(threat, name, None)) for name in ('norm', 'bounds', 'region')]
+    return threat is not None, type(threat), *fields, probe.space
 
   wanted = ball(probes[main])
-  return tuple(name for name, probe in probes.items() if wanted[1] and ball(probe) == wanted)
+  return tuple(name for name, probe in probes.items() if wanted[0] and ball(probe) == wanted)
 
 
 def _pairs(probes: Mapping[str, grid.Probe], names, metric: str) -> list[tuple[str, str, str]]:

@@ -264,6 +264,9 @@ def test_a_budget_adds_to_the_attacks_of_an_experiment():
   assert list(quick) == [*own, 'dice_best', 'apgd_ce_10', 'apgd_dice_10']
   assert quick['dice_best']['select'] == 'best'
   assert quick['apgd_ce_10']['norm'] == 'l2'
+  masked = {'pgd': {**pgd, 'region': (True, False), 'bounds': (0.0, 1.0)}}
+  for fields in ensemble.added_to(masked, ('ce', 'dice'), 'thorough', source='std').values():
+    assert (fields['region'], fields['bounds']) == ((True, False), (0.0, 1.0))
   standard = ensemble.added_to(own, ('ce', 'dice'), 'standard', source='std')
   assert standard['transfer'] == {**pgd, 'source': 'std'}
   assert 'transfer' not in ensemble.added_to(own, ('ce', 'dice'), 'standard')

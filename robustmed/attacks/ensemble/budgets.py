@@ -94,8 +94,8 @@ def added_to(
   """Returns the attacks of an experiment and, after them, what a budget adds ('': nothing).
 
   own: {name: settings}. Added are the best iterate of each attack that takes steps (NAME_best) and
-  the members of `settings_of`, with norm and bounds of the first; from 'standard' on also the first
-  one made against the arm `source`, if any, and shown to the others.
+  the members of `settings_of`, with norm, bounds and region of the first; from 'standard' on also
+  the first one made against the arm `source`, if any, and shown to the others.
   """
   found = {name: dict(settings) for name, settings in own.items()}
   if not budget:
@@ -113,7 +113,7 @@ def added_to(
 
 
 def _threat(fields: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in fields.items() if name in ('norm', 'bounds')}
+  return {name: value for name, value in fields.items() if name in ('norm', 'bounds', 'region')}
 
 
 def _climbs(fields: Mapping[str, Any]) -> bool:
