@@ -3,9 +3,9 @@
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -29,23 +29,32 @@ def test_outputs_are_stripped(path):
     assert cell['outputs'] == [] and cell['execution_count'] is None
 
 
+def _processor_seconds():
+  """What the processes that have ended took; other programs on these cores do not count."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
 def _output(name, folder, *, seconds):
-  """The standard output of a notebook's cells, run as a script in `folder`."""
+  """The standard output of a notebook's cells, run as a script in `folder`.
+
+  It takes less than so many seconds of processor time, which is more than time on quiet cores.
+  """
   cells = [''.join(cell['source']) for cell in _cells(FOLDER / f'{name}.ipynb')]
   script = folder / f'{name}.py'
   script.write_text('\n\n'.join(cells))
-  started = time.monotonic()
+  before = _processor_seconds()
   done = subprocess.run(
     [sys.executable, str(script)],
     env=runs.environment(ROBUSTMED_CACHE=str(folder / 'cache'), XLA_FLAGS=''),
     cwd=folder,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  assert time.monotonic() - started < seconds
+  assert _processor_seconds() - before < seconds
   return done.stdout
 
 
