@@ -40,7 +40,7 @@ trap unwatch EXIT
 part() {
   local name=$1 limit=$2 left=$((end - SECONDS)) code=0 began=$SECONDS
   shift 2
-  [ "$left" -lt "$limit" ] && limit=$left
+  if [ "$left" -lt "$limit" ]; then limit=$left; fi
   if [ "$limit" -lt 5 ]; then
     say "$name: no time is left"
     return
