@@ -52,6 +52,7 @@ class Ready(NamedTuple):
   start_radius: Array | None  # [b]
   wrong_eps: Array  # [b] bool
   dtype: Any  # of the image
+  comparable: bool  # whether the objective's values at two steps are
 
 
 class _LoopState(NamedTuple):
@@ -76,7 +77,8 @@ class LoopAttack:
     example the run with the best value is kept, so more restarts never make a result worse.
   select: 'last' or 'best' scored iterate becomes `x`, or that with the largest value of the
     'monitor', which is then [b], such as -Dice: what the attack climbs and what it is judged by can
-    differ. keep='both' returns the last and the best one.
+    differ. Of iterates that the monitor does not tell apart, the objective chooses, the later one
+    where it takes `progress`. keep='both' returns the last and the best one.
   fold: how the monitor's values are reduced, see `monitor_reductions.FOLDS`. The monitor is traced
     together with the gradient: a host callback in it needs `lax.stop_gradient` on its input.
   score_last: a run of N steps scores N + 1 points, the last by a forward pass alone. Without it
@@ -163,7 +165,7 @@ class LoopAttack:
     unknown = jnp.full_like(ready.problem.eps, jnp.nan)
     memory = self._memory(ready, self._plan()[-1].stop - self._plan()[-1].start)
     kept = blank._replace(value=unknown, best_value=unknown, best_rank=unknown, memory=memory)
-    next_run = lambda restart, kept: self._merge(kept, run(restart))
+    next_run = lambda restart, kept: self._merge(ready, kept, run(restart))
     return self.result(ready, lax.fori_loop(0, self.restarts, next_run, kept))
 
   def prepare(self, objective, x, *, eps, key, monitor=None, start_radius=None):
@@ -191,7 +193,8 @@ class LoopAttack:
     sense = -1.0 if self.minimise else 1.0
     evaluate = objectives.evaluator(self._with_progress(objective), monitor, sense)
     problem = Problem(self.threat, centre, eps, step_size, keys, self.num_steps)
-    return Ready(problem, evaluate, monitor, start_radius, wrong_eps, given.dtype)
+    comparable = not objectives.takes_progress(objective)
+    return Ready(problem, evaluate, monitor, start_radius, wrong_eps, given.dtype, comparable)
 
   def _checked_monitor(self, monitor):
     if self.judged:
@@ -216,7 +219,10 @@ select='monitor' or 'last'"
 
   def _plan(self):
     """The steps of each stage."""
-    ends = [round(n * self.num_steps) for n in np.cumsum([share for share, _ in self.stages])]
+    shares = np.cumsum([share for share, _ in self.stages[:-1]])
+    # the last stage has a step at least, if there are any: its points alone are results
+    ends = [min(round(n * self.num_steps), max(self.num_steps - 1, 0)) for n in shares]
+    ends.append(self.num_steps)
     return [range(first, end) for first, end in zip([0, *ends[:-1]], ends)]
 
   def _run(self, ready):
@@ -224,13 +230,11 @@ select='monitor' or 'last'"
     for steps, (_, radius) in zip(self._plan(), self.stages, strict=True):
       whole = ready.problem
       step_size = None if whole.step_size is None else radius * whole.step_size
-      size = len(steps)
-      stage = ready._replace(
-        problem=whole._replace(eps=radius * whole.eps, step_size=step_size, num_steps=size)
-      )
+      eps, size = radius * whole.eps, len(steps)
+      stage = ready._replace(problem=whole._replace(eps=eps, step_size=step_size, num_steps=size))
       before, state = state, self.begin(stage, state)
-      body = functools.partial(self.step, stage, steps.start)
-      state = lax.fori_loop(0, size, body, state)
+      if size:
+        state = lax.fori_loop(0, size, functools.partial(self.step, stage, steps.start), state)
       if before is not None:
         state = state._replace(seen=jax.tree.map(jnp.logical_or, before.seen, state.seen))
     return self.end(stage, steps.start, state)
@@ -255,7 +259,7 @@ select='monitor' or 'last'"
     """Returns the state after a point is scored and left; `done` steps were those of stages."""
     problem = ready.problem
     point = ready.evaluate(carry.x, done + index, gradient=self.solver.needs_gradient)
-    carry = self._record(carry, point, index)
+    carry = self._record(ready, carry, point, index)
     x, state = self.solver.step(problem, index, carry.x, point.value, point.grad, carry.state)
     return carry._replace(x=self.threat.project(x, problem.centre, problem.eps), state=state)
 
@@ -263,7 +267,8 @@ select='monitor' or 'last'"
     """Returns the state after the last point is scored, its value that of the chosen one."""
     if self.score_last:
       size = ready.problem.num_steps
-      carry = self._record(carry, ready.evaluate(carry.x, done + size, gradient=False), size)
+      point = ready.evaluate(carry.x, done + size, gradient=False)
+      carry = self._record(ready, carry, point, size)
     if self.select != 'last':
       carry = carry._replace(value=carry.best_value)
     return carry._replace(state=None)
@@ -272,10 +277,16 @@ select='monitor' or 'last'"
   def _tracks(self):
     return self.select != 'last' or self.keep == 'both'
 
-  def _record(self, carry, point, index):
+  def _preferred(self, ready, rank, value, carry):
+    if not self.judged:
+      return rank > carry.best_rank
+    value = value if ready.comparable else None
+    return monitor_reductions.above(rank, carry.best_rank, value=value, best_value=carry.best_value)
+
+  def _record(self, ready, carry, point, index):
     best_x = carry.best_x
     rank = point.monitored.astype(carry.value.dtype) if self.judged else point.value
-    better = rank > carry.best_rank
+    better = self._preferred(ready, rank, point.value, carry)
     if self._tracks:
       best_x = monitor_reductions.where_per_example(better, carry.x, best_x)
     return carry._replace(
@@ -296,10 +307,10 @@ select='monitor' or 'last'"
     shapes = jax.eval_shape(ready.monitor, ready.problem.centre)
     return monitor_reductions.init(self.fold, shapes, num_steps + self.score_last)
 
-  def _merge(self, kept, new):
-    above = lambda value, other: (value > other) | jnp.isnan(other)
-    better_point = above(new.best_rank, kept.best_rank)
-    better = better_point if self.judged else above(new.value, kept.value)
+  def _merge(self, ready, kept, new):
+    better_point = self._preferred(ready, new.best_rank, new.best_value, kept)
+    better_point |= jnp.isnan(kept.best_rank)
+    better = better_point if self.judged else (new.value > kept.value) | jnp.isnan(kept.value)
     best_x = kept.best_x
     if best_x is not None:
       best_x = monitor_reductions.where_per_example(better_point, new.best_x, best_x)
@@ -317,7 +328,7 @@ select='monitor' or 'last'"
   def result(self, ready, carry):
     """Returns the `types.AttackResult` of an ended run."""
     dtype, eps = ready.dtype, ready.problem.eps
-    x = _rounded(carry.x if self.select == 'last' else carry.best_x, dtype)
+    x = inputs.rounded(carry.x if self.select == 'last' else carry.best_x, dtype)
     both = self.keep == 'both'
     distance, (gradient, unknown) = self.threat.distance(x, ready.problem.centre), carry.seen
     # Where no point had a value, the best of none is not -inf but unknown.
@@ -337,14 +348,3 @@ select='monitor' or 'last'"
       best_x=carry.best_x.astype(dtype) if both else None,
     )
     return lax.stop_gradient(result)
-
-
-def _rounded(x, dtype):
-  """Returns x rounded to the precision of `dtype`, so that its distance also holds after the cast.
-
-  The compiler may drop a cast there and back.
-  """
-  target = jnp.finfo(dtype)
-  if target.bits >= jnp.finfo(x.dtype).bits:
-    return x
-  return lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)

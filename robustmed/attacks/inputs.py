@@ -1,4 +1,4 @@
-"""What an attack is called with, checked."""
+"""What an attack is called with, checked, and images of its type."""
 
 import jax
 import jax.numpy as jnp
@@ -43,3 +43,14 @@ def check_at_least_0(values, *, what):
   wrong = [value for value in np.asarray(values).tolist() if not value >= 0]
   if wrong:
     raise errors.UserError(f'{what} must be 0 or more, got {wrong[0]:.6g}')
+
+
+def rounded(x, dtype):
+  """Returns x rounded to the precision of `dtype`, so that its distance also holds after the cast.
+
+  The compiler may drop a cast there and back.
+  """
+  target = jnp.finfo(dtype)
+  if target.bits >= jnp.finfo(x.dtype).bits:
+    return x
+  return jax.lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)

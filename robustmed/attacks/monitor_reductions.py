@@ -28,6 +28,18 @@ def where_per_example(better, new, old, *, axis=0):
   return jnp.where(better.reshape(shape), new, old)
 
 
+def above(rank, best_rank, *, value=None, best_value):
+  """Returns whether a point is to be preferred to the best one so far, [b].
+
+  By the larger rank. Of equal ranks, or of two that are NaN, by the larger value, or the new point
+  if value is None. NaN is below every number.
+  """
+  known = lambda numbers: jnp.where(jnp.isnan(numbers), -jnp.inf, numbers)
+  rank, best_rank = known(rank), known(best_rank)
+  tied = True if value is None else known(value) > known(best_value)
+  return (rank > best_rank) | ((rank == best_rank) & tied)
+
+
 def _lowest(leaf):
   if leaf.dtype == jnp.bool_:
     return jnp.zeros(leaf.shape, leaf.dtype)

@@ -349,7 +349,7 @@ def test_the_iterate_that_the_monitor_likes_best_is_selected(problems):
     num_steps=8, step_size=0.02, random_start=False, select='monitor', keep='both', fold='trace'
   )
   result = problems.call(attack, problems.linear(jnp.ones(SHAPE)), x, 0.5, monitor=monitor)
-  # of 0, 0.02, ..., 0.16 the nearest to 0.05 are 0.04 and 0.06; the first of equals is kept
+  # of 0, 0.02, ..., 0.16 the nearest to 0.05 are 0.04 and 0.06; of equals the objective chooses
   best = np.argmax(np.asarray(result.monitored), axis=0)
   np.testing.assert_array_less(np.abs(best - 2.5), 0.6)
   np.testing.assert_allclose(result.x - x, np.broadcast_to(0.02 * best[0], SHAPE), atol=1e-5)

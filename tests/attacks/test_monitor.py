@@ -106,3 +106,63 @@ def test_shared_traces_once_per_point_and_never_remembers_values(problems):
   first = predict(image)
   image[:] = 3
   assert first[0] == 4 and predict(image)[0] == 36
+
+
+def _flat(x):
+  return jnp.zeros(len(x))
+
+
+def _unknown(x):
+  return jnp.full(len(x), jnp.nan)
+
+
+@pytest.mark.parametrize('monitor', [_flat, _unknown])
+@pytest.mark.parametrize(
+  'attack',
+  [
+    attacks.apgd(num_steps=6, select='monitor'),
+    attacks.sea(num_steps=6, select='monitor'),
+    attacks.square(num_steps=60, select='monitor'),
+    attacks.pgd(num_steps=5, select='monitor', restarts=2),
+  ],
+  ids=['apgd', 'sea', 'square', 'restarts'],
+)
+def test_where_the_monitor_tells_no_iterates_apart_the_objective_chooses(problems, attack, monitor):
+  """The Dice of an empty slice, a class that is right up to the last step."""
+  weight = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 1)), jnp.float32)
+  objective, x = problems.linear(weight), jnp.zeros((3, 4, 4, 1))
+  result = problems.call(attack, objective, x, 0.1, monitor=monitor)
+  np.testing.assert_array_less(0.6 * 0.1 * float(jnp.abs(weight).sum()), objective(result.x))
+  np.testing.assert_allclose(result.value, objective(result.x), rtol=1e-5)
+
+
+def test_of_tied_iterates_the_later_one_where_values_are_those_of_steps(problems):
+  """And of the two halves the better one: the monitor sees a step at 0.25."""
+
+  def objective(x, progress):
+    return (1 - progress) * jnp.sum(x, axis=problems.axes(x))
+
+  attack = attacks.pgd(num_steps=4, step_size=0.1, random_start=False, select='monitor')
+  run = lambda monitor: problems.call(attack, objective, jnp.zeros((2, 3)), 1.0, monitor=monitor).x
+  np.testing.assert_allclose(run(_flat), 0.4, atol=1e-6)
+  np.testing.assert_allclose(run(_unknown), 0.4, atol=1e-6)
+  early = lambda x: jnp.where(x[:, 0] < 0.25, 1.0, 0.0)
+  np.testing.assert_allclose(run(early), 0.2, atol=1e-6)
+
+
+def test_the_monitor_comes_before_the_objective():
+  rank = jnp.asarray([1.0, 0.0, 1.0, 1.0, jnp.nan, jnp.nan, 0.0, 1.0])
+  best = jnp.asarray([0.0, 1.0, 1.0, 1.0, jnp.nan, 0.0, jnp.nan, 1.0])
+  value = jnp.asarray([0.0, 9.0, 2.0, 1.0, 2.0, 9.0, 0.0, jnp.nan])
+  found = monitor_reductions.above(rank, best, value=value, best_value=jnp.ones(8))
+  assert found.tolist() == [True, False, True, False, True, False, True, False]
+  found = monitor_reductions.above(rank, best, best_value=jnp.ones(8))
+  assert found.tolist() == [True, False, True, True, True, False, True, True]
+
+
+@pytest.mark.parametrize('steps', [1, 2])
+def test_stages_of_few_steps_end_with_one_in_the_ball(problems, steps):
+  x, objective = jnp.zeros((2, 3)), problems.linear(jnp.ones(3))
+  result = problems.call(attacks.sea(num_steps=steps), objective, x, 0.1)
+  np.testing.assert_allclose(result.x, 0.1, atol=1e-6)
+  assert not np.any(result.flags.no_gradient)
