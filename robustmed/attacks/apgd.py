@@ -97,6 +97,7 @@ def apgd(
   num_steps=50,
   bounds=None,
   region=None,
+  max_change=None,
   random_start=True,
   restarts=1,
   select='best',
@@ -111,7 +112,7 @@ def apgd(
   published choice. The other arguments are those of `engine.LoopAttack` and `threat.Threat`.
   """
   return engine.LoopAttack(
-    threat=Threat(norm, bounds, region),
+    threat=Threat(norm, bounds, region, max_change),
     solver=engine.Solver(_init, _step),
     num_steps=num_steps,
     random_start=random_start,

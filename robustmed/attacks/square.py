@@ -100,6 +100,7 @@ def square(
   share=0.8,
   bounds=None,
   region=None,
+  max_change=None,
   random_start=True,
   restarts=1,
   select='best',
@@ -115,7 +116,7 @@ def square(
   place of the published pyramids. Works in any number of spatial axes, and on codes [b, d].
   """
   return engine.LoopAttack(
-    threat=Threat(norm, bounds, region),
+    threat=Threat(norm, bounds, region, max_change),
     solver=_solver(share),
     num_steps=num_steps,
     random_start=random_start,

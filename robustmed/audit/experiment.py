@@ -65,7 +65,7 @@ def probes_of(task, config: ml_collections.ConfigDict, made: setup.Setup) -> dic
   artefact = made.threat.space(threat.ARTEFACT)
   return {
     name: probe._replace(space=artefact) if name in config.evaluate.corruptions else probe
-    for name, probe in experiment.make_probes(task, config).items()
+    for name, probe in experiment.make_probes(task, config, main=MAIN).items()
   }
 
 

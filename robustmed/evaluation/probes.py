@@ -6,23 +6,29 @@ from typing import Any
 import ml_collections
 
 from robustmed import attacks, errors, types
-from robustmed.attacks import ensemble, physical
+from robustmed.attacks import ensemble, objectives, physical
 from robustmed.evaluation import grid
 from robustmed.ops import corruptions
 
 
-def settings(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+def settings(
+  task: types.Task, config: ml_collections.ConfigDict, *, main: str = ''
+) -> dict[str, dict[str, Any]]:
   """Returns the attacks of config.evaluate and what its budget adds to them, as plain data.
 
   See `attacks.ensemble.added_to`. The budget's transfer is from the first of several arms.
   """
+  changing = [name for name, one in task.objectives.items() if objectives.takes_progress(one)]
   own = {name: options.to_dict() for name, options in config.evaluate.attacks.items()}
   budget, arms = config.evaluate.get('budget', ''), tuple(config.get('arms', ()))
   source = arms[0] if len(arms) > 1 else ''
-  return ensemble.added_to(own, tuple(task.objectives), budget, source=source)
+  names = tuple(task.objectives)
+  return ensemble.added_to(own, names, budget, source=source, main=main, changing=changing)
 
 
-def make(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.Probe]:
+def make(
+  task: types.Task, config: ml_collections.ConfigDict, *, main: str = ''
+) -> dict[str, grid.Probe]:
   """Returns the probes of config.evaluate: its attacks, those of its budget, its corruptions.
 
   An attack is plain data with 'objective' and optionally 'levels', 'source', the arm that is
@@ -31,15 +37,21 @@ def make(task: types.Task, config: ml_collections.ConfigDict) -> dict[str, grid.
   the first attack's bounds.
   """
   probes = {}
-  for name, fields in settings(task, config).items():
+  for name, fields in settings(task, config, main=main).items():
     objective = fields.pop('objective')
-    errors.lookup(task.objectives, objective, kind='objective')
+    climbed = errors.lookup(task.objectives, objective, kind='objective')
     levels = fields.pop('levels', None)
     levels = _levels(config.evaluate.levels if levels is None else levels)
     space = physical.space_from(fields.pop('space', None), task) or task.space
     if source := fields.pop('source', ''):
       errors.lookup(config.arms, source, kind=f'arm that attack {name!r} takes its images from')
-    probes[name] = grid.Probe(make_attack(fields), objective, levels, source, space)
+    attack = make_attack(fields)
+    if getattr(attack, 'select', None) == 'best' and objectives.takes_progress(climbed):
+      raise errors.UserError(
+        f'attack {name!r}: values of the objective {objective!r} at two steps cannot be compared, '
+        "so select='best' knows no best one; take 'monitor' or 'last'"
+      )
+    probes[name] = grid.Probe(attack, objective, levels, source, space)
   for kind in config.evaluate.get('corruptions', ()):
     levels = errors.lookup(corruptions.CORRUPTIONS, kind, kind='corruption').levels
     first = next(iter(config.evaluate.attacks.values()))

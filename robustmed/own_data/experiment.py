@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       check=functools.partial(_check, chosen),
     ),
     grid=experiment.Grid(
-      experiment.make_probes(task, made),
+      experiment.make_probes(task, made, main='pgd'),
       'pgd',
       checks={
         'metric': part.METRIC,

@@ -26,7 +26,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       shapes=lambda: data.shapes(disks.source_config(config)),
     ),
     grid=experiment.Grid(
-      experiment.make_probes(task, config),
+      experiment.make_probes(task, config, main='pgd_seg'),
       'pgd_seg',
       checks={
         'metric': 'DICE_seg',

@@ -175,7 +175,8 @@ def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
 
   def ball(probe):  # an artefact has a threat of its own, without a ball
     threat = getattr(probe.attack, 'threat', None)
-    fields = [repr(getattr(threat, name, None)) for name in ('norm', 'bounds', 'region')]
+    limits = ('norm', 'bounds', 'region', 'max_change')
+    fields = [repr(getattr(threat, name, None)) for name in limits]
     return threat is not None, type(threat), *fields, probe.space
 
   wanted = ball(probes[main])

@@ -172,6 +172,28 @@ def test_padding_does_not_count(case, made):
   assert np.isnan(np.asarray(first.found.each)[:, ~half]).all()
 
 
+def test_an_image_without_a_metric_is_broken_by_one_with_it():
+  """The Dice of an empty truth is unknown until the network finds something there."""
+
+  def badness(outputs, batch):
+    found, true = jnp.sum(outputs > 0.5, (1, 2)), jnp.sum(batch['target'], (1, 2))
+    both = jnp.sum((outputs > 0.5) * batch['target'], (1, 2))
+    return jnp.where(found + true > 0, -2 * both / (found + true), jnp.nan)
+
+  image = jnp.stack([jnp.full((2, 2), 0.4), jnp.full((2, 2), 0.1), jnp.full((2, 2), 0.9)])
+  batch = {
+    'image': image,
+    'target': jnp.asarray([0.0, 0.0, 1.0])[:, None, None] * jnp.ones((1, 2, 2)),
+  }
+  up = lambda outputs, batch: jnp.sum(outputs, (1, 2))
+  climb = attacks.pgd(num_steps=2, select='monitor', random_start=False)
+  made = attacks.Ensemble(lambda _, x: x, (attacks.Member('up', climb, up),), badness)
+  found = made.robust({}, batch, eps=0.2, key=jax.random.key(0), broken_at=-0.5)
+  np.testing.assert_array_equal(found.found.badness, [0, np.nan, -1])
+  assert found.found.member.tolist() == [0, -1, -1]
+  assert found.share == pytest.approx(2 / 3)
+
+
 def test_images_made_against_another_network_are_judged_on_this_one(case):
   variables, batch = case
   other = _network(9)
@@ -271,6 +293,33 @@ def test_a_budget_adds_to_the_attacks_of_an_experiment():
   assert standard['transfer'] == {**pgd, 'source': 'std'}
   assert 'transfer' not in ensemble.added_to(own, ('ce', 'dice'), 'standard')
   assert own == before
+
+
+def test_a_name_that_is_taken_does_not_keep_a_best_iterate_out():
+  """By another attack; one that says what the defaults are is the same."""
+  pgd = {'name': 'pgd', 'num_steps': 9, 'objective': 'ce', 'score_last': False}
+  own = {'pgd': pgd, 'pgd_best': {**pgd, 'select': 'best', 'num_steps': 3}}
+  assert ensemble.added_to(own, ('ce',), 'quick')['pgd_best_iterate'] == {
+    **pgd, 'select': 'best', 'score_last': True
+  }  # fmt: skip
+  same = {'name': 'pgd', 'num_steps': 9, 'objective': 'ce', 'select': 'best', 'restarts': 1}
+  own = {'pgd': pgd, 'pgd_best': same}
+  assert list(ensemble.added_to(own, ('ce',), 'quick')) == [*own, 'apgd_ce_10']
+  own = {'pgd': pgd, 'pgd_best': {**same, 'levels': (0.1,)}}
+  assert 'pgd_best_iterate' in ensemble.added_to(own, ('ce',), 'quick')
+  taken = {**own, 'pgd_best_iterate': {**pgd, 'num_steps': 4, 'select': 'best'}}
+  with pytest.raises(errors.UserError, match="adds an attack 'pgd_best_iterate'"):
+    ensemble.added_to(taken, ('ce',), 'quick')
+
+
+def test_members_have_the_threat_of_the_main_attack():
+  first = {'name': 'fgsm', 'norm': 'l2', 'objective': 'ce'}
+  main = {'name': 'pgd', 'objective': 'ce', 'max_change': 0.2, 'region': ((1.0, 0.0),)}
+  found = ensemble.added_to({'first': first, 'main': main}, ('ce',), 'thorough', main='main')
+  for name in ('apgd_ce_10', 'square_200'):
+    made = attacks.make(**{k: v for k, v in found[name].items() if k != 'objective'})
+    threat = made.threat
+    assert (threat.norm, threat.max_change, threat.region) == ('linf', 0.2, ((1.0, 0.0),))
 
 
 @pytest.mark.parametrize(

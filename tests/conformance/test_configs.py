@@ -73,6 +73,25 @@ def test_a_budget_adds_attacks_to_every_experiment(path):
   assert {'square_200'} < set(added) and any(name.startswith('apgd_') for name in added)
   same = artifacts._same_ball(found.probes, found.main)
   assert set(added) <= set(same) and {'noise', found.main} <= set(same)
+  for name, probe in own.probes.items():
+    if name in same and not probe.source and _climbs(probe.attack):
+      best = [
+        other.attack.select
+        for other in found.probes.values()
+        if (other.levels, other.objective) == (probe.levels, probe.objective)
+        and _steps(other.attack) == _steps(probe.attack)
+      ]
+      assert {'best', 'monitor'} & set(best), name
+
+
+def _climbs(attack) -> bool:
+  last = getattr(attack, 'select', '') == 'last' and not attack.minimise
+  return last and attack.num_gradients > 1
+
+
+def _steps(attack):
+  names = ('num_steps', 'restarts', 'step_size', 'relative_step', 'random_start')
+  return [getattr(attack, name, None) for name in names]
 
 
 STATED = re.compile(r'(\d+) networks, (\d+) hours at 10 TFLOP/s')

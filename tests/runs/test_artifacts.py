@@ -119,11 +119,12 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
     moved=grid.Probe(APGD, 'ce', (0.1,), 'std'),
     l2=grid.Probe(attacks.apgd(norm='l2', num_steps=5), 'ce', (0.1,)),
     box=grid.Probe(attacks.apgd(num_steps=5, bounds=(0.0, 1.0)), 'ce', (0.1,)),
+    less=grid.Probe(attacks.apgd(num_steps=5, max_change=0.01), 'ce', (0.1,)),
     part=grid.Probe(attacks.apgd(num_steps=5, region=(True, False)), 'ce', (0.1,)),
     artefact=grid.Probe(attacks.corruption(kind='rician'), 'ce', (0.1,)),
   )
   names = artifacts._same_ball(made.probes, 'pgd')
-  assert not {'l2', 'box', 'part', 'artefact'} & set(names)
+  assert not {'l2', 'box', 'part', 'less', 'artefact'} & set(names)
   assert artifacts._pairs(made.probes, names, 'dice') == [
     ('apgd', 'pgd', '_value'),
     ('judged', 'pgd', 'dice'),

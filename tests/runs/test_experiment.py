@@ -95,6 +95,16 @@ def test_a_budget_adds_the_members_of_an_ensemble():
     experiment.make_probes(task, config)
 
 
+def test_the_best_iterate_of_an_objective_that_changes_is_chosen_by_the_metric():
+  config = _config()
+  config.evaluate.budget = 'quick'
+  task = toys.task()._replace(objectives={'ce': lambda o, b: 1, 'bce': lambda o, b, progress: 0})
+  assert experiment.make_probes(task, config)['pgd_best'].attack.select == 'monitor'
+  config.evaluate.attacks.pgd.select = 'best'
+  with pytest.raises(errors.UserError, match="attack 'pgd': values of the objective 'bce' at two"):
+    experiment.make_probes(task, config)
+
+
 def test_a_space_is_a_transform_with_its_options():
   config, task = _config(), toys.task()._replace(image_shape=(8, 6, 1))
   config.evaluate.attacks.pgd.space = {'name': 'deformation', 'grid': 4}

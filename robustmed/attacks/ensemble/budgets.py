@@ -1,9 +1,12 @@
 """The members of an ensemble of each budget, as plain data."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robustmed import errors
+from robustmed.attacks.fgsm import ifgsm
+from robustmed.attacks.pgd import pgd
 
 # (attack, objective) in the order in which members run. A task takes those whose objective it has.
 _ORDER = (
@@ -46,6 +49,8 @@ _ORDER = (
   ('pgd', 'cospgd'),
 )
 _FIRST = 3  # members of the quick budget
+_CLIMBING = {'pgd': pgd, 'ifgsm': ifgsm}  # attacks that may hand over the last of several steps
+_THREAT = ('norm', 'bounds', 'region', 'max_change')
 
 
 class Budget(NamedTuple):
@@ -90,34 +95,51 @@ def added_to(
   budget: str,
   *,
   source: str = '',
+  main: str = '',
+  changing: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
   """Returns the attacks of an experiment and, after them, what a budget adds ('': nothing).
 
-  own: {name: settings}. Added are the best iterate of each attack that takes steps (NAME_best) and
-  the members of `settings_of`, with norm, bounds and region of the first; from 'standard' on also
-  the first one made against the arm `source`, if any, and shown to the others.
+  own: {name: settings}. Added are the best iterate of each attack that takes steps and the members
+  of `settings_of`, with norm, bounds, region and max_change of the attack `main` ('': the first);
+  from 'standard' on also the first one that takes steps, made against the arm `source`, if any, and
+  shown to the others. The best iterate is NAME_best, or NAME_best_iterate where an attack of other
+  settings has that name; it is by the objective, by the metric where the objective is one of
+  `changing`, whose values follow the steps.
   """
   found = {name: dict(settings) for name, settings in own.items()}
   if not budget:
     return found
-  members = settings_of(names, budget, **_threat(next(iter(own.values()))))
+  threat = own[main] if main in own else next(iter(own.values()))
+  kept = {name: value for name, value in threat.items() if name in _THREAT}
+  members = settings_of(names, budget, **kept)
   climbing = {name: fields for name, fields in found.items() if _climbs(fields)}
   for name, fields in climbing.items():
-    best = {**fields, 'select': 'best', 'score_last': True}
-    if best not in found.values():
-      found.setdefault(f'{name}_best', best)
+    select = 'monitor' if fields.get('objective') in changing else 'best'
+    best = {**fields, 'select': select, 'score_last': True}
+    if any(_filled(best) == _filled(other) for other in found.values()):
+      continue
+    free = f'{name}_best' if f'{name}_best' not in found else f'{name}_best_iterate'
+    if free in found:
+      raise errors.UserError(
+        f'evaluate.budget adds an attack {free!r}; give the one of that name another'
+      )
+    found[free] = best
   known = any(fields.get('source') for fields in own.values())
   if climbing and source and not known and BUDGETS[budget].contains:
     found.setdefault('transfer', {**next(iter(climbing.values())), 'source': source})
   return {**found, **members}
 
 
-def _threat(fields: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in fields.items() if name in ('norm', 'bounds', 'region')}
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings of an attack that takes steps, with those that it does not name."""
+  maker = _CLIMBING.get(fields['name'])
+  known = inspect.signature(maker).parameters if maker else {}
+  return {**{name: one.default for name, one in known.items()}, **fields}
 
 
 def _climbs(fields: Mapping[str, Any]) -> bool:
   """Whether an attack takes several steps up its objective in the ball, and hands over the last."""
   plain = not (fields.get('source') or fields.get('space') or fields.get('minimise'))
-  several = fields['name'] in ('pgd', 'ifgsm') and fields.get('num_steps', 2) > 1
+  several = fields['name'] in _CLIMBING and fields.get('num_steps', 2) > 1
   return plain and several and fields.get('select', 'last') == 'last'

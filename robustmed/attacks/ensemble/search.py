@@ -172,7 +172,7 @@ class Ensemble:
     return result.x, self._score(variables, batch, result.x)
 
   def _better(self, kept, x, value, number):
-    better = (value > kept.badness) | (jnp.isnan(kept.badness) & ~jnp.isnan(value))
+    better = _worse(value, kept.badness)
     return kept._replace(
       x=where_per_example(better, x, kept.x),
       badness=jnp.where(better, value, kept.badness),
@@ -204,9 +204,14 @@ def _bucket(alive: int, most: int, smallest: int) -> int:
   return size
 
 
+def _worse(value, than):
+  """Whether a badness counts as worse, [b]: NaN is unknown, and any that is known is worse."""
+  return (value > than) | (jnp.isnan(than) & ~jnp.isnan(value))
+
+
 @jax.jit
 def _put(kept, places, x, value, number):
-  better = value > kept.badness[places]
+  better = _worse(value, kept.badness[places])
   put = lambda old, new: old.at[places].set(where_per_example(better, new, old[places]))
   who = jnp.full(value.shape, number, jnp.int32)
   return kept._replace(

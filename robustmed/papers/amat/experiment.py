@@ -26,7 +26,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
   """The experiment of a configuration of configs/amat_*.py; touches no data."""
   part = errors.lookup(PARTS, config.part, kind='part of amat')
   task = part.make_task(config)
-  probes = experiment.make_probes(task, config)
+  probes = experiment.make_probes(task, config, main='pgd')
   pretrained = _pretrained(config)
   arms = experiment.make_arms(task, read(config, part))
   return experiment.Experiment(

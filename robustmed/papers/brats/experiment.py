@@ -36,8 +36,9 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
     make_task=functools.partial(make_task, config, base=task),
     make_augment=lambda fields: make_augment(config, fields),
   )
-  probes = experiment.make_probes(task, config)
-  main = next((name for name in (*evaluation.SHOWN, *probes) if name in probes), 'fgsm')
+  own = config.evaluate.attacks
+  main = next((name for name in (*evaluation.SHOWN, *own) if name in own), 'fgsm')
+  probes = experiment.make_probes(task, config, main=main)
   subjects = brats_rows.volumes if config.dimension == 2 else lambda rows: rows
   return experiment.Experiment(
     task=task,

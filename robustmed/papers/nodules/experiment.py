@@ -46,7 +46,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       check=functools.partial(preflight, config),
     ),
     grid=experiment.Grid(
-      experiment.make_probes(task, config),
+      experiment.make_probes(task, config, main='pgd'),
       'pgd',
       checks={
         'metric': 'correct',

@@ -40,7 +40,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       shapes=lambda: data.shapes(source_config(config)),
     ),
     grid=experiment.Grid(
-      experiment.make_probes(task, config),
+      experiment.make_probes(task, config, main='pgd'),
       'pgd',
       checks={
         'metric': 'DICE',

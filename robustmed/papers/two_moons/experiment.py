@@ -29,7 +29,7 @@ def build(config: ml_collections.ConfigDict) -> experiment.Experiment:
       groups=lambda: config.data.replicates,
     ),
     grid=experiment.Grid(
-      experiment.make_probes(task, config),
+      experiment.make_probes(task, config, main='pgd'),
       'pgd',
       checks={
         'metric': 'p_true',
