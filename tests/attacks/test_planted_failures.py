@@ -7,7 +7,7 @@ import pytest
 
 from robustmed import attacks
 from robustmed.attacks import ensemble, objectives
-from robustmed.evaluation import checks
+from robustmed.evaluation.checks import network
 from robustmed.tasks import segmentation
 
 COUNT, SIDE, CLASSES, EPS = 8, 6, 3, 0.3
@@ -116,7 +116,7 @@ def _plain(variables, batch):
 
 
 def _failed(variables, batch, badness=_badness):
-  found = checks.of_network(
+  found = network.of_network(
     lambda x: _predict(variables, x),
     segmentation.cross_entropy,
     badness,

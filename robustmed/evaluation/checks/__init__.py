@@ -3,12 +3,12 @@
 check    what a check says
 rows     of the rows of a run
 members  of the worst of all attacks, against each of them
-network  of a network, before it is attacked; `inspection` of those of a run
+network  of a network, before it is attacked; `inspection` of those of a run. Both import JAX, which
+         a report does not need, so they are imported by their own names
 """
 
 from robustmed.evaluation.checks.check import STATUSES, Check, worst
 from robustmed.evaluation.checks.members import of_worst
-from robustmed.evaluation.checks.network import of_network
 from robustmed.evaluation.checks.rows import run
 
-__all__ = ['STATUSES', 'Check', 'of_network', 'of_worst', 'run', 'worst']
+__all__ = ['STATUSES', 'Check', 'of_worst', 'run', 'worst']
