@@ -16,6 +16,8 @@ class _Artefact(Threat):
 
   kind: str = ''
 
+  ball = None
+
   def project(self, x, centre, eps):
     return super().project(x, centre, jnp.full_like(eps, jnp.inf))
 

@@ -83,6 +83,14 @@ class Threat:
         '((low, low, ...), (high, high, ...))'
       )
 
+  @property
+  def ball(self) -> str | None:
+    """What tells balls apart: equal ones allow the same images at a level; None: there is none."""
+    limits = self.norm, self.bounds, self.region, self.max_change
+    leaves, structure = jax.tree.flatten(limits)
+    plain = [one if isinstance(one, str) else np.asarray(one).tolist() for one in leaves]
+    return repr((plain, structure))
+
   def check(self, x):
     """Raises `UserError` where bounds or region do not fit the shape of `x`."""
     for side in self.bounds or ():

@@ -173,11 +173,8 @@ def _save_worst(found: experiment.Grid, rows, subjects, folder, seed) -> list[ch
 def _same_ball(probes: Mapping[str, grid.Probe], main: str) -> tuple[str, ...]:
   """Returns the attacks whose images at a level are images that `main` might return there."""
 
-  def ball(probe):  # an artefact has a threat of its own, without a ball
-    threat = getattr(probe.attack, 'threat', None)
-    limits = ('norm', 'bounds', 'region', 'max_change')
-    fields = [repr(getattr(threat, name, None)) for name in limits]
-    return threat is not None, type(threat), *fields, probe.space
+  def ball(probe):
+    return getattr(getattr(probe.attack, 'threat', None), 'ball', None), probe.space
 
   wanted = ball(probes[main])
   return tuple(name for name, probe in probes.items() if wanted[0] and ball(probe) == wanted)

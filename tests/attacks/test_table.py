@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from robustmed import attacks, errors
+from robustmed.attacks.ensemble import budgets
 
 COUNT = 7
 WEIGHT = np.random.default_rng(0).normal(size=(6, 1)).astype(np.float32)
@@ -126,6 +127,8 @@ def test_a_flat_objective_and_progress_are_told(tmp_path, capsys):
     ({'attacks': {'worst': PGD}}, "other than 'none' and 'worst'"),
     ({'attacks': {'pgd': PGD}, 'norm': 'l2'}, 'norm: settings belong to each attack'),
     ({'data': []}, 'no examples'),
+    ({'attacks': {'a': PGD, 'b': attacks.pgd(num_steps=4)}}, 'a and b differ in norm, bounds or'),
+    ({'attacks': {'a': NOISE, 'b': attacks.noise(norm='l2')}}, 'a and b differ in norm, bounds or'),
     ({'metric': lambda outputs, target: outputs}, 'the metric must return one'),
   ],
 )
@@ -142,3 +145,38 @@ def test_a_loss_alone_is_its_own_metric():
   assert not found.higher_is_better
   assert found.means.loc['worst', 0.1] > found.means.loc['none', 0.0]
   assert found.frame['objective'].equals(found.frame['value'])
+
+
+def test_artefacts_are_shown_but_are_no_candidates_of_the_worst():
+  rician = attacks.corruption(kind='rician')
+  how = {'objective': loss, 'levels': (0.3,), 'progress': False}
+  both = {'noise': NOISE, 'rician': rician}
+  frame = attacks.evaluate(network, (IMAGE, TARGET), attacks=both, **how).frame
+  assert set(frame['attack']) == {'none', 'noise', 'rician', 'worst'}
+  assert set(frame.loc[frame['attack'] == 'worst', 'by']) <= {'none', 'noise'}
+  alone = attacks.evaluate(network, (IMAGE, TARGET), attacks={'rician': rician}, **how).frame
+  assert set(alone['attack']) == {'none', 'rician'}
+
+
+def test_a_larger_budget_has_the_candidates_of_the_smaller(monkeypatch):
+  """Of an objective with many bumps, where more steps need not find more."""
+  small = {
+    'quick': budgets.Budget(3, 1, 0, 3, None),
+    'standard': budgets.Budget(4, 1, 5, 3, 'quick'),
+  }
+  monkeypatch.setattr('robustmed.attacks.ensemble.table.BUDGETS', small)
+  bumps = lambda outputs, target: jnp.sin(200 * outputs[:, 0])
+  frames = {
+    budget: attacks.evaluate(
+      network, (IMAGE, TARGET), objective=bumps, levels=(0.1,), attacks=budget, progress=False
+    ).frame
+    for budget in small
+  }
+  assert list(dict.fromkeys(frames['standard']['attack'])) == [
+    'none', 'pgd', 'apgd', 'pgd_4', 'apgd_4', 'square_5', 'worst'
+  ]  # fmt: skip
+  for name in ('pgd', 'apgd'):
+    one, two = (frame.loc[frame['attack'] == name, 'value'] for frame in frames.values())
+    np.testing.assert_array_equal(one, two)
+  one, two = (frame[frame['attack'] == 'worst'].set_index('index') for frame in frames.values())
+  assert (two['value'] >= one['value']).all()

@@ -30,8 +30,9 @@ class Table:
   """What `evaluate` found.
 
   frame: one row per attack, level and example: attack ('none': the image itself, 'worst': the worst
-  of all), eps, index, value (the metric), objective, distance, and the flags of `types.Flags`;
-  `worst` has in `by` and `by_eps` the attack and level that found it, a lower one too.
+  of all, but not of artefacts), eps, index, value (the metric), objective, distance, and the flags
+  of `types.Flags`; `worst` has in `by` and `by_eps` the attack and level that found it, a lower one
+  too.
   """
 
   frame: pd.DataFrame
@@ -128,11 +129,13 @@ def evaluate(
   network: images [b, ...] -> outputs; with `variables` (variables, images) -> outputs. data:
   (images, target), or several such batches. objective: (outputs, target) -> [b], larger is worse,
   what attacks climb; metric: (outputs, target) -> [b], None: the objective, lower is better.
-  attacks: {name: attack or (attack, objective)}, or a budget, 'quick', 'standard' or 'thorough', of
-  PGD, APGD and Square with `threat` (norm, bounds). With select='monitor' an attack's iterate is
-  chosen by the metric. An example's randomness depends on its place in the data alone.
+  attacks: {name: attack or (attack, objective)}, all with the same norm, bounds and region, or a
+  budget, 'quick', 'standard' or 'thorough', of PGD, APGD and Square with `threat` (norm, bounds);
+  a larger budget has the attacks of the smaller ones too. With select='monitor' an attack's iterate
+  is chosen by the metric. An example's randomness depends on its place in the data alone.
   """
   chosen = _attacks(attacks, objective, threat)
+  candidates = _of_one_ball(chosen)
   levels = sorted({float(eps) for eps in levels})
   if not levels or not all(0 < eps < float('inf') for eps in levels):
     raise errors.UserError(f'levels must be numbers above 0, not {levels}')
@@ -166,19 +169,12 @@ def evaluate(
   frame = pd.concat(rows, ignore_index=True)
   flags = [flag for flag in _FLAGS if flag in frame]
   frame[flags] = frame[flags].fillna(False).astype(bool)
-  return Table(_with_worst(frame, levels, higher_is_better), higher_is_better)
+  return Table(_with_worst(frame, candidates, levels, higher_is_better), higher_is_better)
 
 
 def _attacks(given, objective, threat) -> dict[str, tuple[Attack, Callable[..., Array]]]:
   if isinstance(given, str):
-    budget = errors.lookup(BUDGETS, given, kind='budget of attacks')
-    how = {'num_steps': budget.steps, 'restarts': budget.restarts, **threat}
-    given = {
-      'pgd': pgd(relative_step=2.5 / budget.steps, select='best', **how),
-      'apgd': apgd(**how),
-    }
-    if budget.queries:
-      given['square'] = square(num_steps=budget.queries, select='best', **threat)
+    given = _of_budget(given, threat)
   elif threat:
     raise errors.UserError(
       f'{", ".join(threat)}: settings belong to each attack where attacks are given'
@@ -187,6 +183,34 @@ def _attacks(given, objective, threat) -> dict[str, tuple[Attack, Callable[..., 
   if not pairs or {NONE, WORST} & set(pairs):
     raise errors.UserError(f"attacks needs entries, other than 'none' and 'worst', not {[*pairs]}")
   return pairs
+
+
+def _of_budget(name, threat) -> dict[str, Attack]:
+  """Those of the smaller budgets first, so that they draw what they draw there."""
+  budget = errors.lookup(BUDGETS, name, kind='budget of attacks')
+  found = _of_budget(budget.contains, threat) if budget.contains else {}
+  after = f'_{budget.steps}' if found else ''
+  how = {'num_steps': budget.steps, 'restarts': budget.restarts, **threat}
+  found[f'pgd{after}'] = pgd(relative_step=2.5 / budget.steps, select='best', **how)
+  found[f'apgd{after}'] = apgd(**how)
+  if budget.queries:
+    found[f'square_{budget.queries}'] = square(num_steps=budget.queries, select='best', **threat)
+  return found
+
+
+def _of_one_ball(chosen) -> set[str]:
+  """Returns the attacks whose images have a worst in common; artefacts have no ball."""
+  threats = {name: getattr(attack, 'threat', None) for name, (attack, _) in chosen.items()}
+  balls = {name: threat.ball for name, threat in threats.items() if threat is not None}
+  known = {name: ball for name, ball in balls.items() if ball is not None}
+  if len(set(known.values())) > 1:
+    first = next(iter(known))
+    other = next(name for name in known if known[name] != known[first])
+    raise errors.UserError(
+      f'{first} and {other} differ in norm, bounds or region, so a level of one is none of the '
+      'other and they have no worst in common; call evaluate once for each'
+    )
+  return set(chosen) - set(balls) | set(known)
 
 
 def _batches(data) -> Iterable[tuple[Any, PyTree]]:
@@ -234,10 +258,13 @@ def _rows(start, attack, eps, value, climbed, **told) -> pd.DataFrame:
   return table
 
 
-def _with_worst(frame, levels, higher_is_better) -> pd.DataFrame:
-  """The frame and, for each level and example, the worst of all rows up to that level."""
+def _with_worst(frame, candidates, levels, higher_is_better) -> pd.DataFrame:
+  """The frame and, for each level and example, the worst row of candidates up to that level."""
+  if not candidates:
+    return frame
   badness = frame['value'] * (-1 if higher_is_better else 1)
   ranked = frame.assign(_bad=badness.fillna(-np.inf))
+  ranked = ranked[ranked['attack'].isin({NONE, *candidates})]
   found = [frame]
   for eps in levels:
     inside = ranked[ranked['eps'] <= eps]
