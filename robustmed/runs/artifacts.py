@@ -191,7 +191,8 @@ def _pairs(probes: Mapping[str, grid.Probe], names, metric: str) -> list[tuple[s
     steps = first.attack.num_gradients, second.attack.num_gradients
     best = chosen[0] != 'last' and chosen[1] == 'last'
     if best and first.objective == second.objective and steps[0] >= steps[1] > 1:
-      found.append((member, plain, metric if first.attack.judged else '_value'))
+      found += [(member, plain, metric)] if first.attack.judged else []
+      found.append((member, plain, '_value'))
   return found
 
 

@@ -308,7 +308,9 @@ def test_a_member_reaches_the_mean_of_a_plain_attack_less_a_hundredth(column):
   sign = 1 if column == '_value' else -1
   for share, status in ((0.999, 'pass'), (0.97, 'fail')):
     member = rows[plain].assign(attack='apgd')
-    scale = member[column] if column == '_value' else 0.9
+    scale = (
+      member[column] if column == '_value' else 4.0 * member['eps']
+    )  # what the plain one harms
     member[column] -= sign * (1 - share) * scale
     found = of_worst(pd.concat([rows, member]), pairs=pairs)[REACHED, 'adv']
     assert found.status == status, found
@@ -322,3 +324,35 @@ def test_a_member_that_may_have_been_unlucky_is_a_warning():
   member.loc[unlucky, '_value'] -= 0.4
   found = of_worst(pd.concat([rows, member]), pairs=[('apgd', 'pgd_seg', '_value')])
   assert found[REACHED, 'std'].status == 'warn'
+
+
+def test_an_error_that_is_0_on_clean_images_has_a_share_of_its_harm():
+  """The mean of the clean images said inf% of 0; where nothing is harmed nothing is compared."""
+  rows = make_rows()
+  rows['dice'] = np.where(rows['attack'] == 'none', 0.0, 10 * rows['eps'])
+  member = rows[where(rows, attack='pgd_seg')].assign(attack='apgd')
+  how = {'pairs': [('apgd', 'pgd_seg', 'dice')], 'higher_is_better': False}
+  for share, status in ((0.999, 'pass'), (0.97, 'fail')):
+    member['dice'] = 10 * share * member['eps']
+    found = of_worst(pd.concat([rows, member]), **how)[REACHED, 'std']
+    assert found.status == status and 'inf' not in found.detail, found
+  assert 'below pgd_seg at 0.2 by 3.0%' in found.detail
+  rows['dice'] = member['dice'] = 0.0
+  found = of_worst(pd.concat([rows, member]), **how)[REACHED, 'std']
+  assert found.status == 'skipped' and 'no effect' in found.detail
+
+
+def test_the_objective_of_a_judged_member_counts_where_the_metric_is_the_same():
+  """A flat metric: the member that hands over its start is named."""
+  rows = make_rows()
+  flat = rows['index'] < 12
+  rows.loc[flat, 'dice'] = np.nan
+  plain = where(rows, attack='pgd_seg')
+  member = rows[plain].assign(attack='apgd')
+  member.loc[member['index'] >= 12, '_value'] -= 0.5  # chosen by a metric that is better
+  member['dice'] -= 0.1
+  pairs = [('apgd', 'pgd_seg', 'dice'), ('apgd', 'pgd_seg', '_value')]
+  assert of_worst(pd.concat([rows, member]), pairs=pairs)[REACHED, 'std'].status == 'pass'
+  member.loc[member['index'] < 12, '_value'] -= 0.1
+  found = of_worst(pd.concat([rows, member]), pairs=pairs)[REACHED, 'std']
+  assert found.status == 'fail' and 'apgd below pgd_seg at 0.2 by' in found.detail

@@ -128,6 +128,7 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
   assert artifacts._pairs(made.probes, names, 'dice') == [
     ('apgd', 'pgd', '_value'),
     ('judged', 'pgd', 'dice'),
+    ('judged', 'pgd', '_value'),
   ]
 
 
