@@ -5,8 +5,9 @@ import functools
 import numpy as np
 
 from robustmed.audit import threat
-from robustmed.data.labelled import units
+from robustmed.data.labelled import sampling, units
 from robustmed.evaluation import examples
+from robustmed.networks import normalise
 from robustmed.own_data import segmentation, surfaces
 from robustmed.report import spec
 
@@ -100,7 +101,28 @@ def write_example(made, facts):
 
 
 def lattice_of(made, facts):
-  return segmentation.lattice_of(made, facts)
+  return segmentation.lattice_of(made, facts, crop_of(made))
+
+
+def crop_of(made):
+  """Returns the crop of what is attacked: the window about the middle, padded where needed."""
+  return padded(made, sampling.centred(made.study.window), made.study.window)
+
+
+def padded(made, inner, shape):
+  """Returns the crop `inner` of examples that are padded to `shape` as made.padding says."""
+  low = np.array([one.low for one in made.study.surveys], np.float32)
+  by_case = made.fields['intensity'] == normalise.OF_CASE['case_zscore']
+
+  def crop(found, *draw):
+    if made.padding != 'training':
+      return inner(sampling.extended(found, shape, mirror=made.padding == 'mirror'), *draw)
+    floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
+    floor = 0 * floor if by_case else floor
+    cut = inner({**found, 'image': found['image'] - floor}, *draw)
+    return {**cut, 'image': cut['image'] + floor}
+
+  return crop
 
 
 def notes(made) -> list[str]:

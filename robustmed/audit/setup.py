@@ -17,7 +17,7 @@ import numpy as np
 from robustmed import data, errors, networks, types
 from robustmed.audit import classes, example, label_maps, landmarks, threat, whole_images
 from robustmed.data import store
-from robustmed.data.labelled import phantom, sampling
+from robustmed.data.labelled import phantom
 from robustmed.data.labelled import study as studies
 from robustmed.networks import description, normalise, segmentation
 from robustmed.networks.network import as_task, digest_of
@@ -283,28 +283,15 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
   """Returns the source with the examples that are attacked, whose outputs are finite."""
   source = data.load(setup.fields)
   test = _Sized(store.Part(source.test, setup.chosen), setup.threat)
-  low = np.array([one.low for one in setup.study.surveys], np.float32)
-  by_case = setup.fields['intensity'] == normalise.OF_CASE['case_zscore']
-
-  def padded(inner, shape):
-    def crop(found, *draw):
-      if setup.padding != 'training':
-        return inner(sampling.extended(found, shape, mirror=setup.padding == 'mirror'), *draw)
-      floor = (low[int(found['case'])] - found['units'][0]) / found['units'][1]
-      floor = 0 * floor if by_case else floor
-      cut = inner({**found, 'image': found['image'] - floor}, *draw)
-      return {**cut, 'image': cut['image'] + floor}
-
-    return crop
 
   maps = setup.part is label_maps
   window = setup.study.window
-  crop = padded(sampling.centred(window), window) if maps else source.crop
+  crop = label_maps.crop_of(setup) if maps else source.crop
   train, drawn = source.train, source.sampling
   if len(train) and maps:
     train, drawn = _Sized(train, setup.threat), drawn
     patch = tuple(setup.fields['patch']) or window
-    drawn = drawn._replace(crop=padded(drawn.crop, patch))
+    drawn = drawn._replace(crop=label_maps.padded(setup, drawn.crop, patch))
 
   # Weights may lie in files of their own beside the network's.
   digests = {name: digest_of(one.network.variables) for name, one in setup.audited.items()}

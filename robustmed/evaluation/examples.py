@@ -51,11 +51,16 @@ def attack(
       yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))
 
 
-def judged(evaluator: grid.Evaluator, variables: PyTree, batch, metric: str, higher: bool):
-  """Returns (metric, higher is better), or the main objective where no example has the metric."""
+def judged(
+  evaluator: grid.Evaluator, variables: PyTree, batch, metric: str, higher: bool, *, minimise: bool
+):
+  """Returns (metric, higher is better), or the main objective where no example has the metric.
+
+  minimise: the main attack decreases it, so that it is higher where the network is better.
+  """
   task, seen = evaluator.task, {**batch, 'clean': batch['image']}
   found = jax.eval_shape(lambda v: task.metrics(task.predict(v, batch['image']), seen), variables)
-  return (metric, higher) if metric in found else (_VALUE + evaluator.main_objective, False)
+  return (metric, higher) if metric in found else (_VALUE + evaluator.main_objective, minimise)
 
 
 @functools.lru_cache(maxsize=2)
@@ -64,9 +69,8 @@ def judge(
 ) -> Callable[..., Any]:
   """Returns a compiled (variables, batch, image) -> (badness [b], gradient of the main objective).
 
-  batch['image'] is the clean image. Badness is the metric, negated where higher is better; where
-  the metric is not of one example ('_value.NAME', see `judged`), the objective itself. Without
-  `slopes` the gradient is None.
+  batch['image'] is the clean image. Badness is what `judged` returns, the metric or the objective
+  ('_value.NAME'), negated where higher is better. Without `slopes` the gradient is None.
   """
   task = evaluator.task
   objective = task.objectives[evaluator.main_objective]
@@ -76,10 +80,8 @@ def judge(
       seen = {**batch, 'clean': batch['image'], 'image': image}
       outputs = task.predict(variables, image)
       climbed = objective(outputs, seen)
-      bad = climbed
-      if not metric.startswith(_VALUE):
-        bad = task.metrics(outputs, seen)[metric] * (-1 if higher else 1)
-      return jnp.sum(climbed), bad
+      bad = climbed if metric.startswith(_VALUE) else task.metrics(outputs, seen)[metric]
+      return jnp.sum(climbed), -bad if higher else bad
 
     if not slopes:
       return value(image)[1], None

@@ -81,10 +81,12 @@ def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
   example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
 ) -> None:
   """Writes NAME.png, 8 bits, and NAME.csv, its class."""
   kind = chosen.study.classes[int(example['target']['label'])]
-  photos.write(folder, image, example, facts, ['class', kind])
+  photos.write(folder, image, example, facts, ['class', kind], whole)
 
 
 def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:

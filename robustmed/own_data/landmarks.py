@@ -54,11 +54,13 @@ def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
   example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
 ) -> None:
   """Writes NAME.png, 8 bits, and NAME.csv, its landmarks x,y in pixels of that picture."""
   del chosen
   found = [f'{x:.2f},{y:.2f}' for x, y in example['target']['landmarks']]
-  photos.write(folder, image, example, facts, ['x,y', *found])
+  photos.write(folder, image, example, facts, ['x,y', *found], whole)
 
 
 def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:

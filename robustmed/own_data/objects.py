@@ -61,13 +61,15 @@ def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
   example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
 ) -> None:
   """Writes NAME.png, 8 bits, and NAME.csv, its boxes in pixels of that picture."""
   target, lines = example['target'], ['class,x1,y1,x2,y2']
   for i in np.flatnonzero(target['mask']):
     kind = chosen.study.classes[int(target['classes'][i])]
     lines.append(f'{kind},' + ','.join(f'{value:.2f}' for value in target['boxes'][i]))
-  photos.write(folder, image, example, facts, lines)
+  photos.write(folder, image, example, facts, lines, whole)
 
 
 def panels(chosen: choices.Choices) -> tuple[spec.Panel, ...]:

@@ -37,10 +37,15 @@ def write(
   example: Mapping[str, Any],
   facts: Sequence[Mapping[str, Any]],
   lines: Sequence[str],
+  whole: np.ndarray | None,
 ) -> None:
-  """Writes NAME.png, 8 bits of an image in [0, 1], and the lines as NAME.csv."""
+  """Writes NAME.png, 8 bits of an image in [0, 1], and the lines as NAME.csv.
+
+  whole: the numbers of the PNG, None for the nearest ones.
+  """
   name = facts[int(example['target']['case'])]['name'].replace('/', '_')
-  pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+  pixels = np.round(np.clip(image, 0, 1) * 255) if whole is None else whole
+  pixels = pixels.astype(np.uint8)
   pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
   with files.replacing(pathlib.Path(folder) / f'{name}.png') as temporary:
     Image.fromarray(pixels).save(temporary)

@@ -186,8 +186,12 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   return {**slice_examples.pictures(found), 'index': found.example['target']['case']}
 
 
-def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]]):
-  """Returns (example) -> the images that its file holds, None for floats and resampled images."""
+def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]], crop=None):
+  """Returns (example) -> the images that its file holds, None for floats and resampled images.
+
+  crop: example -> what the network sees of it, by default its middle, padded where that is small.
+  """
+  crop = crop or sampling.centred(chosen.study.window)
 
   def of(example):
     target = example['target']
@@ -196,8 +200,16 @@ def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]]):
     if kind.kind not in 'iu' or tuple(case['shape']) != tuple(grid.whole):
       return None
     shift, scale = np.asarray(target['units'], np.float64)
-    ends = np.iinfo(kind)
-    return lattice.Lattice((intercept - shift) / scale, slope / scale, ends.min, ends.max)
+    ends, shape = np.iinfo(kind), grid.shape
+
+    def read(image):
+      held = {'image': sampling.uncut(image, shape), 'labels': np.zeros(shape, np.int32)}
+      return crop({**held, 'case': target['case'], 'units': target['units']})['image']
+
+    padded = any(have < want for have, want in zip(shape, target['labels'].shape, strict=True))
+    return lattice.Lattice(
+      (intercept - shift) / scale, slope / scale, ends.min, ends.max, read if padded else None
+    )
 
   return of
 
@@ -208,23 +220,30 @@ def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
   example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
 ) -> None:
   """Writes the attacked image and the labels as NIfTI on the grid of the case's own file.
 
-  Values are those of the file's units, rounded to its integer type; a slice of a volume lies where
-  it lies in the volume.
+  whole: the numbers of the image in that file, which are written in its type. Without them values
+  are those of the file's units, rounded to its integer type. A slice of a volume lies where it lies
+  in the volume.
   """
   target, found = example['target'], chosen.study
   number, place = int(target['case']), int(target['slice'])
   case, name = facts[number], facts[number]['name']
   shape = found.grids[number].shape
-  stored = sampling.uncut(image * target['units'][1] + target['units'][0], shape)
+  if whole is None:
+    stored = sampling.uncut(image * target['units'][1] + target['units'][0], shape)
+  else:
+    stored = sampling.uncut(whole, shape, fill=writing.number(0, case))
   labels = sampling.uncut(np.maximum(target['labels'], 0), shape)
   if found.axes < found.spatial:
     case, name = writing.slice_of(case, found.axis, place), f'{name}_{place:03d}'
     stored, labels = (np.expand_dims(array, found.axis) for array in (stored, labels))
   folder = pathlib.Path(folder)
-  writing.image(folder / f'{name}.nii.gz', stored, case)
+  write = writing.image if whole is None else writing.numbers
+  write(folder / f'{name}.nii.gz', stored, case)
   writing.labels(folder / f'{name}_label.nii.gz', labels, case, values=found.values)
 
 

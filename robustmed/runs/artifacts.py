@@ -221,12 +221,12 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     folder = context.results / 'worst' / f'{model.arm}.{model.trial}.{name}.{eps:g}'
     with files.building_folder(folder) as place:
       for found in context.attacked(model, eps=eps, wanted=worst['index']):
-        image = found.image
+        image, numbers = found.image, {}
         made = of_file and of_file(found.example)
         if made is not None:
           stored = _stored(context, model, found, made, eps=eps)
-          image = stored.image
-        context.exp.artifacts.write_example(place, image, found.example)
+          image, numbers = stored.image, {'whole': stored.whole}
+        context.exp.artifacts.write_example(place, image, found.example, **numbers)
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')
 
 
@@ -238,9 +238,11 @@ def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *
   batch = {k: jax.tree.map(lambda leaf: np.asarray(leaf)[None], found.example[k]) for k in keep}
   variables, sign = model.load(), -1 if probe.attack.minimise else 1
   wanted = plan.checks['metric'], plan.checks['higher_is_better']
-  judged = examples.judged(evaluator, variables, batch, *wanted)
+  judged = examples.judged(evaluator, variables, batch, *wanted, minimise=probe.attack.minimise)
   # in the units of a space the ball is not known here; towards the clean image is always inside
-  known = probe.space is None
+  threat = getattr(probe.attack, 'threat', None)
+  region = getattr(threat, 'region', None)
+  known = probe.space is None and (region is None or len(region) == 1)
   program = examples.judge(evaluator, *judged, slopes=known)
   run = functools.lru_cache(maxsize=1)(
     lambda raw: program(variables, batch, np.frombuffer(raw, np.float32).reshape(shape))
@@ -254,7 +256,10 @@ def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *
     found.example['image'],
     lattice=made,
     eps=eps if known else None,
-    norm=getattr(getattr(probe.attack, 'threat', None), 'norm', 'linf'),
+    norm=getattr(threat, 'norm', 'linf'),
+    bounds=getattr(threat, 'bounds', None) if known else None,
+    region=region[0] if known and region is not None else None,
+    max_change=getattr(threat, 'max_change', None) if known else None,
     slope=lambda image: sign * np.asarray(at(image)[1][0]),
     seed=index,
   )

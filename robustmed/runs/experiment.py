@@ -103,7 +103,8 @@ class Grid(NamedTuple):
 class Artifacts(NamedTuple):
   """How attacked examples are saved; None: they are not."""
 
-  write_example: Callable[..., None] | None = None  # (folder, image, example): a data file
+  # (folder, image, example): a data file; where it has a lattice, also whole=the numbers in it
+  write_example: Callable[..., None] | None = None
   pictures: Callable[..., Mapping[str, Any]] | None = None  # stacked Example -> {name: [n, ...]}
   lattice: Callable[..., Any] | None = None  # (example) -> Lattice of its file; None: any float32
 

@@ -78,6 +78,66 @@ def test_a_ball_without_a_number_is_named():
   assert lattice.search(lambda image: 0.0, between, between, lattice=made, eps=0.5 / 255).inside
 
 
+def test_pixels_stay_within_bounds_and_region():
+  centre = np.full((4, 4, 1), 100 / 255, np.float32)
+  region = np.zeros((4, 4, 1))
+  region[0, 0] = 1
+  darker = lambda image: -float(image.sum())
+  within = {'lattice': BYTES, 'eps': 4 / 255, 'bounds': (97.5 / 255, 1.0)}
+  x = np.maximum(centre - 3.4 / 255, 97.5 / 255)
+  found = lattice.search(darker, x, centre, **within)
+  assert (found.whole == 98).all() and found.inside
+  x = np.where(region, centre + 2.5 / 255, centre)
+  found = lattice.search(lambda image: float(image.sum()), x, centre, region=region, **within)
+  assert found.whole[0, 0] == 103 and (found.whole.ravel()[1:] == 100).all() and found.inside
+  limited = lattice.search(darker, centre - 3.4 / 255, centre, max_change=2 / 255, **within)
+  assert (limited.whole == 98).all() and limited.inside
+  # of resized images: between two numbers, so that no file holds the pixels that must stay
+  between = centre + 0.4 / 255
+  found = lattice.search(darker, between, between, region=region, **within)
+  assert (found.whole.ravel()[1:] == 100).all() and not found.inside
+  found = lattice.search(darker, centre, centre, **{**within, 'bounds': (0.1 / 255, 0.9 / 255)})
+  assert (found.whole == 100).all()  # above the bounds before the attack
+
+
+def test_a_score_that_is_not_a_number_gives_way_to_one_that_is():
+  centre = np.full((4, 4, 1), 100 / 255, np.float32)
+  for other in (1.0, -np.inf):
+    values = itertools.chain([np.nan] * 4, [other], itertools.repeat(np.nan))
+    made = lattice.search(
+      lambda image, values=values: next(values),
+      centre + 1.5 / 255,
+      centre,
+      lattice=BYTES,
+      eps=2 / 255,
+    )
+    assert made.value == other and made.chosen.startswith('change')
+
+
+def test_pixels_that_a_file_lacks_are_what_is_read_back():
+  """Padding by zeros, of which the border was attacked too, and by the image's own mirror."""
+  inner = np.full((4, 4, 1), 50 / 255, np.float32)
+  window, file = ((2, 2), (2, 2), (0, 0)), np.s_[2:6, 2:6]
+  for mode in ('constant', 'symmetric'):
+    read = lambda image, mode=mode: np.pad(image[file], window, mode=mode)
+    made = BYTES._replace(read=read)
+    clean = np.pad(inner, window, mode=mode)
+    border = lambda image: float(image[:2].sum())
+    x = clean + 1.5 / 255
+    for norm, eps in (('linf', 2 / 255), ('l2', 1.5 / 255 * 8)):
+      found = lattice.search(border, x, clean, lattice=made, eps=eps, norm=norm)
+      pixels = np.asarray(found.whole)[file]
+      again = read(made._replace(read=None).image(np.pad(pixels, window)))
+      np.testing.assert_array_equal(found.image, again)
+      assert found.value == border(again) and found.inside
+      if mode == 'constant':
+        assert found.value == 0
+      change = np.abs(again - clean)
+      distance = change.max() if norm == 'linf' else np.linalg.norm(change)
+      np.testing.assert_allclose(found.distance, distance, rtol=1e-4)
+      assert distance <= eps * (1 + 1e-5)
+
+
 def test_nothing_changes_in_a_file(tmp_path):
   """Both formats give back the numbers and, by the arithmetic of the lattice, the image."""
   made, clean, weight, rng = _case('bytes', shape=(6, 8))

@@ -12,6 +12,7 @@ from robustmed import errors
 from robustmed.attacks import space
 from robustmed.audit import breaking, coverage, label_maps, page, setup, threat
 from robustmed.audit import experiment as audit
+from robustmed.data import pipeline
 from robustmed.data.labelled import sampling
 from robustmed.evaluation import examples, grid, trials
 from robustmed.evaluation.checks import inspection
@@ -446,6 +447,26 @@ def test_images_of_one_size_keep_their_place_and_statistics(mirror):
   whole = sampling.extended(example, (5, 10), mirror=mirror)
   np.testing.assert_array_equal(whole['image'], image)
   assert whole['counted'].all()
+
+
+def test_a_mirrored_border_is_read_back_with_its_image(tmp_path):
+  config = config_of(tmp_path)
+  made = setup.make(config)
+  assert made.padding == 'mirror'
+  exp = audit.build(config)
+  source = exp.data.load()
+  host = {'batch_size': 1, 'shard_index': 0, 'shard_count': 1}
+  batch = next(iter(pipeline.eval_batches(source.test, crop=source.crop, **host)))
+  example = jax.tree.map(lambda leaf: np.asarray(leaf)[0], batch)
+  border = example['target']['labels'] == -1
+  assert border.any()
+  of_file = exp.artifacts.lattice(example)
+  clean = of_file.place(example['image'])
+  whole = np.round(clean) + np.arange(clean.size).reshape(clean.shape) % 7
+  image = of_file.image(whole)
+  np.testing.assert_allclose(image[~border], of_file._replace(read=None).image(whole)[~border])
+  inner = sampling.uncut(image, (8, 11))
+  np.testing.assert_array_equal(image, np.pad(inner, ((0, 0), (1, 0), (0, 0)), mode='symmetric'))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from robustmed import data, errors
 from robustmed.attacks.stored import lattice
 from robustmed.data import pipeline
-from robustmed.data.labelled import sampling, study
+from robustmed.data.labelled import sampling, study, writing
 from robustmed.own_data import choices, experiment, segmentation
 from robustmed.runs import commandline
 from support import folders, runs
@@ -160,10 +160,45 @@ def test_a_worst_slice_lies_where_it_lies_in_the_patient(tmp_path):
   attacked = example['image'] + np.random.default_rng(0).uniform(-0.1, 0.1, example['image'].shape)
   found = lattice.search(np.sum, attacked, example['image'], lattice=made, eps=0.1)
   assert found.inside and not np.array_equal(found.image, example['image'])
-  exp.artifacts.write_example(tmp_path / 'attacked', found.image, example)
-  read = np.asarray(nib.load(tmp_path / 'attacked' / f'{case["name"]}_{place:03d}.nii.gz').dataobj)
-  whole = sampling.uncut(found.whole[..., 0], case['shape'][1:])
+  exp.artifacts.write_example(tmp_path / 'attacked', found.image, example, whole=found.whole)
+  file = nib.load(tmp_path / 'attacked' / f'{case["name"]}_{place:03d}.nii.gz')
+  read, whole = np.asarray(file.dataobj), sampling.uncut(found.whole[..., 0], case['shape'][1:])
   np.testing.assert_array_equal(read[..., 0].T, whole)
+  assert file.get_data_dtype() == original.get_data_dtype()
+
+
+def test_the_border_that_pads_an_image_is_not_stored(tmp_path):
+  """The file lacks it, so that an attack on the border alone leaves nothing behind."""
+  folder = folders.nnunet(tmp_path / 'raw', labels=ORGAN, shape=(9, 14, 11))
+  exp = experiment.build(config_of(folder, tmp_path))
+  source, batch = first_batch(exp, 'test', 1)
+  example = jax.tree.map(lambda leaf: np.asarray(leaf)[0], batch)
+  border = (example['target']['labels'] == -1)[..., None]
+  assert border.any() and not border.all()
+  made = exp.artifacts.lattice(example)
+  attacked = example['image'] + np.float32(0.1)
+  on_border = lambda image: float(image[border].sum())
+  found = lattice.search(on_border, attacked, example['image'], lattice=made, eps=0.1)
+  assert on_border(attacked) > on_border(example['image']) == found.value
+  exp.artifacts.write_example(tmp_path / 'out', found.image, example, whole=found.whole)
+  (path,) = (path for path in (tmp_path / 'out').iterdir() if 'label' not in path.name)
+  values = np.asarray(nib.load(path).dataobj)[..., 0].T[..., None]
+  shift, scale = example['target']['units']
+  again = {'image': (values - shift) / scale, 'labels': np.zeros(values.shape[:-1], int)}
+  np.testing.assert_allclose(source.crop(again)['image'], found.image, atol=1e-6)
+
+
+@pytest.mark.parametrize(('dtype', 'rescale'), [('int32', [0.5, -3.0]), ('>i2', [1.0, 0.0])])
+def test_whole_numbers_of_any_size_are_written_as_they_are(dtype, rescale, tmp_path):
+  ends = np.iinfo(dtype)
+  whole = np.array([[ends.max, ends.max - 1, ends.min], [2**14 + 1, 0, -1]])[..., None]
+  case = {'dtype': dtype, 'rescale': rescale, 'shape': [2, 3], 'affine': np.eye(4)}
+  writing.numbers(tmp_path / 'a.nii.gz', whole, case)
+  file = nib.load(tmp_path / 'a.nii.gz')
+  read = np.asarray(file.dataobj.get_unscaled())[..., 0].T
+  np.testing.assert_array_equal(read, whole[..., 0])
+  values = np.asarray(file.dataobj, np.float64)[..., 0].T
+  np.testing.assert_array_equal(values, whole[..., 0] * rescale[0] + rescale[1])
 
 
 def test_a_classifier_learns_class_folders(tmp_path):

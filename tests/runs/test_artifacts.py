@@ -132,21 +132,23 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
   ]
 
 
-@pytest.mark.parametrize('in_space', [False, True])
-def test_what_is_stored_is_what_was_scored(tmp_path, in_space):
+@pytest.mark.parametrize(('in_space', 'minimise'), [(False, False), (True, False), (False, True)])
+def test_what_is_stored_is_what_was_scored(tmp_path, in_space, minimise):
   task, variables, batch = toys.task(), toys.variables(), toys.batch(6)
   bytes_of = lattice.Lattice(0.0, 1 / 255, 0, 255)
   clean = np.round(batch['image'] * 255)
   batch = {**batch, 'image': bytes_of.image(clean)}
   space = attacks.space.Space(lambda b: 255 * b['image'], lambda x, b: x / 255)
   eps = 2.5 if in_space else 2.5 / 255
-  probe = grid.Probe(attacks.pgd(num_steps=3), 'bce', (eps,), space=space if in_space else None)
+  attack = attacks.pgd(num_steps=3, relative_step=0.2, minimise=minimise)
+  probe = grid.Probe(attack, 'bce', (eps,), space=space if in_space else None)
   probes = {'pgd': probe}
   evaluator = grid.Evaluator(task, probes, key=jax.random.key(0), main='pgd')
 
-  def write(folder, image, example):
+  def write(folder, image, example, *, whole):
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8))
+    np.testing.assert_array_equal(bytes_of.image(whole), image)
+    pixels = Image.fromarray(whole[..., 0].astype(np.uint8))
     pixels.save(folder / f'{int(example["index"])}.png')
 
   # no metric of one example has this name: it is judged by the objective
@@ -175,8 +177,16 @@ def test_what_is_stored_is_what_was_scored(tmp_path, in_space):
     value = float(task.objectives['bce'](task.predict(variables, image), one)[0])
     assert line.metric == '_value.bce'
     np.testing.assert_allclose(line.stored, value, rtol=1e-5)
-    rounded = task.predict(variables, batch['image'][line.index][None])
-    assert value > float(task.objectives['bce'](rounded, one)[0])
+
+    def of(image, one=one):
+      return float(task.objectives['bce'](task.predict(variables, image[None]), one)[0])
+
+    sign = -1 if minimise else 1
+    assert sign * value > sign * of(batch['image'][line.index])
+    if not in_space:  # the nearest numbers are among those that are tried
+      (found,) = context.attacked(model, eps=eps, wanted=[line.index])
+      change = np.clip(np.round(255 * found.image) - clean[line.index], -2, 2)
+      assert sign * value >= sign * of(bytes_of.image(clean[line.index] + change)) - 1e-6
     assert line.inside is None if in_space else line.inside
   table = tables.stored(lines)
   assert table['images'].tolist() == [2]

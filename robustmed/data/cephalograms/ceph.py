@@ -217,19 +217,33 @@ def read_points(path: pathlib.Path, row: int | None = None) -> np.ndarray:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-  """Returns the radiograph [h, w] in [0, 1]; the shape must be that of the original frame."""
+  """Returns the radiograph [h, w] in [0, 1]; the shape must be that of the original frame.
+
+  [h, w, 3] where the three channels of a file without loss differ, as those of attacked images; of
+  other files the first one counts, since JPEG adds colours.
+  """
   array = pictures.read(path)
-  grey = array if array.ndim == 2 else array[..., 0]
-  if grey.dtype != np.uint8:
-    raise errors.UserError(f'{path}: must be an 8-bit image, not {grey.dtype}')
-  height, width = grey.shape
+  if array.ndim == 3 and not (_keeps_colours(path) and _coloured(array)):
+    array = array[..., 0]
+  if array.dtype != np.uint8:
+    raise errors.UserError(f'{path}: must be an 8-bit image, not {array.dtype}')
+  height, width = array.shape[:2]
   frame = cephalograms.FRAME[0] / cephalograms.FRAME[1]
   if not 0.97 < width / height / frame < 1.03:
     raise errors.UserError(
       f'{path}: is {width} x {height} pixels, which is not the shape of 1935 x 2400 that its '
       'landmarks are given in'
     )
-  return grey.astype(np.float32) / 255
+  return array.astype(np.float32) / 255
+
+
+def _keeps_colours(path):
+  return path.suffix.lower() not in ('.jpg', '.jpeg')
+
+
+def _coloured(array):
+  """True if an array [h, w, c] has three channels that differ."""
+  return array.shape[-1] == 3 and bool((array != array[..., :1]).any())
 
 
 Builder = Ceph

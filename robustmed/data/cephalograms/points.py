@@ -43,7 +43,7 @@ def check(fields: Mapping[str, Any]) -> None:
 
 
 def features(fields: Mapping[str, Any]) -> tfds.features.FeaturesDict:
-  """Returns the features of a radiograph, three equal channels in [-1, 1], with 19 landmarks."""
+  """Returns the features of a radiograph, three channels in [-1, 1], with 19 landmarks."""
   shape = (fields['height'], fields['width'], 3)
   return tfds.features.FeaturesDict(
     {
@@ -63,24 +63,29 @@ def zoom(fields: Mapping[str, Any]) -> np.ndarray:
 
 
 def example(
-  grey: np.ndarray, points: np.ndarray, fields: Mapping[str, Any], *, index: int, name: str
+  seen: np.ndarray, points: np.ndarray, fields: Mapping[str, Any], *, index: int, name: str
 ) -> dict[str, Any]:
-  """Returns one example of a picture [h, w] in [0, 1] of any size and points [19, 2] in `FRAME`.
+  """Returns one example of a picture in [0, 1] of any size and points [19, 2] in `FRAME`.
 
-  The picture is resized with PIL's bilinear filter, which averages where it shrinks. landmarks: in
-  pixels of the stored image; scale: millimetres per such pixel, (x, y). Every image is its own
-  group.
+  seen: [h, w], which becomes three equal channels, or [h, w, 3]. It is resized with PIL's bilinear
+  filter, which averages where it shrinks. landmarks: in pixels of the stored image; scale:
+  millimetres per such pixel, (x, y). Every image is its own group.
   """
   size = (fields['width'], fields['height'])
-  if grey.shape != size[::-1]:
-    picture = Image.fromarray(grey.astype(np.float32))
-    grey = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-  image = (np.clip(grey, 0, 1) * 2 - 1).astype(np.float32)
+  channels = [_resized(one, size) for one in np.moveaxis(np.atleast_3d(seen), -1, 0)]
+  image = (np.clip(np.stack(channels, axis=-1), 0, 1) * 2 - 1).astype(np.float32)
   return {
-    'image': np.repeat(image[..., None], 3, axis=-1),
+    'image': np.broadcast_to(image, (*size[::-1], 3)).copy(),
     'landmarks': (points * zoom(fields)).astype(np.float32),
     'scale': (MM_PER_PIXEL / zoom(fields)).astype(np.float32),
     'group': index,
     'index': index,
     'name': name,
   }
+
+
+def _resized(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  if channel.shape == size[::-1]:
+    return channel
+  picture = Image.fromarray(channel.astype(np.float32))
+  return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))

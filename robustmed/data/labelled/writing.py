@@ -30,6 +30,18 @@ def image(path: pathlib.Path, values: np.ndarray, case: Mapping[str, Any]) -> No
   write(path, rounded(array, case), case, dtype=np.float32)
 
 
+def numbers(path: pathlib.Path, whole: np.ndarray, case: Mapping[str, Any]) -> None:
+  """Writes whole numbers [*spatial, c] as NIfTI in the file's integer type, with its slope."""
+  kind = np.dtype(case['dtype']).newbyteorder('=')
+  write(path, whole, case, dtype=kind, rescale=case['rescale'])
+
+
+def number(value: float, case: Mapping[str, Any]) -> int:
+  """Returns the whole number that is nearest to a value in a file of the case's integer type."""
+  kind, (slope, intercept) = np.dtype(case['dtype']), case['rescale']
+  return int(np.clip(np.round((value - intercept) / slope), *_ends(kind)))
+
+
 def rounded(values: np.ndarray, case: Mapping[str, Any]) -> np.ndarray:
   """Returns the values that a file of the case's integer type can hold; others are unchanged.
 
@@ -38,20 +50,31 @@ def rounded(values: np.ndarray, case: Mapping[str, Any]) -> np.ndarray:
   kind, (slope, intercept) = np.dtype(case['dtype']), case['rescale']
   if kind.kind not in 'iu':
     return values
-  ends = np.iinfo(kind)
-  stored = np.clip(np.round((values - intercept) / slope), ends.min, ends.max)
+  stored = np.clip(np.round((values - intercept) / slope), *_ends(kind))
   return (stored * slope + intercept).astype(np.float32)
 
 
-def write(path: pathlib.Path, array: np.ndarray, case: Mapping[str, Any], *, dtype) -> None:
-  """Writes an array [*spatial] or [*spatial, c], whole or not at all, with the case's affine."""
+def _ends(kind: np.dtype) -> tuple[int, int]:
+  return np.iinfo(kind).min, np.iinfo(kind).max
+
+
+def write(
+  path: pathlib.Path, array: np.ndarray, case: Mapping[str, Any], *, dtype, rescale=None
+) -> None:
+  """Writes an array [*spatial] or [*spatial, c], whole or not at all, with the case's affine.
+
+  rescale: slope and intercept of the header, where the array holds the numbers of a file.
+  """
   rank = len(case['shape'])
   if array.ndim > rank and array.shape[-1] == 1:
     array = array[..., 0]
   turned = array.transpose(*reversed(range(rank)), *range(rank, array.ndim))  # [x, y(, z), ...]
   if rank == 2:
     turned = np.expand_dims(turned, 2)
-  made = nib.Nifti1Image(turned.astype(dtype), np.asarray(case['affine'], np.float64))
+  turned = turned.astype(dtype)
+  made = nib.Nifti1Image(turned, np.asarray(case['affine'], np.float64), dtype=turned.dtype)
+  if rescale is not None:
+    made.header.set_slope_inter(*rescale)
   made.header.set_xyzt_units('mm')
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as temporary:

@@ -77,15 +77,22 @@ def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
   return lattice.Lattice(-1.0, 1 / 127.5, 0, 255)
 
 
-def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
+def write_example(
+  folder: pathlib.Path,
+  image: np.ndarray,
+  example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
+) -> None:
   """Writes NNNNNN.png, 8 bits, and NNNNNN.txt, the true landmarks x,y in the original frame.
 
-  The three channels of the network differ where they were attacked, so that the PNG has them all.
+  whole: the numbers of the PNG, None for the nearest ones. The three channels of the network differ
+  where they were attacked, so that the PNG has them all.
   """
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
-  pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+  pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5) if whole is None else whole
   with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(pixels).save(temporary)
+    Image.fromarray(pixels.astype(np.uint8)).save(temporary)
   target = example['target']
   points = target['landmarks'] * target['scale'] / cephalograms.MM_PER_PIXEL
   files.write_text(folder / f'{name}.txt', ''.join(f'{x:.1f},{y:.1f}\n' for x, y in points))

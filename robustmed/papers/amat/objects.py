@@ -89,11 +89,21 @@ def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
   return lattice.Lattice(0.0, 1 / 255, 0, 255)
 
 
-def write_example(folder: pathlib.Path, image: np.ndarray, example: Mapping[str, Any]) -> None:
-  """Writes NNNNNN.png, 8 bits, and NNNNNN.xml, its true boxes in Pascal VOC as in BCCD."""
+def write_example(
+  folder: pathlib.Path,
+  image: np.ndarray,
+  example: Mapping[str, Any],
+  *,
+  whole: np.ndarray | None = None,
+) -> None:
+  """Writes NNNNNN.png, 8 bits, and NNNNNN.xml, its true boxes in Pascal VOC as in BCCD.
+
+  whole: the numbers of the PNG, None for the nearest ones.
+  """
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
   with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(temporary)
+    pixels = np.round(np.clip(image, 0, 1) * 255) if whole is None else whole
+    Image.fromarray(pixels.astype(np.uint8)).save(temporary)
   target = example['target']
   height, width = image.shape[:2]
   lines = [f'<annotation>\n<size><width>{width}</width><height>{height}</height></size>']

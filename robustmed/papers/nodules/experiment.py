@@ -162,11 +162,14 @@ def lattice_of(example) -> lattice.Lattice:
   return lattice.Lattice(-low / (high - low), 1 / (high - low), ends.min, ends.max)
 
 
-def write_example(config, folder: pathlib.Path, image, example) -> None:
-  """One attacked patch as an .mha file in HU, where it lies in the patient."""
+def write_example(config, folder: pathlib.Path, image, example, *, whole=None) -> None:
+  """Writes one attacked patch as an .mha file in HU, where it lies in the patient.
+
+  whole: its HU, None for the nearest whole numbers.
+  """
   spacing = config.data.spacing
-  hu = np.round(nodule_scans.to_hu(np.asarray(image)[..., 0])).astype(np.int16)
-  written = sitk.GetImageFromArray(hu)
+  hu = np.round(nodule_scans.to_hu(np.asarray(image))) if whole is None else whole
+  written = sitk.GetImageFromArray(hu[..., 0].astype(np.int16))
   written.SetSpacing((spacing,) * 3)
   corner = np.asarray(example['target']['centre'], float) - (config.data.side - 1) / 2 * spacing
   written.SetOrigin(corner.tolist())

@@ -8,6 +8,7 @@ from PIL import Image
 
 from robustmed import errors
 from robustmed.data.cells import bccd
+from robustmed.data.cephalograms import ceph, points
 from robustmed.evaluation import examples
 from robustmed.papers.amat import experiment, landmarks, pictures, published, report
 from robustmed.papers.amat import objects as amat_objects
@@ -159,6 +160,26 @@ def test_landmarks_are_drawn_and_written(tmp_path):
   np.testing.assert_allclose(pixels / 127.5 - 1, found.image[0], atol=0.005)
   lines = np.loadtxt(tmp_path / '000003.txt', delimiter=',')
   np.testing.assert_allclose(lines, one['target']['landmarks'] * 60, atol=0.06)
+
+
+def test_an_attacked_radiograph_is_read_back_as_it_was(tmp_path):
+  """Also through the reader of the data, though its three channels differ."""
+  made, rng = landmarks.lattice_of({}), np.random.default_rng(0)
+  whole = rng.integers(100, 110, (200, 160, 3))
+  target = {'landmarks': np.ones((19, 2)), 'scale': np.ones(2)}
+  told = {'index': 3, 'target': target}
+  landmarks.write_example(tmp_path, made.image(whole), told, whole=whole)
+  picture = ceph.read_image(tmp_path / '000003.png')
+  fields = {'height': 200, 'width': 160}
+  back = points.example(picture, target['landmarks'], fields, index=3, name='a')
+  np.testing.assert_allclose(back['image'], made.image(whole), atol=1e-6)
+  half = points.example(
+    picture, target['landmarks'], {'height': 100, 'width': 80}, index=3, name=''
+  )
+  wanted = made.image(whole).reshape(100, 2, 80, 2, 3).mean((1, 3))
+  assert np.abs(half['image'] - wanted).mean() < 0.02
+  Image.open(tmp_path / '000003.png').convert('L').convert('RGB').save(tmp_path / 'grey.png')
+  assert ceph.read_image(tmp_path / 'grey.png').ndim == 2
 
 
 def test_boxes_are_drawn_and_written(tmp_path):
