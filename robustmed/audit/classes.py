@@ -90,9 +90,9 @@ def panels(made, probes) -> list[spec.Panel]:
 
 
 def write_example(made, facts):
-  def write(folder, image, example):
+  def write(folder, image, example, *, whole=None):
     kind = made.study.classes[int(example['target']['label'])]
-    photos.write(folder, image, example, facts, ['class', kind])
+    photos.write(folder, image, example, facts, ['class', kind], whole)
 
   return write
 

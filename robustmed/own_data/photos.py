@@ -37,7 +37,7 @@ def write(
   example: Mapping[str, Any],
   facts: Sequence[Mapping[str, Any]],
   lines: Sequence[str],
-  whole: np.ndarray | None,
+  whole: np.ndarray | None = None,
 ) -> None:
   """Writes NAME.png, 8 bits of an image in [0, 1], and the lines as NAME.csv.
 

@@ -1,5 +1,7 @@
 """Files of pictures that grow with the arms that are asked for."""
 
+import importlib
+import inspect
 import json
 import types
 
@@ -130,6 +132,22 @@ def test_members_are_compared_with_plain_attacks_of_no_more_gradients(tmp_path):
     ('judged', 'pgd', 'dice'),
     ('judged', 'pgd', '_value'),
   ]
+
+
+OF_FILES = (
+  *(f'own_data.{kind}' for kind in ('segmentation', 'classes', 'landmarks', 'objects')),
+  *(f'audit.{kind}' for kind in ('label_maps', 'classes', 'landmarks')),
+  *(f'papers.{kind}' for kind in ('amat.landmarks', 'amat.objects', 'nodules.experiment')),
+)
+
+
+@pytest.mark.parametrize('name', OF_FILES)
+def test_files_of_whole_numbers_are_written_of_those_that_were_scored(name):
+  module = importlib.import_module(f'robustmed.{name}')
+  write = module.write_example
+  if name.startswith('audit'):
+    write = write(None, ())
+  assert callable(module.lattice_of) and 'whole' in inspect.signature(write).parameters
 
 
 @pytest.mark.parametrize(('in_space', 'minimise'), [(False, False), (True, False), (False, True)])

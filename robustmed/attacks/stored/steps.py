@@ -1,12 +1,11 @@
 """An attack in pieces: its state is a file, so that it goes on where a process ended."""
 
-import dataclasses
 import hashlib
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.attacks import inputs
 from robustmed.attacks.engine import LoopAttack
+from robustmed.attacks.stored import marks
 from robustmed.types import Array, AttackResult, Monitor, Objective
 
 _STEP, _DIGEST = 'step', 'digest'
@@ -37,8 +37,9 @@ def run(
 
   Where the file is there, the attack goes on from it. `stop` is asked after each step; once it is
   true, the state is stored and the result is None. With interruptions the result is the same to the
-  last bit as without. The objective must be the same in all calls; what else a state belongs to is
-  checked. One run of one stage: no restarts, and not `sea`.
+  last bit as without. The objective and the monitor must be the same in all calls; what else a
+  state belongs to, the attack with all its settings, the image, the level and the key, is checked.
+  One run of one stage: no restarts, and not `sea`.
   """
   if attack.restarts != 1 or len(attack.stages) != 1:
     raise errors.UserError('an attack with restarts or stages cannot be stored between its steps')
@@ -82,35 +83,27 @@ def _load(path, shapes, digest):
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
       found = dict(stored)
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise errors.UserError(f'{path} is damaged ({error}); delete it to begin anew') from error
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    raise _damaged(path, error) from error
   if str(found.get(_DIGEST)) != digest:
     raise errors.UserError(
       f'{path} is the state of another attack, image, level or key; give another path or delete it'
     )
   wanted, structure = jax.tree.flatten(shapes)
-  leaves = [found[f'leaf{n}'] for n in range(len(wanted))]
+  names = [_STEP, *(f'leaf{n}' for n in range(len(wanted)))]
+  if missing := [name for name in names if name not in found]:
+    raise _damaged(path, f'it lacks {", ".join(missing)}')
+  leaves = [found[name] for name in names[1:]]
+  if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(one.shape, one.dtype) for one in wanted]:
+    raise _damaged(path, 'its arrays have other shapes')
   return int(found[_STEP]), jax.tree.unflatten(structure, map(jnp.asarray, leaves))
 
 
+def _damaged(path, why) -> errors.UserError:
+  return errors.UserError(f'{path} is damaged ({why or "it is empty"}); delete it to begin anew')
+
+
 def _digest(attack: LoopAttack, x, eps, key, start_radius) -> str:
-  """Returns the sha256 of all that determines a run but its objective."""
-  made = hashlib.sha256()
-
-  def add(name: str, value: Any):
-    array = np.asarray(value)
-    made.update(f'{name} {array.dtype} {array.shape}'.encode())
-    made.update(repr(value).encode() if array.dtype == object else array.tobytes())
-
-  for holder in (attack, attack.threat):
-    made.update(type(holder).__name__.encode())
-    for field in dataclasses.fields(holder):
-      value = getattr(holder, field.name)
-      if field.name not in ('threat', 'solver') and value is not None:
-        add(field.name, np.array(value))
-  made.update(attack.solver.step.__qualname__.encode())
-  for name, value in (('x', x), ('eps', eps), ('start_radius', start_radius)):
-    add(name, value)
-  keys = inputs.example_keys(key, len(x))
-  add('key', jax.random.key_data(keys))
-  return made.hexdigest()
+  """Returns the sha256 of all that determines a run but its objective and monitor."""
+  keys = jax.random.key_data(inputs.example_keys(key, len(x)))
+  return hashlib.sha256(marks.of((attack, x, eps, start_radius, keys))).hexdigest()
