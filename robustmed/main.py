@@ -60,7 +60,10 @@ def _run(words: Sequence[str]) -> int:
     automatic=command.distributed,
   )
 
-  compile_cache.share()
+  if (
+    command.stage != 'compile'
+  ):  # which keeps what it finds, and compiles for devices that are not here
+    compile_cache.share()
 
   from robustmed import papers
   from robustmed.runs import stages
