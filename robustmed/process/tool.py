@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,13 +24,19 @@ def run(
   interrupted: str = 'interrupted',
   memory: str = '',
 ) -> int:
-  """Runs `command(words)` and returns its exit code: 2 after a user error, 130 after Ctrl-C.
+  """Runs `command(words)` and returns its exit code.
 
+  It is 2 after a user error, 130 after Ctrl-C, 141 where the reader of the output has gone.
   `interrupted` is the line after Ctrl-C, `memory` the advice where memory ran out. Any other
   exception is a bug of the package and keeps its traceback.
   """
   try:
-    return command(words)
+    code = command(words)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:  # nobody reads on, as after `| head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit fails, too
+    return 141
   except errors.UserError as error:
     print(f'robustmed: error: {error}', file=sys.stderr)
     return error.exit_code

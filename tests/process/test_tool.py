@@ -1,4 +1,7 @@
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -37,6 +40,19 @@ def test_what_a_user_can_mend_is_one_line(capsys, error, code, line):
 def test_bugs_keep_their_traceback(error):
   with pytest.raises(type(error)):
     tool.run(_raising(error), [])
+
+
+@pytest.mark.parametrize('lines', [1, 100_000])
+def test_a_reader_that_has_gone_is_no_error(lines):
+  code = (
+    'import sys; from robustmed.process import tool; '
+    f'command = lambda words: print("x\\n" * {lines}) or 0; sys.exit(tool.run(command, []))'
+  )
+  read, write = os.pipe()
+  os.close(read)
+  with os.fdopen(write, 'wb') as gone:
+    done = subprocess.run([sys.executable, '-c', code], stdout=gone, stderr=subprocess.PIPE)
+  assert (done.returncode, done.stderr) == (141, b'')
 
 
 def test_the_parser_complains_with_a_user_error():
