@@ -241,16 +241,22 @@ def search(
 ) -> tuple[AttackResult, Batch]:
   """Returns the result of an attack on the parameters, and the batch with what it makes of it.
 
-  The batch has the attacked image and, with `follows`, target['labels'] moved along: then the
-  network is to label the moved anatomy, else that of the untouched image. objective and badness,
-  the monitor: (outputs, batch) -> [b].
+  The batch has the attacked image and, with `follows`, target['labels'] moved along, and with them
+  target['counted'], the pixels that count, where there is one: then the network is to label the
+  moved anatomy, else that of the untouched image. objective and badness, the monitor:
+  (outputs, batch) -> [b].
   """
+
+  if follows and 'labels' not in batch['target']:
+    raise errors.UserError("follows=True moves target['labels'], which the batch lacks")
 
   def moved(parameters):
     seen = {**batch, 'image': transform.apply(parameters, batch['image'])}
     if follows:
-      labels = follow(transform, parameters, batch['target']['labels'])
-      seen['target'] = {**batch['target'], 'labels': labels}
+      target = batch['target']
+      moving = {name: target[name] for name in ('labels', 'counted') if name in target}
+      moving = {name: follow(transform, parameters, value) for name, value in moving.items()}
+      seen['target'] = {**target, **moving}
     return seen
 
   def of(value):

@@ -23,6 +23,7 @@ from robustmed import errors
 _STILL = 0.06  # share of the lines of k-space, around its centre, without motion
 _WAVES = 3  # cosines per axis of a bias field
 PHOTONS = 250.0  # counted per mAs where the image is 1
+_MANY = 1e8  # counts: whole numbers in 32 bits end at 2e9, and end there silently
 
 
 class Corruption(NamedTuple):
@@ -56,10 +57,15 @@ def poisson(key: jax.Array, image: jax.Array, severity: jax.Array) -> jax.Array:
   """Returns counts at a dose of 1 / severity mAs, in units of the image; negative values stay.
 
   For images that are proportional to the photons that a detector counts, `PHOTONS` per mAs where
-  they are 1: the deviation is sqrt(image * severity / PHOTONS).
+  they are 1: the deviation is sqrt(image * severity / PHOTONS). Counts above `_MANY` are drawn from
+  a normal distribution.
   """
   gain = PHOTONS / jnp.where(severity > 0, severity, 1)
-  drawn = jax.random.poisson(key, jnp.maximum(image, 0) * gain).astype(image.dtype) / gain
+  light = jnp.maximum(image, 0)
+  many = light * gain > _MANY
+  few = jax.random.poisson(key, jnp.where(many, 0, light * gain)).astype(image.dtype) / gain
+  noise = jax.random.normal(jax.random.fold_in(key, 1), image.shape, image.dtype)
+  drawn = jnp.where(many, light + jnp.sqrt(light / gain) * noise, few)
   return jnp.where(image < 0, image, drawn)
 
 

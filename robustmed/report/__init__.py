@@ -153,21 +153,16 @@ def _stored(build: _Build) -> list:
   if held.stored is None:
     return []
   names = {arm.name: arm.shown for arm in build.arms}
-  shown = tables.stored(held.stored[held.stored['arm'].isin(names)])
-  if shown.empty:
-    return []
-  return [
-    pages.Heading(3, 'Images as their files hold them'),
-    pages.Text(
-      'The files in `results/worst` hold whole numbers. Each pixel of an attacked image went to '
-      'the number below or above it, within the ball, chosen by the metric of the image that is '
-      'read back.'
-    ),
-    pages.Table(
-      f'Worst images, {held.stored["metric"].iloc[0]} as attacked and as stored',
-      shown.assign(arm=shown['arm'].map(names)).map(_printed),
-    ),
-  ]
+  mine = held.stored[held.stored['arm'].isin(names)]
+  blocks = []
+  for chosen, here in mine.groupby(mine['inside'].notna(), sort=False):
+    blocks.append(pages.Text(content.stored(here, chosen=bool(chosen))))
+    for metric, lines in here.groupby('metric', sort=False):
+      shown = tables.stored(lines)
+      shown = shown.assign(arm=shown['arm'].map(names)).map(_printed)
+      caption = f'Worst images, {content.measured(metric)} as attacked and as stored'
+      blocks.append(pages.Table(caption, shown))
+  return [pages.Heading(3, 'Images as their files hold them'), *blocks] if blocks else []
 
 
 def _examples(build: _Build) -> list:

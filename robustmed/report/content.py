@@ -15,6 +15,7 @@ from robustmed.report import spec as spec_lib
 from robustmed.report import tables
 
 NOT_AIMED = ' (this attack does not aim at it, so it shows no robustness)'
+_VALUE = '_value.'  # begins the columns of objectives
 HARDLY_TRAINED = 0.5  # of a clean metric between 0 and 1, below which little can be lost
 
 
@@ -159,7 +160,7 @@ def _under_worst(held, known, *, panel, eps) -> list[str]:
   if not found:
     return []
   parts = [f'**{tables.number(worst)}** for {arm.shown}' for arm, _, worst in found]
-  sentences = [f'Under the worst of all attacks of this run it is {_list(parts)}.']
+  sentences = [f'Under the worst of the attacks in the same ball it is {_list(parts)}.']
   pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
   best, failed = pick(found)[0], failed_arms(held.checks)
   if len(found) > 1 and best != pick(known)[0] and best.name not in failed:
@@ -241,6 +242,27 @@ def other_attacks(
     for attack in dict.fromkeys(held.summary['attack'] if spec.panels else ())
     if attack not in shown
   }
+
+
+def stored(lines: pd.DataFrame, *, chosen: bool) -> str:
+  """How attacked images became those of the files; chosen: by a search in a ball that is known."""
+  kept = 'The files in `results/worst` hold whole numbers. '
+  if not chosen:
+    return (
+      f'{kept}Each pixel of an attacked image went to the number beside it that is nearer to the '
+      'untouched image, since the ball is not known in the units of the image: no other numbers '
+      'were tried, and a search could find worse ones.'
+    )
+  by = ' and the '.join(measured(metric) for metric in dict.fromkeys(lines['metric']))
+  return (
+    f'{kept}Each pixel of an attacked image went to the number below or above it, within the ball, '
+    f'chosen by the {by} of the image that is read back.'
+  )
+
+
+def measured(metric: str) -> str:
+  """A metric, or an objective that stands in for one, in words."""
+  return f'objective {metric.removeprefix(_VALUE)}' if metric.startswith(_VALUE) else metric
 
 
 def unseen_attacks(config: Mapping[str, Any]) -> str:

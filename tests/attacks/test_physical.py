@@ -205,6 +205,30 @@ def test_mistakes_are_named():
     physical.compose([(physical.deformation(SHAPES[2]), 1.0)] * 2)
 
 
+def test_the_pixels_that_count_move_with_their_labels():
+  rng, image = np.random.default_rng(0), _image(2)
+  labels = jnp.asarray(rng.integers(0, 3, image.shape[:-1]), jnp.int32)
+  counted = labels != 2  # an ignored class
+  warp = physical.deformation(SHAPES[2], grid=6)
+  told = {'transform': warp, 'eps': 2.0, 'key': jax.random.key(0)}
+  objective = lambda outputs, batch: jnp.sum(outputs, (1, 2, 3))
+  search = lambda target, follows: physical.search(
+    attacks.noise(),
+    lambda image: image,
+    objective,
+    {'image': image, 'target': target},
+    follows=follows,
+    **told,
+  )
+  _, seen = search({'labels': labels, 'counted': counted}, True)
+  assert np.any(np.asarray(seen['target']['counted']) != counted)
+  np.testing.assert_array_equal(seen['target']['counted'], seen['target']['labels'] != 2)
+  _, seen = search({'labels': labels, 'counted': counted}, False)
+  np.testing.assert_array_equal(seen['target']['counted'], counted)
+  with pytest.raises(errors.UserError, match='which the batch lacks'):
+    search({'counted': counted}, True)
+
+
 def test_2_mm_of_the_phantom_brain_with_labels_that_move_along_or_stay():
   case = phantom.draw(np.random.default_rng(0), {**phantom.DEFAULTS, 'side': 20})
   image = jnp.asarray(phantom.standardise(case))[None]

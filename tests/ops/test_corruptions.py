@@ -68,6 +68,17 @@ def test_poisson_noise_counts_photons_at_a_dose():
     np.testing.assert_allclose(counts[:, 1:].var(0), wanted, rtol=0.3)
 
 
+def test_poisson_noise_of_more_photons_than_32_bits_count():
+  image = jnp.array([30000.0, 1.0])[None, None, :, None] * jnp.ones((1, 400, 1, 1))
+  found = np.asarray(
+    corruptions.corrupt('poisson', image, severity=1e-3, keys=KEYS[:1]), np.float64
+  )
+  for place, value in enumerate((30000.0, 1.0)):
+    sample, deviation = found[0, :, place, 0], np.sqrt(value * 1e-3 / corruptions.PHOTONS)
+    assert abs(sample.mean() - value) < 4 * deviation / 20
+    np.testing.assert_allclose(sample.std(), deviation, rtol=0.15)
+
+
 def test_rician_noise_has_the_distribution_of_rice():
   image = jnp.full((40, 40, 1), 0.3)
   sample = np.asarray(corruptions.rician(jax.random.key(1), image, 0.2)).ravel()

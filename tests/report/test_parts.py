@@ -126,12 +126,38 @@ def test_the_verdict_says_what_the_worst_of_all_attacks_leaves(workdir):
   }
   text = content.verdict(held._replace(worst=worst), **words)
   assert (
-    'Under the worst of all attacks of this run it is **0.300** for std and **0.100** for adv.'
+    'Under the worst of the attacks in the same ball it is **0.300** for std and **0.100** for adv.'
     in text
   )
   assert 'Against all of them std does best.' in text
   checked = held._replace(worst=worst, checks=(checks.Check('x', 'std', 'fail', ''),))
   assert 'does best' not in content.verdict(checked, **words)
+
+
+def test_stored_images_are_described_as_they_were_made(workdir):
+  """By a search in a ball that is known, or by one step towards the clean image."""
+  line = {'attack': 'pgd_seg', 'eps': 0.1, 'index': 1, 'attacked': 0.3, 'stored': 0.4}
+  searched = {**line, 'arm': 'std', 'metric': 'DICE_seg', 'inside': True, 'distance': 0.1}
+  by_loss = {**searched, 'metric': '_value.bce', 'index': 2}
+  stepped = {**line, 'arm': 'adv', 'metric': 'DICE_seg', 'inside': None, 'distance': None}
+  spec = report.ReportSpec(title='', panels=(report.Panel('DICE_seg', 'pgd_seg'),))
+
+  def text_of(*lines):
+    held = inputs.read(workdir)._replace(stored=pd.DataFrame(lines))
+    arms = tuple(report.Arm(name) for name in ('std', 'adv'))
+    build = report._Build(workdir, spec, held, arms, pd.DataFrame(), units='')
+    return pages.to_markdown('', report._stored(build), folder=workdir)
+
+  text = text_of(searched, by_loss)
+  assert 'within the ball, chosen by the DICE_seg and the objective bce of the image' in text
+  assert 'DICE_seg as attacked and as stored' in text
+  assert 'objective bce as attacked and as stored' in text and '_value' not in text
+  assert 'nearer to the untouched image' not in text
+  text = text_of(stepped)
+  assert 'nearer to the untouched image' in text and 'no other numbers were tried' in text
+  assert 'within the ball' not in text and 'chosen by' not in text
+  assert text_of(searched, stepped).count('as attacked and as stored') == 2
+  assert text_of({**searched, 'arm': 'gone'}) == pages.to_markdown('', [], folder=workdir)
 
 
 def test_arms_follow_the_spec_then_the_rows():
