@@ -138,7 +138,7 @@ def _certified(probe: grid.Probe, smoothing: beside.Plan, made: setup.Setup, con
     found = beside.table(
       context.exp.task_of(model.arm),
       model.load(),
-      map(grid.device_batch, context.batches(*model.trial.fold)),
+      context.batches(*model.trial.fold),
       objective=probe.objective,
       space=probe.space,
       made=smoothing,
@@ -149,8 +149,7 @@ def _certified(probe: grid.Probe, smoothing: beside.Plan, made: setup.Setup, con
 
   def cells(arm, trial, arms):
     del arms
-    size = min(smoothing.images, setup.sizes(made)['test'])
-    count = costs.padded(size, config.evaluate.batch_size)
+    count = min(smoothing.images, setup.sizes(made)['test'])
     return {beside.file_of(arm, trial): beside.cost(smoothing, count)}
 
   return experiment.Study('certified beside attacked', run, cells)

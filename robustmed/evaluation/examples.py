@@ -1,14 +1,16 @@
 """Single examples under attack, for pictures and data files."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustmed import types
 from robustmed.evaluation import grid
+from robustmed.process import parallel
 
 PyTree = Any
 _VALUE = '_value.'  # begins the columns of objectives
@@ -49,6 +51,26 @@ def attack(
     whole = (dict(batch), images, clean, attacked)
     for place in places:
       yield Example(*jax.tree.map(lambda leaf, i=place: np.asarray(leaf)[i], whole))
+
+
+def first(batches: Iterable[types.Batch], count: int) -> dict[str, Any] | None:
+  """Returns the first `count` examples of the data, or all if there are fewer, as one batch.
+
+  The same on every host, whatever the size of the batches; None if there are no examples.
+  """
+  parts, left = [], count
+  for batch in batches:
+    wanted = {name: batch[name] for name in ('image', 'target', 'mask', 'index', 'group')}
+    leaves, tree = jax.tree.flatten(wanted)
+    joined = parallel.gather_rows({str(n): np.asarray(leaf) for n, leaf in enumerate(leaves)})
+    whole = jax.tree.unflatten(tree, joined.values())
+    places = np.flatnonzero(whole['mask'])[:left]
+    parts.append(jax.tree.map(lambda leaf, at=places: leaf[at], whole))
+    left -= len(places)
+    if not left:
+      break
+  found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts) if parts else None
+  return found if found is not None and len(found['mask']) else None
 
 
 def judged(

@@ -301,6 +301,11 @@ def test_the_checks_of_a_network_are_those_of_its_attack(tmp_path):
   batch = jax.tree.map(
     jnp.asarray, next(iter(artifacts.evaluation_batches(source.test, source, config)))
   )
+  singles = [jax.tree.map(lambda leaf, at=n: leaf[at : at + 1], batch) for n in range(2)]
+  table = inspection._table(
+    model, exp.task_of('net'), exp.grid.probes['pgd'], exp.grid.checks, lambda: singles
+  )
+  assert set(table['name']) == set(found) and set(table['status']) == {'pass'}
   whole = exp.task_of('net')
   rounded = whole._replace(predict=lambda v, image: whole.predict(v, 20 * jnp.round(image / 20)))
   told = inspection.of_model(

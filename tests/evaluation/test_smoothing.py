@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -224,7 +225,7 @@ def _loss(outputs, batch):
 PLAN = beside.Plan(sigma=1.0, draws=320, images=5)
 
 
-def _table(task, target, image, **more):
+def _table(task, target, image, *, size=None, made=PLAN):
   batch = {
     'image': jnp.asarray(image, jnp.float32),
     'target': target,
@@ -232,8 +233,12 @@ def _table(task, target, image, **more):
     'index': np.arange(len(image)),
     'group': np.arange(len(image)) // 2,
   }
-  how = {'objective': 'loss', 'space': None, 'made': PLAN, 'classes': 2, 'key': jax.random.key(0)}
-  return beside.table(task, {}, [batch], **how, **more)
+  how = {'objective': 'loss', 'space': None, 'made': made, 'classes': 2, 'key': jax.random.key(0)}
+  parts = [
+    jax.tree.map(lambda leaf, at=first: leaf[at : at + (size or len(image))], batch)
+    for first in range(0, len(image), size or len(image))
+  ]
+  return beside.table(task, {}, parts, **how)
 
 
 def test_the_bounds_of_linear_classifiers_lie_beside_their_margins():
@@ -247,7 +252,9 @@ def test_the_bounds_of_linear_classifiers_lie_beside_their_margins():
     found = jnp.sum(x * plane[None], axis=(1, 2, 3))
     return {'logits': jnp.stack([-found, found], -1)}
 
-  found = _table(_task(outputs), {'label': jnp.ones(7, jnp.int32)}, image)
+  # 0.1 beyond the border the smoothed label is right by 4 %, three deviations of so many draws
+  many = PLAN._replace(draws=1600)
+  found = _table(_task(outputs), {'label': jnp.ones(7, jnp.int32)}, image, made=many)
   assert list(found['index']) == [*range(5)] * 3 and list(found['group'][:5]) == [0, 0, 1, 1, 2]
   assert sorted(set(found['radius'])) == [0.25, 0.5, 1.0]
   margin = margins[found['index']]
@@ -256,6 +263,31 @@ def test_the_bounds_of_linear_classifiers_lie_beside_their_margins():
   assert np.all(found['certified'] <= found['attacked'])
   assert np.all(found['certified'][margin >= found['radius'] + 0.5] == 1)
   np.testing.assert_array_equal(found['abstained'][margin > 0], 1 - found['certified'][margin > 0])
+  # noise is that of an image, not of its batch
+  pairs = _table(_task(outputs), {'label': jnp.ones(7, jnp.int32)}, image, size=2, made=many)
+  pd.testing.assert_frame_equal(pairs, found)
+
+
+def test_alpha_is_that_of_all_radii_together():
+  """Every radius is tested at a third of it: a share that alpha alone would certify is not."""
+  labels = np.zeros((1, 4, 4), int)
+  kept = {}
+  for radius in (0.25, 0.5, 1.0):
+    share = stats.norm.cdf(radius)
+    hits = next(h for h in range(321) if stats.binom.sf(h - 1, 320, share) <= PLAN.alpha)
+    kept[radius] = hits, stats.binom.sf(hits - 1, 320, share) <= PLAN.alpha / 3
+  assert not all(enough for _, enough in kept.values())
+  batch = {'target': {'label': jnp.zeros(1, jnp.int32)}, 'index': [0], 'group': [0]}
+  for radius, (hits, enough) in kept.items():
+    programs = beside._Programs(
+      encode=lambda batch: 0,
+      counted=lambda variables, batch, key, hits=hits: (labels[:, 0, 0], np.array([hits])),
+      attacked=lambda *args: 0,
+      said=lambda *args: labels[:, 0, 0],
+    )
+    lines = beside._lines(programs, {}, batch, PLAN, jax.random.key(0))
+    certified = {line[2]: line[4] for line in lines}
+    assert certified[radius] == enough
 
 
 def test_label_maps_count_pixels_that_are_not_certified_as_wrong():
@@ -284,5 +316,7 @@ def test_a_plan_is_off_by_default_and_mistakes_are_named():
     beside.plan({'sigma': 0.5, 'draws': 100})
   with pytest.raises(errors.UserError, match='above 0'):
     beside.plan({'sigma': -0.5})
+  with pytest.raises(errors.UserError, match=r"field of evaluate\.smoothing 'sgima'; did you mean"):
+    beside.plan({'sgima': 0.5})
   cost = beside.cost(beside.Plan(1.0, 800), 2)
   assert (cost.gradients, cost.forwards) == (2 * 240, 2 * (80 + 5 * 800 + 24))

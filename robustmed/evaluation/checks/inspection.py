@@ -1,6 +1,7 @@
 """Checks of the networks of a run before they are attacked, stored, a table each."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,12 @@ import pandas as pd
 
 from robustmed import types
 from robustmed.attacks import objectives
-from robustmed.evaluation import grid, stored_tables
+from robustmed.evaluation import examples, grid, stored_tables
 from robustmed.evaluation.checks import network
 from robustmed.evaluation.checks.check import Check
 from robustmed.process import files
 
-EXAMPLES = 4  # on which a network is checked
+EXAMPLES = 4  # on which a network is checked, fewer where batches are smaller, but two
 
 
 def fill(
@@ -57,12 +58,14 @@ def _file(model: grid.Model) -> str:
 
 
 def _table(model, task, probe, judge, batches) -> pd.DataFrame:
-  first = grid.device_batch(next(iter(batches(*model.trial.fold))))
-  count = min(EXAMPLES, int(np.sum(first['mask'])))
-  if count < 2:
+  rest = iter(batches(*model.trial.fold))
+  head = next(rest)
+  count = min(EXAMPLES, max(2, len(head['mask'])))
+  batch = examples.first(itertools.chain([head], rest), count)
+  if batch is None or len(batch['mask']) < 2:
     found = [Check('same image, same output', model.arm, 'skipped', 'needs two examples')]
   else:
-    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), first)
+    batch = jax.tree.map(jnp.asarray, batch)
     found = of_model(model, task, probe, judge=judge, batch=batch)
   return pd.DataFrame([check._asdict() for check in found])
 

@@ -12,6 +12,7 @@ import pandas as pd
 from robustmed import attacks, errors, types
 from robustmed.attacks import objectives
 from robustmed.attacks import space as spaces
+from robustmed.evaluation import examples
 from robustmed.evaluation.smoothing import bounds, sampling
 
 COLUMNS = ('index', 'group', 'radius', 'smoothed', 'certified', 'attacked', 'abstained')
@@ -26,11 +27,13 @@ class Plan(NamedTuple):
   sigma: float
   draws: int = 800  # of the certificate; a tenth of them chooses the label
   images: int = 8
-  alpha: float = 0.001  # that anything certified of an image is wrong
+  alpha: float = 0.001  # that anything certified of an image is wrong, at any radius
 
 
 def plan(settings: Mapping[str, Any]) -> Plan | None:
   """Returns the plan of {'sigma', 'draws', 'images'}, where 0 is the default; None: sigma is 0."""
+  for name in settings:
+    errors.lookup(dict.fromkeys(Plan._fields), name, kind='field of evaluate.smoothing')
   given = {name: value for name, value in settings.items() if value}
   if 'sigma' not in given:
     return None
@@ -43,7 +46,7 @@ def plan(settings: Mapping[str, Any]) -> Plan | None:
 
 
 def cost(made: Plan, images: int) -> types.Cost:
-  """Returns the passes of `table` on so many images, padding included."""
+  """Returns the passes of `table` on so many images."""
   gradients = len(SHARES) * _ATTACK['num_steps'] * _AT_ONCE
   forwards = made.draws // 10 + made.draws + (1 + len(SHARES)) * made.draws + len(SHARES) * _AT_ONCE
   return types.Cost(gradients=images * gradients, forwards=images * forwards, passes=0)
@@ -73,19 +76,17 @@ def table(
   The score is the mean Dice over the classes that the truth has, or whether the class of an image
   is right: 'smoothed' of the smoothed network, 'attacked' of the same under an attack in L2 that
   climbs the objective's mean over noise, 'certified' the least that any change within the radius
-  leaves, with probability 1 - alpha. 'abstained': share of pixels without a certified label.
+  leaves, at all radii together with probability 1 - alpha. 'abstained': share of pixels without a
+  certified label. The noise of an image depends on its index alone. The same on every host.
   """
   programs = _programs(task, objective, space, made, classes)
-  lines, left = [], made.images
-  for number, batch in enumerate(batches):
-    keep = np.flatnonzero(np.asarray(batch['mask']))[:left]
-    if not len(keep):
-      break
-    left -= len(keep)
-    lines += _lines(programs, variables, batch, keep, made, jax.random.fold_in(key, number))
-    if not left:
-      break
-  return pd.DataFrame(lines, columns=[*COLUMNS])
+  chosen, lines = examples.first(batches, made.images), []
+  for place in range(0 if chosen is None else len(chosen['mask'])):
+    batch = jax.tree.map(lambda leaf, at=place: jnp.asarray(leaf[at : at + 1]), chosen)
+    own = jax.random.fold_in(key, chosen['index'][place])
+    lines += _lines(programs, variables, batch, made, own)
+  found = pd.DataFrame(lines, columns=[*COLUMNS])
+  return found.sort_values('radius', kind='stable', ignore_index=True)
 
 
 class _Programs(NamedTuple):
@@ -142,26 +143,25 @@ def _programs(task, objective, space, made, classes) -> _Programs:
   return _Programs(encode, counted, attacked, said)
 
 
-def _lines(programs, variables, batch, keep, made, key):
-  batch = jax.tree.map(jnp.asarray, dict(batch))
+def _lines(programs, variables, batch, made, key):
   one, two, three = jax.random.split(key, 3)
-  top, hits = (np.asarray(part)[keep] for part in programs.counted(variables, batch, one))
-  truth = np.asarray(_truth(batch['target']))[keep]
+  top, hits = (np.asarray(part) for part in programs.counted(variables, batch, one))
+  truth = np.asarray(_truth(batch['target']))
   # By the same noise for all, so that they differ by the images alone.
-  says = lambda x: np.asarray(programs.said(variables, batch, x, three))[keep]
+  says = lambda x: np.asarray(programs.said(variables, batch, x, three))
   smoothed = _score(says(programs.encode(batch)), truth)
-  ids = [np.asarray(batch[name])[keep] for name in ('index', 'group')]
-  lines = []
+  ids = [np.asarray(batch[name]) for name in ('index', 'group')]
+  lines, alpha = [], made.alpha / len(SHARES)  # all radii are tested on the same draws
   for radius in radii(made):
     sure = bounds.at_radius(
-      top, hits, draws=made.draws, sigma=made.sigma, radius=radius, alpha=made.alpha
+      top, hits, draws=made.draws, sigma=made.sigma, radius=radius, alpha=alpha
     )
     under = says(programs.attacked(variables, batch, jnp.float32(radius), two))
     scores = smoothed, _score(sure.labels, truth), _score(under, truth)
     counts = truth >= 0
     axes = tuple(range(1, truth.ndim))
     open_ = ((sure.labels == bounds.ABSTAIN) & counts).sum(axes) / np.maximum(counts.sum(axes), 1)
-    lines += list(zip(*ids, [radius] * len(keep), *scores, open_))
+    lines += list(zip(*ids, [radius], *scores, open_))
   return lines
 
 
