@@ -124,6 +124,8 @@ def test_pixels_that_a_file_lacks_are_what_is_read_back():
     clean = np.pad(inner, window, mode=mode)
     border = lambda image: float(image[:2].sum())
     x = clean + 1.5 / 255
+    unknown = lattice.search(border, x, clean, lattice=made, eps=None)
+    np.testing.assert_array_equal(unknown.image, np.pad(inner + 1 / 255, window, mode=mode))
     for norm, eps in (('linf', 2 / 255), ('l2', 1.5 / 255 * 8)):
       found = lattice.search(border, x, clean, lattice=made, eps=eps, norm=norm)
       pixels = np.asarray(found.whole)[file]
