@@ -76,7 +76,9 @@ def no_rows(metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def _stored(folder: pathlib.Path) -> pd.DataFrame | None:
-  lines = [_json(path, default={}) for path in files.iter_files(folder)]
+  # sums of the files lie beside them
+  found = [path for path in files.iter_files(folder) if path.suffix == '.json']
+  lines = [_json(path, default={}) for path in found]
   return pd.DataFrame(lines) if lines else None
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from robustmed import errors, report
 from robustmed.evaluation import checks, statistics
+from robustmed.process import checksums, files
 from robustmed.report import content, figures, inputs, pages, tables
 
 
@@ -132,6 +133,15 @@ def test_the_verdict_says_what_the_worst_of_all_attacks_leaves(workdir):
   assert 'Against all of them std does best.' in text
   checked = held._replace(worst=worst, checks=(checks.Check('x', 'std', 'fail', ''),))
   assert 'does best' not in content.verdict(checked, **words)
+
+
+def test_sums_of_stored_files_are_no_results(tmp_path):
+  folder = tmp_path / 'stored'
+  folder.mkdir()
+  files.write_json(folder / 'a.json', {'arm': 'std', 'stored': 0.4})
+  checksums.announce(folder / 'a.json', checksums.digest(folder / 'a.json'))
+  assert len(list(folder.rglob('*.sha256'))) > 0
+  assert inputs._stored(folder).to_dict('records') == [{'arm': 'std', 'stored': 0.4}]
 
 
 def test_stored_images_are_described_as_they_were_made(workdir):
