@@ -320,6 +320,12 @@ def test_members_have_the_threat_of_the_main_attack():
     made = attacks.make(**{k: v for k, v in found[name].items() if k != 'objective'})
     threat = made.threat
     assert (threat.norm, threat.max_change, threat.region) == ('linf', 0.2, ((1.0, 0.0),))
+    # two moons: the last number says which network an example is for
+    total = lambda x: jnp.sum(x, axis=1)
+    x = jnp.asarray([[0.3, 7.0], [0.1, 2.0]])
+    moved = made(total, x, eps=0.1, key=jax.random.key(0), monitor=total).x
+    np.testing.assert_array_equal(moved[:, 1], x[:, 1])
+    np.testing.assert_allclose(moved[:, 0], x[:, 0] + 0.1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
