@@ -5,6 +5,7 @@ a rename is a copy, a file is written to the local disk and uploaded as one obje
 """
 
 import contextlib
+import csv
 import errno
 import importlib.util
 import io
@@ -81,6 +82,28 @@ def regular(path: Path, *, missing_ok: bool = False) -> Path:
     return path
   what = 'is no regular file (a folder, pipe, device or broken link)' if there else 'no such file'
   raise errors.UserError(f'{path}: {what}')
+
+
+def present(path: Path) -> bool:
+  """Returns whether a file is there; what is there and no file, or a broken link, is a `UserError`.
+
+  So what cannot be read is never taken for what is missing.
+  """
+  return regular(path, missing_ok=True).is_file()
+
+
+def inside(root: pathlib.Path, path: pathlib.Path, *, listed: str = '') -> pathlib.Path:
+  """Returns `path`; where it is no file or leaves the folder, also by a link, a `UserError`."""
+  place = f'; it is listed in {listed}' if listed else ''
+  if '\0' in str(path):
+    raise errors.UserError(f'{root}: {str(path)!r} is no name of a file{place}')
+  if path.is_symlink():  # a circle of links has no end to resolve
+    regular(path)
+  if not path.resolve().is_relative_to(root.resolve()):
+    raise errors.UserError(f'{path}: leaves the folder {root}{place}; copy the file into it')
+  if not present(path):
+    raise errors.UserError(f'{path}: is not there{place}')
+  return path
 
 
 def read_bytes(path: Path) -> bytes:
@@ -270,6 +293,16 @@ def read_text(path: Path) -> str:
   if '\0' in text:
     raise errors.UserError(f'{path}: has zero bytes and is no text; copy it again')
   return text
+
+
+def csv_rows(path: Path, *, marks: str = ',') -> list[list[str]]:
+  """Returns the cells of a table, split at that of `marks` that its first line has most often."""
+  lines = read_text(path).splitlines()
+  mark = max(marks, key=lines[0].count) if lines else ','
+  try:
+    return list(csv.reader(lines, delimiter=mark))
+  except csv.Error as error:
+    raise errors.UserError(f'{path}: is no table ({error}); copy it again') from error
 
 
 def parsed_json(

@@ -30,8 +30,10 @@ from fuzz import damages, readers
 from robustmed import errors
 
 SECONDS = 5.0
+FIRST = 60.0  # more for the first input of a reader, which is made and read whole before
 MEMORY = 2 * 2**30  # more than the process has before
 LONGEST = 500  # characters of an error line
+_OWN = re.compile(r'^\[robustmed\] .*\n', re.M)  # progress for the user
 _MEMORY = re.compile(r'MemoryError|allocat|out of memory', re.I)
 
 
@@ -77,8 +79,7 @@ def run(table: Mapping[str, readers.Reader], wanted: Iterable[Case]) -> list[Res
 
 
 def damaged(reader: readers.Reader, case: Case, folder: pathlib.Path) -> None:
-  """Writes the input of a reader into an empty folder and damages it."""
-  reader.make(folder)
+  """Damages the whole input of a reader in `folder`."""
   path, damage = folder / reader.target, reader.damages()[case.damage]
   if damage in damages.PLACE:
     damage(path)
@@ -92,6 +93,7 @@ class _Worker:
 
   def __init__(self, table, root):
     self.here, there = multiprocessing.connection.Pipe()
+    self._known: set[str] = set()  # readers that have read their whole input
     sys.stdout.flush()
     self.pid = os.fork()
     if self.pid == 0:
@@ -105,6 +107,10 @@ class _Worker:
   def ask(self, case: Case) -> Result:
     try:
       self.here.send(case)
+      if case.reader not in self._known and self.here.poll(FIRST):
+        if problem := self.here.recv():
+          raise ValueError(f'the whole input of {case.reader} cannot be read: {problem}')
+        self._known.add(case.reader)
       if not self.here.poll(SECONDS):
         return Result(case, 'hang', f'no answer within {SECONDS:g} s')
       return Result(case, *self.here.recv())
@@ -131,24 +137,30 @@ def _serve(table, root, pipe):
       return
     reader = table[case.reader]
     folder = root / f'case.{os.getpid()}'
+    made = root / f'made.{os.getpid()}' / re.sub(r'\W', '_', case.reader)
     if case.reader not in whole:
-      whole[case.reader] = _with_folder(folder, reader, None)[1]
+      try:
+        made.mkdir(parents=True)
+        reader.make(made)
+        whole[case.reader] = _read(folder, made, reader, None)[1]
+      except BaseException:
+        pipe.send(traceback.format_exc())
+        raise
+      pipe.send('')
     noise.seek(0)
     noise.truncate()
-    answer, value = _with_folder(folder, reader, case)
+    answer, value = _read(folder, made, reader, case)
     sys.stderr.flush()
     sys.stdout.flush()
-    said = os.pread(noise.fileno(), 400, 0).decode(errors='replace')
+    said = _OWN.sub('', os.pread(noise.fileno(), 4000, 0).decode(errors='replace'))[:400]
     pipe.send(_judged(reader, case, answer, value, whole[case.reader], said))
 
 
-def _with_folder(folder, reader, case):
-  """Returns (None, values), or (exception, None)."""
-  shutil.rmtree(folder, ignore_errors=True)
-  folder.mkdir()
+def _read(folder, made, reader, case):
+  """Returns (None, values), or (exception, None), of a copy of the whole input, then damaged."""
+  shutil.copytree(made, folder)
   try:
     if case is None:
-      reader.make(folder)
       return None, plain(reader.read(folder), folder)
     damaged(reader, case, folder)
     try:

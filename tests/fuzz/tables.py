@@ -225,7 +225,7 @@ READERS = (
     ('robustmed.data.files.xml',),
     groups=_TEXT,
     special=_XML,
-    silent=readers.unchecked('XML', *_SILENT, 'deep_xml', 'other_xml_root'),
+    silent=readers.unchecked('XML', *_SILENT, 'other_xml_root'),
   ),
   *(
     readers.Reader(

@@ -99,6 +99,7 @@ def test_the_same_seed_makes_the_same_cases_and_bytes(tmp_path):
   reader, contents = table[case.reader], []
   for name in ('a', 'b'):
     (tmp_path / name).mkdir()
+    reader.make(tmp_path / name)
     harness.damaged(reader, case, tmp_path / name)
     contents.append((tmp_path / name / reader.target).read_bytes())
   assert contents[0] == contents[1]

@@ -200,3 +200,46 @@ def test_an_archive_whose_list_is_lost_is_refused_and_an_empty_one_is_empty(tmp_
     files.read_arrays(tmp_path / 'a.npz')
   np.savez(tmp_path / 'b.npz')
   assert files.read_arrays(tmp_path / 'b.npz') == {}
+
+
+def test_what_cannot_be_read_is_not_taken_for_what_is_missing(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'broken').symlink_to('nowhere')
+  (tmp_path / 'file').write_text('a')
+  (tmp_path / 'link').symlink_to('file')
+  assert files.present(tmp_path / 'file') and files.present(tmp_path / 'link')
+  assert not files.present(tmp_path / 'gone')
+  for name in ('pipe', 'broken'):
+    with pytest.raises(errors.UserError, match=f'{name}: is no regular file'):
+      files.present(tmp_path / name)
+
+
+def test_references_stay_inside_of_their_folder(tmp_path):
+  root = tmp_path / 'root'
+  root.mkdir()
+  for place in (tmp_path / 'secret', root / 'own'):
+    place.write_text('a')
+  (root / 'out').symlink_to(tmp_path / 'secret')
+  (root / 'circle').symlink_to('circle')
+  assert files.inside(root, root / 'own') == root / 'own'
+  for name, text in (
+    ('../secret', r'leaves the folder .*root; it is listed in a\.txt; copy the file into it'),
+    ('out', 'leaves the folder'),
+    ('/etc/passwd', 'leaves the folder'),
+    ('/dev/zero', 'leaves the folder'),
+    ('circle', 'no regular file'),
+    ('a\0b', 'is no name of a file'),
+    ('gone', r'gone: is not there; it is listed in a\.txt'),
+    ('', 'no regular file'),
+  ):
+    with pytest.raises(errors.UserError, match=text):
+      files.inside(root, root / name, listed='a.txt')
+
+
+def test_tables_of_long_fields_are_one_line(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('a;b;c,d\n1;2;3\n')
+  assert files.csv_rows(path, marks=',;') == [['a', 'b', 'c,d'], ['1', '2', '3']]
+  path.write_text('a,b\n' + 'x' * 200_000 + ',1\n')
+  with pytest.raises(errors.UserError, match=r'a\.csv: is no table'):
+    files.csv_rows(path)

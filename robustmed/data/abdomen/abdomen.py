@@ -18,6 +18,7 @@ from robustmed import errors
 from robustmed.data.abdomen import ct_slices
 from robustmed.data.decathlon import preprocess
 from robustmed.data.files import exams, nifti
+from robustmed.process import files
 
 DEFAULTS = {
   'dir': '',
@@ -176,7 +177,7 @@ def pairs(fields: Mapping[str, Any]) -> dict[str, tuple[pathlib.Path, pathlib.Pa
 
 def _matching(root, patterns):
   found = {path for pattern in patterns for path in root.glob(pattern)}
-  return sorted(path for path in found if path.is_file() and not path.name.startswith('.'))
+  return sorted(files.regular(path) for path in found if not path.name.startswith('.'))
 
 
 def find(fields: Mapping[str, Any]) -> list[ct_slices.Case]:

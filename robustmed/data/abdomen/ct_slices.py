@@ -149,7 +149,7 @@ def assign_splits(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, 
 
 
 def _listed(path, names):
-  if not path.is_file():
+  if not files.present(path):
     raise errors.UserError(f'no split file {path}; it holds lists of subject names in JSON')
   found = files.read_json(path)
   lists = isinstance(found, dict) and set(found) <= set(SPLITS) and 'test' in found
@@ -222,7 +222,7 @@ def key(fields: Mapping[str, Any]) -> list:
   names = ('side', 'spacing', 'window', 'subjects', 'split_seed')
   own = json.loads(json.dumps([fields[name] for name in names]))
   split = pathlib.Path(fields['split']).expanduser() if fields['split'] else None
-  return [*own, split.read_text(encoding='utf-8') if split and split.is_file() else '']
+  return [*own, files.read_text(split) if split and files.present(split) else '']
 
 
 def sizes(cases: Sequence[Case], fields: Mapping[str, Any]) -> dict[str, int]:

@@ -119,7 +119,7 @@ def channels(fields: Mapping[str, Any]) -> int:
 def _guess(root, fields):
   if fields['pattern']:
     return 'flat'
-  if (root / 'dataset.json').is_file():
+  if files.present(root / 'dataset.json'):
     return 'msd'
   for name in ('brats2017', 'folders', 'flat', 'deepmedic'):
     if any(True for _ in _matches(root, LAYOUTS[name])):
@@ -146,6 +146,7 @@ def _matches(root, layout):
   for path in sorted(root.glob(stars if ending else f'{stars}.nii*')):
     match = expression.fullmatch(path.relative_to(root).as_posix())
     if match and not path.name.startswith('.'):
+      files.regular(path)
       yield match['case'], match.groupdict().get('grade') or '', match['series'], path
 
 
@@ -191,16 +192,9 @@ def _decathlon(root, layout):
     ) from error
   made = []
   for image, label in pairs:
-    image, label = (_inside(root, path, name) for name in (image, label))
+    image, label = (files.inside(root, root / name, listed=path.name) for name in (image, label))
     name = image.name
     for suffix in nifti.SUFFIXES:
       name = name.removesuffix(suffix)
     made.append(Case(name, '', (image,) * len(wanted), label, channels=wanted))
   return Found(layout._replace(classes=classes), tuple(sorted(made)))
-
-
-def _inside(root, listing, name):
-  path = root / name
-  if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
-    raise errors.UserError(f'{listing}: lists {name}, which is not in that folder; add the file')
-  return path

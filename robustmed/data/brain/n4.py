@@ -1,5 +1,6 @@
 """N4 bias field correction (Tustison et al. 2010) by SimpleITK, with a cache of fields on disk."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -61,16 +62,24 @@ def log_field(volume: np.ndarray, settings: Settings) -> np.ndarray:
   return sitk.GetArrayFromImage(fit.GetLogBiasFieldAsImage(reference))
 
 
+def field_file(settings: Settings, *, folder: pathlib.Path, key: Mapping[str, Any] | list):
+  """Returns where `cached_log_field` keeps the field of `key`."""
+  text = json.dumps([key, settings, LEVELS, KNOTS])
+  return folder / f'{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz'
+
+
 def cached_log_field(
   volume: np.ndarray, settings: Settings, *, folder: pathlib.Path, key: Mapping[str, Any] | list
 ) -> np.ndarray:
-  """Returns `log_field`, computed once per `key` (plain data that identifies the volume)."""
-  text = json.dumps([key, settings, LEVELS, KNOTS])
-  path = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy'
-  try:
-    return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError):  # missing or damaged
-    knots = log_field(volume, settings)
-    with files.replacing(path) as temporary:
-      np.save(temporary, knots, allow_pickle=False)
-    return knots
+  """Returns `log_field`, computed once per `key` (plain data that identifies the volume).
+
+  A damaged file of it, which its check sum shows, is computed again.
+  """
+  path = field_file(settings, folder=folder, key=key)
+  if path.is_file():
+    with contextlib.suppress(errors.UserError, KeyError):
+      return files.read_arrays(path)['knots']
+  knots = log_field(volume, settings)
+  with files.replacing(path) as temporary:
+    np.savez(temporary, knots=knots)
+  return knots

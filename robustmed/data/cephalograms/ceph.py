@@ -12,7 +12,6 @@ or 'junior'. By number, 1 to 150 are the training set, 151 to 200 validation, an
 radiographs: `drop_duplicates` leaves 038 and 144 out of the training set.
 """
 
-import csv
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -159,7 +158,7 @@ def _text_files(root, images):
     for folder in (root / 'AnnotationsByMD' / f'400_{reader}', root / f'400_{reader}'):
       if folder.is_dir():
         paths = {number: folder / f'{number:03d}.txt' for number in images}
-        out[reader] = {n: (path, None) for n, path in paths.items() if path.is_file()}
+        out[reader] = {n: (path, None) for n, path in paths.items() if files.present(path)}
         break
   return out
 
@@ -168,7 +167,7 @@ def _tables(root):
   rows = {}
   for part in ('train', 'test1', 'test2'):
     path = root / f'{part}_senior.csv'
-    if path.is_file():
+    if files.present(path):
       for row, cells in enumerate(_table(path)[1:], start=2):
         name = pathlib.PurePath(cells[0].strip()).stem if cells else ''
         if name.isdecimal():
@@ -177,21 +176,14 @@ def _tables(root):
 
 
 def _table(path):
-  return list(csv.reader(_text(path).splitlines()))
-
-
-def _text(path):
-  try:
-    return files.regular(path, missing_ok=True).read_text(encoding='utf-8-sig')
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path}: cannot be read as text ({error}); copy it again') from error
+  return files.csv_rows(path)
 
 
 def read_points(path: pathlib.Path, row: int | None = None) -> np.ndarray:
   """Returns one reader's landmarks [19, 2] of a text file, or of one row of a table."""
   where = str(path)
   if row is None:
-    lines = [line.split(',') for line in _text(path).splitlines()[:_COUNT]]
+    lines = [line.split(',') for line in files.read_text(path).splitlines()[:_COUNT]]
   else:
     where = f'{path}, row {row}'
     cells = _table(path)[row - 1][1:]

@@ -28,7 +28,7 @@ import skimage.draw
 
 from robustmed import errors
 from robustmed.data.chest import luna16_files, nodule_scans
-from robustmed.data.files import xml
+from robustmed.data.files import itk, xml
 from robustmed.process import console, files, tool
 
 CONSENSUS = 0.5
@@ -128,13 +128,7 @@ def _reading(node, where):
 
 def read_grid(path: pathlib.Path) -> Grid:
   """Returns where the voxels of a scan lie; the voxels themselves are not read."""
-  reader = sitk.ImageFileReader()
-  reader.SetFileName(str(path))
-  try:
-    reader.ReadImageInformation()
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
-    raise errors.UserError(f'{path}: cannot be read ({reason}); copy it again') from error
+  reader = itk.grid(path)
   return Grid(
     shape=tuple(reader.GetSize()[::-1]),
     spacing=tuple(reader.GetSpacing()[::-1]),

@@ -25,8 +25,9 @@ import SimpleITK as sitk
 
 from robustmed import errors
 from robustmed.data.chest import nodule_scans
-from robustmed.data.files import exams
+from robustmed.data.files import exams, itk
 from robustmed.metrics.froc import luna16
+from robustmed.process import files
 
 HELP = (
   'unpack subset0.zip ... subset9.zip and seg-lungs-LUNA16.zip of LUNA16 (zenodo 3723295 and '
@@ -51,19 +52,19 @@ class Found(NamedTuple):
 
   def mask(self, uid: str) -> pathlib.Path | None:
     paths = [self.root / 'nodule_masks' / f'{uid}{suffix}' for suffix in _MASK_SUFFIXES]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if files.present(path)), None)
 
   def kinds(self) -> pathlib.Path | None:
     path = self.root / 'nodule_masks' / 'nodules.csv'
-    return path if path.is_file() else None
+    return path if files.present(path) else None
 
   def paths(self, uid: str) -> list[pathlib.Path]:
     """All files of one scan that are there."""
     result = []
     for path in (self.images[uid], self.lung(uid), self.mask(uid)):
-      if path is not None and path.is_file():
+      if path is not None and files.present(path):
         voxels = _voxels(path)
-        result += [path] if voxels is None or not voxels.is_file() else [path, voxels]
+        result += [path] if voxels is None or not files.present(voxels) else [path, voxels]
     return result
 
 
@@ -86,6 +87,7 @@ def find(folder: str, *, candidates: bool = True) -> Found:
   images, subset = {}, {}
   for number in range(10):
     for path in sorted(root.glob(f'subset{number}/*.mhd')):
+      files.regular(path)
       if path.stem in images:
         raise errors.UserError(f'{path}: subset{subset[path.stem]} has that scan too; remove one')
       images[path.stem], subset[path.stem] = path, number
@@ -94,7 +96,7 @@ def find(folder: str, *, candidates: bool = True) -> Found:
   tables = {}
   for name in ('annotations.csv', 'annotations_excluded.csv', 'seriesuids.csv', _CANDIDATES):
     places = (root / inner / name for inner in _TABLE_FOLDERS)
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if files.present(place)), None)
     if path is not None:
       tables[name] = path
     elif candidates or name != _CANDIDATES:
@@ -180,7 +182,7 @@ def _kinds(known, uid):
 def read(found: Found, known: Annotations, uid: str) -> nodule_scans.NoduleScan:
   """Reads one scan; nodules and candidates outside it are a `UserError` with file and row."""
   path = found.images[uid]
-  image = _volume(path)
+  image = itk.volume(path)
   hu = sitk.GetArrayViewFromImage(image)
   if hu.dtype.kind == 'f' and not np.isfinite(hu).all():
     raise errors.UserError(f'{path}: has NaN or infinite values')
@@ -199,7 +201,7 @@ def read(found: Found, known: Annotations, uid: str) -> nodule_scans.NoduleScan:
   for name, rows in (('annotations.csv', known.nodules), (_CANDIDATES, known.candidates)):
     if rows is not None:
       _check_inside(scan, rows, known.scans.index(uid), found.tables[name], path)
-  if found.lung(uid).is_file():
+  if files.present(found.lung(uid)):
     lung = sitk.GetArrayFromImage(_like(image, path, found.lung(uid)))
     scan = scan._replace(lung=np.isin(lung, LUNGS))
   if found.mask(uid) is not None:
@@ -263,7 +265,7 @@ def _label_at(labels, scan, centre, diameter):
 
 def _like(image, path, other):
   """Another volume on the voxels of `image`."""
-  volume = _volume(other)
+  volume = itk.volume(other)
   close = all(
     np.allclose(one, two, atol=1e-3)
     for one, two in (
@@ -277,52 +279,13 @@ def _like(image, path, other):
   return volume
 
 
-def _header(path):
-  """The entries of an .mhd file by name; {} for other formats."""
-  if path.suffix != '.mhd':
-    return {}
-  try:
-    text = path.read_bytes()[:4096].decode('latin-1')
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be read ({error.strerror})') from error
-  header = dict(re.findall(r'^\s*(\w+)\s*=\s*(\S.*?)\s*$', text, re.MULTILINE))
-  if 'ElementDataFile' not in header:
-    raise errors.UserError(f'{path}: names no ElementDataFile; damaged, copy it again')
-  return header
-
-
 def _voxels(path):
   """The file of voxels that an .mhd names; None for other formats and for voxels inside."""
-  name = _header(path).get('ElementDataFile', 'LOCAL')
-  return None if name.upper() == 'LOCAL' else path.parent / name
-
-
-def _volume(path):
-  voxels = _voxels(path)
-  if voxels is not None and not voxels.is_file():
-    raise errors.UserError(f'{path}: its voxels are not there; copy {voxels.name} beside it too')
-  try:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-      raise errors.UserError(f'{path}: must be one volume of three axes')
-    _check_size(path, voxels, reader)
-    return reader.Execute()
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
-    raise errors.UserError(
-      f'{path}: cannot be read ({reason}); damaged, copy it again with its .raw'
-    ) from error
-
-
-def _check_size(path, voxels, reader):
-  """The library's message about voxels that are missing names neither file nor amount."""
-  if voxels is None or _header(path).get('CompressedData', '').lower() == 'true':
-    return
-  item = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
-  need, there = int(np.prod(reader.GetSize())) * item, voxels.stat().st_size
-  if there < need:
-    raise errors.UserError(
-      f'{voxels}: has {there} bytes, but {path.name} tells of {need}; copy it again'
-    )
+  if path.suffix != '.mhd':
+    return None
+  with files.regular(path).open('rb') as file:
+    text = file.read(4096).decode('latin-1')
+  names = re.findall(r'^\s*ElementDataFile\s*=\s*(\S.*?)\s*$', text, re.MULTILINE)
+  if not names:
+    raise errors.UserError(f'{path}: names no ElementDataFile; damaged, copy it again')
+  return None if names[-1].upper() == 'LOCAL' else path.parent / names[-1]

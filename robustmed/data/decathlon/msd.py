@@ -13,12 +13,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from robustmed import errors
 from robustmed.data.decathlon import folds, preprocess, volumes
-from robustmed.data.files import exams
+from robustmed.data.files import exams, nifti
 from robustmed.process import files
 
 DEFAULTS = {'dir': '', 'task': '', **volumes.FIELDS}
@@ -150,7 +149,7 @@ def root_of(fields: Mapping[str, Any]) -> pathlib.Path:
 def description(root: pathlib.Path) -> dict[str, Any]:
   """Returns the content of dataset.json with its fields checked."""
   path = root / 'dataset.json'
-  if not path.is_file():
+  if not files.present(path):
     raise errors.UserError(f'{root}: has no dataset.json; {_HELP}')
   found = files.parsed_json(path, help_text='unpack it again')
   for name, kind in (('training', list), ('labels', dict), ('modality', dict)):
@@ -224,8 +223,7 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
     if name in cases:
       raise errors.UserError(f'{root / "dataset.json"}: lists {name} twice')
     for path in (image, label):
-      if not path.is_file():
-        raise errors.UserError(f'{path}: listed in dataset.json but not there; {_HELP}')
+      files.inside(root, path, listed='dataset.json')
     reader = functools.partial(
       read, image, label, modalities=len(found['modality']), classes=len(found['labels'])
     )
@@ -289,15 +287,14 @@ def read(
 
 def _load(path):
   """Returns the array [x, y, z, ...] of a file and the spacing of its first three axes."""
+  file = nifti.checked(path)
   try:
-    file = nib.load(path)
     values = np.asanyarray(file.dataobj)
     spacing = tuple(float(value) for value in file.header.get_zooms()[:3])
   except Exception as error:  # for a damaged file the reader raises exceptions of any kind
-    raise errors.UserError(
-      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a NIfTI file, '
-      'copy it again'
-    ) from error
+    raise nifti.damaged(path, error) from error
+  if values.dtype.kind not in 'biuf':
+    raise errors.UserError(f'{path}: must hold plain numbers, not {values.dtype}')
   if len(spacing) != 3 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
     raise errors.UserError(f'{path}: voxel spacing {spacing} is not three positive numbers')
   return values, spacing

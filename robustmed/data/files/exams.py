@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterable
 
 from robustmed import errors
+from robustmed.process import files
 
 TEST_SHARE = 0.2
 
@@ -24,10 +25,13 @@ def held_out(exams: Iterable[str], *, where: pathlib.Path, kind: str = 'exams') 
 
 
 def listing(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
-  """Returns the files with one of these endings, sorted, without hidden (half-written) ones."""
+  """Returns the files with one of these endings, sorted, without hidden (half-written) ones.
+
+  What has such a name and is no file, or a broken link, is a `UserError`.
+  """
   endings = tuple(suffixes)
   return [
-    path
+    files.regular(path)
     for path in sorted(folder.iterdir())
     if path.name.lower().endswith(endings) and not path.name.startswith('.')
   ]

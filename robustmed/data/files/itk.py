@@ -12,7 +12,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import SimpleITK as sitk
+
 from robustmed import errors
+from robustmed.data.files import nifti
 from robustmed.process import files
 
 _HEADER_BYTES = 65_536
@@ -68,6 +71,39 @@ class _Voxels(NamedTuple):
 
 class _Damaged(Exception):
   """Says what is wrong with a file."""
+
+
+def read(path: pathlib.Path) -> sitk.Image:
+  """Returns the image in a .mha, .mhd, .nrrd, .nhdr or NIfTI file that was checked before."""
+  return _with_reader(path, lambda reader: reader.Execute())
+
+
+def grid(path: pathlib.Path) -> sitk.ImageFileReader:
+  """Returns size, spacing, origin and direction of a checked file; no voxels are kept."""
+  return _with_reader(path, lambda reader: reader)
+
+
+def _with_reader(path, function):
+  if path.name.lower().endswith(nifti.SUFFIXES):
+    nifti.checked(path)
+  else:
+    check(path)
+  reader = sitk.ImageFileReader()
+  reader.SetFileName(str(path))
+  try:
+    reader.ReadImageInformation()
+    return function(reader)
+  except RuntimeError as error:
+    reason = str(error).strip().splitlines()[-1][:200]
+    raise errors.UserError(f'{path}: cannot be read ({reason}); damaged, copy it again') from error
+
+
+def volume(path: pathlib.Path) -> sitk.Image:
+  """Returns an image as `read` does; more or fewer than three axes or one channel are refused."""
+  image = read(path)
+  if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    raise errors.UserError(f'{path}: must be one volume of three axes')
+  return image
 
 
 def check(path: pathlib.Path) -> None:
@@ -223,10 +259,12 @@ def _nrrd(path, head) -> _Voxels | None:
 
 def _beside(path, name) -> pathlib.Path:
   other = path.parent / name
+  if other.is_symlink():  # a circle of links has no end to resolve
+    files.regular(other)
   if other.resolve().parent != path.parent.resolve():
     raise errors.UserError(f'{path}: its voxels are in {name}, outside of its folder; refused')
   if not other.is_file():
-    raise errors.UserError(f'{path}: the file of its voxels, {name}, is not there')
+    raise errors.UserError(f'{path}: its voxels are not there; copy {name} beside it too')
   return other
 
 

@@ -44,7 +44,7 @@ class Header(NamedTuple):
   affine: np.ndarray  # [4, 4]
 
 
-def check_size(image: nib.Nifti1Pair, path: pathlib.Path) -> None:
+def _check_size(image: nib.Nifti1Pair, path: pathlib.Path) -> None:
   """Raises a ValueError unless a file has the voxels that its header declares, and no more.
 
   Nothing is allocated. A compressed file is read to its end, where its check sum is.
@@ -85,15 +85,14 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
 
   Trailing axes of length 1 beyond `axes` are dropped.
   """
-  image = opened(path)
+  image = checked(path)
   stored = image.get_data_dtype()
   if stored.kind not in 'iuf':
     raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
-    check_size(image, path)
     array = image.get_fdata(dtype=np.float32, caching='unchanged')
   except Exception as error:  # for a damaged file readers raise exceptions of any kind
-    raise _damaged(path, error) from error
+    raise damaged(path, error) from error
   while array.ndim > axes and array.shape[-1] == 1:
     array = array[..., 0]
   if array.ndim != axes or min(array.shape) < 1:
@@ -171,9 +170,19 @@ def opened(path: pathlib.Path) -> nib.Nifti1Pair:
   try:
     image = nib.load(path)
   except Exception as error:
-    raise _damaged(path, error) from error
+    raise damaged(path, error) from error
   if not isinstance(image, nib.Nifti1Pair):
     raise errors.UserError(f'{path}: is {type(image).__name__}, not a NIfTI file')
+  return image
+
+
+def checked(path: pathlib.Path) -> nib.Nifti1Pair:
+  """Returns a NIfTI file as `opened` does, of which size and check sum were verified."""
+  image = opened(path)
+  try:
+    _check_size(image, path)
+  except Exception as error:  # for a damaged file readers raise exceptions of any kind
+    raise damaged(path, error) from error
   return image
 
 
@@ -184,7 +193,8 @@ def _affine(image, path):
   return affine
 
 
-def _damaged(path, error):
+def damaged(path: pathlib.Path, error: Exception) -> errors.UserError:
+  """Returns what a user reads of an exception of the library."""
   return errors.UserError(
     f'{path}: cannot be read ({type(error).__name__}: {str(error)[:200]}); damaged or not a '
     'NIfTI file, copy it again'

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustmed import errors
+from robustmed.process import files
 
 MAX_PROGRAM = 256 * 2**20  # bytes of data.pkl
 MAX_NODES = 2_000_000  # values in an outline; lists that share lists can have any number
@@ -125,6 +126,8 @@ def _opened(path, function):
   path = pathlib.Path(path)
   try:
     return _with_archive(path, function)
+  except errors.UserError:
+    raise
   except _Refused as error:
     raise errors.UserError(f'{path}: {error}') from error
   except OSError as error:
@@ -136,7 +139,7 @@ def _opened(path, function):
 
 
 def _with_archive(path, function):
-  with path.open('rb') as file:
+  with files.regular(path, missing_ok=True).open('rb') as file:
     start = file.read(len(_LEGACY))
     if start == _LEGACY:
       raise _Refused(

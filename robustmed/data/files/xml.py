@@ -2,12 +2,33 @@
 
 import math
 import pathlib
+from xml.etree import ElementTree as plain  # its builder of trees alone; nothing is parsed by it
 
 import defusedxml
 from defusedxml import ElementTree
 
 from robustmed import errors
 from robustmed.process import files
+
+_DEEPEST = 200  # elements in elements; the freeing of a tree of 100,000 takes seconds
+
+
+class _Builder(plain.TreeBuilder):
+  """Builds a tree that is not deep."""
+
+  def __init__(self):
+    super().__init__()
+    self._depth = 0
+
+  def start(self, tag, attributes):
+    self._depth += 1
+    if self._depth > _DEEPEST:
+      raise ValueError(f'elements are nested deeper than {_DEEPEST}')
+    return super().start(tag, attributes)
+
+  def end(self, tag):
+    self._depth -= 1
+    return super().end(tag)
 
 
 def read(path: pathlib.Path, *, kind: str):
@@ -17,7 +38,8 @@ def read(path: pathlib.Path, *, kind: str):
   """
   try:
     with files.regular(path, missing_ok=True).open('rb') as file:
-      return ElementTree.parse(file, forbid_dtd=True).getroot()
+      parser = ElementTree.XMLParser(target=_Builder(), forbid_dtd=True)
+      return ElementTree.parse(file, parser=parser).getroot()
   except defusedxml.DefusedXmlException as error:
     raise errors.UserError(
       f'{path}: refused, it declares a document type or entities ({type(error).__name__}); '

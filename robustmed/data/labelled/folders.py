@@ -63,18 +63,6 @@ class Layout(NamedTuple):
   needs: str  # what it consists of, for people
 
 
-def inside(root: pathlib.Path, path: pathlib.Path, *, listed: str = '') -> pathlib.Path:
-  """Returns `path`; where it is missing or leaves the folder, also by a link, a `UserError`."""
-  place = f'; it is listed in {listed}' if listed else ''
-  if path.is_symlink():  # a circle of links has no end to resolve
-    files.regular(path)
-  if not path.resolve().is_relative_to(root.resolve()):
-    raise errors.UserError(f'{path}: leaves the folder {root}{place}; copy the file into it')
-  if not path.is_file():
-    raise errors.UserError(f'{path}: is not there{place}')
-  return path
-
-
 def images_of(root: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns {name without ending: file} of the images in a folder; two of a name are refused."""
   found: dict[str, pathlib.Path] = {}
@@ -84,7 +72,7 @@ def images_of(root: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Pat
       raise errors.UserError(
         f'{path}: has the same name as {found[name].name}; keep one of the two files'
       )
-    found[name] = inside(root, path)
+    found[name] = files.inside(root, path)
   return found
 
 
@@ -111,11 +99,6 @@ def sorted_cases(cases: Iterable[Case], *, where: pathlib.Path) -> tuple[Case, .
     if one.name == other.name:
       raise errors.UserError(f'{where}: has two cases of the name {one.name!r}; rename one')
   return tuple(ordered)
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """Returns the content of a JSON file; a damaged one is a `UserError`."""
-  return files.parsed_json(path)
 
 
 def recognise(root: pathlib.Path, layouts: Mapping[str, Layout], *, layout: str) -> Folder:

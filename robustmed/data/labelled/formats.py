@@ -68,8 +68,7 @@ def _damaged(path, reason):
 
 def _nifti(path):
   try:
-    image = nifti.opened(path)
-    nifti.check_size(image, path)
+    image = nifti.checked(path)
     array = np.asanyarray(image.dataobj)
     zooms = tuple(float(value) for value in image.header.get_zooms()[:3])
     slope, intercept = image.header.get_slope_inter()
@@ -101,11 +100,7 @@ def _flat(array, spacing, affine, dtype, rescale=(1.0, 0.0)):
 
 
 def _itk(path):
-  itk.check(path)
-  try:
-    image = sitk.ReadImage(str(path))
-  except RuntimeError as error:
-    raise _damaged(path, str(error).strip().splitlines()[-1]) from error
+  image = itk.read(path)
   rank = image.GetDimension()
   if rank not in (2, 3):
     raise errors.UserError(f'{path}: has {rank} axes; needs two or three, and channels')

@@ -1,7 +1,5 @@
 """Patients of the cases of a folder, and its splits; no patient is in two of them."""
 
-import csv
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -126,14 +124,7 @@ def read_csv(path: pathlib.Path) -> list[list[str]]:
   """Returns the rows of a table without empty ones; a damaged file is a `UserError`."""
   if not path.is_file():
     raise errors.UserError(f'no file {path}')
-  text = files.read_text(path)
-  first = text.partition('\n')[0]
-  mark = max(',;\t', key=first.count)
-  try:
-    rows = list(csv.reader(text.splitlines(), delimiter=mark))
-  except csv.Error as error:
-    raise errors.UserError(f'{path}: is no table ({error}); copy it again') from error
-  return [row for row in rows if any(map(str.strip, row))]
+  return [row for row in files.csv_rows(path, marks=',;\t') if any(map(str.strip, row))]
 
 
 def _split_file(root, named) -> pathlib.Path | None:
@@ -143,16 +134,16 @@ def _split_file(root, named) -> pathlib.Path | None:
     if not path.is_file():
       raise errors.UserError(f'data field split_file: no file {path}')
     return path
-  return next((root / name for name in FILES if (root / name).is_file()), None)
+  return next((root / name for name in FILES if files.present(root / name)), None)
 
 
 def _listed_parts(folder, path):
   """The part of every case, '' for those that the file does not list."""
   if path.suffix == '.json':  # nnU-Net: a list of folds, of which the first is taken
     try:
-      fold = json.loads(path.read_text(encoding='utf-8'))[0]
+      fold = files.parsed_json(path)[0]
       table = dict.fromkeys(fold['val'], 'test') | dict.fromkeys(fold['train'], 'train')
-    except (ValueError, OSError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
       raise errors.UserError(f"{path}: must be a list of folds with 'train' and 'val'") from error
     found = [table.get(case.name, '') for case in folder.cases]
   else:

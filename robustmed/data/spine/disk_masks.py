@@ -150,19 +150,12 @@ def slices(exam: Exam) -> Iterator[disk_slices.Slice]:
 
 
 def _volume(path):
-  try:
-    with path.open('rb') as file:  # given a path, the reader does not close a damaged file
-      content = scipy.io.loadmat(file, variable_names=['I', 'GT'])
+  with pictures.opened(path) as file:
+    content = scipy.io.loadmat(file, variable_names=['I', 'GT'])
+    missing = [key for key in ('I', 'GT') if key not in content]
+    if missing:
+      raise errors.UserError(f'{path}: has no {missing[0]!r}; needs I and GT [h, w, left to right]')
     volume, mask = (np.asarray(content[key], np.float64) for key in ('I', 'GT'))
-  except KeyError as error:
-    raise errors.UserError(
-      f'{path}: has no {error}; needs I and GT [h, w, left to right]'
-    ) from error
-  except Exception as error:  # for a damaged file the reader raises exceptions of any kind
-    raise errors.UserError(
-      f'{path}: cannot be read ({type(error).__name__}: {error}); damaged or not a .mat file, '
-      'copy it again'
-    ) from error
   if volume.shape != mask.shape:
     raise errors.UserError(f'{path}: I is {list(volume.shape)} and GT is {list(mask.shape)}')
   mask = pictures.checked_labels(mask, path, ndim=3)

@@ -98,7 +98,7 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
   root = exams.root_of(str(folder), help_text=_HELP)
   if (root / 'train').is_dir() and (root / 'test').is_dir():
     split = {name: _listing(root / name) for name in ('train', 'test')}
-  elif (root / 'train.txt').is_file() and (root / 'test.txt').is_file():
+  elif files.present(root / 'train.txt') and files.present(root / 'test.txt'):
     split = {name: _listed(root, f'{name}.txt') for name in ('train', 'test')}
   else:
     split = _by_patient(_listing(root), root=root)
@@ -126,11 +126,12 @@ def _listing(folder):
 
 
 def _listed(root, name):
-  lines = (root / name).read_text(encoding='utf-8', errors='replace').splitlines()
+  lines = files.read_text(root / name).splitlines()
   paths = sorted(root / line.strip() for line in lines if line.strip())
-  for path in paths:
-    if not path.is_file():
-      raise errors.UserError(f'{root / name} lists {path.name}, which is not there')
+  for path, following in zip(paths, [*paths[1:], None]):
+    files.inside(root, path, listed=name)
+    if path == following:
+      raise errors.UserError(f'{root / name}: lists {path.name} twice')
   return [_file(path) for path in paths]
 
 
@@ -174,7 +175,7 @@ def _read(path):
 def _load(path):
   with pictures.opened(path) as file:
     if path.suffix.lower() == '.npz':
-      archive = np.load(file, allow_pickle=False)
+      archive = files.archived_arrays(file)
       content = {key: archive[key] for key in _KEYS if key in archive}
     else:
       content = scipy.io.loadmat(file, variable_names=_KEYS)

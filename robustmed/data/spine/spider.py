@@ -20,7 +20,7 @@ import SimpleITK as sitk
 
 from robustmed import errors
 from robustmed.data import store
-from robustmed.data.files import exams
+from robustmed.data.files import exams, itk
 from robustmed.data.spine import contours, disk_slices
 
 DEFAULTS = {'dir': '', 'side': 128, 'sequence': 't2'}
@@ -158,16 +158,7 @@ def _square(plane, zoom, *, order=0):
 
 
 def _read(path):
-  try:
-    volume = sitk.ReadImage(str(path))
-    if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() != 1:
-      raise errors.UserError(f'{path}: must be one volume of three axes')
-    return sitk.DICOMOrient(volume, 'LPS')
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
-    raise errors.UserError(
-      f'{path}: cannot be read ({reason}); damaged or not an .mha file, copy it again'
-    ) from error
+  return sitk.DICOMOrient(itk.volume(path), 'LPS')
 
 
 def _stamp(series):

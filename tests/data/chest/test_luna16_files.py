@@ -142,9 +142,8 @@ class TestComplaints:
     path = copied / 'subset3' / f'{self.uid}.raw'
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-2])
-    assert complaint(copied) == (
-      f'{path}: has {size - 2} bytes, but {self.uid}.mhd tells of {size}; copy it again'
-    )
+    assert complaint(copied).startswith(f'{path.with_suffix(".mhd")}: cannot be read (')
+    assert f'{path.name} has {size - 2} bytes of voxels, {size} are declared' in complaint(copied)
 
   def test_headers_that_are_none(self, copied):
     path = copied / 'subset3' / f'{self.uid}.mhd'

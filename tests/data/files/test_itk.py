@@ -73,7 +73,7 @@ def test_missing_and_surplus_voxels_are_refused(tmp_path, ending):
     (b'MET_SHORT', b'MET_SHIRT', 'ElementType'),
     (b'LOCAL', b'../a.raw', 'outside of its folder'),
     (b'LOCAL', b'/dev/zero', 'outside of its folder'),
-    (b'LOCAL', b'other.raw', 'is not there'),
+    (b'LOCAL', b'other.raw', 'its voxels are not there'),
   ],
 )
 def test_a_wrong_header_is_one_short_line(tmp_path, old, new, text):

@@ -20,6 +20,7 @@ def test_numbers_are_found_below_an_element(tmp_path):
   [
     ('<a>', 'cannot be read as XML'),
     ('', 'cannot be read as XML'),
+    ('<a>' * 100_000 + '</a>' * 100_000, 'nested deeper than 200'),
     ('<!DOCTYPE a><a/>', 'refused, it declares a document type or entities'),
     ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>', 'a list has none'),
   ],

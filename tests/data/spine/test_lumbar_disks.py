@@ -55,7 +55,9 @@ def test_sub_folders_and_lists_say_the_split(tmp_path, disk_file):
   assert [file.patient for file in found['train']] == ['p0', 'p2']
   assert [file.patient for file in found['test']] == ['p1']
   (lists / 'test.txt').write_text('gone_0.npz\n')
-  with pytest.raises(errors.UserError, match=r'lists gone_0\.npz, which is not there'):
+  with pytest.raises(
+    errors.UserError, match=r'gone_0\.npz: is not there; it is listed in test\.txt'
+  ):
     lumbar_disks.find(lists)
 
 

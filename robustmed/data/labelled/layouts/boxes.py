@@ -29,7 +29,7 @@ def _pictures(root: pathlib.Path, places: Iterable[pathlib.Path]) -> dict[str, p
   for place in places:
     for path in sorted(place.rglob('*')) if place.is_dir() else ():
       if path.is_file() and formats.suffix_of(path) and not path.name.startswith('.'):
-        found[path.relative_to(root).as_posix()] = folders.inside(root, path)
+        found[path.relative_to(root).as_posix()] = files.inside(root, path)
   return found
 
 
@@ -62,7 +62,7 @@ def voc(root: pathlib.Path) -> folders.Folder:
   for path in exams.listing(root / 'Annotations', ['.xml']):
     if path.stem not in pictures:
       raise errors.UserError(f'{path}: its image {place.name}/{path.stem} is not there')
-    read[path.stem] = list(_voc_objects(folders.inside(root, path)))
+    read[path.stem] = list(_voc_objects(files.inside(root, path)))
   unlabelled = sorted(pictures.keys() - read.keys())
   if unlabelled:
     raise errors.UserError(
@@ -82,7 +82,7 @@ def _voc_parts(root) -> dict[str, str]:
   for path in exams.listing(place, ['.txt']) if place.is_dir() else ():
     part = folders.part_of(path.stem)
     if part:
-      lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+      lines = files.read_text(files.inside(root, path)).splitlines()
       found |= {line.split()[0]: part for line in lines if line.strip()}
   return found
 
@@ -136,7 +136,7 @@ def _head(path) -> str:
 def coco(root: pathlib.Path) -> folders.Folder:
   """Returns the images of every COCO file; the parts are words of their names. No crowds."""
   pictures = _pictures(root, [root])
-  tables = {path: folders.read_json(folders.inside(root, path)) for path in _coco_files(root)}
+  tables = {path: files.parsed_json(files.inside(root, path)) for path in _coco_files(root)}
   tables = {
     path: table
     for path, table in tables.items()
@@ -221,7 +221,7 @@ def yolo(root: pathlib.Path) -> folders.Folder:
       raise errors.UserError(f'{texts[lost[0]]}: has no image of that name in {images}')
     for name, picture in pictures.items():
       path = texts.get(name)
-      label = tuple(_yolo_boxes(folders.inside(root, path))) if path else ()
+      label = tuple(_yolo_boxes(files.inside(root, path))) if path else ()
       empty += path is None
       highest = max(highest, *(box.number for box in label), -1)
       cases.append(folders.Case(name, (picture,), label, part, (path,) if path else ()))
@@ -235,14 +235,14 @@ def yolo(root: pathlib.Path) -> folders.Folder:
 def _yolo_names(root) -> list[str]:
   for name in _NAMES:
     if (root / name).exists() or (root / name).is_symlink():
-      lines = files.read_text(folders.inside(root, root / name)).splitlines()
+      lines = files.read_text(files.inside(root, root / name)).splitlines()
       if not any(map(str.strip, lines)):
         raise errors.UserError(f'{root / name}: names no classes')
       return [line.strip() for line in lines if line.strip()]
   path = next((p for p in (root / 'data.yaml', root / 'dataset.yaml') if p.is_file()), None)
   if path is None:
     return []
-  text = files.read_text(folders.inside(root, path)).partition('names:')[2]
+  text = files.read_text(files.inside(root, path)).partition('names:')[2]
   listed = re.match(r'\s*\[(.*?)\]', text, re.S)
   if listed:
     words = listed[1].split(',')

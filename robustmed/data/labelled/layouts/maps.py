@@ -7,6 +7,7 @@ from typing import Any
 
 from robustmed import errors
 from robustmed.data.labelled import folders
+from robustmed.process import files
 
 _CHANNEL = re.compile(r'^(.+)_(\d{4})$')
 _IMAGES = ('images', 'image', 'imgs', 'img')
@@ -28,7 +29,7 @@ def nnunet(root: pathlib.Path) -> folders.Folder:
   """
   path = root / 'dataset.json'
   there = path.exists() or path.is_symlink()
-  found = folders.read_json(folders.inside(root, path)) if there else {}
+  found = files.parsed_json(files.inside(root, path)) if there else {}
   if not isinstance(found, dict) or (there and not found):
     raise errors.UserError(f'{path}: is not a JSON object with fields')
   labels, regions, ignore = labels_of(found, path)
@@ -47,8 +48,8 @@ def nnunet(root: pathlib.Path) -> folders.Folder:
     maps = folders.images_of(root, places[1])
     if part == 'train' and isinstance(listed, list):
       pictures, maps = _listed(root, listed, pictures, maps, path)
-    for name, files, label in folders.pair(_paths(pictures), maps, where=places):
-      cases.append(folders.Case(name, files, label, part))
+    for name, images, label in folders.pair(_paths(pictures), maps, where=places):
+      cases.append(folders.Case(name, images, label, part))
   every = {len(case.images) for case in cases}
   if len(every) > 1:
     odd = min(cases, key=lambda case: len(case.images))
@@ -75,17 +76,17 @@ def _grouped(images: Mapping[str, pathlib.Path]) -> dict[str, dict[str, pathlib.
   for name, path in sorted(images.items()):
     match = _CHANNEL.match(name)
     found.setdefault(match[1] if match else name, {})[name] = path
-  for case, files in found.items():
-    numbers = [int(match[2]) for match in map(_CHANNEL.match, files) if match]
-    if numbers and (len(numbers) < len(files) or numbers != list(range(len(numbers)))):
+  for case, channels in found.items():
+    numbers = [int(match[2]) for match in map(_CHANNEL.match, channels) if match]
+    if numbers and (len(numbers) < len(channels) or numbers != list(range(len(numbers)))):
       raise errors.UserError(
-        f'{next(iter(files.values()))}: the channels of {case} are not numbered 0000, 0001, ...'
+        f'{next(iter(channels.values()))}: the channels of {case} are not numbered 0000, 0001, ...'
       )
   return found
 
 
 def _paths(grouped):
-  return {name: tuple(files.values()) for name, files in grouped.items()}
+  return {name: tuple(channels.values()) for name, channels in grouped.items()}
 
 
 def _listed(root, listed, pictures, maps, where):
@@ -214,8 +215,8 @@ def pairs(root: pathlib.Path) -> folders.Folder:
     if not grouped.keys() & maps.keys():  # _0000 is then a part of the name
       grouped = {name: {name: path} for name, path in folders.images_of(root, images).items()}
     cases += [
-      folders.Case(name, files, label, part)
-      for name, files, label in folders.pair(_paths(grouped), maps, where=(images, labels))
+      folders.Case(name, images, label, part)
+      for name, images, label in folders.pair(_paths(grouped), maps, where=(images, labels))
     ]
   return folders.Folder(
     root, 'images and masks', 'segmentation', folders.sorted_cases(cases, where=root)

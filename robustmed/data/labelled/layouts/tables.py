@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import folders, formats, partition
+from robustmed.process import files
 
 _X = re.compile(r'^(.*?)[ _.-]?x$|^x[ _.-]?(\w+)$', re.I)
 _Y = re.compile(r'^(.*?)[ _.-]?y$|^y[ _.-]?(\w+)$', re.I)
@@ -56,7 +57,7 @@ def _point_columns(header) -> dict[str, tuple[int, int]]:
 
 def _tables(root) -> list[Table]:
   paths = [p for p in exams.listing(root, ['.csv']) if p.name not in partition.FILES]
-  return [Table(folders.inside(root, path)) for path in paths]
+  return [Table(files.inside(root, path)) for path in paths]
 
 
 def has_landmarks(root: pathlib.Path) -> bool:
@@ -94,7 +95,7 @@ def classes(root: pathlib.Path) -> folders.Folder:
   """Returns the images of tables with a column class, label, diagnosis, target or category."""
   tables = [table for table in _tables(root) if table.kind is not None]
   kinds = sorted({t.cell(n, t.kind) for t in tables for n in range(len(t.rows))})
-  if all(kind.isdecimal() for kind in kinds):
+  if all(re.fullmatch(r'\d{1,18}', kind) for kind in kinds):
     kinds.sort(key=int)
   find, cases = _finder(root), []
   for table in tables:
@@ -160,11 +161,11 @@ def _finder(root):
     if place.is_absolute() or '..' in place.parts:
       raise errors.UserError(f'{where}: {name} lies outside the folder')
     if (root / place).is_file():
-      return folders.inside(root, root / place)
+      return files.inside(root, root / place)
     found = every.get(place.name, [])
     if len(found) != 1:
       what = 'is not in the folder' if not found else f'is there {len(found)} times'
       raise errors.UserError(f'{where}: the image {name} {what}')
-    return folders.inside(root, found[0])
+    return files.inside(root, found[0])
 
   return find
