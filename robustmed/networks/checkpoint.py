@@ -24,12 +24,13 @@ import orbax.checkpoint as ocp
 
 from robustmed import errors, models
 from robustmed.models import weights
-from robustmed.networks import network
+from robustmed.networks import description, network
 from robustmed.process import checksums, files
 
 CARD, WEIGHTS, PACKED = 'network.json', 'variables', 'weights.safetensors'
 SEGMENTING = ('nnunet', 'unet')
 OUTPUTS = {**dict.fromkeys(SEGMENTING, 'head0'), 'resnet': 'logits'}  # of networks by name
+_LARGEST, _DEEPEST = 2**20, 16  # numbers of a module, and its poolings
 _DTYPES = {'float32': None, 'bfloat16': jnp.bfloat16}
 # What Orbax raises for files that it cannot read.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)
@@ -73,25 +74,39 @@ def load(path: pathlib.Path) -> network.Network:
       f'{path / CARD} does not say how its network is made; only networks of label maps '
       'and classes that configs/train.py trained are loaded'
     )
-  module = module_of(card['module'])
-  output, variables = OUTPUTS[card['module']['name']], _restored(path)
+  try:
+    return _made(card, path)
+  except errors.UserError:
+    raise
+  except Exception as error:  # a card that was edited may hold anything
+    raise errors.UserError(
+      f'{path / CARD} does not describe the network beside it ({type(error).__name__}: '
+      f'{str(error)[:200]}); copy the folder again'
+    ) from error
+
+
+def _made(card, path) -> network.Network:
+  fields = card['module']
+  large = [name for name, value in fields.items() if isinstance(value, int) and value > _LARGEST]
+  if large or fields.get('poolings', 0) > _DEEPEST:
+    raise ValueError(f'{(large or ["poolings"])[0]} of the module')
+  module = module_of(fields)
+  output, variables = OUTPUTS[fields['name']], _restored(path)
   axes = max(leaf.ndim for leaf in jax.tree.leaves(variables)) - 2  # of a kernel
 
   def predict(variables, image):
     return module.apply(variables, image, train=False)[output].astype(jnp.float32)
 
   plain = lambda value: tuple(value) if isinstance(value, list) else value
-  stated = {
-    f'{part}.{name}': (plain(value), 'the network')
-    for part in ('input', 'output')
-    for name, value in card[part].items()
-  }
-  return network.Network(
+  known = {f'{part}.{name}': v for part in ('input', 'output') for name, v in card[part].items()}
+  description.check_kinds(known, path / CARD)
+  stated = {name: (plain(value), 'the network') for name, value in known.items()}
+  made = network.Network(
     name='_'.join(str(word) for word in (card['arm'], path.name)),
     variables=variables,
     predict=predict,
     channels=card['module']['channels'],
-    shape=tuple(card.get('size', (None,) * axes)),
+    shape=tuple(int(n) for n in card['size']) if 'size' in card else (None,) * axes,
     digest=_digest(path),
     format='checkpoint',
     stated=stated,
@@ -99,6 +114,20 @@ def load(path: pathlib.Path) -> network.Network:
     export=network.Export('', functools.partial(write, card), _LOADING),
     slice_axis=card.get('slice_axis', -1),
   )
+  _check_fit(made)
+  return made
+
+
+def _check_fit(made: network.Network) -> None:
+  """Raises the error of the module where no image has outputs, because other weights are there."""
+  sides = [tuple(n or 2**power for n in made.shape) for power in range(2, 9)]
+  for place, spatial in enumerate(sides):
+    try:
+      made.output_shape(spatial)
+      return
+    except Exception:  # an image may be too small, or of a side that does not divide
+      if place == len(sides) - 1:
+        raise
 
 
 def _restored(path):

@@ -40,6 +40,7 @@ PATIENT = frozenset(
   for ends in itertools.product('RL', 'AP', 'SI')
   for several in itertools.permutations(ends)
 )
+_LARGEST = 1e9  # of numbers in a file
 _OF_NETWORK = ('input.channels', 'output.activation')  # read off the graph
 _TEXT = {'output.classes': 'a list of names', 'input.window': 'sides', 'input.spacing': 'numbers'}
 
@@ -166,17 +167,32 @@ def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
     path, names = path / 'network.json', names[1:]
   for name in names:
     place = path.with_name(name)
-    if place.is_file():
+    if files.present(place):
       found = files.read_json(place)
       if isinstance(found, dict) and 'module' in found:  # the card of a checkpoint has more
         found = {part: found[part] for part in ('input', 'output') if part in found}
       if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise errors.UserError(f'{place} must be {{"input": {{...}}, "output": {{...}}}}')
       flat = {f'{part}.{k}': v for part, fields in found.items() for k, v in fields.items()}
-      for key in flat:
-        errors.lookup(FIELDS, key, kind=f'field of {place}')
+      check_kinds(flat, place)
       return flat, name
   return {}, 'network.json'
+
+
+def check_kinds(fields: Mapping[str, Any], place: pathlib.Path) -> None:
+  """Raises a `UserError` unless fields of a file are known and of the kind of their defaults."""
+  for key, value in fields.items():
+    default = errors.lookup(FIELDS, key, kind=f'field of {place}')
+    listed = isinstance(default, tuple)
+    items = value if listed and isinstance(value, list | tuple) else [value]
+    kinds = {'output.classes': str}.get(key, (int, float)) if listed else type(default)
+    kinds = (int, float) if kinds is float else kinds
+    good = isinstance(value, list | tuple) or not listed
+    for item in items:
+      good = good and isinstance(item, kinds) and not isinstance(item, bool)
+      good = good and (isinstance(item, str) or abs(item) < _LARGEST)
+    if not good:
+      raise errors.UserError(f'{place}: {key} must be like {default!r}, not {str(value)[:80]!r}')
 
 
 def _plain(value):

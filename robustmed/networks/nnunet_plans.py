@@ -4,7 +4,6 @@ Isensee et al., Nature Methods 2021; the files of nnunetv2 2.x. No pickled code 
 damaged, of a custom trainer or beyond this reader is one `UserError` line that names the file.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.files import torch_archive
 from robustmed.networks import nnunet_architecture
+from robustmed.process import files
 
 CHECKPOINTS = ('checkpoint_final.pth', 'checkpoint_best.pth')
 MAX_JSON = 64 * 2**20  # bytes
@@ -122,17 +122,14 @@ def is_results(folder: pathlib.Path) -> bool:
 
 
 def _json(path):
-  try:
-    if path.stat().st_size > MAX_JSON:
-      raise errors.UserError(f'{path}: more than {MAX_JSON} bytes')
-    found = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
+  if not files.present(path):
     raise errors.UserError(
-      f'{path}: {error.strerror or error}; a results folder of nnU-Net v2 has plans.json, '
-      'dataset.json and fold_X/checkpoint_final.pth'
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f'{path}: no JSON ({type(error).__name__}: {error})') from error
+      f'No such file {path}; a results folder of nnU-Net v2 has plans.json, dataset.json and '
+      'fold_X/checkpoint_final.pth'
+    )
+  if path.stat().st_size > MAX_JSON:
+    raise errors.UserError(f'{path}: more than {MAX_JSON} bytes')
+  found = files.parsed_json(path, said=': no JSON')
   if not isinstance(found, dict):
     raise errors.UserError(f'{path}: must be an object, not a {type(found).__name__}')
   return found

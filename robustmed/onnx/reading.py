@@ -13,6 +13,7 @@ import onnx
 import onnx.inliner
 
 from robustmed import errors
+from robustmed.process import files
 
 CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 NAMED = 4  # nodes that an error names of each missing operator
@@ -27,7 +28,7 @@ def read(path, *, inline: bool = True) -> onnx.ModelProto:
   """
   path = pathlib.Path(path)
   try:
-    size = path.stat().st_size
+    size = files.regular(path, missing_ok=True).stat().st_size
     if size > LARGEST_FILE:
       raise errors.UserError(f'{path}: {size} bytes; an ONNX file has at most {LARGEST_FILE}')
     content = path.read_bytes()
@@ -154,8 +155,10 @@ def _load_external(tensor, path):
     return
   told = {entry.key: entry.value for entry in tensor.external_data}
   folder, name = path.parent.resolve(), told.get('location', '')
-  place = (folder / name).resolve()
-  if not name or not place.is_relative_to(folder) or place == folder:
+  if (folder / name).is_symlink():  # a circle of links has no end to resolve
+    files.regular(folder / name)
+  place = (folder / name.replace('\0', '')).resolve()
+  if not name or '\0' in name or not place.is_relative_to(folder) or place == folder:
     raise errors.UserError(
       f'{path}: the data of {tensor.name!r} lie outside of its folder, at {name!r}'
     )

@@ -38,7 +38,7 @@ def _simple(nodes=None, weights=None, **more):
 def test_files_that_are_no_model(tmp_path):
   path = tmp_path / 'network.onnx'
   _refused(path, 'No such file')
-  _refused(tmp_path, 'Is a directory')
+  _refused(tmp_path, 'no regular file')
   for content in (b'', b'PK\x03\x04 zip', b'\x08\x08' * 40, os.urandom(3000)):
     path.write_bytes(content)
     _refused(path, 'no ONNX model|operator set|IR')

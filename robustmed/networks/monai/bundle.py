@@ -16,6 +16,7 @@ from robustmed.models import weights
 from robustmed.networks import network as networks
 from robustmed.networks.monai import config as configs
 from robustmed.networks.monai import layers, preprocessing, residual, transformers, unets
+from robustmed.process import files
 
 NETWORKS: Mapping[str, Callable[..., Callable]] = {
   **dict.fromkeys(('UNet', 'Unet', 'unet'), unets.unet),
@@ -139,7 +140,7 @@ def _weights_file(path) -> pathlib.Path:
   """Returns models/model.pt, or the one other file of weights in models."""
   folder = path / 'models'
   for name in ('model.pt', 'model.pth', 'model.safetensors'):
-    if (folder / name).is_file() and not _is_script(folder / name):
+    if files.present(folder / name) and not _is_script(folder / name):
       return folder / name
   scripts = [one for one in sorted(folder.glob('model.*')) if one.suffix in ('.ts', '.pt')]
   if scripts:
@@ -148,10 +149,11 @@ def _weights_file(path) -> pathlib.Path:
 
 
 def _is_script(file) -> bool:
-  if not zipfile.is_zipfile(file):
+  try:
+    with zipfile.ZipFile(file) as archive:
+      return any('/code/' in name for name in archive.namelist())
+  except Exception:  # of damaged files of any kind; what reads the tensors says what is wrong
     return False
-  with zipfile.ZipFile(file) as archive:
-    return any('/code/' in name for name in archive.namelist())
 
 
 def read_state(file: pathlib.Path) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
 """Configurations of MONAI bundles as plain data: '$...' is never evaluated, '@name' looked up."""
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from robustmed import errors
+from robustmed.process import files
 
 MAX_BYTES = 16 * 2**20
 DEEPEST = 50  # references that lead to references
@@ -68,27 +68,34 @@ def read(folder: pathlib.Path, name: str) -> Config | None:
   """Returns configs/NAME.json (.yaml, .yml) of a bundle, None where there is none."""
   for suffix in ('.json', '.yaml', '.yml'):
     path = folder / 'configs' / f'{name}{suffix}'
-    if path.is_file():
+    if files.present(path):
       return Config(_content(path), path)
   return None
 
 
 def _content(path) -> Mapping[str, Any]:
-  try:
-    if path.stat().st_size > MAX_BYTES:
-      raise errors.UserError(f'{path}: more than {MAX_BYTES} bytes')
-    text = path.read_text('utf-8')
-    found = json.loads(text) if path.suffix == '.json' else _yaml(path).safe_load(text)
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be read ({error.strerror or error})') from error
-  except errors.UserError:
-    raise
-  except Exception as error:  # parsers raise exceptions of their own
-    line = str(error).partition('\n')[0]
-    raise errors.UserError(f'{path}: cannot be parsed ({type(error).__name__}: {line})') from error
+  if path.stat().st_size > MAX_BYTES:
+    raise errors.UserError(f'{path}: more than {MAX_BYTES} bytes')
+  if path.suffix == '.json':
+    found = files.parsed_json(path, said=': cannot be parsed')
+  else:
+    found = _parsed_yaml(path)
   if not isinstance(found, dict):
     raise errors.UserError(f'{path}: must be an object, not a {type(found).__name__}')
   return found
+
+
+def _parsed_yaml(path):
+  yaml, text = _yaml(path), files.read_text(path)
+  try:
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+      raise errors.UserError(f'{path}: has aliases, which can stand for values without end')
+    return yaml.safe_load(text)
+  except errors.UserError:
+    raise
+  except Exception as error:  # parsers raise exceptions of their own
+    line = str(error).partition('\n')[0][:200]
+    raise errors.UserError(f'{path}: cannot be parsed ({type(error).__name__}: {line})') from error
 
 
 def _yaml(path):
