@@ -182,9 +182,10 @@ def read_with(path: Path, reader: Callable[[Any], Any]) -> Any:
   stored = io.BytesIO(read_bytes(path))
   try:
     return reader(stored)
-  except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+  except Exception as error:  # of a damaged file readers raise exceptions of any kind
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
     raise errors.UserError(
-      f'cannot read {path}: {error}; delete it and run that stage again'
+      f'cannot read {path}: {reason}; delete it and run that stage again'
     ) from error
 
 

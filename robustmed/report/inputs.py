@@ -1,6 +1,6 @@
 """Reads the results of training and evaluation from a workdir. Nothing is ever unpickled."""
 
-import json
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +10,9 @@ import pandas as pd
 
 from robustmed import errors
 from robustmed.evaluation import checks, statistics, trials
-from robustmed.process import files
+from robustmed.process import console, files
 
+_NUMBERS = (*trials.AXES, 'seconds', 'loss', 'n', 'low', 'high', 'std')
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
 
 
@@ -43,31 +44,63 @@ def read(workdir: pathlib.Path) -> Inputs:
   workdir = files.path_of(workdir)
   results = workdir / 'results'
   path = results / 'rows.parquet'
-  if not path.is_file():
+  if not files.present(path):
     raise errors.UserError(f'no results at {path}: run --stage evaluate with this workdir first')
-  rows = statistics.prepare(files.read_with(path, pd.read_parquet))
-  if rows.empty:
-    raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
-  skip = {*statistics.KEYS, 'group', *trials.AXES}
-  metrics = tuple(
-    name
-    for name in rows.columns
-    if name not in skip and not name.startswith('_') and pd.api.types.is_numeric_dtype(rows[name])
-  )
-  found = _json(results / 'checks.json', default=[])
+  rows = read_rows(path)
+  metrics = _metrics(rows)
+  worst = {'arm': False, 'attack': False, 'metric': False, 'eps': True, 'mean': True}
+  members = {'arm': False, '_member': False, 'eps': True, 'share': True}
+  log = {'arm': False, 'step': True}
   return Inputs(
     rows=rows,
     metrics=metrics,
     summary=_summary(results / 'summary.csv', rows=rows, metrics=metrics),
-    checks=tuple(_check(line, results / 'checks.json') for line in found),
+    checks=read_checks(workdir),
     examples=_examples(results / 'examples.npz'),
-    training=_optional(workdir / 'logs' / 'train.csv', pd.read_csv),
+    training=_table(workdir / 'logs' / 'train.csv', log),
     config=_json(workdir / 'config.json', default={}),
     env=_json(workdir / 'env.json', default={}),
-    worst=_optional(results / 'worst.csv', pd.read_csv),
-    worst_members=_optional(results / 'worst_members.csv', pd.read_csv),
+    worst=_table(results / 'worst.csv', worst),
+    worst_members=_table(results / 'worst_members.csv', members),
     stored=_stored(results / 'stored'),
   )
+
+
+def read_rows(path: files.Path) -> pd.DataFrame:
+  """Returns the rows of rows.parquet as `statistics.prepare` does; none are a `UserError`."""
+  found = files.read_with(path, pd.read_parquet)
+  try:
+    rows = statistics.prepare(found)
+  except (TypeError, ValueError) as error:
+    raise errors.UserError(
+      f'{path} is damaged ({str(error)[:200]}); run --stage evaluate with this workdir again'
+    ) from error
+  if rows.empty:
+    raise errors.UserError(f'{path} holds no rows: run --stage evaluate with this workdir again')
+  return rows
+
+
+def _metrics(rows) -> tuple[str, ...]:
+  skip = {*statistics.KEYS, 'group', *trials.AXES}
+  return tuple(
+    name
+    for name in rows.columns
+    if name not in skip and not name.startswith('_') and pd.api.types.is_numeric_dtype(rows[name])
+  )
+
+
+def read_summary(workdir: files.Path) -> pd.DataFrame:
+  """Returns results/summary.csv, or what is computed of the rows where it does not fit them."""
+  results = workdir / 'results'
+  rows = read_rows(results / 'rows.parquet')
+  return _summary(results / 'summary.csv', rows=rows, metrics=_metrics(rows))
+
+
+def read_checks(workdir: files.Path) -> tuple[checks.Check, ...]:
+  """Returns the checks of the evaluation; none where the file is missing."""
+  path = workdir / 'results' / 'checks.json'
+  found = _json(path, default=[], kind=list)
+  return tuple(_check(line, path) for line in found)
 
 
 def no_rows(metrics: Sequence[str]) -> pd.DataFrame:
@@ -82,31 +115,66 @@ def _stored(folder: pathlib.Path) -> pd.DataFrame | None:
   return pd.DataFrame(lines) if lines else None
 
 
-def _optional(path: pathlib.Path, reader):
-  return files.read_with(path, reader) if path.is_file() else None
+def _table(path: pathlib.Path, columns: Mapping[str, bool]) -> pd.DataFrame | None:
+  """Returns a table, None where there is none; columns: those it must have -> are they numbers.
+
+  Others of `_NUMBERS` must be numbers, too.
+  """
+  if not files.present(path):
+    return None
+  found = files.read_with(path, _read_csv)
+  others = {name: True for name in _NUMBERS if name in found}
+  for name, number in {**others, **columns}.items():
+    if name not in found or (number and not pd.api.types.is_numeric_dtype(found[name])):
+      what = 'no column' if name not in found else 'no numbers in the column'
+      raise errors.UserError(
+        f'{path} is damaged ({what} {name}); run the stage that wrote it again'
+      )
+  return found
 
 
-def _json(path: pathlib.Path, *, default):
-  return files.read_with(path, json.load) if path.is_file() else default
+def _read_csv(file, **options) -> pd.DataFrame:
+  text = file.read().decode('utf-8-sig')
+  if '\0' in text:
+    raise ValueError('it has zero bytes')
+  found = pd.read_csv(io.StringIO(text), **options)
+  if not isinstance(found.index, pd.RangeIndex):  # pandas takes the first cells for names
+    raise ValueError('its rows have more cells than the first row')
+  return found
+
+
+def _json(path: pathlib.Path, *, default, kind=dict):
+  if not files.present(path):
+    return default
+  found = files.parsed_json(path, help_text='delete it and run that stage again')
+  if not isinstance(found, kind):
+    raise errors.UserError(f'{path} is damaged (no {kind.__name__}); run that stage again')
+  return found
 
 
 def _check(line, path: pathlib.Path) -> checks.Check:
   try:
-    return checks.Check(**line) if isinstance(line, Mapping) else checks.Check(*line)
+    found = checks.Check(**line) if isinstance(line, Mapping) else checks.Check(*line)
+    if not all(isinstance(value, str) for value in found):
+      raise TypeError('no text')
   except TypeError as error:
     raise errors.UserError(
       f'{path} holds a check without name, arm, status and detail; run --stage evaluate again'
     ) from error
+  return found
 
 
 def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame:
-  def reader(file):
-    return pd.read_csv(
-      file, keep_default_na=False, na_values={'mean': '', 'std': '', 'low': '', 'high': ''}
-    )
-
-  stored = _optional(path, reader)
-  if stored is not None and [*stored.columns] == [*statistics.SUMMARY]:
+  unknown = {'mean': '', 'std': '', 'low': '', 'high': ''}
+  stored = None
+  if files.present(path):
+    try:
+      stored = files.read_with(
+        path, lambda file: _read_csv(file, keep_default_na=False, na_values=unknown)
+      )
+    except errors.UserError as error:
+      console.say(f'{error}; it is computed from the rows')
+  if stored is not None and _is_summary(stored):
     keys = ['arm', 'attack', 'eps']
     cells = set(rows[keys].itertuples(index=False, name=None))
     if all(
@@ -117,9 +185,16 @@ def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame
   return statistics.summary(rows, metrics=metrics)
 
 
+def _is_summary(table) -> bool:
+  numbers = ('eps', 'mean', 'std', 'n', 'low', 'high')
+  return [*table.columns] == [*statistics.SUMMARY] and all(
+    pd.api.types.is_numeric_dtype(table[name]) for name in numbers
+  )
+
+
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Everything in an .npz file, None where there is none; a damaged one is a `UserError`."""
-  return files.read_arrays(path) if path.is_file() else None
+  return files.read_arrays(path) if files.present(path) else None
 
 
 def seconds_per_step(training: pd.DataFrame | None) -> pd.DataFrame:
@@ -147,5 +222,10 @@ def _examples(path: pathlib.Path):
   missing = [name for name in EXAMPLE_KEYS if name not in stored]
   if missing:
     raise errors.UserError(f'{path} lacks the arrays {missing}; run --stage evaluate again')
+  kinds = {'arm': 'U', 'attack': 'U', 'eps': 'f', 'index': 'iu', 'image': 'fiu'}
+  bad = [name for name in kinds if stored[name].dtype.kind not in kinds[name]]
+  sizes = {len(stored[name]) if stored[name].ndim else 0 for name in EXAMPLE_KEYS}
+  if bad or len(sizes) > 1 or stored['image'].shape != stored['adversarial'].shape:
+    raise errors.UserError(f'{path} is damaged (its arrays do not fit); run --stage evaluate again')
   stored['eps'] = np.array([statistics.level(eps) for eps in stored['eps']])
   return stored

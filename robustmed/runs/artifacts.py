@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
+from robustmed import errors
 from robustmed.attacks.stored import lattice
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, examples, grid, statistics, stored_tables, trials
@@ -105,18 +106,18 @@ def add_pictures(
 
   Arms are sorted by name, so the file does not depend on the order of the calls.
   """
-  stored_arms = _arms_of(path)
+  known = stored_arms(path)
   columns: dict[str, list[np.ndarray]] = {}
   for model in models:
     # The attack runs on all hosts, so they must agree.
-    if bool(parallel.broadcast_from_writer(np.array(model.arm in stored_arms))):
+    if bool(parallel.broadcast_from_writer(np.array(model.arm in known))):
       continue
     for name, value in make(model).items():
       columns.setdefault(name, []).append(np.asarray(value))
   if not columns or not parallel.is_writer():
     return
-  if stored_arms:
-    stored = files.read_arrays(path)
+  if known:
+    stored = _stored(path, list(columns))
     for name in columns:
       columns[name].insert(0, stored[name])
   joined = {name: np.concatenate(values) for name, values in columns.items()}
@@ -125,9 +126,18 @@ def add_pictures(
     np.savez_compressed(temporary, **{name: value[order] for name, value in joined.items()})
 
 
-def _arms_of(path: pathlib.Path) -> set[str]:
+def stored_arms(path: pathlib.Path) -> set[str]:
   """The arms whose pictures are stored."""
-  return set(files.read_arrays(path)['arm'].tolist()) if path.exists() else set()
+  return set(_stored(path, ['arm'])['arm'].tolist()) if files.present(path) else set()
+
+
+def _stored(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """The arrays of a file, which must have those of the names."""
+  stored = files.read_arrays(path)
+  missing = [name for name in names if name not in stored or not stored[name].ndim]
+  if missing:
+    raise errors.UserError(f'{path} lacks the array {missing[0]}; delete it and run again')
+  return stored
 
 
 def save_rows(

@@ -134,7 +134,8 @@ def _refusal(workdir, name, holder):
 
 
 def _holder_text(record):
-  return f'host {record.get("host")}, process {record.get("pid")}, since {record.get("started")}'
+  host, process, since = (str(record.get(name))[:80] for name in ('host', 'pid', 'started'))
+  return f'host {host}, process {process}, since {since}'
 
 
 def _record() -> dict[str, Any]:
@@ -195,6 +196,8 @@ def _stale(path, holder) -> bool:
 
 def _read(path) -> dict[str, Any] | None:
   """A lock's record; None if there is none."""
+  if files.is_remote(path) or path.exists():  # a pipe would wait for ever, a device has no end
+    files.regular(path, missing_ok=True)
   try:
     found = json.loads(path.read_text())
   except FileNotFoundError:

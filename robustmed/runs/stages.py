@@ -6,13 +6,13 @@ import threading
 
 import jax
 import ml_collections
-import pandas as pd
 
 from robustmed import errors, report
 from robustmed.data import pipeline
 from robustmed.evaluation import grid
 from robustmed.evaluation.checks import inspection
 from robustmed.process import console, files, parallel
+from robustmed.report import inputs
 from robustmed.runs import (
   artifacts,
   commandline,
@@ -320,9 +320,7 @@ class Run:
     return batch, (arm.augment or self.exp.data.augment)(source)
 
   def _print_table(self) -> None:
-    unknown = dict.fromkeys(('mean', 'std', 'low', 'high'), '')
-    path = files.opened(self.folder / 'results' / 'summary.csv')
-    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
+    table = inputs.read_summary(self.folder)
     metric = self.exp.grid.checks['metric']
     shown = table[(table.metric == metric) & table.attack.isin([grid.CLEAN, self.exp.grid.main])]
     pivot = shown.pivot_table(index='arm', columns='eps', values='mean', sort=False)
@@ -330,9 +328,9 @@ class Run:
     pivot = pivot.reindex([*order, *[n for n in pivot.index if n not in order]])[sorted(pivot)]
     print(f'\n{metric} under {self.exp.grid.main} (columns: eps, {self.exp.task.units})')
     print(pivot.to_string(float_format=lambda value: f'{value:.3f}'))
-    for check in files.read_json(self.folder / 'results' / 'checks.json'):
-      if check['status'] in ('warn', 'fail'):
-        print(f'check {check["status"]}: {check["name"]} ({check["arm"]}): {check["detail"]}')
+    for check in inputs.read_checks(self.folder):
+      if check.status in ('warn', 'fail'):
+        print(f'check {check.status}: {check.name} ({check.arm}): {check.detail}')
 
 
 def _key(config_seed: int, seed: int, own: int) -> jax.Array:

@@ -47,7 +47,7 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
     ) from None
   if not writable:
     raise errors.UserError(f'the workdir {folder} is not writable; choose another --workdir')
-  new, moved = not path.exists(), False
+  new, moved = not files.present(path), False
   if not new:
     old = files.read_json(path)
     moved = bool(differences(old, plain))
@@ -74,7 +74,9 @@ def claim_data(folder: files.Path, info: Mapping[str, Any]) -> None:
     return
   path = folder / DATA
   plain = json.loads(json.dumps({k: info[k] for k in ('name', 'fingerprint', 'sizes', 'groups')}))
-  old = files.read_json(path) if path.exists() else None
+  old = files.read_json(path) if files.present(path) else None
+  if not isinstance(old, dict | None):
+    raise errors.UserError(f'{path} is damaged; if the data are still the same, remove it')
   # The files that other hosts read may be copies with other modification times.
   same = old is None or old.get('fingerprint') == plain['fingerprint']
   if not bool(parallel.broadcast_from_writer(np.array(same))):

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -257,7 +258,7 @@ class Log:
     if not parallel.is_writer():
       return
     for name, file in self._paths.items():
-      self._kept[name] = _rows_until(file, done)
+      self._kept[name] = rows_until(file, done)
     self._curves = path.with_suffix('')
     # An object store cannot be appended to.
     self._here = leftovers.temporary_folder() if files.is_remote(path) else None
@@ -323,8 +324,13 @@ class Log:
     self.close()
 
 
-def _rows_until(path: files.Path, done: int) -> list[dict[str, Any]]:
-  if not done or not path.exists():
+def rows_until(path: files.Path, done: int) -> list[dict[str, Any]]:
+  """Returns the rows of a log up to step `done`; a damaged log is a `UserError`."""
+  if not done or not files.present(path):
     return []
-  lines = path.read_text().splitlines()
-  return [row for row in csv.DictReader(lines) if int(row['step']) <= done]
+  header, *rows = files.csv_rows(path) or [[]]
+  whole = len(set(header)) == len(header) and all(len(row) == len(header) for row in rows)
+  steps = [row[header.index('step')] for row in rows] if whole and 'step' in header else ['']
+  if not all(re.fullmatch(r'\d{1,12}', step) for step in steps):
+    raise errors.UserError(f'{path}: is no training log; remove it to go on without its rows')
+  return [dict(zip(header, row)) for row, step in zip(rows, steps) if int(step) <= done]

@@ -32,6 +32,7 @@ from robustmed import errors
 SECONDS = 5.0
 FIRST = 60.0  # more for the first input of a reader, which is made and read whole before
 MEMORY = 2 * 2**30  # more than the process has before
+MOST = 40  # inputs of one worker
 LONGEST = 500  # characters of an error line
 _OWN = re.compile(r'^\[robustmed\] .*\n', re.M)  # progress for the user
 _MEMORY = re.compile(r'MemoryError|allocat|out of memory', re.I)
@@ -63,10 +64,16 @@ def cases(table: Mapping[str, readers.Reader], *, count: int, seed: int) -> list
 
 
 def run(table: Mapping[str, readers.Reader], wanted: Iterable[Case]) -> list[Result]:
-  """Returns the results of all cases; workers that hang or die are replaced."""
+  """Returns the results of all cases.
+
+  Every reader has workers of its own, each for at most `MOST` inputs: libraries keep threads. One
+  that hangs or dies is replaced.
+  """
   results, worker = [], None
   with tempfile.TemporaryDirectory(prefix='fuzz_') as root:
     for case in wanted:
+      if worker is not None and (worker.read >= MOST or worker.reader != case.reader):
+        worker = worker.close()
       if worker is None:
         worker = _Worker(table, pathlib.Path(root))
       result = worker.ask(case)
@@ -93,7 +100,7 @@ class _Worker:
 
   def __init__(self, table, root):
     self.here, there = multiprocessing.connection.Pipe()
-    self._known: set[str] = set()  # readers that have read their whole input
+    self.reader, self.read = '', 0
     sys.stdout.flush()
     self.pid = os.fork()
     if self.pid == 0:
@@ -107,10 +114,10 @@ class _Worker:
   def ask(self, case: Case) -> Result:
     try:
       self.here.send(case)
-      if case.reader not in self._known and self.here.poll(FIRST):
+      self.reader, self.read = case.reader, self.read + 1
+      if self.read == 1 and self.here.poll(FIRST):
         if problem := self.here.recv():
           raise ValueError(f'the whole input of {case.reader} cannot be read: {problem}')
-        self._known.add(case.reader)
       if not self.here.poll(SECONDS):
         return Result(case, 'hang', f'no answer within {SECONDS:g} s')
       return Result(case, *self.here.recv())

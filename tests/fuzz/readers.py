@@ -31,10 +31,10 @@ class Reader(NamedTuple):
 
 def table() -> dict[str, Reader]:
   """Returns all readers by name."""
-  from fuzz import images, networks, sources, stored, tables
+  from fuzz import images, networks, runs, sources, stored, tables
 
   found: dict[str, Reader] = {}
-  for module in (images, tables, stored, sources, networks):
+  for module in (images, tables, stored, sources, networks, runs):
     for reader in module.READERS:
       assert reader.name not in found, reader.name
       found[reader.name] = reader
