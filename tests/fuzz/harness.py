@@ -29,7 +29,7 @@ import pandas as pd
 from fuzz import damages, readers
 from robustmed import errors
 
-SECONDS = 5.0
+SECONDS = 10.0
 FIRST = 60.0  # more for the first input of a reader, which is made and read whole before
 MEMORY = 2 * 2**30  # more than the process has before
 MOST = 40  # inputs of one worker
@@ -115,9 +115,9 @@ class _Worker:
     try:
       self.here.send(case)
       self.reader, self.read = case.reader, self.read + 1
-      if self.read == 1 and self.here.poll(FIRST):
-        if problem := self.here.recv():
-          raise ValueError(f'the whole input of {case.reader} cannot be read: {problem}')
+      problem = self.read == 1 and self.here.poll(FIRST) and self.here.recv()
+      if problem:
+        raise ValueError(f'the whole input of {case.reader} cannot be read: {problem}')
       if not self.here.poll(SECONDS):
         return Result(case, 'hang', f'no answer within {SECONDS:g} s')
       return Result(case, *self.here.recv())
