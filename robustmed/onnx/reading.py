@@ -13,7 +13,6 @@ import onnx
 import onnx.inliner
 
 from robustmed import errors
-from robustmed.process import files
 
 CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 NAMED = 4  # nodes that an error names of each missing operator
@@ -28,7 +27,7 @@ def read(path, *, inline: bool = True) -> onnx.ModelProto:
   """
   path = pathlib.Path(path)
   try:
-    size = files.regular(path, missing_ok=True).stat().st_size
+    size = _regular(path).stat().st_size
     if size > LARGEST_FILE:
       raise errors.UserError(f'{path}: {size} bytes; an ONNX file has at most {LARGEST_FILE}')
     content = path.read_bytes()
@@ -40,6 +39,13 @@ def read(path, *, inline: bool = True) -> onnx.ModelProto:
   except (google.protobuf.message.DecodeError, RecursionError) as error:
     raise errors.UserError(f'{path}: no ONNX model ({error})') from error
   return checked(model, path, inline=inline)
+
+
+def _regular(path):
+  """Returns `path`; a pipe, which would wait for ever, or a device, without end, is refused."""
+  if not path.is_file() and (path.is_symlink() or path.exists()):
+    raise errors.UserError(f'{path}: is no regular file (a folder, pipe, device or broken link)')
+  return path
 
 
 def checked(model: onnx.ModelProto, path, *, inline: bool = True) -> onnx.ModelProto:
@@ -156,7 +162,7 @@ def _load_external(tensor, path):
   told = {entry.key: entry.value for entry in tensor.external_data}
   folder, name = path.parent.resolve(), told.get('location', '')
   if (folder / name).is_symlink():  # a circle of links has no end to resolve
-    files.regular(folder / name)
+    _regular(folder / name)
   place = (folder / name.replace('\0', '')).resolve()
   if not name or '\0' in name or not place.is_relative_to(folder) or place == folder:
     raise errors.UserError(

@@ -117,7 +117,7 @@ def add_pictures(
   if not columns or not parallel.is_writer():
     return
   if known:
-    stored = _stored(path, list(columns))
+    stored = _arrays_of(path, list(columns))
     for name in columns:
       columns[name].insert(0, stored[name])
   joined = {name: np.concatenate(values) for name, values in columns.items()}
@@ -128,10 +128,10 @@ def add_pictures(
 
 def stored_arms(path: pathlib.Path) -> set[str]:
   """The arms whose pictures are stored."""
-  return set(_stored(path, ['arm'])['arm'].tolist()) if files.present(path) else set()
+  return set(_arrays_of(path, ['arm'])['arm'].tolist()) if files.present(path) else set()
 
 
-def _stored(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _arrays_of(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
   """The arrays of a file, which must have those of the names."""
   stored = files.read_arrays(path)
   missing = [name for name in names if name not in stored or not stored[name].ndim]
