@@ -1,7 +1,6 @@
 """Reads the images of one case as nnunetv2 does, writes label maps on the grid of their file."""
 
 import gzip
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -113,7 +112,7 @@ def _beside(path, rank):
   stem = re.sub(r'_\d{4}$', '', formats.stem_of(path))
   name = path.with_name(f'{stem}.json')
   try:
-    spacing = tuple(float(value) for value in json.loads(name.read_text())['spacing'])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    spacing = tuple(float(value) for value in files.parsed_json(name)['spacing'])
+  except (errors.UserError, ValueError, KeyError, TypeError) as error:
     raise errors.UserError(f'{name}: has no spacing for {path.name} ({error})') from error
   return spacing[-rank:]

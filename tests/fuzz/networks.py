@@ -157,16 +157,19 @@ READERS = (
       f'bundle/{name}',
       inner='bundle',
       modules=_BUNDLE,
-      silent=(*_JSON, *(['other_root'] if 'metadata' in name else [])) if 'configs' in name else (),
+      silent=silent,
       groups={'json': _PLAIN, 'yaml': ('content', 'text', 'place')}.get(
         name.rpartition('.')[2], ('content', 'place')
       ),
     )
-    for name in (
-      'configs/inference.json',
-      'configs/inference.yaml',
-      'configs/metadata.json',
-      'models/model.pt',
+    for name, silent in (
+      ('configs/inference.json', _JSON),
+      (
+        'configs/inference.yaml',
+        (*_BYTES, *_JSON[5:12], 'missing', 'truncate', 'shorten', 'comma'),
+      ),
+      ('configs/metadata.json', (*_JSON, 'other_root')),
+      ('models/model.pt', ()),
     )
   ),
   readers.Reader(

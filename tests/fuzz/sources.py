@@ -41,6 +41,13 @@ def rows(folder, name, **fields):
   return found, dict(builder.counts), builder.facts
 
 
+_PARTS_OF = {  # modules that a source reads its files with
+  'brats': ('robustmed.data.brain.brats_files',),
+  'labelled': ('robustmed.data.labelled.partition',),
+  'luna16': ('robustmed.data.chest.luna16_files', 'robustmed.data.files.itk'),
+}
+
+
 def _source(name, target, *, make=None, fields=None, what='', silent=(), groups=(), **more):
   suffix = target.rpartition('.')[2]
   silent = silent or {'txt': _WORDS, 'csv': _WORDS, 'xml': _WORDS, 'json': _JSON}.get(suffix, ())
@@ -51,7 +58,7 @@ def _source(name, target, *, make=None, fields=None, what='', silent=(), groups=
     make or functools.partial(_raw, name=name),
     f'raw/{target}',
     functools.partial(rows, name=name, **(fields or {})),
-    (data.SOURCES[name].__name__,),
+    (data.SOURCES[name].__name__, *_PARTS_OF.get(name, ())),
     groups=groups or kinds,
     silent=readers.unchecked('its format', *silent),
     **more,

@@ -1,5 +1,6 @@
 """A reader refuses a damaged file in one line or gives the values of the whole one."""
 
+import ast
 import json
 import os
 import pathlib
@@ -112,3 +113,37 @@ def test_tables_name_damages_that_exist():
   for reader, damage in known.KNOWN:
     assert damage in table[reader].damages(), (reader, damage)
   assert {'content', 'text', 'json', 'place'} == set(damages.GROUPS)
+
+
+_OPENERS = (
+  *('open', 'read_text', 'read_bytes', 'read_csv', 'read_parquet', 'read_json', 'read_arrays'),
+  *('read_with', 'parsed_json', 'csv_rows', 'archived_arrays', 'outline', 'restore', 'loadmat'),
+  *('ZipFile', 'ReadImage', 'np.load', 'json.load', 'json.loads', 'nib.load', 'xml.read'),
+)
+
+
+def _opens(tree):
+  """Whether code calls anything that opens a file or makes values of what is in one."""
+  calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+  names = {ast.unparse(call) for call in calls if isinstance(call, ast.Attribute | ast.Name)}
+  return any(name == one or name.endswith(f'.{one}') for name in names for one in _OPENERS)
+
+
+def test_every_module_that_opens_files_has_a_reader_in_the_table():
+  root = ROOT / 'robustmed'
+  opening = {
+    '.'.join(path.relative_to(root).with_suffix('').parts).removesuffix('.__init__')
+    for path in root.rglob('*.py')
+    if _opens(ast.parse(path.read_text()))
+  }
+  covered = {name.removeprefix('robustmed.') for r in readers.table().values() for name in r.covers}
+  assert sorted(opening - covered - set(known.OTHERS)) == []
+  assert sorted(set(known.OTHERS) & covered) == [], 'these have a reader'
+  assert sorted(set(known.OTHERS) - opening) == [], 'these open nothing'
+
+
+def test_every_data_source_of_files_has_a_reader_in_the_table():
+  from robustmed import data
+
+  named = {name.split(':')[1] for name in readers.table() if name.startswith('source:')}
+  assert {name for name in data.SOURCES if not name.startswith('phantom_')} == named

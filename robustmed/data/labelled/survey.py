@@ -3,6 +3,7 @@
 A folder is surveyed once; the result is kept beside the prepared data, by the files' times.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -67,9 +68,11 @@ def _survey(root, stamp, folder, cache_dir):
   if name in _known:
     return _known[name]
   place = store.cache_root(cache_dir) / 'labelled_surveys' / f'{name}.json'
+  found = ()
   if place.is_file():
-    found = tuple(Survey(**line) for line in files.read_json(place))
-  else:
+    with contextlib.suppress(errors.UserError, TypeError):  # damaged notes are made again
+      found = tuple(Survey(**line) for line in files.read_json(place))
+  if len(found) != len(folder.cases):
     one = functools.partial(_one, kind=folder.kind)
     found = tuple(threads.map_in_order(one, folder.cases, name=f'reading {root.name}'))
     try:
