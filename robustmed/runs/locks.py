@@ -174,7 +174,7 @@ def _is_local(record) -> bool:
 
 def _has_ended(record) -> bool:
   pid = record.get('pid')
-  known = isinstance(pid, int) and pid > 0
+  known = isinstance(pid, int) and 0 < pid < 2**31
   return not known or not leftovers.is_alive(pid) or leftovers.born(pid) != record.get('born')
 
 
