@@ -144,13 +144,17 @@ def check_list(folder: Path, *, help_text: str = '') -> None:
   same times and sizes, is not read again.
   """
   path = folder / LIST
+  advice = f'; {help_text}' if help_text else ''
+  found = iter_files(folder)
+  for file in found:  # a pipe would wait for ever, a broken link has no times
+    if isinstance(file, pathlib.Path) and not file.is_file():
+      raise errors.UserError(f'{file} is no regular file{advice}')
   if not path.is_file():
     _warn(folder)
     return
-  seen = tuple(map(_stamp, iter_files(folder)))
+  seen = tuple(map(_stamp, found))
   if _checked.get(str(folder)) == seen:
     return
-  advice = f'; {help_text}' if help_text else ''
   lines = path.read_bytes().decode(errors='replace').split('\n')
   entries = [_LINE.fullmatch(line) for line in lines[1:-1]]
   if lines[0] != f'# {len(entries)} files' or lines[-1] or None in entries:

@@ -43,7 +43,17 @@ OTHERS = {
     ),
     _SHIPPED,
   ),
-  **dict.fromkeys(('process.cpu_flags', 'process.parallel'), _SYSTEM),
+  **dict.fromkeys(
+    (
+      *('doctor', 'process.compiled', 'process.cpu_flags', 'process.leftovers', 'process.memory'),
+      'process.parallel',
+    ),
+    _SYSTEM,
+  ),
+  **dict.fromkeys(
+    ('runs.compilation.__main__', 'runs.compilation.stage'),
+    'what parts of one run left for each other, by files.read_json',
+  ),
   **dict.fromkeys(
     ('audit.handback', 'audit.setup', 'report.pages', 'attacks.stored.steps'), _WORDS
   ),

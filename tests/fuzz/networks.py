@@ -195,8 +195,9 @@ READERS = (
       f'std/variables/{name}',
       inner='std',
       modules=('robustmed.networks.checkpoint',),
+      silent=(),
     )
-    for name in ('_METADATA', 'manifest.ocdbt', 'ocdbt.process_0/manifest.ocdbt')
+    for name in ('_METADATA', 'manifest.ocdbt', 'ocdbt.process_0/manifest.ocdbt', 'SHA256SUMS')
   ),
   readers.Reader(
     'card:network.json',

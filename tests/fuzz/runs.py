@@ -126,15 +126,14 @@ def _report(name, *, silent=(), groups=('content', 'place')):
   )
 
 
-def _store(name, *, silent=(), groups=('content', 'place')):
+def _store(name, *, groups):
   return readers.Reader(
     f'prepared:{name}',
     lambda folder: _loaded(folder),
     f'{_place()}/{name}',
     _loaded,
-    ('robustmed.data.store',),
+    ('robustmed.data.store', 'robustmed.process.checksums'),
     groups=groups,
-    silent=readers.unchecked('its format', *silent),
   )
 
 
@@ -191,9 +190,9 @@ READERS = (
     groups=_PLAIN,
     silent=readers.unchecked('a lock', *_JSON, 'missing', 'empty', 'truncate', 'shorten', 'extend'),
   ),
-  _store('groups.json', silent=_JSON, groups=_PLAIN),
-  _store('counts.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
-  _store('facts.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
-  _store('features.json', silent=_JSON, groups=_PLAIN),
-  _store('dataset_info.json', silent=(*_JSON, 'missing'), groups=_PLAIN),
+  *(
+    _store(name, groups=_PLAIN)
+    for name in ('groups.json', 'counts.json', 'facts.json', 'features.json', 'dataset_info.json')
+  ),
+  _store('SHA256SUMS', groups=_TEXT),
 )

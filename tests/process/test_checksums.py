@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -157,3 +158,21 @@ def test_sums_beside_a_file_that_cannot_be_read_are_a_mismatch(tmp_path):
   with pytest.raises(errors.UserError, match='damaged'):
     files.read_json(tmp_path / 'a.json')
   assert json.loads((tmp_path / 'a.json').read_text()) == 1
+
+
+@pytest.mark.parametrize('name', ['a.npz', checksums.LIST])
+def test_pipes_and_broken_links_in_a_folder_are_refused_before_anything_is_opened(tmp_path, name):
+  for put in (
+    os.mkfifo,
+    lambda path: path.symlink_to('nowhere'),
+    lambda path: path.symlink_to(name),
+  ):
+    for file in tmp_path.iterdir():
+      file.unlink()
+    (tmp_path / 'a.npz').write_bytes(b'abc')
+    checksums.write_list(tmp_path)
+    checksums.check_list(tmp_path)
+    (tmp_path / name).unlink()
+    put(tmp_path / name)
+    with pytest.raises(errors.UserError, match=f'{name} is no regular file; copy it'):
+      checksums.check_list(tmp_path, help_text='copy it')

@@ -143,6 +143,8 @@ def _listed_parts(folder, path):
     try:
       fold = files.parsed_json(path)[0]
       table = dict.fromkeys(fold['val'], 'test') | dict.fromkeys(fold['train'], 'train')
+      if not all(isinstance(name, str) for name in table):
+        raise TypeError('names are text')
     except (LookupError, TypeError) as error:
       raise errors.UserError(f"{path}: must be a list of folds with 'train' and 'val'") from error
     found = [table.get(case.name, '') for case in folder.cases]

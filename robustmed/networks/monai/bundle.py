@@ -158,7 +158,7 @@ def _is_script(file) -> bool:
 
 def read_state(file: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a state dict by name, of a torch archive or a safetensors file."""
-  with file.open('rb') as opened:
+  with files.regular(file).open('rb') as opened:
     start = opened.read(9)
   if file.suffix == '.safetensors':
     found = weights.read(file)
