@@ -196,8 +196,9 @@ def _stale(path, holder) -> bool:
 
 def _read(path) -> dict[str, Any] | None:
   """A lock's record; None if there is none."""
-  if files.is_remote(path) or path.exists():  # a pipe would wait for ever, a device has no end
-    files.regular(path, missing_ok=True)
+  if not files.is_remote(path) and path.exists() and not path.is_file():
+    # a pipe would wait for ever, a device has no end
+    raise errors.UserError(f'the lock {path} is no regular file; remove it')
   try:
     found = json.loads(path.read_text())
   except FileNotFoundError:
