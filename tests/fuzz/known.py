@@ -46,7 +46,7 @@ OTHERS = {
   **dict.fromkeys(
     (
       *('doctor', 'process.compiled', 'process.cpu_flags', 'process.leftovers', 'process.memory'),
-      'process.parallel',
+      *('process.parallel', 'process.tool'),
     ),
     _SYSTEM,
   ),
