@@ -10,7 +10,7 @@ import pandas as pd
 
 from robustmed import errors
 from robustmed.evaluation import checks, statistics, trials
-from robustmed.process import console, files
+from robustmed.process import files
 
 _NUMBERS = (*trials.AXES, 'seconds', 'loss', 'n', 'low', 'high', 'std')
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
@@ -173,6 +173,8 @@ def _summary(path: pathlib.Path, *, rows: pd.DataFrame, metrics) -> pd.DataFrame
         path, lambda file: _read_csv(file, keep_default_na=False, na_values=unknown)
       )
     except errors.UserError as error:
+      from robustmed.process import console  # here, so that reading imports no JAX
+
       console.say(f'{error}; it is computed from the rows')
   if stored is not None and _is_summary(stored):
     keys = ['arm', 'attack', 'eps']
