@@ -76,6 +76,9 @@ class Threat:
       raise errors.UserError(
         f'bounds need both sides, not {self.bounds!r}; one that does not matter is -inf or inf'
       )
+    plain = [side for side in self.bounds if isinstance(side, str | tuple | list | np.ndarray)]
+    if any(np.asarray(side).dtype.kind not in 'biuf' for side in plain):
+      raise errors.UserError(f'bounds must be numbers, not {self.bounds!r}')
     known = all(isinstance(side, int | float | tuple | list | np.ndarray) for side in self.bounds)
     if known and not np.all(np.asarray(self.bounds[0]) < np.asarray(self.bounds[1])):
       raise errors.UserError(

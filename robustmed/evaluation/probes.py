@@ -10,6 +10,8 @@ from robustmed.attacks import ensemble, objectives, physical
 from robustmed.evaluation import grid
 from robustmed.ops import corruptions
 
+_LARGEST = 1e9  # of attack levels, in any units
+
 
 def settings(
   task: types.Task, config: ml_collections.ConfigDict, *, main: str = ''
@@ -66,11 +68,11 @@ def make_attack(options: Mapping[str, Any]) -> types.Attack:
 
 
 def _levels(given) -> tuple[float, ...]:
-  """Returns attack levels as a sorted tuple without duplicates; all must be finite and above 0."""
+  """Returns attack levels as a sorted tuple without duplicates, all above 0 and at most 1e9."""
   try:
     levels = tuple(sorted({float(eps) for eps in given}))
   except (TypeError, ValueError):
     raise errors.UserError(f'attack levels must be numbers, not {given!r}') from None
-  if not levels or not all(0 < eps < float('inf') for eps in levels):
-    raise errors.UserError(f'attack levels must be finite and above 0, not {given!r}')
+  if not levels or not all(0 < eps <= _LARGEST for eps in levels):
+    raise errors.UserError(f'attack levels must be above 0 and at most {_LARGEST:g}, not {given!r}')
   return levels

@@ -23,6 +23,7 @@ CONFIGS = next(
   _PACKAGE / 'configs',
 )
 STAGES = ('all', 'describe', 'plan', 'compile', 'train', 'evaluate', 'report')
+_SEEDS = 2**31 - 10**8  # a run adds to its seed for each network and pool
 _EPILOG = """\
 Any field of the configuration can be set:
   --config.train.steps=100 --config.evaluate.levels="(0.01,0.07)"
@@ -124,6 +125,7 @@ def parse(words: Sequence[str]) -> Command:
   _apply(config, overrides)
   config.lock()
   _check_folder(config)
+  _check_seed(config)
   needs_workdir = config.experiment != 'benchmark' and known.stage not in ('describe', 'compile')
   if needs_workdir and not known.workdir:
     raise errors.UserError(f'--stage {known.stage} needs --workdir DIR')
@@ -157,6 +159,13 @@ def parse(words: Sequence[str]) -> Command:
       *([memory.ALLOW] if known.allow_memory else []),
     ),
   )
+
+
+def _check_seed(config) -> None:
+  """Raises a `UserError` for a seed that generators of random numbers do not take."""
+  seed = config.get('seed', 0)
+  if not 0 <= seed < _SEEDS:
+    raise errors.UserError(f'config.seed must be a number from 0 to {_SEEDS - 1}, not {seed}')
 
 
 def _target(known) -> str:

@@ -121,6 +121,7 @@ def test_max_change_limits_every_element():
     (lambda: threat.Threat('l3'), "unknown norm 'l3'"),
     (lambda: threat.Threat(bounds=(1.0, 0.0)), 'low < high'),
     (lambda: threat.Threat(bounds=0.5), 'pair'),
+    (lambda: threat.Threat(bounds=('a', 'b')), 'bounds must be numbers'),
     (lambda: threat.Threat(bounds=(np.zeros(3), 1.0)).check(jnp.zeros((2, 4))), '4 channels'),
     (lambda: threat.Threat(region=np.ones((2, 5, 1))).check(jnp.zeros((2, 4, 3))), 'region'),
     (lambda: threat.Threat(region=np.ones((2, 4))).check(jnp.zeros((2, 4, 3))), 'region'),

@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import pathlib
 import shutil
 from typing import NamedTuple
@@ -181,6 +182,21 @@ def test_another_attack_brings_its_own_settings(words):
 def test_mistakes_in_settings_of_attacks(word, message):
   with pytest.raises(errors.UserError, match=message):
     _parse(f'--config.{word}')
+
+
+@pytest.mark.parametrize('seed', [-1, 2**31, 99999999999999999999])
+def test_a_seed_that_no_generator_takes_is_a_mistake(seed):
+  with pytest.raises(errors.UserError, match=r'config\.seed must be a number from 0 to'):
+    _parse(f'--config.seed={seed}')
+
+
+@pytest.mark.parametrize('level', [0, -1, 1e308, math.inf, math.nan])
+def test_levels_beyond_all_units_are_a_mistake(level):
+  config = _parse().config
+  with config.unlocked():
+    config.evaluate.levels = (level,)
+  with pytest.raises(errors.UserError, match='attack levels must be above 0 and at most 1e'):
+    experiment.make_probes(_AnyTask({'seg': None}), config)
 
 
 @pytest.mark.parametrize('error', [RuntimeError('RESOURCE_EXHAUSTED: 9 bytes'), MemoryError()])
