@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.process import checksums, console, files, parallel
+from robustmed.process import checksums, compiled, console, files, parallel
+
+HELD = 0.5  # of the memory mappings that a process may have, from which programs are dropped
 
 
 class Table(NamedTuple):
@@ -36,6 +38,7 @@ def fill_missing(name: str, tables: Sequence[Table], *, folder, stopper: console
       progress.close()
       console.say('stopped in evaluation; run the same command to resume')
       raise console.Stopped
+    compiled.drop_programs(HELD)
     with errors.during(f'evaluating {one.what}'):
       table = one.make()
     if parallel.is_writer():

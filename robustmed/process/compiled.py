@@ -8,13 +8,14 @@ import jax
 _MAPPINGS_SHARE = 0.25  # of the memory mappings that a process may have
 
 
-def drop_programs() -> None:
+def drop_programs(share: float = 0.0) -> None:
   """Drops all compiled programs; one that is called again is loaded from the cache on disk.
 
   On the CPU each holds thousands of memory mappings, and Linux aborts a process with more than some
-  65,530. Far below that none is dropped: small programs, not on disk, would be compiled again.
+  65,530. Below `share` of that, 0: a quarter, none is dropped: small programs, not on disk, would be
+  compiled again.
   """
-  if _count_mappings() > _MAPPINGS_SHARE * _max_mappings():
+  if _count_mappings() > (share or _MAPPINGS_SHARE) * _max_mappings():
     jax.clear_caches()
     gc.collect()
 
