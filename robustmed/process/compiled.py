@@ -12,8 +12,8 @@ def drop_programs(share: float = 0.0) -> None:
   """Drops all compiled programs; one that is called again is loaded from the cache on disk.
 
   On the CPU each holds thousands of memory mappings, and Linux aborts a process with more than some
-  65,530. Below `share` of that, 0: a quarter, none is dropped: small programs, not on disk, would be
-  compiled again.
+  65,530. Below `share` of that (0: a quarter) none is dropped: small programs, not on disk, would
+  be compiled again.
   """
   if _count_mappings() > (share or _MAPPINGS_SHARE) * _max_mappings():
     jax.clear_caches()
