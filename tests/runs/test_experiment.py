@@ -180,8 +180,7 @@ def test_a_new_field_that_is_empty_changes_nothing(tmp_path):
 
 def test_describe_needs_no_data_and_counts_the_papers_network(capsys, monkeypatch, tmp_path):
   monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path))
-  monkeypatch.setattr(commandline, 'PROJECT', commandline.PROJECT)
-  config = str(commandline.PROJECT / 'configs' / 'quickstart.py') + ':paper'
+  config = str(commandline.CONFIGS / 'quickstart.py') + ':paper'
   assert main.main(['--config', config, '--stage', 'describe', '--config.data.dir=/nowhere']) == 0
   told = json.loads(capsys.readouterr().out)
   network = told['networks']['disk_shape']

@@ -235,7 +235,7 @@ def test_exclude_and_second_copies(folder, tmp_path):
 @pytest.mark.parametrize(('change', 'message'), [
   ({'modality': {'0': 'CT'}}, 'dataset.json: is not that of MSD Task01'),
   ({'labels': {'0': 'background', '1': 'liver'}}, "unexpected 'liver'"),
-  ({'training': [{'image': '../../x.nii.gz', 'label': 'y'}]}, r'lists \.\./\.\./x\.nii\.gz'),
+  ({'training': [{'image': '../../x.nii.gz', 'label': 'y'}]}, r'x\.nii\.gz: leaves the folder'),
   ({'training': []}, 'no case of layout msd'),
   ({'modality': {'0': 'FLAIR', '1': 'T1w', '2': 't1gd', '7': 'T2w'}}, 'has 4 series'),
 ])  # fmt: skip

@@ -65,7 +65,7 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   from robustmed import main
 
   monkeypatch.setenv('ROBUSTMED_CACHE', str(tmp_path))
-  file = str(commandline.PROJECT / 'configs' / 'spine.py')
+  file = str(commandline.CONFIGS / 'spine.py')
   assert main.main(['--config', f'{file}:paper', '--stage', 'describe']) == 0
   told = json.loads(capsys.readouterr().out)
   assert told['networks']['disk_shape']['parameters'] == 38_998_721
