@@ -92,7 +92,7 @@ def test_arms_evaluated_in_two_calls_end_as_in_one(whole, tmp_path):
   words = [*CONFIG, *LONG, '--workdir', tmp_path, '--config.evaluate.save_examples=2']
   results = tmp_path / 'results'
   runs.main(*words, '--stage', 'evaluate', '--arms', 'rand')
-  parts = {path: path.stat().st_mtime_ns for path in (results / 'parts').iterdir()}
+  parts = {path: path.stat().st_mtime_ns for path in (results / 'parts').glob('*.parquet')}
   assert len(parts) == 7 and set(pd.read_csv(results / 'summary.csv').arm) == {'rand'}
   lost = runs.mistake(*words, '--stage', 'evaluate', '--arms', 'std', '--config.seed=1')
   assert 'seed: 0 there, 1 here' in lost

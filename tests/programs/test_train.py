@@ -25,7 +25,7 @@ def test_a_new_organ_needs_no_code(tmp_path):
   worst = sorted((tmp_path / 'w' / 'results' / 'worst').rglob('tr_*_label.nii.gz'))
   assert len(worst) == 3
   np.testing.assert_array_equal(np.abs(np.diag(nib.load(worst[0]).affine)), [2, 3, 4, 1])
-  stored = [json.loads(path.read_text()) for path in (tmp_path / 'w/results/stored').iterdir()]
+  stored = [json.loads(path.read_text()) for path in (tmp_path / 'w/results/stored').glob('*.json')]
   assert len(stored) == 3 and all(one['inside'] for one in stored)
   page = (tmp_path / 'w' / 'report' / 'report.md').read_text()
   assert 'DICE as attacked and as stored' in page
