@@ -73,6 +73,9 @@ def test_the_stage_prints_a_table_and_compiles_nothing_twice(tmp_path, capsys):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(
+  'ROBUSTMED_HOURS' not in os.environ, reason='takes an hour or more; ROBUSTMED_HOURS=1 runs it'
+)
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_all_programs_of_a_smoke_preset_compile_for_8_devices(path, tmp_path):
   if not hasattr(papers.find(commandline.load_config(f'{path}:smoke').experiment), 'build'):
