@@ -2,10 +2,13 @@
 
 import argparse
 import collections
+import os
 import pathlib
 import sys
 import time
 
+# Every thread of XLA takes address space, of which a worker has little.
+os.environ.update(NPROC='2', XLA_FLAGS='')
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from fuzz import harness, known, readers

@@ -99,6 +99,7 @@ class _Worker:
   """A process, forked after the imports, that reads one case after the other."""
 
   def __init__(self, table, root):
+    self.root = root
     self.here, there = multiprocessing.connection.Pipe()
     self.reader, self.read = '', 0
     sys.stdout.flush()
@@ -107,8 +108,12 @@ class _Worker:
       try:
         self.here.close()
         _serve(table, root, there)
-      finally:
         os._exit(0)
+      except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+      finally:
+        os._exit(1)
     there.close()
 
   def ask(self, case: Case) -> Result:
@@ -122,12 +127,18 @@ class _Worker:
         return Result(case, 'hang', f'no answer within {SECONDS:g} s')
       return Result(case, *self.here.recv())
     except (EOFError, OSError):
-      return Result(case, 'died', 'the process ended')
+      self.here.close()
+      status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+      noise = self.root / f'noise.{self.pid}'
+      said = noise.read_text(errors='replace')[-LONGEST:] if noise.is_file() else ''
+      self.pid = None
+      return Result(case, 'died', f'exit status {status}: {said}')
 
   def close(self) -> None:
-    os.kill(self.pid, signal.SIGKILL)
-    os.waitpid(self.pid, 0)
-    self.here.close()
+    if self.pid is not None:
+      os.kill(self.pid, signal.SIGKILL)
+      os.waitpid(self.pid, 0)
+      self.here.close()
 
 
 def _serve(table, root, pipe):
