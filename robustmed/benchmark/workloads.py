@@ -14,28 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from robustmed import attacks, errors
-from robustmed.benchmark import onnx_networks, scaling, searches
-from robustmed.models import brats_unet, disk_shape, nnunet
+from robustmed.benchmark import onnx_networks, problems, scaling, searches
 from robustmed.ops import conv
 from robustmed.process import files, parallel
-from robustmed.tasks import brats, segmentation, shape
-
-LEVELS = (0.01, 0.03, 0.05, 0.07, 0.1, 0.2)  # of the sweep that must compile once
-HIPPO_LEVELS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0)
-
-
-class Problem(NamedTuple):
-  """A network, a batch and what attacks it.
-
-  objective: (variables, image, target) -> [b]; attack: number of steps -> attack.
-  """
-
-  variables: Any
-  image: jax.Array
-  target: Any
-  objective: Callable[..., jax.Array]
-  attack: Callable[[int], attacks.LoopAttack]
-  levels: tuple[float, ...] = LEVELS
 
 
 class Workload(NamedTuple):
@@ -124,58 +105,6 @@ def measure_attack(make, *, name, batch, steps, repeats, width, **more):
   }
 
 
-def spine(batch, width):
-  """PGD-20 Linf 0.07 on the disk-shape network (Chen et al. 2021), training objective."""
-  module = disk_shape.DiskShapeNet(side=128, width=width)
-  task = shape.make(module, side=128)
-  keys = jax.random.split(jax.random.key(0), 3)
-  image = jax.random.uniform(keys[0], (batch, 128, 128, 1))
-  mask = (jax.random.uniform(keys[1], image.shape) > 0.5).astype(jnp.float32)
-
-  def objective(variables, image, target):
-    outputs = task.predict(variables, image)
-    return task.objectives['train_seg'](outputs, {'image': image, 'target': target})
-
-  attack = lambda steps: attacks.pgd(
-    norm='linf', num_steps=steps, step_size=0.01, bounds=(0.0, 1.0), score_last=False
-  )
-  return Problem(task.init(keys[2]), image, {'mask': mask}, objective, attack)
-
-
-def hippo(batch, width):
-  """PGD-20 L2 10 on nnU-Net 2D for the hippocampus (Ma & Liang 2022), CE + Dice of the top head."""
-  module = nnunet.NnUNet(num_classes=3, strides=(2, 2, 2), width=width)
-  task = segmentation.make(module, image_shape=(56, 40, 1), classes=('anterior', 'posterior'))
-  keys = jax.random.split(jax.random.key(0), 3)
-  image = jax.random.normal(keys[0], (batch, 56, 40, 1))
-  labels = jax.random.randint(keys[1], (batch, 56, 40), 0, 3)
-
-  def objective(variables, image, target):
-    outputs = task.predict(variables, image)
-    return task.objectives['head0'](outputs, {'image': image, 'target': target})
-
-  attack = lambda steps: attacks.pgd(
-    norm='l2', num_steps=steps, relative_step=0.2, score_last=False
-  )
-  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack, HIPPO_LEVELS)
-
-
-def brats3d(batch, width, size):
-  """FGSM on the 3D residual U-Net (Liu et al. 2021), four series of size^3, soft Dice."""
-  module = brats_unet.BratsUNet(width=width)
-  task = brats.make(module, image_shape=(size, size, size, 4))
-  keys = jax.random.split(jax.random.key(0), 3)
-  image = jax.random.uniform(keys[0], (batch, *task.image_shape))
-  labels = jax.random.randint(keys[1], image.shape[:-1], 0, 4)
-
-  def objective(variables, image, target):
-    outputs = task.predict(variables, image)
-    return task.objectives['dice'](outputs, {'image': image, 'target': target})
-
-  attack = lambda steps: attacks.ifgsm(num_steps=steps, bounds=(0.0, 1.0), score_last=False)
-  return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack)
-
-
 def measure_small_grids(*, name, batch, steps, repeats, width):
   """Forward and input gradient of a 3x3 convolution on grids of 1, 2 and 4 pixels a side.
 
@@ -240,7 +169,7 @@ def _imported(label, size, batch, width):
   graph, image, labels = onnx_networks.make(label, size=size, batch=batch, width=width)
   objective = functools.partial(onnx_networks.cross_entropy, graph)
   attack = lambda steps: attacks.pgd(num_steps=steps, step_size=0.01, score_last=False)
-  return Problem(jax.device_put(dict(graph.variables)), image, labels, objective, attack)
+  return problems.Problem(jax.device_put(dict(graph.variables)), image, labels, objective, attack)
 
 
 def measure_onnx(*, name, batch, steps, repeats, width, size):
@@ -270,9 +199,11 @@ def measure_onnx(*, name, batch, steps, repeats, width, size):
 
 
 WORKLOADS = {
-  'spine': Workload(batch=8, steps=20, measure=functools.partial(measure_attack, spine)),
-  'hippo': Workload(batch=32, steps=20, measure=functools.partial(measure_attack, hippo)),
-  'brats3d': Workload(1, 1, functools.partial(measure_attack, brats3d), sized=True),
+  'spine': Workload(8, 20, functools.partial(measure_attack, problems.spine)),
+  'hippo': Workload(32, 20, functools.partial(measure_attack, problems.hippo)),
+  'brats3d': Workload(1, 1, functools.partial(measure_attack, problems.brats3d), sized=True),
+  'ceph': Workload(1, 20, functools.partial(measure_attack, problems.ceph)),
+  'bccd': Workload(2, 20, functools.partial(measure_attack, problems.bccd)),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
   'onnx': Workload(1, 10, measure_onnx, sized=True),
   'scaling': Workload(batch=1, steps=2, measure=scaling.measure),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from robustmed import attacks, errors
-from robustmed.benchmark import workloads
+from robustmed.benchmark import problems, workloads
 from robustmed.runs import commandline
 
 FIELDS = [
@@ -31,7 +31,7 @@ def _config(preset='smoke', **more):
 
 
 def _tiny(batch=2, width=1.0):
-  return workloads.Problem(
+  return problems.Problem(
     variables=jnp.ones(3),
     image=jnp.ones((batch, 3)),
     target=None,
@@ -81,7 +81,7 @@ def test_the_figures_of_a_row(monkeypatch):
   assert row['loop_overhead'] == pytest.approx(2.0 / 1.8, abs=1e-4)
   assert row['compile_seconds'] == 5.0
   levels = [level for name, level in called if name == 'attacked']
-  assert sorted(levels) == sorted(workloads.LEVELS)
+  assert sorted(levels) == sorted(problems.LEVELS)
   # In turn: after each timed attack as many bare gradients as it has steps.
   assert [name for name, _ in called[2:5]] == ['attacked', 'gradient', 'gradient']
 
@@ -122,7 +122,7 @@ def test_full_size_does_the_work_of_the_paper():
   made = []
 
   def trace():
-    problem = workloads.spine(8, 1.0)
+    problem = problems.spine(8, 1.0)
     made.append(problem)
     value = problem.objective(problem.variables, problem.image, problem.target)
     return problem.variables, problem.image, value
@@ -142,7 +142,7 @@ def test_brats3d_is_fgsm_on_the_published_network():
   made = []
 
   def trace():
-    problem = workloads.brats3d(1, 1.0, 32)
+    problem = problems.brats3d(1, 1.0, 32)
     made.append(problem)
     value = problem.objective(problem.variables, problem.image, problem.target)
     return problem.variables, problem.image, value
