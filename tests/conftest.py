@@ -6,10 +6,10 @@ import os
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Two devices. The tests compile more than they compute: without the compiler's care they take half
 # of the time. `XLA_FLAGS='--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true'`
-# runs them as users' programs run. An unknown flag ends the process: newer jaxlib lacks the last.
+# runs them as users' programs run. An unknown flag ends the process: newer jaxlib may lack some.
 _flags = {'force_host_platform_device_count': 2, 'backend_optimization_level': 0}
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _flags['cpu_use_fusion_emitters'] = 'false'
+  _flags |= {'cpu_use_fusion_emitters': 'false', 'cpu_parallel_codegen_split_count': 1}
 for _flag, _value in _flags.items():
   if _flag not in os.environ.get('XLA_FLAGS', ''):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_{_flag}={_value}'.strip()
