@@ -74,7 +74,7 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
 def runs_of_page(runs: pd.DataFrame) -> str:
   """The part of a page about its runs: their commands, and what they took and decided."""
   commands = '\n'.join(f'{line.command}    # {line.run}' for line in runs.itertuples())
-  columns = {'run': 'run', 'time': 'time', 'commit': 'numbers committed in'}
+  columns = {'run': 'run', 'time': 'time', 'commit': 'commit'}
   if len(decided := counted(runs)):
     runs = decided.combine_first(runs).loc[runs.index]
     columns |= VERDICTS
