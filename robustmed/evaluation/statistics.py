@@ -118,20 +118,20 @@ def worst(
 
 def worst_of_subjects(
   rows: pd.DataFrame,
-  subjects: Callable[[pd.DataFrame], pd.DataFrame],
+  whole: pd.DataFrame,
   *,
+  subjects: Callable[[pd.DataFrame], pd.DataFrame],
   attacks: Sequence[str],
   metric: str,
   higher_is_better: bool,
 ) -> pd.DataFrame:
   """Returns `worst` of the subjects that rows of examples, such as the slices of a volume, make up.
 
-  subjects: rows of examples -> rows of subjects. Candidates are every attack on all examples of a
-  subject, and as `MIXED` the worst one of each example. These need not be the worst together, as
-  the Dice of a volume is not the mean of that of its slices.
+  subjects: rows of examples -> rows of subjects; whole: those of `rows`. Candidates are every
+  attack on all examples of a subject, and as `MIXED` the worst one of each example. These need not
+  be the worst together, as the Dice of a volume is not the mean of that of its slices.
   """
   judge = {'metric': metric, 'higher_is_better': higher_is_better}
-  whole = subjects(rows)
   if len(whole) == len(rows) or metric not in rows.columns:
     return worst(whole, attacks=attacks, **judge)
   single = worst(rows, attacks=attacks, **judge)

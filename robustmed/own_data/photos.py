@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from robustmed.attacks.stored import lattice
+from robustmed.data.files import pictures as picture_files
 from robustmed.evaluation import examples
 from robustmed.process import files
+
+lattice_of = lattice.of_png()
 
 
 def cases(chosen, rows: pd.DataFrame) -> pd.DataFrame:
@@ -23,12 +25,6 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Returns nothing besides the images."""
   del found
   return {}
-
-
-def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
-  """Returns the images that a PNG of 8 bits holds."""
-  del example
-  return lattice.Lattice(0.0, 1 / 255, 0, 255)
 
 
 def write(
@@ -44,9 +40,5 @@ def write(
   whole: the numbers of the PNG, None for the nearest ones.
   """
   name = facts[int(example['target']['case'])]['name'].replace('/', '_')
-  pixels = np.round(np.clip(image, 0, 1) * 255) if whole is None else whole
-  pixels = pixels.astype(np.uint8)
-  pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
-  with files.replacing(pathlib.Path(folder) / f'{name}.png') as temporary:
-    Image.fromarray(pixels).save(temporary)
+  picture_files.write_png(pathlib.Path(folder) / f'{name}.png', image, whole=whole)
   files.write_text(pathlib.Path(folder) / f'{name}.csv', '\n'.join([*lines, '']))

@@ -168,7 +168,8 @@ def _save_worst(found: experiment.Grid, rows, subjects, folder, seed) -> list[ch
   """Writes the worst of all attacks and returns its checks; nothing where no attack has a ball."""
   judge = {name: found.checks[name] for name in ('metric', 'higher_is_better')}
   names = _same_ball(found.probes, found.main)
-  worst = statistics.worst_of_subjects(rows, found.subjects, attacks=names, **judge)
+  how = {'subjects': found.subjects, 'attacks': names}
+  worst = statistics.worst_of_subjects(rows, subjects, **how, **judge)
   if worst.empty:
     return []
   shares = worst.groupby(['arm', 'eps'])['_member'].value_counts(normalize=True)

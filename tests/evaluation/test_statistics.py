@@ -296,10 +296,11 @@ def test_the_worst_of_a_subject_is_never_better_than_an_attack_on_all_its_slices
     made = made[['_both', '_size']].sum()
     return made.assign(index=made['group'], DICE=2 * made['_both'] / made['_size'])
 
-  judge = {'metric': 'DICE', 'higher_is_better': True}
-  (found,) = statistics.worst_of_subjects(frame, volumes, attacks=['p', 'q'], **judge).to_dict(
-    'records'
+  judge = {'metric': 'DICE', 'higher_is_better': True, 'attacks': ['p', 'q']}
+  worst = lambda subjects: statistics.worst_of_subjects(
+    frame, subjects(frame), subjects=subjects, **judge
   )
+  (found,) = worst(volumes).to_dict('records')
   assert found['DICE'] == 80 / 180 and found['_member'] == 'p'  # slice by slice: 60 / 101
   # where both attacks of the slices are worst together
   frame.loc[frame['index'] == 1, ['_both', '_size', 'DICE']] = [
@@ -307,9 +308,7 @@ def test_the_worst_of_a_subject_is_never_better_than_an_attack_on_all_its_slices
     [0, 50, 0],
     [5, 50, 0.2],
   ]
-  (found,) = statistics.worst_of_subjects(frame, volumes, attacks=['p', 'q'], **judge).to_dict(
-    'records'
-  )
+  (found,) = worst(volumes).to_dict('records')
   assert found['DICE'] == 60 / 150 and found['_member'] == statistics.MIXED
-  same = statistics.worst_of_subjects(frame, lambda rows: rows, attacks=['p', 'q'], **judge)
-  pd.testing.assert_frame_equal(same, statistics.worst(frame, attacks=['p', 'q'], **judge))
+  same = worst(lambda rows: rows)
+  pd.testing.assert_frame_equal(same, statistics.worst(frame, **judge))

@@ -14,7 +14,7 @@ from PIL import Image
 from robustmed import attacks
 from robustmed.attacks.stored import lattice
 from robustmed.data.files import pictures
-from robustmed.evaluation import grid, trials
+from robustmed.evaluation import grid, statistics, trials
 from robustmed.report import inputs, tables
 from robustmed.runs import artifacts, experiment
 from support import toys
@@ -101,7 +101,10 @@ def test_the_worst_of_a_subject_is_never_weaker_than_one_attack(tmp_path):
     pgd=[(5, 10), (10, 100), (5, 10), (5, 10)],
     apgd=[(6, 10), (0.7, 10), (4, 10), (6, 10)],
   )
-  artifacts.save_rows(_grid()._replace(subjects=_subjects), rows, folder=tmp_path, seed=0)
+  asked = []
+  count = lambda rows: asked.append(set(rows['attack'])) or _subjects(rows)
+  artifacts.save_rows(_grid()._replace(subjects=count), rows, folder=tmp_path, seed=0)
+  assert asked == [{'none', 'pgd', 'apgd'}, {statistics.MIXED}]  # each set of rows once
   worst = pd.read_parquet(tmp_path / 'worst.parquet').set_index('index')['dice']
   assert worst[0] == pytest.approx(15 / 110)
   assert worst[1] == pytest.approx(9 / 20)

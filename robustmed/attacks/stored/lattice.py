@@ -4,8 +4,8 @@ Rounding to the nearest number can leave the ball and can undo an attack: what c
 that is read back. `search` returns that one, with its value.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,12 @@ class Lattice(NamedTuple):
   def place(self, image: np.ndarray) -> np.ndarray:
     """Returns where an image lies between the numbers, float64."""
     return (np.asarray(image, np.float64) - self.origin) / self.step
+
+
+def of_png(low: float = 0.0, high: float = 1.0) -> Callable[[Mapping[str, Any]], Lattice]:
+  """Returns example -> the images in [low, high] that a PNG of 8 bits holds, the same for all."""
+  made = Lattice(low, (high - low) / 255, 0, 255)
+  return lambda example: made
 
 
 class Stored(NamedTuple):

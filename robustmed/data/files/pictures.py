@@ -107,3 +107,24 @@ def checked_labels(array: np.ndarray, path: pathlib.Path, *, ndim: int = 2) -> n
   if whole is None or (whole != array).any() or (whole < 0).any():
     raise errors.UserError(f'{path}: labels must be whole numbers from 0 on')
   return whole
+
+
+def write_png(
+  path: pathlib.Path,
+  image: np.ndarray,
+  *,
+  low: float = 0.0,
+  high: float = 1.0,
+  whole: np.ndarray | None = None,
+) -> None:
+  """Writes an image [h, w, c] with values in [low, high] as a PNG of 8 bits, one channel as grey.
+
+  whole: the numbers of the PNG, None for the nearest ones.
+  """
+  pixels = whole
+  if whole is None:
+    pixels = np.round((np.clip(image, low, high) - low) * (255 / (high - low)))
+  pixels = pixels.astype(np.uint8)
+  pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]
+  with files.replacing(path) as temporary:
+    Image.fromarray(pixels).save(temporary)

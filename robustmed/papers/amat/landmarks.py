@@ -7,11 +7,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from robustmed import data, errors, tasks, types
 from robustmed.attacks.stored import lattice
 from robustmed.data.cephalograms import points as cephalograms
+from robustmed.data.files import pictures as picture_files
 from robustmed.evaluation import examples
 from robustmed.metrics import landmarks as metrics
 from robustmed.papers.amat import claims, parts
@@ -25,6 +25,8 @@ from robustmed.tasks import landmarks
 METRIC, HIGHER_IS_BETTER = 'MRE', False
 CRITERIA = {'loss': parts.Criterion(landmarks.TERMS)}
 COUPLED = ('', ())
+BOUNDS = (-1.0, 1.0)  # of images
+lattice_of = lattice.of_png(*BOUNDS)
 PANELS = (
   spec.Panel(METRIC, 'pgd', False, 'mean radial error in mm'),
   *(
@@ -71,12 +73,6 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   }
 
 
-def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
-  """Returns the images that a PNG of 8 bits holds."""
-  del example
-  return lattice.Lattice(-1.0, 1 / 127.5, 0, 255)
-
-
 def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
@@ -90,9 +86,8 @@ def write_example(
   where they were attacked, so that the PNG has them all.
   """
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
-  pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5) if whole is None else whole
-  with files.replacing(folder / f'{name}.png') as temporary:
-    Image.fromarray(pixels.astype(np.uint8)).save(temporary)
+  low, high = BOUNDS
+  picture_files.write_png(folder / f'{name}.png', image, low=low, high=high, whole=whole)
   target = example['target']
   points = target['landmarks'] * target['scale'] / cephalograms.MM_PER_PIXEL
   files.write_text(folder / f'{name}.txt', ''.join(f'{x:.1f},{y:.1f}\n' for x, y in points))

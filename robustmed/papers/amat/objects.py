@@ -8,11 +8,11 @@ import jax
 import ml_collections
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from robustmed import data, errors, tasks, types
 from robustmed.attacks.stored import lattice
 from robustmed.data.cells import bccd, mosaic
+from robustmed.data.files import pictures as picture_files
 from robustmed.evaluation import examples, statistics
 from robustmed.metrics.boxes import matching
 from robustmed.papers.amat import claims, parts
@@ -28,6 +28,7 @@ COUPLED = ('batch_loss', ('standard', 'adversarial'))
 CLOSE = 0.05  # average IOU of SAT and AMAT that counts as close
 PANELS = (spec.Panel(METRIC, 'pgd', True, 'average IOU of detected objects', (0.0, 1.0)),)
 SHOWN = 0.25  # confidence of a detection that is drawn
+lattice_of = lattice.of_png()
 
 
 def make_task(config: ml_collections.ConfigDict) -> types.Task:
@@ -83,12 +84,6 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   return shown
 
 
-def lattice_of(example: Mapping[str, Any]) -> lattice.Lattice:
-  """Returns the images that a PNG of 8 bits holds."""
-  del example
-  return lattice.Lattice(0.0, 1 / 255, 0, 255)
-
-
 def write_example(
   folder: pathlib.Path,
   image: np.ndarray,
@@ -101,9 +96,7 @@ def write_example(
   whole: the numbers of the PNG, None for the nearest ones.
   """
   folder, name = pathlib.Path(folder), f'{int(example["index"]):06d}'
-  with files.replacing(folder / f'{name}.png') as temporary:
-    pixels = np.round(np.clip(image, 0, 1) * 255) if whole is None else whole
-    Image.fromarray(pixels.astype(np.uint8)).save(temporary)
+  picture_files.write_png(folder / f'{name}.png', image, whole=whole)
   target = example['target']
   height, width = image.shape[:2]
   lines = [f'<annotation>\n<size><width>{width}</width><height>{height}</height></size>']

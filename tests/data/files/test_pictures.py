@@ -29,6 +29,22 @@ def test_formats_keep_their_values(tmp_path, kind, suffix):
   assert pictures.grey(path).dtype == np.float64
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('ends', [(0.0, 1.0), (-1.0, 1.0)])
+def test_a_written_png_holds_the_nearest_or_the_given_numbers(tmp_path, channels, ends):
+  low, high = ends
+  whole = np.arange(30 * channels).reshape(6, 5, channels)
+  image = (low + (whole + 0.4) * (high - low) / 255).astype(np.float32)
+  image[0, 0] = low - 1  # outside: the end
+  shown = lambda numbers: numbers[..., 0] if channels == 1 else numbers
+  path, cut = tmp_path / 'a.png', whole.copy()
+  cut[0, 0] = 0
+  pictures.write_png(path, image, low=low, high=high)
+  np.testing.assert_array_equal(pictures.read(path), shown(cut))
+  pictures.write_png(path, image, low=low, high=high, whole=whole + 7)
+  np.testing.assert_array_equal(pictures.read(path), shown(whole + 7))
+
+
 def test_palette_masks_give_their_indices(tmp_path):
   index = np.arange(12, dtype=np.uint8).reshape(3, 4) % 6
   picture = Image.frombytes('P', (4, 3), index.tobytes())
