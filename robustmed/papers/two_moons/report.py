@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.evaluation import claims
+from robustmed.evaluation import claims, statistics
 from robustmed.papers.two_moons import arms
 from robustmed.papers.two_moons import figures as moons_figures
 from robustmed.report import figures, inputs, spec
@@ -16,6 +16,8 @@ from robustmed.runs import artifacts
 PICTURES, PLACE = 'two_moons.npz', 'Liu et al. 2020, Fig. 7'
 MISSED = 0.1  # p(positive) on the tail
 MISSED_REASON = 'ours, as if one point in ten were missed; the paper draws colours'
+SURE, SIZEABLE = 0.9, 0.1  # p(positive); share of the points far away
+SIZEABLE_REASON = f'ours, a tenth of them with p above {SURE:g}; the paper draws colours'
 WORDS = {
   'codes': 'random codes',
   'searched_codes': 'searched codes',
@@ -94,7 +96,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     ),
     level_units=task.units,
     arms=tuple(spec.Arm(name, label) for name, label in labels.items()),
-    claims=make_claims(config),
+    claims=make_claims(config, held.rows),
     notes=(
       'The paper gives no settings for its figure; all numbers here are ours. Its panels are read '
       'as adding up: the samples of c fill the hole, then the negatives of d bound it, so d keeps '
@@ -149,8 +151,8 @@ def table(rows: pd.DataFrame, labels) -> pd.DataFrame:
   return pd.DataFrame(lines)
 
 
-def make_claims(config) -> tuple[claims.Claim, ...]:
-  """What the figure shows, each decided over the replicates."""
+def make_claims(config, rows: pd.DataFrame | None = None) -> tuple[claims.Claim, ...]:
+  """What the figure shows, each decided over the replicates; `rows` are the results, if any."""
   arm = {
     (options.real, *arms.added_names(options.added)): name for name, options in config.arms.items()
   }
@@ -164,12 +166,22 @@ def make_claims(config) -> tuple[claims.Claim, ...]:
   greater = lambda first, second, metric, **margin: claims.greater(
     first, second, metric=metric, **margin, **clean
   )
+  rows = pd.DataFrame(columns=[*statistics.KEYS, 'group', 'far']) if rows is None else rows
+  far = rows['far'].to_numpy(float)
+  sure = rows.assign(far_sure=np.where(np.isnan(far), np.nan, far > SURE))
+  sizeable = claims.above(
+    codes, metric='far_sure', threshold=SIZEABLE, reason=SIZEABLE_REASON, **clean
+  )
   made = (
     (
       "Without the tail's positives the network misses them",
       greater(full, tail, 'tail', margin=MISSED, reason=MISSED_REASON),
     ),
     ('Random codes bring part of the tail back', greater(codes, tail, 'tail')),
+    (
+      'With random codes a sizeable part of what is far away is a sure positive',
+      claims.Elsewhere(sizeable, sure),
+    ),
     ('Searched codes bring more of it back', greater(searched, codes, 'tail')),
     ('Uniform negatives lower the confidence far away', greater(codes, uniform, 'far')),
     ('Searched negatives lower it more', greater(uniform, moved, 'far')),

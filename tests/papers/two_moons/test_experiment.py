@@ -133,28 +133,30 @@ def _rows(config, values):
 
 
 VALUES = {
-  'a_full': (0.99, 0.6, 0.99),
-  'b_tail': (0.2, 0.6, 0.9),
-  'c_codes': (0.5, 0.6, 0.93),
+  'a_full': (0.99, 0.95, 0.99),
+  'b_tail': (0.2, 0.95, 0.9),
+  'c_codes': (0.5, 0.95, 0.93),
   'd_uniform': (0.45, 0.4, 0.9),
-  'e_searched_codes': (0.8, 0.6, 0.95),
+  'e_searched_codes': (0.8, 0.95, 0.95),
   'f_searched_uniform': (0.45, 0.1, 0.9),
 }
 
 
 def test_claims_follow_the_figure(config):
-  made = report.make_claims(config)
-  decided = claims.decide(made, _rows(config, VALUES))
-  assert set(decided['verdict']) == {'holds'}
+  def decide(values):
+    rows = _rows(config, values)
+    return claims.decide(report.make_claims(config, rows), rows).set_index('statement')['verdict']
+
+  assert set(decide(VALUES)) == {'holds'}
   names = list(VALUES)
   swap = dict(zip(['e_searched_codes', 'c_codes'], (VALUES['c_codes'], VALUES['e_searched_codes'])))
-  other = claims.decide(made, _rows(config, {**VALUES, **swap})).set_index('statement')
-  assert other.loc['Searched codes bring more of it back', 'verdict'] == 'fails'
-  looser = {**VALUES, 'c_codes': (0.5, 0.3, 0.93)}  # b is at 0.6, so d is compared with c
-  far = claims.decide(made, _rows(config, looser)).set_index('statement')['verdict']
-  assert far['Uniform negatives lower the confidence far away'] == 'fails'
-  fewer = {name: VALUES[name] for name in names[:2]}
-  some = claims.decide(made, _rows(config, fewer)).set_index('statement')['verdict']
+  assert decide({**VALUES, **swap})['Searched codes bring more of it back'] == 'fails'
+  looser = decide({**VALUES, 'c_codes': (0.5, 0.3, 0.93)})  # b is at 0.95, so d is compared with c
+  assert looser['Uniform negatives lower the confidence far away'] == 'fails'
+  assert (
+    looser['With random codes a sizeable part of what is far away is a sure positive'] == 'fails'
+  )
+  some = decide({name: VALUES[name] for name in names[:2]})
   assert some.iloc[0] == 'holds' and (some.iloc[1:] == 'not run').all()
 
 
@@ -162,6 +164,7 @@ def test_every_threshold_prints_its_reason(config):
   made = report.make_claims(config)
   assert not replication.unexplained(made)
   assert '(margin 0.1: ours, as if one point in ten' in str(made[0].test)
+  assert 'far_sure(c_codes, clean) > 0.1 (ours' in str(made[2].test)
 
 
 def test_the_table_has_means_and_deviations_over_replicates(config):
