@@ -2,7 +2,7 @@
 configs/brats2d.py and configs/brats3d.py.
 
   experiment.py  build(config)
-  rows.py        rows of slices to rows of volumes, worst cases over attacks, verdicts of defenses
+  rows.py        rows of slices to rows of volumes, lowest Dice over attacks, verdicts of defenses
   evaluation.py  curves over iterations, pictures and volumes beside the grid
   pairing.py     whether two runs test the same cases
   claims.py      the paper's statements as tests

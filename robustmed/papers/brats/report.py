@@ -296,17 +296,17 @@ class Page:
 
 def _readable(found: pd.DataFrame) -> pd.DataFrame:
   """A table of verdicts with short numbers; region and arm first."""
-  names = {'gain_shown': 'gain, shown', 'gain_worst': 'gain, worst', 'kept': 'share kept'}
+  names = {'gain_shown': 'gain, shown', 'gain_left': 'gain, left', 'kept': 'share kept'}
   names |= {
     'p_shown': 'p (Holm), shown',
-    'p_worst': 'p (Holm), worst',
+    'p_left': 'p (Holm), left',
     'p_gone': 'p (Holm), below a third',
     'p_holds': 'p (Holm), above two thirds',
     'by': 'attack of equal steps',
     'p_aware': 'p (Holm), it hurts more',
   }
   shown = found.copy()
-  for column in ('p_shown', 'p_worst', 'p_gone', 'p_holds', 'p_aware'):
+  for column in ('p_shown', 'p_left', 'p_gone', 'p_holds', 'p_aware'):
     shown[column] = [tables.probability(p) for p in shown[column]]
   rest = [name for name in shown.columns if name not in ('region', 'arm')]
   return shown[['region', 'arm', *rest]].rename(columns=names)

@@ -1,4 +1,4 @@
-"""From rows of slices to rows of volumes, from many attacks to the worst, and to a verdict."""
+"""From rows of slices to rows of volumes, of many attacks to the lowest Dice, and to verdicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,23 @@ import pandas as pd
 from robustmed.evaluation import hypotheses, statistics
 from robustmed.metrics import regions
 
-WORST = 'worst'  # the attack of rows that hold the worst of several attacks
+LOWEST = 'lowest'  # the attack of rows that hold the lowest values under several attacks
 CELL = ['arm', 'attack', 'eps', 'seed']
 VERDICTS = ('holds', 'partly', 'gone', 'masked', 'no gain shown')
 SHOWN = 'fgsm'  # the paper's attack on its defenses
 ALPHA, LITTLE, MOST = 0.05, 1 / 3, 2 / 3
 RULE = (
   'The gain of a defense is its Dice minus that of `std` under the same attack, by subject. The '
-  'gain shown is that under FGSM, the attack of the paper; the gain left is that under the worst '
-  f'attack. Every test is one-sided, of the mean over subjects, at p < {ALPHA:g} with Holm over '
-  'the defenses. **no gain shown**: the gain shown is not above 0. **holds**: the gain left is '
-  'above two thirds of the gain shown. **gone**: it is below a third. **masked**: gone, and '
-  'besides an attack that temperature does not blind (scaled logits, margin, images made for '
-  'another network, no gradient) lowers the Dice more than the gradient of the loss does in as '
-  'many steps, and by more than it does on `std`; a gain that merely yields to more steps is weak, '
-  'not masked. **partly**: none of these.'
+  'gain shown is that under FGSM, the attack of the paper; the gain left is that of the lowest '
+  'Dice of a subject under one attack at this level, each region for itself. (The section "Worst '
+  'of all attacks" may be lower: it also mixes attacks slice by slice, and counts lower levels.) '
+  f'Every test is one-sided, of the mean over subjects, at p < {ALPHA:g} with Holm over the '
+  'defenses. **no gain shown**: the gain shown is not above 0. **holds**: the gain left is above '
+  'two thirds of the gain shown. **gone**: it is below a third. **masked**: gone, and besides an '
+  'attack that temperature does not blind (scaled logits, margin, images made for another network, '
+  'no gradient) lowers the Dice more than the gradient of the loss does in as many steps, and by '
+  'more than it does on `std`; a gain that merely yields to more steps is weak, not masked. '
+  '**partly**: none of these.'
 )
 # Attacks that temperature does not blind, and those by the loss that the network was trained with.
 _AWARE, _LOSS, _GRADIENTS = ('scaled', 'margin'), 'dice', ('fgsm', 'ifgsm', 'pgd')
@@ -65,14 +67,14 @@ def _counts(rows: pd.DataFrame) -> list[str]:
   return [name for name in rows.columns if name.startswith(('_both_', '_size_'))]
 
 
-def worst(
+def lowest(
   rows: pd.DataFrame, *, attacks: Sequence[str], eps: float, metrics: Sequence[str]
 ) -> pd.DataFrame:
   """One row per network and subject: of each metric the smallest value under any of the attacks."""
   kept = rows[rows['attack'].isin([*attacks]) & np.isclose(rows['eps'], eps)]
   keys = ['arm', 'seed', 'group', 'index']
   least = kept.groupby(keys, as_index=False)[[*metrics]].min()
-  return least.assign(attack=WORST, eps=float(eps))
+  return least.assign(attack=LOWEST, eps=float(eps))
 
 
 def equal_steps(attacks: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
@@ -101,10 +103,10 @@ def verdicts(
   rivals: Sequence[tuple[str, str]],
   reference: str = 'std',
 ) -> pd.DataFrame:
-  """One line per arm with rows: the gains under `SHOWN` and the worst of `attacks`, and a verdict
-  by `RULE`; `rivals` are those of `equal_steps`, and column 'by' names the best of them."""
+  """One line per arm with rows: the gains under `SHOWN` and of the lowest values under `attacks`,
+  and a verdict by `RULE`; `rivals` are those of `equal_steps`, column 'by' names the best."""
   frame = pd.concat(
-    [rows, worst(rows, attacks=attacks, eps=eps, metrics=[metric])], ignore_index=True
+    [rows, lowest(rows, attacks=attacks, eps=eps, metrics=[metric])], ignore_index=True
   )
   frame = statistics.prepare(frame, metrics=[metric])
   known = set(frame['arm'])
@@ -117,26 +119,26 @@ def verdicts(
       (-weight, (reference, attack)),
     ]
     tested = lambda terms, **bounds: _tested(frame, terms, eps, metric, **bounds)
-    shown, left = tested(gain(SHOWN, 1.0), low=0.0), tested(gain(WORST, 1.0), low=0.0)
+    shown, left = tested(gain(SHOWN, 1.0), low=0.0), tested(gain(LOWEST, 1.0), low=0.0)
     if shown is None or left is None:
       continue
-    gone = tested(gain(WORST, 1.0) + gain(SHOWN, -LITTLE), high=0.0)
-    holds = tested(gain(WORST, 1.0) + gain(SHOWN, -MOST), low=0.0)
+    gone = tested(gain(LOWEST, 1.0) + gain(SHOWN, -LITTLE), high=0.0)
+    holds = tested(gain(LOWEST, 1.0) + gain(SHOWN, -MOST), low=0.0)
     by, aware = _aware(tested, arm, reference, rivals)
     means = [
       statistics.select(frame, arm=arm, attack=attack, eps=at)[metric].mean()
-      for attack, at in ((statistics.CLEAN, 0.0), (SHOWN, eps), (WORST, eps))
+      for attack, at in ((statistics.CLEAN, 0.0), (SHOWN, eps), (LOWEST, eps))
     ]
     found = (shown, left, gone, holds)
     lines.append(
       (arm, *means, shown.estimate, left.estimate, *(float(one.p) for one in found), by, aware)
     )
-  p = ['p_shown', 'p_worst', 'p_gone', 'p_holds']
-  columns = ['arm', 'clean', 'shown', WORST, 'gain_shown', 'gain_worst', *p, 'by', 'p_aware']
+  p = ['p_shown', 'p_left', 'p_gone', 'p_holds']
+  columns = ['arm', 'clean', 'shown', LOWEST, 'gain_shown', 'gain_left', *p, 'by', 'p_aware']
   table = pd.DataFrame(lines, columns=columns)
   for name in (*p, 'p_aware'):
     table[name] = statistics.holm(table[name].to_numpy(float))
-  table['kept'] = table['gain_worst'] / table['gain_shown'].where(table['gain_shown'] > 0)
+  table['kept'] = table['gain_left'] / table['gain_shown'].where(table['gain_shown'] > 0)
   table['verdict'] = [verdict_of(line) for line in table.to_dict('records')]
   return table
 

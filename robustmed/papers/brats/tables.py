@@ -21,7 +21,7 @@ DASH = '–'
 
 
 def adaptive(rows: pd.DataFrame) -> list[str]:
-  """The attacks of the worst case: all that stay in the ball and want harm."""
+  """The attacks of which the lowest Dice counts: all that stay in the ball and want harm."""
   left = {statistics.CLEAN, *CORRUPTED, *CONTROLS}
   return [name for name in dict.fromkeys(rows['attack']) if name not in left]
 
@@ -118,17 +118,18 @@ def _published(published, arm, metric, region, shown, levels):
 def stronger(
   rows: pd.DataFrame, *, arms: Mapping[str, str], eps: float, metric: str
 ) -> pd.DataFrame:
-  """The adaptive column: mean Dice of every arm, clean, under each attack, under the worst."""
+  """The adaptive column: mean Dice of every arm, clean, under each attack, and the lowest
+  of each subject."""
   names = adaptive(rows)
   lines = []
-  least = brats_rows.worst(rows, attacks=names, eps=eps, metrics=[metric])
+  least = brats_rows.lowest(rows, attacks=names, eps=eps, metrics=[metric])
   for arm, shown in arms.items():
     clean = statistics.select(rows, arm=arm, attack='none', eps=0.0)
     line = {'arm': shown, 'clean': clean[metric].mean()}
     for name in (*names, *CONTROLS):
       cell = statistics.select(rows, arm=arm, attack=name, eps=eps)
       line[name] = cell[metric].mean() if len(cell) else np.nan
-    line['worst per subject'] = least.loc[least['arm'] == arm, metric].mean()
+    line['lowest per subject'] = least.loc[least['arm'] == arm, metric].mean()
     lines.append(line)
   return pd.DataFrame(lines)
 
@@ -154,14 +155,14 @@ def diagnostics(rows: pd.DataFrame, *, arms: Mapping[str, str], eps: float) -> p
 def rivals(
   rows: pd.DataFrame, *, distilled: Sequence[str], trained: Sequence[str], levels: Sequence[float]
 ) -> pd.DataFrame:
-  """Distillation against adversarial training, paired, on clean images, under FGSM and under the
-  worst attack."""
+  """Distillation against adversarial training, paired, on clean images, under FGSM and by the
+  lowest Dice of each subject."""
   names = adaptive(rows)
   frame, wanted = [rows], []
   for eps in levels:
     if eps == brats_claims.EPS:
-      frame.append(brats_rows.worst(rows, attacks=names, eps=eps, metrics=list(HEADS)))
-    cells = [('fgsm', eps)] + ([(brats_rows.WORST, eps)] if eps == brats_claims.EPS else [])
+      frame.append(brats_rows.lowest(rows, attacks=names, eps=eps, metrics=list(HEADS)))
+    cells = [('fgsm', eps)] + ([(brats_rows.LOWEST, eps)] if eps == brats_claims.EPS else [])
     for attack, at in cells:
       wanted += [
         paired.Comparison(claims.Cell(one, attack, at), claims.Cell(two, attack, at), metric)

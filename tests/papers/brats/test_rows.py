@@ -1,4 +1,4 @@
-"""Slices to volumes, attacks to the worst one, gains to verdicts: all by hand."""
+"""Slices to volumes, attacks to the lowest Dice, gains to verdicts: all by hand."""
 
 import numpy as np
 import pandas as pd
@@ -93,17 +93,17 @@ def judged(frame, *, arms=DICE, rivals=RIVALS):
   return table.set_index('arm')
 
 
-def test_the_worst_attack_is_found_subject_by_subject():
+def test_the_lowest_dice_is_found_subject_by_subject():
   frame = rows(subjects=3)
   frame.loc[(frame['attack'] == 'scaled') & (frame['index'] == 1), 'dice_wt'] = 0.99
-  found = brats_rows.worst(
+  found = brats_rows.lowest(
     frame, attacks=['fgsm', 'scaled'], eps=0.05, metrics=['dice_wt', 'dice_et']
   )
   mine = found[found['arm'] == 'hides'].set_index('index')
   assert mine.loc[1, 'dice_wt'] == pytest.approx(0.85, abs=0.02)
   assert mine.loc[0, 'dice_wt'] == pytest.approx(0.22, abs=0.02)
   assert mine['dice_et'].tolist() == pytest.approx([0.5 - 0.85 / 9] * 3)
-  assert set(found['attack']) == {brats_rows.WORST} and len(found) == 3 * len(DICE)
+  assert set(found['attack']) == {brats_rows.LOWEST} and len(found) == 3 * len(DICE)
 
 
 def test_verdicts_follow_the_rule():
@@ -128,7 +128,7 @@ def test_a_gain_that_these_subjects_cannot_tell_from_all_of_it_is_partly():
   """Half of the gain is left, and so little is known of it that nothing is called gone."""
   table = judged(rows(subjects=8, noise=0.2))
   assert table.loc['half', 'verdict'] in ('partly', 'no gain shown')
-  assert table.loc['half', 'p_worst'] > 0.05
+  assert table.loc['half', 'p_left'] > 0.05
 
 
 def test_the_gain_shown_is_that_under_fgsm_alone():
