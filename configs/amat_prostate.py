@@ -1,11 +1,11 @@
 """AMAT on the prostate (MSD Task05), 320x320 slices of T2 and ADC: Ma & Liang 2022, Figures 2-4.
 
-Presets: none or `demo` (synthetic prostates at a quarter of the side and of the width, 20 minutes
-on 2 cores), `smoke` (seconds, for tests), `real` (`--config.data.dir=.../Task05_Prostate`, a
-quarter of the width, a GPU) and `paper` (full width, batch 32 by micro-batches of 8, which need 16
-GiB in place of 64, 50 x 50 steps, PGD-20; 5 networks, 20 hours at 10 TFLOP/s; Table 2 gives 20, 465
-and 467 seconds per epoch of STD, SAT and AMAT on one V100; clean TVDI of STD is 0.82). Readings and
-the trainings of the short presets are as in amat_hippocampus.py.
+Presets: none or `demo` (synthetic prostates at a quarter of the side and of the width), `smoke`
+(seconds, for tests), `real` (`--config.data.dir=.../Task05_Prostate`, a quarter of the width, a
+GPU) and `paper` (full width, batch 32 by micro-batches of 8, which need 16 GiB in place of 64, 50 x
+50 steps, PGD-20; 5 networks, 20 hours at 10 TFLOP/s; Table 2 gives 20, 465 and 467 seconds per
+epoch of STD, SAT and AMAT on one V100; clean TVDI of STD is 0.82). Readings and the trainings of
+the short presets are as in amat_hippocampus.py.
 
 The published split tests 5 volumes; all folds as one run test 32
 (`--config.data.folds=5`, five times the hours).

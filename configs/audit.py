@@ -12,9 +12,9 @@ MONAI bundle. FOLDER: as for configs/train.py. What the file does not say is gue
 is the stored one. Results: report/report.html, report/audit.json, report/card.md. Without a
 network, a demonstration on synthetic volumes.
 
-Presets, how much is attacked: none or `quick` (64 images; 10 minutes on 2 cores for a 2D network),
-`standard` (256 images, more steps, an attack without step sizes, one without gradients),
-`thorough` (all images, restarts: for a GPU), `smoke` (seconds, for tests).
+Presets, how much is attacked: none or `quick` (64 images: for 2 cores and a 2D network), `standard`
+(256 images, more steps, an attack without step sizes, one without gradients), `thorough` (all
+images, restarts: for a GPU), `smoke` (seconds, for tests).
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
-"""The disk-shape study of Chen et al. 2021: 15 networks, attacks from inside and outside.
+"""The disk-shape study of Chen et al. 2021: its 15 networks, attacks from inside and outside.
 
-Presets: none or `demo` (synthetic disks, P3 and P10, 25 minutes on 2 cores), `smoke` (all arms at a
-size for tests), `real` (the arms of the demo on a folder of lumbar slices with disk label masks,
+Presets: none or `demo` (synthetic disks, P3 and P10, 38 minutes of CPU time), `smoke` (all arms at
+a size for tests), `real` (the arms of the demo on a folder of lumbar slices with disk label masks,
 `--config.data.dir=`) and `paper` (128x128, full width, every model, 10,000 steps; with noise alone,
 reconstructions and the text to the letter 21 networks, 16 hours at 10 TFLOP/s).
 """

@@ -94,6 +94,16 @@ def test_the_paper_preset_is_the_papers(capsys, monkeypatch, tmp_path):
   assert (rec.eps, rec.attack.num_steps, rec.attack.threat.max_change) == (40.0, 4000, 1.0)
 
 
+def test_clean_networks_of_few_patients_have_the_recipe_that_does_not_hang_on_the_seed():
+  arms = spine.build(_config('real')).arms
+  clean = [arm for name, arm in arms.items() if '_std' in name]
+  assert len(clean) == 3
+  for arm in clean:
+    rule = arm.train['optimisers']['main']
+    assert (rule['name'], rule['clip'], rule['warmup_share']) == ('adamw', 1.0, 0.1)
+    assert arm.train['steps'] * arm.train['batch_size'] == 600 * 64  # as many images as the demo
+
+
 @pytest.mark.parametrize('preset', ['demo', 'smoke', 'real', 'paper'])
 def test_attacks_from_outside_start_as_algorithm_1_does(preset):
   config = _config(preset)
