@@ -55,13 +55,13 @@ def test_pages_are_what_the_script_makes_of_the_tables(make, capsys):
 
 def test_a_changed_number_changes_its_page_and_the_readme(copied, capsys):
   path = copied / 'docs' / 'results' / 'runs.csv'
-  path.write_text(path.read_text('utf-8').replace('5,1,0,4,0,0', '5,0,1,4,0,0'), 'utf-8')
+  path.write_text(path.read_text('utf-8').replace('6,2,0,4,0,0', '6,1,1,4,0,0'), 'utf-8')
   make = _script(copied)
   assert make.main(['--check']) == 1
   assert capsys.readouterr().out == 'docs/results/two_moons.md: differs\nREADME.md: differs\n'
-  assert '| 5 | 1 | 0 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
+  assert '| 6 | 2 | 0 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
   assert make.main([]) == 0 and make.main(['--check']) == 0
-  assert '| 5 | 0 | 1 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
+  assert '| 6 | 1 | 1 | 4 | 0 | 0 |' in (copied / 'README.md').read_text('utf-8')
 
 
 @pytest.mark.parametrize(
