@@ -1,6 +1,5 @@
 """report/audit.json: everything of an audit that a machine may read. Schema: docs/audit.md."""
 
-import datetime
 import math
 import pathlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from robustmed.evaluation import probes as plain_probes
 from robustmed.evaluation.smoothing import beside
 from robustmed.networks import network
 from robustmed.process import files
+from robustmed.report import inputs
 
 SCHEMA = 'robustmed.audit/1'
 
@@ -230,31 +230,17 @@ def _certified(folder, made) -> list[dict[str, Any]]:
 
 
 def _provenance(folder, made, config) -> dict[str, Any]:
-  stamp = (folder / 'results' / 'rows.parquet').stat().st_mtime
+  evaluated = inputs.evaluated(folder)
   env = files.read_json(folder / 'env.json')
-  when = datetime.datetime.fromtimestamp(round(stamp), datetime.UTC)
   return {
-    'date': when.isoformat(),
+    'date': evaluated.get('date'),
     'preset': config.preset,
     'seed': config.seed,
-    'commit': commit(),
+    'commit': evaluated.get('commit', ''),
     'environment': env,
     'networks': {name: one.network.digest for name, one in made.audited.items()},
     'data': setup.data_digest(made),
   }
-
-
-def commit() -> str:
-  """Returns the commit of the checkout that runs, '' outside of one."""
-  root = pathlib.Path(__file__).parents[4] / '.git'
-  head = root / 'HEAD'
-  if not head.is_file():
-    return ''
-  text = head.read_text().strip()
-  if not text.startswith('ref: '):
-    return text
-  ref = root / text[5:]
-  return ref.read_text().strip() if ref.is_file() else ''
 
 
 def _plain(value):

@@ -8,13 +8,14 @@ import pandas as pd
 
 from robustmed.evaluation import claims, folds, trials
 from robustmed.process import files
-from robustmed.report import content, figures, pages, tables
+from robustmed.report import content, figures, pages, provenance, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report.spec import Arm, Panel, ReportSpec, Section
 
 __all__ = ['Arm', 'Panel', 'Report', 'ReportSpec', 'Section', 'write']
 
 MAX_EXAMPLE_FIGURES = 6
+MAX_GROUPS = 100
 
 
 class Report(NamedTuple):
@@ -58,10 +59,13 @@ def write(workdir, *, spec: ReportSpec, title: str | None = None) -> Report:
   )
   verdict = content.verdict(held, spec=spec, arms=build.arms, decided=build.decided)
   blocks = [
-    pages.Callout(_state(build), f'**In short.** {verdict}'),
+    pages.Callout(content.state(held, build.decided), f'**In short.** {verdict}'),
+    pages.Text(provenance.sentence(held)),
     *(pages.Text(line) for line in spec.description),
     pages.Heading(2, 'How to read this page'),
     pages.Text(content.how_to_read(held, spec=spec)),
+    pages.Heading(2, 'What it cannot show'),
+    pages.Text(provenance.limits(held, spec=spec)),
     *_results(build),
     *_worst(build),
     *_stored(build),
@@ -112,7 +116,8 @@ def _results(build: _Build) -> list:
     better = 'higher is better' if panel.higher_is_better else 'lower is better'
     caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}{aim}'
     printed.append(pages.Table(caption, shown))
-  return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *_other_attacks(build)]
+  more = [*_other_attacks(build), *_groups(build)]
+  return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *more]
 
 
 def _other_attacks(build: _Build) -> list:
@@ -123,6 +128,24 @@ def _other_attacks(build: _Build) -> list:
   ]
   title = f'The other attacks of this run: {", ".join(frames)}'
   return [pages.Folded(title, blocks)] if blocks else []
+
+
+def _groups(build: _Build) -> list:
+  spec, held = build.spec, build.held
+  if not spec.panels:
+    return []
+  panel = spec.panels[0]
+  eps = content.headline(held.summary, panel=panel, arms=build.arms, wanted=spec.headline_eps)
+  frame = provenance.by_group(held, panel=panel, eps=eps or 0.0, arms=build.arms)
+  if frame.empty:
+    return []
+  _csv(build, 'groups', frame)
+  title = 'Every patient, volume or scan, the worst first'
+  caption = f'{panel.shown} under {panel.attack} {build.units}'.strip()
+  shown = frame.head(MAX_GROUPS).map(_printed)
+  more = f'{MAX_GROUPS} of {len(frame)}; `tables/groups.csv` has all.'
+  blocks = [pages.Table(caption, shown)] + [pages.Text(more)] * (len(frame) > MAX_GROUPS)
+  return [pages.Folded(title, blocks)]
 
 
 def _worst(build: _Build) -> list:
@@ -173,7 +196,7 @@ def _examples(build: _Build) -> list:
   cells = figures.example_cells(stored)
   for attack, eps in cells[:MAX_EXAMPLE_FIGURES]:
     here = {'attack': attack, 'eps': eps, 'arms': build.arms}
-    captions = _example_captions(build, attack=attack, eps=eps)
+    captions = content.example_captions(build.held, spec=build.spec, **here)
     png = figures.examples(stored, captions=captions, units=build.units, **here)
     if png is not None:
       caption = (
@@ -185,23 +208,6 @@ def _examples(build: _Build) -> list:
     left = len(cells) - MAX_EXAMPLE_FIGURES
     blocks.append(pages.Text(f'{left} more stored attack levels are not drawn.'))
   return [pages.Heading(2, 'Examples'), *blocks] if blocks else []
-
-
-def _example_captions(build: _Build, *, attack: str, eps: float) -> dict:
-  """The drawn example's metrics: clean under the clean image, attacked under the attacked one."""
-  stored, rows = build.held.examples, build.held.rows
-  names = dict.fromkeys(p.metric for p in build.spec.panels if p.attack == attack)
-  captions = {}
-  picked = figures.example_index(stored, attack=attack, eps=eps, arms=build.arms)
-  for arm, index in picked.items():
-    mine = rows[(rows['arm'] == arm) & (rows['index'] == index)]
-    for attacked in (False, True):
-      level = eps if attacked else 0.0
-      line = mine[(mine['eps'] == level) & (mine['attack'].eq(attack) | (level == 0))]
-      if len(line):
-        values = [f'{name} {tables.number(line.iloc[0][name])}' for name in names]
-        captions[arm, attacked] = '\n'.join(values)
-  return captions
 
 
 def _claims(build: _Build) -> list:
@@ -284,6 +290,9 @@ def _training(build: _Build) -> list:
 
 def _run(build: _Build) -> list:
   blocks = [pages.Heading(2, 'How this was made')]
+  made = provenance.table(build.held)
+  if len(made):
+    blocks.append(pages.Table('Date, data and networks', made))
   named = {'Configuration': build.held.config, 'Environment': build.held.env}
   for name, tree in named.items():
     if tree:
@@ -292,14 +301,6 @@ def _run(build: _Build) -> list:
     else:
       blocks.append(pages.Text(f'{name}: not stored in this workdir.'))
   return blocks
-
-
-def _state(build: _Build) -> str:
-  statuses = {check.status for check in build.held.checks}
-  if 'fail' in statuses:
-    return 'bad'
-  clean = set(build.decided['verdict']) <= {'holds'} and statuses <= {'pass', 'skipped'}
-  return 'good' if clean and statuses else 'open'
 
 
 def _text_table(build: _Build) -> str:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import checks, claims, statistics
+from robustmed.report import figures, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report import spec as spec_lib
-from robustmed.report import tables
 
 NOT_AIMED = ' (this attack does not aim at it, so it shows no robustness)'
 _VALUE = '_value.'  # begins the columns of objectives
+MOST_NAMED = 5  # arms in the verdict; of more the extremes alone
 HARDLY_TRAINED = 0.5  # of a clean metric between 0 and 1, below which little can be lost
 
 
@@ -34,6 +35,15 @@ def verdict(
     unseen_attacks(held.config),
   ]
   return ' '.join(sentence for sentence in sentences if sentence)
+
+
+def state(held: inputs_lib.Inputs, decided: pd.DataFrame) -> str:
+  """The colour of the verdict: 'bad' with a failed check, 'good' if all holds and passes."""
+  statuses = {check.status for check in held.checks}
+  if 'fail' in statuses:
+    return 'bad'
+  clean = set(decided['verdict']) <= {'holds'} and statuses <= {'pass', 'skipped'}
+  return 'good' if clean and statuses else 'open'
 
 
 def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
@@ -132,9 +142,12 @@ def _finding(held, *, spec, arms) -> list[str]:
     for arm, before, after in known
   ]
   better = 'higher is better' if panel.higher_is_better else 'lower is better'
+  said = _list(parts)
+  if len(known) > MOST_NAMED:
+    ends = sorted(range(len(known)), key=lambda place: known[place][2])
+    said = f'between {parts[ends[0]]} and {parts[ends[-1]]}, of {len(known)} arms'
   sentences = [
-    f'Under the attack `{panel.attack}` at level {eps:g}, `{panel.metric}` ({better}) is '
-    f'{_list(parts)}.'
+    f'Under the attack `{panel.attack}` at level {eps:g}, `{panel.metric}` ({better}) is {said}.'
   ]
   if len(known) > 1:
     sentences.append(_best(known, panel=panel, failed=failed_arms(held.checks)))
@@ -160,7 +173,11 @@ def _under_worst(held, known, *, panel, eps) -> list[str]:
   if not found:
     return []
   parts = [f'**{tables.number(worst)}** for {arm.shown}' for arm, _, worst in found]
-  sentences = [f'Under the worst of the attacks in the same ball it is {_list(parts)}.']
+  said = _list(parts)
+  if len(found) > MOST_NAMED:
+    ends = sorted(range(len(found)), key=lambda place: found[place][2])
+    said = f'between {parts[ends[0]]} and {parts[ends[-1]]}'
+  sentences = [f'Under the worst of the attacks in the same ball it is {said}.']
   pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
   best, failed = pick(found)[0], failed_arms(held.checks)
   if len(found) > 1 and best != pick(known)[0] and best.name not in failed:
@@ -242,6 +259,29 @@ def other_attacks(
     for attack in dict.fromkeys(held.summary['attack'] if spec.panels else ())
     if attack not in shown
   }
+
+
+def example_captions(
+  held: inputs_lib.Inputs,
+  *,
+  spec: spec_lib.ReportSpec,
+  attack: str,
+  eps: float,
+  arms: Sequence[spec_lib.Arm],
+) -> dict[tuple[str, bool], str]:
+  """The drawn example's metrics: clean under the clean image, attacked under the attacked one."""
+  names = dict.fromkeys(p.metric for p in spec.panels if p.attack == attack)
+  captions = {}
+  picked = figures.example_index(held.examples, attack=attack, eps=eps, arms=arms)
+  for arm, index in picked.items():
+    mine = held.rows[(held.rows['arm'] == arm) & (held.rows['index'] == index)]
+    for attacked in (False, True):
+      level = eps if attacked else 0.0
+      line = mine[(mine['eps'] == level) & (mine['attack'].eq(attack) | (level == 0))]
+      if len(line):
+        values = [f'{name} {tables.number(line.iloc[0][name])}' for name in names]
+        captions[arm, attacked] = '\n'.join(values)
+  return captions
 
 
 def stored(lines: pd.DataFrame, *, chosen: bool) -> str:

@@ -1,5 +1,6 @@
 """Reads the results of training and evaluation from a workdir. Nothing is ever unpickled."""
 
+import datetime
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import pandas as pd
 
 from robustmed import errors
 from robustmed.evaluation import checks, statistics, trials
-from robustmed.process import files
+from robustmed.process import checksums, files
 
 _NUMBERS = (*trials.AXES, 'seconds', 'loss', 'n', 'low', 'high', 'std')
 EXAMPLE_KEYS = ('arm', 'attack', 'eps', 'index', 'image', 'adversarial')
@@ -30,6 +31,9 @@ class Inputs(NamedTuple):
   worst: pd.DataFrame | None  # summary of the worst of all attacks ...
   worst_members: pd.DataFrame | None  # ... and which attack found it
   stored: pd.DataFrame | None = None  # attacked images as their files hold them, a line each
+  evaluated: Mapping[str, Any] = {}  # when and by what, see `evaluated`
+  data: Mapping[str, Any] = {}  # name, fingerprint and sizes
+  networks: Mapping[str, str] = {}  # ARM/seed0 -> sha256 of the list of sums of its files
 
 
 def read(workdir: pathlib.Path) -> Inputs:
@@ -63,7 +67,36 @@ def read(workdir: pathlib.Path) -> Inputs:
     worst=_table(results / 'worst.csv', worst),
     worst_members=_table(results / 'worst_members.csv', members),
     stored=_stored(results / 'stored'),
+    evaluated=evaluated(workdir),
+    data=_json(workdir / 'data.json', default={}),
+    networks=_networks(workdir / 'checkpoints'),
   )
+
+
+def evaluated(workdir: files.Path) -> dict[str, Any]:
+  """Returns results/evaluated.json: date, commit and version of the evaluation.
+
+  Where an earlier version left none, the date alone, that of the rows.
+  """
+  path = workdir / 'results' / 'evaluated.json'
+  if files.present(path):
+    return _json(path, default={})
+  stamp = (workdir / 'results' / 'rows.parquet').stat().st_mtime
+  when = datetime.datetime.fromtimestamp(round(stamp), datetime.UTC)
+  return {'date': when.isoformat()}
+
+
+def _networks(folder: files.Path) -> dict[str, str]:
+  """The digest of every trained network whose files have sums."""
+  if not folder.is_dir():
+    return {}
+  lists = {
+    f'{arm.name}/{trial.name}': trial / 'variables' / checksums.LIST
+    for arm in sorted(folder.iterdir())
+    if arm.is_dir()
+    for trial in sorted(arm.iterdir())
+  }
+  return {name: checksums.digest(path) for name, path in lists.items() if files.present(path)}
 
 
 def read_rows(path: files.Path) -> pd.DataFrame:

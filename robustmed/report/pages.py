@@ -69,9 +69,19 @@ def to_markdown(title: str, blocks: Sequence, *, folder: pathlib.Path) -> str:
 
 
 def to_html(title: str, blocks: Sequence) -> str:
-  """The document as one page: pictures and style inside, no script, nothing fetched."""
+  """The document as one page: pictures and style inside, no script, nothing fetched.
+
+  The headings of level 2 are listed under the title and lead to their sections.
+  """
   body = '\n'.join(_html(block) for block in blocks)
-  return _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+  found = dict.fromkeys(b.text for b in blocks if isinstance(b, Heading) and b.level == 2)
+  links = ''.join(f'<a href="#{_anchor(text)}">{html.escape(text)}</a>' for text in found)
+  nav = f'<nav>{links}</nav>' if len(found) > 2 else ''
+  return _PAGE.format(title=html.escape(title), style=_STYLE, nav=nav, body=body)
+
+
+def _anchor(text: str) -> str:
+  return re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-') or 'section'
 
 
 def _markdown(block, folder: pathlib.Path) -> str:
@@ -112,7 +122,8 @@ def _pipes(frame: pd.DataFrame) -> str:
 
 def _html(block) -> str:
   if isinstance(block, Heading):
-    return f'<h{block.level}>{html.escape(block.text)}</h{block.level}>'
+    named = f' id="{_anchor(block.text)}"' if block.level == 2 else ''
+    return f'<h{block.level}{named}>{html.escape(block.text)}</h{block.level}>'
   if isinstance(block, Text):
     return _prose(block.markdown)
   if isinstance(block, Callout):
@@ -195,6 +206,7 @@ _PAGE = """<!doctype html>
 <body>
 <main>
 <h1>{title}</h1>
+{nav}
 {body}
 </main>
 </body>
@@ -216,6 +228,8 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: .6rem 0 1rem; }
 h2 { font-size: 1.3rem; margin: 2.4rem 0 .8rem; padding-bottom: .3rem;
   border-bottom: 1px solid var(--rule); }
 h3 { font-size: 1.06rem; margin: 1.6rem 0 .6rem; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin: 0 0 1rem; }
+a { color: inherit; } h2 { scroll-margin-top: 1rem; }
 p, ul { max-width: 46rem; }
 code { font-size: .9em; background: var(--panel); padding: .1em .3em; border-radius: 3px; }
 .callout { border-left: 5px solid var(--rule); background: var(--panel); padding: .2rem 1rem;
@@ -250,7 +264,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 @media print { :root { color-scheme: light; --text: #000000; --soft: #444444; --page: #ffffff;
     --panel: #f4f6f8; --rule: #c5cad0; --good: #00694a; --good-bg: #ffffff; --bad: #9c2a00;
     --bad-bg: #ffffff; --open: #6b5200; --open-bg: #ffffff; --none: #59616b; --none-bg: #ffffff; }
-  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  body { font-size: 10pt; } nav { display: none; } main { max-width: none; padding: 0; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; min-width: 0; width: 100%; }
   td.num { white-space: normal; } td.middle { min-width: 8rem; }
 td.long { min-width: 0; } th, td { padding: .2rem .3rem; }

@@ -1,5 +1,6 @@
 """Saves attacked examples: arrays for the report's pictures, worst cases as data files."""
 
+import datetime
 import functools
 import itertools
 import pathlib
@@ -11,11 +12,12 @@ import ml_collections
 import numpy as np
 import pandas as pd
 
+import robustmed
 from robustmed import errors
 from robustmed.attacks.stored import lattice
 from robustmed.data import pipeline
 from robustmed.evaluation import checks, examples, grid, statistics, stored_tables, trials
-from robustmed.process import console, files, parallel
+from robustmed.process import checksums, commit, console, files, parallel
 from robustmed.runs import experiment
 
 
@@ -162,6 +164,18 @@ def save_rows(
   worst = _save_worst(found, rows, subjects, folder, seed)
   listed = [*checks.run(subjects, **found.checks), *worst, *more]
   files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
+  _save_date(folder)
+
+
+def _save_date(folder: files.Path) -> None:
+  """Writes when, and at which commit, the rows got what they hold."""
+  path, rows = folder / 'evaluated.json', checksums.digest(folder / 'rows.parquet')
+  old = files.read_json(path) if files.present(path) else {}
+  if isinstance(old, dict) and old.get('rows_sha256') == rows:
+    return
+  now = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+  known = {'date': now, 'commit': commit.of_checkout(), 'version': robustmed.__version__}
+  files.write_json(path, {**known, 'rows_sha256': rows})
 
 
 def _save_worst(found: experiment.Grid, rows, subjects, folder, seed) -> list[checks.Check]:

@@ -66,6 +66,13 @@ def make_workdir(folder):
   log.to_csv(folder / 'logs' / 'train.csv', index=False)
   (folder / 'config.json').write_text(json.dumps({'train': {'steps': 60, 'eps': 0.07}}))
   (folder / 'env.json').write_text(json.dumps({'python': '3.x <dev>'}))
+  made = {'date': '2031-02-03T04:05:06+00:00', 'commit': 'c0ffee' * 6, 'version': '9.8.7'}
+  (folder / 'results' / 'evaluated.json').write_text(json.dumps(made))
+  data = {'name': 'phantom_disks', 'fingerprint': 'f00d', 'sizes': {'test': 16}}
+  (folder / 'data.json').write_text(json.dumps(data))
+  variables = folder / 'checkpoints' / 'std' / 'seed0' / 'variables'
+  variables.mkdir(parents=True)
+  (variables / 'SHA256SUMS').write_text('0' * 64 + '  d/0\n')
   return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from robustmed import errors, report
 from robustmed.evaluation import statistics
-from robustmed.process import files
+from robustmed.process import checksums, files
 from robustmed.report import content
 from support import buckets
 
@@ -26,12 +26,19 @@ class Page(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.open, self.sources, self.tags, self.text = [], [], [], ''
+    self.anchors, self.names = [], []
     self.feed(text)
     assert not self.open
 
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
-    self.sources += [value for name, value in attrs if name in ('src', 'href')]
+    for name, value in attrs:
+      if name == 'href' and value.startswith('#'):
+        self.anchors.append(value[1:])
+      elif name in ('src', 'href'):
+        self.sources.append(value)
+      elif name == 'id':
+        self.names.append(value)
     if tag not in self.VOID:
       self.open.append(tag)
 
@@ -52,6 +59,7 @@ def test_every_file_is_there_and_nothing_else(written):
     'figures/examples_pgd_seg_0.07.png', 'figures/training.png',
     'tables/summary.csv', 'tables/claims.csv', 'tables/checks.csv',
     'tables/DICE_seg_pgd_seg.csv', 'tables/Error_reg_pgd_seg.csv', 'tables/Cost_time.csv',
+    'tables/groups.csv',
   }  # fmt: skip
 
 
@@ -78,6 +86,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
   page = Page(text)
   assert len(page.sources) == 4
   assert all(source.startswith('data:image/png;base64,') for source in page.sources)
+  assert page.anchors == page.names and len({*page.names}) == len(page.names) == 10
   assert 'script' not in page.tags and 'link' not in page.tags and 'url(' not in text
   assert 'i' not in page.tags and 'b' not in page.tags  # the title's and the claim's own tags
   assert 'A & B <i>test</i>' in page.text and 'adv is <b>better</b> | always' in page.text
@@ -94,10 +103,10 @@ def test_the_verdict_comes_first_and_counts(written):
   assert 'adv withstands the attack best' in written.verdict
   assert '1 holds, 1 fails and 1 was not run' in written.verdict
   text = written.html.read_text()
-  assert text.index('In short.') < text.index('<h2>')
-  assert re.findall('<h2>(.*?)</h2>', text) == [
-    'How to read this page', 'Results', 'Examples', 'Claims', 'Checks', 'Cost', 'Notes', 'Training',
-    'How this was made',
+  assert text.index('In short.') < text.index('<h2')
+  assert re.findall('<h2 id="[a-z-]+">(.*?)</h2>', text) == [
+    'How to read this page', 'What it cannot show', 'Results', 'Examples', 'Claims', 'Checks',
+    'Cost', 'Notes', 'Training', 'How this was made',
   ]  # fmt: skip
   markdown = written.markdown.read_text()
   assert markdown.startswith('# A &amp; B &lt;i>test&lt;/i>\n\n> **In short.**')
@@ -117,9 +126,49 @@ def test_the_same_run_gives_the_same_bytes(workdir, spec, written):
   folder = written.html.parent
   names = [path.relative_to(folder) for path in folder.rglob('*') if path.is_file()]
   again = report.write(workdir, spec=spec).html.parent
-  assert len(names) == 12
+  assert len(names) == 13
   for name in names:
     assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_page_says_when_it_was_made_of_what_and_what_it_cannot_show(workdir, spec, written):
+  text = written.markdown.read_text()
+  assert 'Evaluated on 2031-02-03 (UTC); robustmed 9.8.7 at commit `c0ffeec0ffee`' in text
+  assert 'data `phantom_disks`, fingerprint `f00d`' in text and '| data: sizes.test | 16 |' in text
+  listed = checksums.digest(workdir / 'checkpoints' / 'std' / 'seed0' / 'variables' / 'SHA256SUMS')
+  assert f'| network std/seed0: sha256 | {listed} |' in text
+  for words in ('The images are synthetic', '8 groups', 'One training per arm', 'For research'):
+    assert f'{words}' in text[text.index('What it cannot show') : text.index('## Results')]
+  for name in ('data.json', 'results/evaluated.json'):
+    (workdir / name).unlink()
+  text = report.write(workdir, spec=spec).markdown.read_text()
+  assert 'The images are synthetic' not in text and re.search(r'Evaluated on 20\d\d-\d\d', text)
+
+
+def test_every_patient_has_a_line_with_the_means_of_its_images(written):
+  table = pd.read_csv(written.html.parent / 'tables' / 'groups.csv', index_col='group')
+  rows = pd.read_parquet(written.html.parents[1] / 'results' / 'rows.parquet')
+  assert sorted(table.index) == [*range(8)] and set(table['images']) == {2}
+  for name, (arm, attack, eps) in {
+    'standard clean': ('std', 'none', 0),
+    'adv at 0.2': ('adv', 'pgd_seg', 0.2),
+  }.items():
+    here = rows[(rows.arm == arm) & (rows.attack == attack) & np.isclose(rows.eps, eps)]
+    expected = here.groupby('group')['DICE_seg'].mean().loc[table.index]
+    np.testing.assert_allclose(table[name], expected)
+  worst = table[['standard at 0.2', 'adv at 0.2']].mean(axis=1)
+  assert worst.is_monotonic_increasing
+
+
+def test_of_many_arms_the_verdict_names_the_extremes(workdir, spec):
+  path = workdir / 'results' / 'rows.parquet'
+  rows = pd.read_parquet(path)
+  std = rows[rows.arm == 'std']
+  more = [std.assign(arm=f'arm{n}', DICE_seg=std.DICE_seg - n / 100) for n in range(5)]
+  pd.concat([rows, *more]).to_parquet(path)
+  verdict = report.write(workdir, spec=spec).verdict
+  assert re.search(r'is between -?[\d.]+ for arm4 .* and [\d.]+ for adv .* of 7 arms\.', verdict)
+  assert 'arm3' not in verdict
 
 
 def test_a_failed_check_is_in_the_verdict_beside_the_tables_and_on_the_arm(workdir, spec):
@@ -129,7 +178,8 @@ def test_a_failed_check_is_in_the_verdict_beside_the_tables_and_on_the_arm(workd
   written = report.write(workdir, spec=spec)
   assert '1 failed' in written.verdict and 'Do not trust the figures of adv' in written.verdict
   for text in (written.html.read_text(), written.markdown.read_text()):
-    results = text[text.index('Results') : text.index('Claims')]
+    body = text[text.index('In short.') :]
+    results = body[body.index('Results') : body.index('Claims')]
     assert 'all of it is zero' in results and 'adv (check failed)' in results
     assert text.count('all of it is zero') == 2
 
