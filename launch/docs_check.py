@@ -28,13 +28,13 @@ class _Page(html.parser.HTMLParser):
 
 def problems(site: pathlib.Path) -> list[str]:
   """Returns a line for each request to elsewhere, each dead link and each dead anchor."""
-  pages = {}
+  pages, root = {}, site.resolve()
   for path in sorted(site.rglob('*.html')):
     pages[path.resolve()] = page = _Page()
     page.feed(path.read_text('utf-8'))
   found = [] if pages else [f'{site}: no page']
   for path, page in pages.items():
-    where = path.relative_to(site.resolve())
+    where = path.relative_to(root)
     for target in page.loaded:
       if urllib.parse.urlsplit(target).netloc:
         found.append(f'{where}: loads {target}')
@@ -44,7 +44,7 @@ def problems(site: pathlib.Path) -> list[str]:
         continue
       file = path.parent / urllib.parse.unquote(parts.path) if parts.path else path
       file = (file / 'index.html' if file.is_dir() else file).resolve()
-      if not file.is_file():
+      if not (file.is_file() and file.is_relative_to(root)):  # what lies beside it is not served
         found.append(f'{where}: no {target}')
       elif parts.fragment and file in pages and parts.fragment not in pages[file].names:
         found.append(f'{where}: no anchor {target}')

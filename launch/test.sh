@@ -7,7 +7,7 @@
 #   --quick  what runs in little time, for everyday work: no test that is marked `slow`, because it
 #            starts the whole program or takes seconds even when its programs are compiled.
 #   (none)   everything but what is marked `long`.
-#   --all    everything; CI does so. `long` are runs on several hosts, which are two at a time on the
+#   --all    everything; CI does so, with what builds the documentation site installed. `long` are runs on several hosts, which are two at a time on the
 #            same cores, the notebook, at the speed of users' programs, and whole runs of networks
 #            whose study runs as a whole on another task, too.
 #   --peers  only tests/peers: networks against PyTorch, MONAI and ONNX Runtime, in an environment of
@@ -17,7 +17,11 @@ chosen=(-m 'not long')
 files=(requirements.txt tests/requirements.txt)
 case ${1-} in
   --quick) chosen=(-m 'not long and not slow') && shift ;;
-  --all) chosen=() && shift ;;
+  --all)
+    shift
+    chosen=()
+    files+=(docs/requirements.txt)
+    ;;
   --peers)
     shift
     files+=(tests/peers/requirements.txt)

@@ -143,6 +143,7 @@ def test_the_site_has_every_page_once():
   named = re.findall(r'(?:: |- )([\w/]+\.md)$', text[text.index('\nnav:') :], re.M)
   assert len(named) == len(set(named))
   made = {'index.md', 'contributing.md', 'security.md', 'changelog.md'}  # from files of the root
+  made |= {f'notebooks/{path.stem}.md' for path in (runs.ROOT / 'notebooks').glob('*.ipynb')}
   docs = runs.ROOT / 'docs'
   here = {
     path.relative_to(docs).as_posix() for path in docs.rglob('*.md') if path.name != 'page.md'
