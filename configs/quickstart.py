@@ -25,6 +25,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'source': 'phantom_lumbar_disks',
       'dir': '',  # folder of the lumbar_disks source
+      'test_exams': '',  # of that folder; '': the last fifth, all: a saved network is tested on all
       'side': 64,
       'cache_dir': '',
       'train_patients': 80,

@@ -30,6 +30,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
     {
       'source': 'phantom_lumbar_disks',
       'dir': '',  # folder of every other source
+      'test_exams': '',  # names with commas; '': the last fifth, all: for a saved network
       'side': 64,
       'cache_dir': '',
       'train_patients': 160,

@@ -14,12 +14,25 @@ def exam_of(path: pathlib.Path) -> str:
   return path.stem.rpartition('_')[0] or path.stem
 
 
-def held_out(exams: Iterable[str], *, where: pathlib.Path, kind: str = 'exams') -> frozenset[str]:
-  """Returns the test exams: the last fifth in alphabetical order, at least one, never all."""
+def held_out(
+  exams: Iterable[str], *, where: pathlib.Path, kind: str = 'exams', chosen: str = ''
+) -> frozenset[str]:
+  """Returns the test exams: the last fifth in alphabetical order, at least one, never all.
+
+  chosen: 'all', for a network that is trained already, or names with commas between them.
+  """
   ordered = sorted(set(exams))
+  if chosen == 'all':
+    return frozenset(ordered)
+  if chosen:
+    names = [name.strip() for name in chosen.split(',') if name.strip()]
+    for name in names:
+      errors.lookup(dict.fromkeys(ordered), name, kind=f'name in data.test_exams, of {kind},')
+    return frozenset(names)
   if len(ordered) < 2:
     raise errors.UserError(
-      f'{where}: at least two {kind} are needed, one to train and one to test; found {len(ordered)}'
+      f'{where}: at least two {kind} are needed, one to train and one to test; found '
+      f'{len(ordered)}; config.data.test_exams=all tests a trained network on all of them'
     )
   return frozenset(ordered[len(ordered) - max(1, round(TEST_SHARE * len(ordered))) :])
 

@@ -8,7 +8,8 @@
   2016, labels 1..5 from L5/S1 up to L1/L2).
 
 An exam is the part of NAME before its last underscore, or one volume. The last fifth of the exams
-is the test set; no exam is in both splits. Every label of every slice that `slices` chooses (see
+is the test set, or those that `test_exams` names ('all', or names with commas); no exam is in both
+splits. Every label of every slice that `slices` chooses (see
 `disk_slices.choose`) becomes a square crop of twice the disk's length (`tracing.crop`), with a
 contour of 176 points in the order of Chen et al. 2021 (`tracing.trace`) and the mask inside it.
 Slices show the front of the body on the left, the head at the top, and have square pixels.
@@ -27,7 +28,7 @@ from robustmed.data import store
 from robustmed.data.files import exams, pictures
 from robustmed.data.spine import contours, disk_slices
 
-DEFAULTS = {'dir': '', 'side': 128, 'slices': 'complete'}
+DEFAULTS = {'dir': '', 'side': 128, 'slices': 'complete', 'test_exams': ''}
 NOMINAL = {'train': 400, 'test': 100}  # the paper's: 80 and 20 exams of five disks
 EXAMS = 20
 _HELP = (
@@ -47,7 +48,7 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
     return dict(NOMINAL)
   return {
     name: sum(_count(exam, repr(_stamp(exam)), fields['slices']) for exam in found)
-    for name, found in find(fields['dir']).items()
+    for name, found in find(fields['dir'], test_exams=fields['test_exams']).items()
   }
 
 
@@ -56,7 +57,7 @@ def groups(fields: Mapping[str, Any]) -> int:
   the folder, that of the paper."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return EXAMS
-  return len(find(fields['dir'])['test'])
+  return len(find(fields['dir'], test_exams=fields['test_exams'])['test'])
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
@@ -64,7 +65,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
   disk_slices.check_fields(fields)
   files = {
     name: [[exam.name, _stamp(exam)] for exam in found]
-    for name, found in find(fields['dir']).items()
+    for name, found in find(fields['dir'], test_exams=fields['test_exams']).items()
   }
   return {'side': fields['side'], 'slices': fields['slices'], 'files': files}
 
@@ -76,17 +77,19 @@ class DiskMasks(store.Builder):
     return contours.features(self.fields['side'])
 
   def splits(self):
-    found = find(self.fields['dir'])
+    found = find(self.fields['dir'], test_exams=self.fields['test_exams'])
     names = sorted(exam.name for split in found.values() for exam in split)
     group = {name: number for number, name in enumerate(names)}
     count = sizes(self.fields)
     for split, number in count.items():
-      if not number:
+      if not number and found[split]:
         raise errors.UserError(
           f'{self.fields["dir"]}: no mask of the {split} exams has a usable label; {_HELP}'
         )
     first = {'train': 0, 'test': count['train']}
-    return {name: self._examples(found[name], group, first=first[name]) for name in found}
+    return {
+      name: self._examples(found[name], group, first=first[name]) for name in found if found[name]
+    }
 
   def _examples(self, found, group, *, first) -> Iterator[dict[str, Any]]:
     for exam in found:
@@ -98,8 +101,8 @@ class DiskMasks(store.Builder):
         yield row
 
 
-def find(folder: str) -> dict[str, list[Exam]]:
-  """Returns the exams of 'train' and 'test', each sorted by name, both with at least one."""
+def find(folder: str, *, test_exams: str = '') -> dict[str, list[Exam]]:
+  """Returns the exams of 'train' and 'test', each sorted by name; see `exams.held_out`."""
   root = exams.root_of(folder, help_text=_HELP)
   if (root / 'images').is_dir() and (root / 'masks').is_dir():
     found = _paired(root)
@@ -107,7 +110,7 @@ def find(folder: str) -> dict[str, list[Exam]]:
     found = [Exam(path.stem, ((path, None),)) for path in exams.listing(root, ['.mat'])]
   if not found:
     raise errors.UserError(f'no images in {root}: {_HELP}')
-  test = exams.held_out([exam.name for exam in found], where=root)
+  test = exams.held_out([exam.name for exam in found], where=root, chosen=test_exams)
   return {
     'train': [exam for exam in found if exam.name not in test],
     'test': [exam for exam in found if exam.name in test],

@@ -9,6 +9,8 @@ the first of these that exists:
 - list files `train.txt` and `test.txt` with one file name a line;
 - else the last fifth of the patients in alphabetical order is the test set.
 
+`test_exams` names the patients of the test set instead: 'all', or names with commas.
+
 No patient may be in both splits. Images are min-max normalised and resized to side x side; a file
 that also holds `normalised`, true, has grey values in [0, 1] already, which do not change.
 """
@@ -27,7 +29,7 @@ from robustmed.data.files import exams, pictures
 from robustmed.data.spine import contours
 from robustmed.process import files
 
-DEFAULTS = {'dir': '', 'side': 128}
+DEFAULTS = {'dir': '', 'side': 128, 'test_exams': ''}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
 PATIENTS = 20
 _KEYS = ('img', 'shape', 'normalised')
@@ -50,14 +52,19 @@ def sizes(fields: Mapping[str, Any]) -> dict[str, int]:
   """Returns the number of files per split; without the folder, that of the paper."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return dict(NOMINAL)
-  return {name: len(listed) for name, listed in find(fields['dir']).items()}
+  return {
+    name: len(listed)
+    for name, listed in find(fields['dir'], test_exams=fields['test_exams']).items()
+  }
 
 
 def groups(fields: Mapping[str, Any]) -> int:
   """Returns the number of patients of the test split; without the folder, that of the paper."""
   if not fields['dir'] or not pathlib.Path(fields['dir']).expanduser().is_dir():
     return PATIENTS
-  return len({file.patient for file in find(fields['dir'])['test']})
+  return len(
+    {file.patient for file in find(fields['dir'], test_exams=fields['test_exams'])['test']}
+  )
 
 
 def fingerprint(fields: Mapping[str, Any]) -> Any:
@@ -65,7 +72,7 @@ def fingerprint(fields: Mapping[str, Any]) -> Any:
   contours.check_side(fields['side'])
   rows = [
     [name, *stamp]
-    for name, listed in find(fields['dir']).items()
+    for name, listed in find(fields['dir'], test_exams=fields['test_exams']).items()
     for stamp in exams.stamp([file.path for file in listed])
   ]
   return {'side': fields['side'], 'files': rows}
@@ -78,11 +85,13 @@ class LumbarDisks(store.Builder):
     return contours.features(self.fields['side'])
 
   def splits(self):
-    found = find(self.fields['dir'])
+    found = find(self.fields['dir'], test_exams=self.fields['test_exams'])
     patients = sorted({file.patient for listed in found.values() for file in listed})
     group = {patient: number for number, patient in enumerate(patients)}
     first = {'train': 0, 'test': len(found['train'])}
-    return {name: self._examples(found[name], group, first=first[name]) for name in found}
+    return {
+      name: self._examples(found[name], group, first=first[name]) for name in found if found[name]
+    }
 
   def _examples(self, listed, group, *, first) -> Iterator[dict[str, Any]]:
     for position, file in enumerate(listed):
@@ -93,10 +102,15 @@ class LumbarDisks(store.Builder):
       )
 
 
-def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
-  """Returns the files of 'train' and 'test', each sorted by name, both with at least one."""
+def find(folder: str | pathlib.Path, *, test_exams: str = '') -> dict[str, list[File]]:
+  """Returns the files of 'train' and 'test', each sorted by name, both with at least one.
+
+  test_exams: see `exams.held_out`; 'train' may then be empty.
+  """
   root = exams.root_of(str(folder), help_text=_HELP)
-  if (root / 'train').is_dir() and (root / 'test').is_dir():
+  if test_exams:
+    split = _by_patient(_everything(root), root=root, chosen=test_exams)
+  elif (root / 'train').is_dir() and (root / 'test').is_dir():
     split = {name: _listing(root / name) for name in ('train', 'test')}
   elif files.present(root / 'train.txt') and files.present(root / 'test.txt'):
     split = {name: _listed(root, f'{name}.txt') for name in ('train', 'test')}
@@ -105,7 +119,7 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
   if not any(split.values()):
     raise errors.UserError(f'no .mat or .npz file in {root}: {_HELP}')
   for name, listed in split.items():
-    if not listed:
+    if not listed and not test_exams:
       raise errors.UserError(
         f'{root}: the {name} split has no .mat or .npz file; at least two patients are needed'
       )
@@ -135,10 +149,17 @@ def _listed(root, name):
   return [_file(path) for path in paths]
 
 
-def _by_patient(listed, *, root):
+def _everything(root):
+  """All files, whatever split the folder gives them."""
+  folders = [root / name for name in ('train', 'test') if (root / name).is_dir()]
+  return [file for folder in folders or [root] for file in _listing(folder)]
+
+
+def _by_patient(listed, *, root, chosen=''):
   if not listed:
     return {'train': [], 'test': []}
-  held = exams.held_out([file.patient for file in listed], where=root, kind='patients')
+  names = [file.patient for file in listed]
+  held = exams.held_out(names, where=root, kind='patients', chosen=chosen)
   return {
     'train': [file for file in listed if file.patient not in held],
     'test': [file for file in listed if file.patient in held],

@@ -23,7 +23,7 @@ from robustmed.data import store
 from robustmed.data.files import exams, itk
 from robustmed.data.spine import contours, disk_slices
 
-DEFAULTS = {'dir': '', 'side': 128, 'sequence': 't2'}
+DEFAULTS = {'dir': '', 'side': 128, 'sequence': 't2', 'test_exams': ''}
 NOMINAL = {'train': 174 * 5, 'test': 44 * 5}  # one series of each of the 218 patients
 PATIENTS = 44
 LABELS = range(201, 206)
@@ -76,12 +76,14 @@ class Spider(store.Builder):
     group = {patient: number for number, patient in enumerate(patients)}
     count = sizes(self.fields)
     for split, number in count.items():
-      if not number:
+      if not number and found[split]:
         raise errors.UserError(
           f'{self.fields["dir"]}: no mask of the {split} patients has a disk (labels 201..205)'
         )
     first = {'train': 0, 'test': count['train']}
-    return {name: self._examples(found[name], group, first=first[name]) for name in found}
+    return {
+      name: self._examples(found[name], group, first=first[name]) for name in found if found[name]
+    }
 
   def _examples(self, listed, group, *, first) -> Iterator[dict[str, Any]]:
     for series in listed:
@@ -98,7 +100,7 @@ class Spider(store.Builder):
 
 
 def find(fields: Mapping[str, Any]) -> dict[str, list[Series]]:
-  """Returns the series of 'train' and 'test', each sorted by name, both with at least one."""
+  """Returns the series of 'train' and 'test', each sorted by name; see `exams.held_out`."""
   root = exams.root_of(fields['dir'], help_text=_HELP)
   if not (root / 'images').is_dir() or not (root / 'masks').is_dir():
     raise errors.UserError(f'{root}: has no folders images and masks; {_HELP}')
@@ -112,7 +114,8 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[Series]]:
     found.append(Series(path.stem.partition('_')[0], path, mask))
   if not found:
     raise errors.UserError(f'no images/*{fields["sequence"]}.mha in {root}: {_HELP}')
-  test = exams.held_out([series.patient for series in found], where=root, kind='patients')
+  named = {'where': root, 'kind': 'patients', 'chosen': fields.get('test_exams', '')}
+  test = exams.held_out([series.patient for series in found], **named)
   return {
     'train': [series for series in found if series.patient not in test],
     'test': [series for series in found if series.patient in test],

@@ -222,8 +222,24 @@ def test_folders_without_files(tmp_path):
     with pytest.raises(errors.UserError, match=message):
       disk_masks.find(str(folder))
   folder = spines.fill(tmp_path / 'raw', exams=1)
-  with pytest.raises(errors.UserError, match=r'at least two exams are needed.*found 1'):
+  with pytest.raises(errors.UserError, match=r'at least two exams are needed.*test_exams=all'):
     disk_masks.find(str(folder))
+
+
+def test_chosen_exams_are_tested_and_a_trained_network_needs_no_others(tmp_path):
+  fields = {'name': 'disk_masks', 'side': 32, 'cache_dir': str(tmp_path / 'cache')}
+  fields['dir'] = str(spines.fill(tmp_path / 'raw', exams=3))
+  names = [exam.name for part in disk_masks.find(fields['dir']).values() for exam in part]
+  for name in names:  # leave one out: 'group' stays that of the exam
+    found = disk_masks.find(fields['dir'], test_exams=name)
+    assert [exam.name for exam in found['test']] == [name] and len(found['train']) == 2
+  source = data.load({**fields, 'test_exams': 'all'})
+  assert len(source.train) == 0 and len(set(source.test.groups)) == 3
+  assert data.sizes({**fields, 'test_exams': 'all'}) == {'train': 0, 'test': len(source.test)}
+  with pytest.raises(errors.UserError, match='data.test_exams'):
+    disk_masks.find(fields['dir'], test_exams='gone')
+  one = str(spines.fill(tmp_path / 'one', exams=1))
+  assert len(data.load({**fields, 'dir': one, 'test_exams': 'all'}).test) > 0
 
 
 @pytest.mark.parametrize(('field', 'value'), [('side', 8), ('slices', 'some')])

@@ -61,6 +61,19 @@ def test_sub_folders_and_lists_say_the_split(tmp_path, disk_file):
     lumbar_disks.find(lists)
 
 
+def test_chosen_patients_are_tested_whatever_split_the_folder_has(tmp_path, disk_file):
+  for name in ('train/x_1', 'train/y_1', 'test/a_1'):
+    disk_file(tmp_path / 'folders' / f'{name}.npz')
+  found = lumbar_disks.find(tmp_path / 'folders', test_exams='x, a')
+  assert [file.patient for file in found['train']] == ['y']
+  fields = {'name': 'lumbar_disks', 'side': 32, 'cache_dir': str(tmp_path / 'cache')}
+  one = str(fill_folder(tmp_path / 'one', disk_file, patients=1))
+  with pytest.raises(errors.UserError, match=r'test_exams=all'):
+    data.load({**fields, 'dir': one})
+  source = data.load({**fields, 'dir': one, 'test_exams': 'all'})
+  assert len(source.train) == 0 and len(source.test) == 2
+
+
 def test_sizes_with_and_without_the_folder(tmp_path, disk_file):
   fields = {'name': 'lumbar_disks', 'dir': str(tmp_path / 'absent')}
   assert data.sizes(fields) == {'train': 400, 'test': 100}
