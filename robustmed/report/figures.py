@@ -117,8 +117,9 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
     return None
   figure, axes = _axes(width=6.4, height=4.0)
   handles = []
-  for arm, colour, _, style in _styled(arms):
+  for place, (arm, colour, _, style) in enumerate(_styled(arms)):
     lines = log[log['arm'] == arm.name]
+    width = 1.4 + min(3.0, 0.5 * (len(arms) - 1 - place))  # a line below others is seen beside them
     names = trials.names(lines)
     for _, line in lines.groupby(names, sort=True) if names else [(0, lines)]:
       line = line.sort_values('step')
@@ -127,7 +128,7 @@ def training(log: pd.DataFrame, *, arms: Sequence[spec_lib.Arm]) -> bytes | None
       if window > 1:
         axes.plot(line['step'], loss, color=colour, lw=0.6, alpha=0.25)
         loss = loss.rolling(window, center=True, min_periods=1).mean()
-      (drawn,) = axes.plot(line['step'], loss, color=colour, ls=style, lw=1.6, label=arm.shown)
+      (drawn,) = axes.plot(line['step'], loss, color=colour, ls=style, lw=width, label=arm.shown)
     handles.append(drawn)
   low, high = log['loss'].min(), log['loss'].max()
   if low > 0 and high > 30 * low:
@@ -299,16 +300,17 @@ def _axes(*, width: float, height: float):
 
 
 def _level_ticks(axes, levels: Sequence[float]):
-  """Gives every level a tick; labels that would overlap are left out."""
+  """Gives every level a tick; labels that would overlap stand upright, or else are left out."""
   if not levels:
     return
   span = (max(levels) - min(levels)) or 1.0
-  labelled, last = [], None
-  for eps in levels:
-    if last is None or eps - last >= 0.075 * span:
+  upright = min(np.diff(levels), default=span) < 0.075 * span
+  labelled = [levels[0]]
+  for eps in levels[1:]:
+    if eps - labelled[-1] >= 0.03 * span:
       labelled.append(eps)
-      last = eps
-  axes.set_xticks(labelled, labels=[f'{eps:g}' for eps in labelled])
+  turn = {'rotation': 90, 'fontsize': 8} if upright else {}
+  axes.set_xticks(labelled, labels=[f'{eps:g}' for eps in labelled], **turn)
   axes.set_xticks([eps for eps in levels if eps not in labelled], minor=True)
   margin = 0.03 * span
   axes.set_xlim(min(levels) - margin, max(levels) + margin)

@@ -236,7 +236,7 @@ def test_chosen_exams_are_tested_and_a_trained_network_needs_no_others(tmp_path)
   source = data.load({**fields, 'test_exams': 'all'})
   assert len(source.train) == 0 and len(set(source.test.groups)) == 3
   assert data.sizes({**fields, 'test_exams': 'all'}) == {'train': 0, 'test': len(source.test)}
-  with pytest.raises(errors.UserError, match='data.test_exams'):
+  with pytest.raises(errors.UserError, match=r'data\.test_exams'):
     disk_masks.find(fields['dir'], test_exams='gone')
   one = str(spines.fill(tmp_path / 'one', exams=1))
   assert len(data.load({**fields, 'dir': one, 'test_exams': 'all'}).test) > 0
