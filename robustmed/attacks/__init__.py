@@ -8,7 +8,7 @@ from robustmed.attacks.corruption import corruption
 from robustmed.attacks.engine import LoopAttack
 from robustmed.attacks.ensemble import Ensemble, Member, evaluate
 from robustmed.attacks.fgsm import fgsm, ifgsm, tifgsm
-from robustmed.attacks.minimal import minimal_eps
+from robustmed.attacks.minimal import fmn, minimal_eps
 from robustmed.attacks.objectives import Shared, expected, straight_through
 from robustmed.attacks.pgd import latent, mismatch, noise, ood, pgd
 from robustmed.attacks.square import square
@@ -24,6 +24,7 @@ ATTACKS = {
   'apgd': apgd,
   'sea': sea,
   'square': square,
+  'fmn': fmn,
   'noise': noise,
   'corruption': corruption,
 }
@@ -74,6 +75,7 @@ __all__ = [
   'evaluate',
   'expected',
   'fgsm',
+  'fmn',
   'ifgsm',
   'latent',
   'make',

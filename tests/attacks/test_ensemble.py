@@ -210,13 +210,15 @@ def test_images_made_against_another_network_are_judged_on_this_one(case):
 
 
 def test_a_larger_budget_contains_the_smaller_one():
-  for known in (segmentation.OBJECTIVES, ('loss', 'bce', 'heat', 'offset'), ('loss', 'obj')):
+  for known in (segmentation.OBJECTIVES, ('margin',), ('loss', 'bce', 'heat', 'offset'), ('loss', 'obj')):
     quick, standard, thorough = (
       ensemble.settings_of(tuple(known), name) for name in ('quick', 'standard', 'thorough')
     )
     assert list(standard)[: len(quick)] == list(quick)
     assert list(thorough)[: len(standard)] == list(standard)
     assert all(standard[name] == quick[name] for name in quick)
+    kinds = [[one['name'] for one in members.values()] for members in (quick, standard, thorough)]
+    assert [kind.count('fmn') for kind in kinds] == ([0, 1, 2] if 'margin' in known else [0] * 3)
     for settings in thorough.values():
       fields = {k: v for k, v in settings.items() if k != 'objective'}
       assert attacks.make(**fields).select == 'monitor'

@@ -222,6 +222,26 @@ def test_minimal_eps_of_a_linear_model(problems, norm):
   )
 
 
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_fmn_ends_at_the_border(problems, norm):
+  """Its smallest change that breaks is the known one; what eps does not reach is left in the ball."""
+  weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+  dual = np.abs(weights).sum(1) if norm == 'linf' else np.linalg.norm(weights, axis=1)
+  x, want = problems.images((3, 5)), np.asarray([0.02, 0.31, 0.9])
+  margin = jnp.asarray(want * dual, jnp.float32)
+  score = lambda image: problems.linear(weights)(image) - problems.linear(weights)(x) - margin
+  attack = attacks.fmn(norm=norm, num_steps=100, fold='trace')
+  seen = lambda image: (score(image) > 0, attack.threat.distance(image, x))
+  run = jax.jit(lambda x: attack(score, x, eps=0.5, key=jax.random.key(0), monitor=seen))
+  broken, size = run(x).monitored
+  found = np.where(broken, size, np.inf).min(0)
+  np.testing.assert_allclose(found[:2], want[:2], rtol=0.01)
+  assert np.isinf(found[2])
+  np.testing.assert_allclose(size[-1, 2], 0.5, rtol=1e-5)
+  with pytest.raises(errors.UserError, match='random_start'):
+    attacks.fmn(restarts=2)
+
+
 def _counted(function, seen):
   """The function of x; every pass of it that runs adds 1 to `seen`, a gradient 2 more."""
 

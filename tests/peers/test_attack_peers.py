@@ -1,268 +1,314 @@
-"""Attacks beside those of torchattacks and foolbox, on one network with the same weights.
+"""Attacks beside torchattacks, foolbox, ART and AutoAttack, on one network with the same weights.
 
-Skipped without them. torchattacks pins versions that other peers exclude, so both are installed
-without their dependencies: `pip install --no-deps torchattacks==3.5.1 foolbox==3.3.4 eagerpy
-GitPython gitdb smmap`.
+Skipped without them, see requirements.txt. With ATTACK_TABLE=FILE.csv in the environment the
+numbers and times go to that file: docs/results/benchmark/peers.csv was made so.
 """
 
-import time
+import os
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from robustmed import attacks
 
-reason = 'needs torchattacks and foolbox, see the top of the file'
+reason = 'needs PyTorch, torchattacks, foolbox, ART and AutoAttack, see tests/peers/requirements.txt'
 torch = pytest.importorskip('torch', reason=reason)
 torchattacks = pytest.importorskip('torchattacks', reason=reason)
 foolbox = pytest.importorskip('foolbox', reason=reason)
+autoattack = pytest.importorskip('pyautoattack', reason=reason)
+evasion = pytest.importorskip('art.attacks.evasion', reason=reason)
+classification = pytest.importorskip('art.estimators.classification', reason=reason)
+fab_pt = pytest.importorskip('pyautoattack.fab_pt', reason=reason)
+square_pt = pytest.importorskip('pyautoattack.square', reason=reason)
+autopgd = pytest.importorskip('pyautoattack.autopgd_base', reason=reason)
 
-COUNT, SIDE, CLASSES = 64, 8, 5
-EPS = {'linf': 0.03, 'l2': 0.4}
-STEPS, QUERIES, SEEDS = 50, 400, 3
+from support import attack_peer_cases as peer_cases  # noqa: E402
 
-
-def _weights():
-  rng = np.random.default_rng(0)
-  draw = lambda *shape: rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
-  return {
-    'first': 3 * draw(8, 3, 3, 3),
-    'second': 3 * draw(12, 8, 3, 3),
-    'dense': 6 * draw(CLASSES, 12),
-  }
-
-
-class Classifier(torch.nn.Module):
-  """Two convolutions, then the mean over pixels (`pixels` False) and a dense layer."""
-
-  def __init__(self, weights, *, pixels=False):
-    super().__init__()
-    for name, value in weights.items():
-      self.register_parameter(name, torch.nn.Parameter(torch.tensor(value)))
-    self.pixels = pixels
-
-  def forward(self, x):
-    for name in ('first', 'second'):
-      x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode='circular')
-      x = torch.nn.functional.softplus(torch.nn.functional.conv2d(x, getattr(self, name)), 5.0)
-    x = x - x.mean((2, 3), keepdim=True) if self.pixels else (x * x).mean((2, 3))
-    return torch.einsum('nc...,kc->nk...', x, self.dense)
-
-
-def _predict(weights, x, *, pixels=False):
-  """The same of x [b, h, w, 3]: logits [b, k], or [b, h, w, k]; convolutions as matrix products."""
-  places = [(i, j) for i in range(3) for j in range(3)]
-  for name in ('first', 'second'):
-    taps = jnp.stack([weights[name][:, :, i, j] for i, j in places])
-    moved = jnp.stack([jnp.roll(x, (1 - i, 1 - j), (1, 2)) for i, j in places])
-    x = jax.nn.softplus(5 * jnp.einsum('tbhwi,toi->bhwo', moved, taps)) / 5
-  x = x - jnp.mean(x, (1, 2), keepdims=True) if pixels else jnp.mean(x * x, (1, 2))
-  return jnp.einsum('b...c,kc->b...k', x, weights['dense'])
-
-
-def _entropy(logits, labels):
-  log_p = jax.nn.log_softmax(logits)
-  own = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
-  return jnp.mean(own, axis=tuple(range(1, own.ndim)))
-
-
-def _margin(logits, labels):
-  """Best wrong logit - true logit: above 0 where the class is wrong."""
-  true = labels[:, None] == jnp.arange(CLASSES)[None]
-  own = jnp.sum(jnp.where(true, logits, 0), -1)
-  return jnp.max(jnp.where(true, -jnp.inf, logits), -1) - own
-
-
-class _Case:
-  """The network in both, images and the labels that it gives them."""
-
-  def __init__(self, dtype, *, pixels=False):
-    weights = {name: value.astype(dtype) for name, value in _weights().items()}
-    image = np.random.default_rng(1).uniform(size=(COUNT, SIDE, SIDE, 3)).astype(dtype)
-    self.module = Classifier(weights, pixels=pixels).eval()
-    self.weights = {name: jnp.asarray(value) for name, value in weights.items()}
-    self.image, self.x = jnp.asarray(image), torch.tensor(np.moveaxis(image, -1, 1).copy())
-    if not pixels:  # centred, so that all classes occur
-      with torch.no_grad():
-        self.shift = self.module(self.x).mean(0)
-      self.module.register_forward_hook(lambda module, given, logits: logits - self.shift)
-      shift = jnp.asarray(self.shift.numpy())[None]
-      self.predict = lambda x: _predict(self.weights, x) - shift
-    else:
-      self.predict = lambda x: _predict(self.weights, x, pixels=True)
-    with torch.no_grad():
-      self.y = self.module(self.x).argmax(1)
-    self.labels = jnp.asarray(self.y.numpy())
-
-  def objective(self, x):
-    return _entropy(self.predict(x), self.labels)
-
-  def margin(self, x):
-    return _margin(self.predict(x), self.labels)
-
-
-def _theirs(x):
-  return np.moveaxis(x.detach().numpy(), 1, -1)
-
-
-def _timed(function, *given):
-  begin = time.perf_counter()
-  found = jax.block_until_ready(function(*given))
-  return found, time.perf_counter() - begin
+BOX = (0.0, 1.0)
+WIDE = (-9.0, 10.0)  # for ART's PGD, which clips to the box before it projects onto the ball
+STEPS, QUERIES, SEEDS = 40, 300, 3
+KINDS, NORMS = ('classes', 'pixels'), ('linf', 'l2')
+AA = {'linf': 'Linf', 'l2': 'L2'}
+ART = {'linf': np.inf, 'l2': 2}
+COLUMNS = ['attack', 'peer', 'what', 'ours', 'theirs', 'CPU seconds of ours', 'of theirs']
 
 
 @pytest.fixture(scope='module')
-def case():
+def cases():
   torch.set_num_threads(1)
-  made = _Case(np.float32)
-  assert len(np.unique(made.labels)) == CLASSES
-  logits = _theirs(made.module(made.x)[..., None, None])[:, 0, 0]
-  np.testing.assert_allclose(made.predict(made.image), logits, atol=1e-4)
+  made = {kind: peer_cases.Case(kind) for kind in KINDS}
+  for case in made.values():
+    assert float(jnp.max(case.margin(case.image))) < 0
+    theirs = case.clean[np.arange(len(case.clean)), case.y]
+    others = np.where(np.arange(case.clean.shape[1]) == case.y[:, None].numpy(), -np.inf, case.clean)
+    np.testing.assert_allclose(case.margin(case.image), others.max(1) - theirs, atol=1e-3)
   return made
 
 
 @pytest.fixture(scope='module')
 def table():
-  """Rows (attack, number, ours, theirs, seconds of both), printed at the end."""
   rows = []
   yield rows
-  print('\n| attack | what | ours | theirs | seconds, ours | seconds, theirs |\n|' + '---|' * 6)
-  for name, what, ours, theirs, own, other in rows:
-    print(f'| {name} | {what} | {ours:.4g} | {theirs:.4g} | {own:.3g} | {other:.3g} |')
+  shown = pd.DataFrame(rows, columns=COLUMNS)
+  for name in COLUMNS[3:]:
+    shown[name] = [f'{value:.4g}' if name in COLUMNS[3:5] else f'{value:.2f}' for value in shown[name]]
+  print(f'\n{shown.to_string(index=False)}')
+  if path := os.environ.get('ATTACK_TABLE'):
+    shown.to_csv(pathlib.Path(path), index=False)
 
 
-def _length(change, norm):
-  change = np.asarray(change).reshape(len(change), -1)
-  return np.abs(change).max(1) if norm == 'linf' else np.sqrt((change**2).sum(1))
+def _art(case, box=BOX):
+  return classification.PyTorchClassifier(
+    case.module,
+    loss=torch.nn.CrossEntropyLoss(reduction='sum'),
+    input_shape=tuple(case.x.shape[1:]),
+    nb_classes=case.clean.shape[1],
+    clip_values=box,
+    device_type='cpu',
+  )
 
 
-@pytest.mark.parametrize('pixels', [False, True], ids=['classes', 'pixels'])
-@pytest.mark.parametrize('norm', list(EPS))
-def test_pgd_follows_the_same_trajectory(norm, pixels, table):
+def _inside(case, x, norm, eps):
+  assert peer_cases.length(x - case.image, norm).max() <= eps * (1 + 1e-5)
+  assert np.min(x) >= 0
+  assert np.max(x) <= 1
+
+
+def _traced_pgd(case, norm):
+  """(x, low, high) -> the points of PGD-10 with steps of eps / 4 from x, and the last one."""
+  eps = case.eps[norm]
+
+  def run(x, low, high):
+    attack = attacks.pgd(
+      norm=norm, num_steps=10, step_size=eps / 4, random_start=False, bounds=(low, high),
+      fold='trace',
+    )  # fmt: skip
+    told = {'eps': eps, 'key': jax.random.key(0), 'monitor': lambda x: x}
+    found = attack(case.objective, x, **told)
+    return found.monitored, found.x
+
+  return jax.jit(run)
+
+
+def _pgd_peers(case, norm, steps, art_box=WIDE):
+  """{peer: attacked images} of PGD from the clean image with steps of eps / 4."""
+  eps = case.eps[norm]
+  known = {'eps': eps, 'alpha': eps / 4, 'steps': steps, 'random_start': False}
+  if norm == 'linf':
+    first = torchattacks.PGD(case.module, **known)
+  else:  # its gradient is of a mean over the batch, and its constant not far below the smallest
+    first = torchattacks.PGDL2(case.module, **known, eps_for_division=1e-30)
+  kind = foolbox.attacks.LinfPGD if norm == 'linf' else foolbox.attacks.L2PGD
+  second = kind(abs_stepsize=eps / 4, steps=steps, random_start=False)
+  model = foolbox.PyTorchModel(case.module, bounds=BOX)
+  third = evasion.ProjectedGradientDescentPyTorch(
+    _art(case, art_box), norm=ART[norm], eps=eps, eps_step=eps / 4, max_iter=steps, batch_size=64,
+    verbose=False,
+  )  # fmt: skip
+  return {
+    'torchattacks': lambda: first(case.x, case.y),
+    'foolbox': lambda: second(model, case.x, case.y, epsilons=eps)[1],
+    'ART': lambda: third.generate(case.x.numpy(), case.y.numpy()),
+  }
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', NORMS)
+def test_pgd_follows_the_same_trajectory(norm, kind, table, monkeypatch):
   """From the clean image, in float64, whose gradients have the same signs."""
-  eps, step = EPS[norm], EPS[norm] / 4
+  for name, module in list(sys.modules.items()):
+    if name.startswith('art.') and hasattr(module, 'ART_NUMPY_DTYPE'):
+      monkeypatch.setattr(module, 'ART_NUMPY_DTYPE', np.float64)
+  torch.set_num_threads(1)
   with jax.enable_x64(True):
-    case = _Case(np.float64, pixels=pixels)
-    run = {
-      n: jax.jit(
-        lambda x, n=n: (
-          attacks.pgd(
-            norm=norm, num_steps=n, step_size=step, random_start=False, bounds=(0.0, 1.0)
-          )(case.objective, x, eps=eps, key=jax.random.key(0)).x
-        )
-      )
-      for n in (1, 2, 5, 10)
-    }
-    for n, ours in run.items():
-      found = np.asarray(ours(case.image))
-      known = {'eps': eps, 'alpha': step, 'steps': n, 'random_start': False}
-      if norm == 'linf':
-        peer = torchattacks.PGD(case.module, **known)
-      else:  # its gradient is of a mean over the batch, and its constant not far below the smallest
-        peer = torchattacks.PGDL2(case.module, **known, eps_for_division=1e-30)
-      adversarial, seconds = _timed(peer, case.x, case.y)
-      np.testing.assert_allclose(found, _theirs(adversarial), atol=1e-7, err_msg=f'{n} steps')
-      if not pixels:
-        model = foolbox.PyTorchModel(case.module, bounds=(0, 1))
-        kind = foolbox.attacks.LinfPGD if norm == 'linf' else foolbox.attacks.L2PGD
-        peer = kind(abs_stepsize=step, steps=n, random_start=False)
-        _, clipped, _ = peer(model, case.x, case.y, epsilons=eps)
-        np.testing.assert_allclose(found, _theirs(clipped), atol=1e-7, err_msg=f'{n} steps')
-    assert _length(found - case.image, norm).max() <= eps + 1e-9
-    again, own = _timed(lambda: run[10](case.image))
-    both = again, jnp.asarray(_theirs(adversarial))
-    values = [np.mean(np.asarray(case.objective(x))) for x in both]
-  name = f'PGD {norm}, {"pixels" if pixels else "classes"}, torchattacks'
-  table.append((name, 'mean loss', *values, own, seconds))
+    case = peer_cases.Case(kind, np.float64)
+    run = _traced_pgd(case, norm)
+    path, _ = run(case.image, *BOX)
+    unclipped, _ = run(case.image, *WIDE)
+    for steps in (1, 2, 10):
+      for peer, call in _pgd_peers(case, norm, steps).items():
+        ours, near = (unclipped if peer == 'ART' else path)[steps], peer_cases.theirs(call())
+        error = f'{peer}, {steps} steps'
+        np.testing.assert_allclose(ours, near, atol=2e-7, err_msg=error)
+    assert peer_cases.length(path[-1] - case.image, norm).max() <= case.eps[norm] + 1e-9
 
 
-@pytest.mark.parametrize('norm', list(EPS))
-def test_apgd_reaches_the_loss_of_its_authors(norm, case, table):
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', NORMS)
+def test_pgd_reaches_the_same_loss(norm, kind, cases, table):
+  """In float32, where signs of gradients near 0 may differ."""
+  case = cases[kind]
+  run = _traced_pgd(case, norm)
+  run(case.image, *BOX)
+  (_, found), own = peer_cases.timed(run, case.image, *BOX)
+  _inside(case, found, norm, case.eps[norm])
+  for peer, call in _pgd_peers(case, norm, 10, BOX).items():
+    call()
+    x, seconds = peer_cases.timed(call)
+    pair = found, jnp.asarray(peer_cases.theirs(x))
+    reached = [float(jnp.mean(case.objective(x))) for x in pair]
+    table.append((f'PGD-10, {norm}, {kind}', peer, 'mean loss', *reached, own, seconds))
+    assert reached[0] >= 0.99 * reached[1], peer
+
+
+def _apgd_peers(case, norm):
+  """{peer: seed -> attacked images} of APGD from a random start."""
+  eps = case.eps[norm]
+
+  def seeded(peer):
+    def run(seed):
+      torch.manual_seed(seed)
+      return peer.attack_single_run(case.x, case.y)[0]
+
+    peer.init_hyperparam(case.x) if hasattr(peer, 'init_hyperparam') else None
+    return run
+
+  first = torchattacks.APGD(case.module, norm=AA[norm], eps=eps, steps=STEPS)
+  second = autopgd.APGDAttack(case.module, n_iter=STEPS, norm=AA[norm], eps=eps)
+  third = evasion.AutoProjectedGradientDescent(
+    _art(case), norm=ART[norm], eps=eps, eps_step=2 * eps, max_iter=STEPS, nb_random_init=1,
+    batch_size=64, loss_type='cross_entropy', verbose=False,
+  )  # fmt: skip
+
+  def by_art(seed):
+    np.random.seed(seed)
+    return third.generate(case.x.numpy(), case.y.numpy())
+
+  return {'torchattacks': seeded(first), 'AutoAttack': seeded(second), 'ART': by_art}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', NORMS)
+def test_apgd_reaches_the_loss_of_its_authors(norm, kind, cases, table):
   """Mean over examples and random starts, of which a single one may end in another optimum."""
-  eps = EPS[norm]
-  attack = attacks.apgd(norm=norm, num_steps=STEPS, bounds=(0.0, 1.0))
+  case = cases[kind]
+  eps = case.eps[norm]
+  attack = attacks.apgd(norm=norm, num_steps=STEPS, bounds=BOX)
   run = jax.jit(lambda x, key: attack(case.objective, x, eps=eps, key=key))
   run(case.image, jax.random.key(0))
-  peer = torchattacks.APGD(
-    case.module, norm={'linf': 'Linf', 'l2': 'L2'}[norm], eps=eps, steps=STEPS
-  )
-  ours, theirs, own, seconds = [], [], 0, 0
-  for seed in range(8):
-    found, spent = _timed(run, case.image, jax.random.key(seed))
-    assert _length(found.x - case.image, norm).max() <= eps * (1 + 1e-5)
+  ours, own = [], 0.0
+  for seed in range(SEEDS):
+    found, spent = peer_cases.timed(run, case.image, jax.random.key(seed))
+    _inside(case, found.x, norm, eps)
     ours.append(np.mean(found.value))
     own += spent
-    torch.manual_seed(seed)
-    (_, _, loss, _), spent = _timed(peer.attack_single_run, case.x, case.y)
-    theirs.append(np.mean(loss.numpy()))
-    seconds += spent
-  ours, theirs = np.mean(ours), np.mean(theirs)
-  table.append((f'APGD {norm}, torchattacks', 'mean loss', ours, theirs, own, seconds))
-  assert ours >= 0.99 * theirs
+  for peer, call in _apgd_peers(case, norm).items():
+    theirs, seconds = [], 0.0
+    for seed in range(SEEDS):
+      x, spent = peer_cases.timed(call, seed)
+      theirs.append(np.mean(case.objective(jnp.asarray(peer_cases.theirs(x)))))
+      seconds += spent
+    reached = np.mean(ours), np.mean(theirs)
+    name = f'APGD-{STEPS}, {norm}, {kind}'
+    table.append((name, peer, 'mean loss', *reached, own / SEEDS, seconds / SEEDS))
+    assert reached[0] >= 0.99 * reached[1], peer
 
 
-@pytest.mark.parametrize('norm', list(EPS))
-def test_the_smallest_eps_is_that_of_fmn_or_ddn(norm, case, table):
-  """Pintor et al. 2021 and Rony et al. 2019 by foolbox, whose FMN in L2 stays far above both."""
-  attack = attacks.apgd(norm=norm, num_steps=STEPS, bounds=(0.0, 1.0), random_start=False)
-  run = jax.jit(
-    lambda x: attacks.minimal_eps(
-      attack,
-      case.objective,
-      x,
-      broken=lambda x: case.margin(x) > 0,
-      upper=8 * EPS[norm],
-      key=jax.random.key(0),
-      num_bisections=12,
-    )
-  )
+def _smallest_peers(case, norm):
+  """{peer: attacked images} of searches for the smallest change; unchanged where none was found."""
+  fmn = {'linf': foolbox.attacks.LInfFMNAttack, 'l2': foolbox.attacks.L2FMNAttack}[norm]
+  model = foolbox.PyTorchModel(case.module, bounds=BOX)
+  fab = fab_pt.FABAttack_PT(case.module, norm=AA[norm], n_iter=100, device='cpu')
+
+  found = {
+    f'foolbox {fmn.__name__}': lambda: fmn(steps=500)(model, case.x, case.y, epsilons=None)[1],
+    'AutoAttack FAB': lambda: fab.attack_single_run(case.x, case.y),
+  }
+  if norm == 'l2':
+    ddn = foolbox.attacks.DDNAttack(steps=500)
+    deep = evasion.DeepFool(_art(case), batch_size=64, verbose=False)
+    found['foolbox DDNAttack'] = lambda: ddn(model, case.x, case.y, epsilons=None)[1]
+    found['ART DeepFool'] = lambda: deep.generate(case.x.numpy())
+  return found
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', NORMS)
+def test_the_smallest_eps_is_no_larger(norm, kind, cases, table):
+  """By the median, as Pintor et al. 2021 and Croce and Hein 2020 compare such attacks."""
+  case = cases[kind]
+  attack = attacks.apgd(norm=norm, num_steps=STEPS, bounds=BOX, random_start=False)
+  told = {'broken': case.broken, 'upper': 8 * case.eps[norm], 'key': jax.random.key(0)}
+  search = lambda x: attacks.minimal_eps(attack, case.margin, x, num_bisections=12, **told)
+  run = jax.jit(search)
   run(case.image)
-  ours, own = _timed(run, case.image)
-  kind = {'linf': foolbox.attacks.LInfFMNAttack, 'l2': foolbox.attacks.DDNAttack}[norm]
-  model = foolbox.PyTorchModel(case.module, bounds=(0, 1))
-  (_, x, broken), seconds = _timed(lambda: kind(steps=500)(model, case.x, case.y, epsilons=None))
-  theirs = np.where(broken, _length(_theirs(x) - case.image, norm), np.inf)
-  table.append(
-    (
-      f'minimal {norm}, foolbox {kind.__name__}',
-      'median eps',
-      np.median(ours),
-      np.median(theirs),
-      own,
-      seconds,
+  ours, own = peer_cases.timed(run, case.image)
+  assert np.all(np.isfinite(ours))
+  for peer, call in _smallest_peers(case, norm).items():
+    x, seconds = peer_cases.timed(call)
+    x = peer_cases.theirs(x)
+    broken = np.asarray(case.margin(jnp.asarray(x))) > -1e-4  # what ends on the border counts
+    theirs = np.where(broken, peer_cases.length(x - case.image, norm), np.inf)
+    medians = np.median(ours), np.median(theirs)
+    table.append((f'smallest eps, {norm}, {kind}', peer, 'median', *medians, own, seconds))
+    assert medians[0] <= 1.01 * medians[1], peer
+
+
+def _square_peers(case, norm, eps):
+  """{peer: seed -> queries [b]} of Square; all queries where it did not break."""
+  told = {'norm': AA[norm], 'eps': eps, 'n_queries': QUERIES}
+
+  def counted(peer):
+    def run(seed):
+      torch.manual_seed(seed)
+      queries, x = peer.attack_single_run(case.x, case.y)
+      wrong = np.asarray(case.broken(jnp.asarray(peer_cases.theirs(x))))
+      return np.where(wrong, queries.numpy(), QUERIES)
+
+    peer.init_hyperparam(case.x)
+    return run
+
+  def by_art(seed):
+    np.random.seed(seed)
+    asked = []
+
+    def wrong(outputs, wanted):
+      asked.append(np.argmax(outputs, 1) != np.argmax(wanted, 1))
+      return asked[-1]
+
+    attack = evasion.SquareAttack(
+      _art(case), ART[norm], wrong, max_iter=QUERIES, eps=eps, batch_size=64, verbose=False
     )
-  )
-  # Of the others the cross-entropy is 0 in float32, with all of its gradient.
-  assert np.mean(np.isfinite(ours)) > 0.9
-  assert np.median(ours) <= 1.01 * np.median(theirs)
+    attack.generate(case.x.numpy(), case.y.numpy())
+    broken = np.array(asked)[1:]  # the first are the images themselves
+    return np.where(broken.any(0), broken.argmax(0) + 1, QUERIES)
+
+  peers = {
+    'torchattacks': counted(torchattacks.Square(case.module, seed=0, **told)),
+    'AutoAttack': counted(square_pt.SquareAttack(case.module, **told)),
+  }
+  return peers if norm == 'l2' else {**peers, 'ART': by_art}
 
 
-@pytest.mark.parametrize('norm', list(EPS))
-def test_square_needs_no_more_queries(norm, case, table):
-  """Median over examples and seeds; what is not broken counts as all queries."""
-  eps = 2 * EPS[norm]
-  attack = attacks.square(norm=norm, num_steps=QUERIES, bounds=(0.0, 1.0), fold='trace')
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', NORMS)
+def test_square_needs_no_more_queries(norm, kind, cases, table):
+  """Mean over examples and seeds; what is not broken counts as all queries."""
+  case = cases[kind]
+  eps = 2 * case.eps[norm]
+  attack = attacks.square(norm=norm, num_steps=QUERIES, bounds=BOX, fold='trace')
   run = jax.jit(lambda x, key: attack(case.margin, x, eps=eps, key=key, monitor=case.margin))
   run(case.image, jax.random.key(0))
-  ours, theirs, own, seconds = [], [], 0, 0
+  ours, own = [], 0.0
   for seed in range(SEEDS):
-    found, spent = _timed(run, case.image, jax.random.key(seed))
+    found, spent = peer_cases.timed(run, case.image, jax.random.key(seed))
+    _inside(case, found.x, norm, eps)
     broken = np.asarray(found.monitored) > 0
     ours.append(np.where(broken.any(0), broken.argmax(0) + 1, QUERIES))
-    assert _length(found.x - case.image, norm).max() <= eps * (1 + 1e-5)
     own += spent
-    peer = torchattacks.Square(
-      case.module, norm={'linf': 'Linf', 'l2': 'L2'}[norm], eps=eps, n_queries=QUERIES, seed=seed
-    )
-    peer.init_hyperparam(case.x)
-    torch.manual_seed(seed)
-    (queries, x), spent = _timed(peer.attack_single_run, case.x, case.y)
-    wrong = np.asarray(case.margin(jnp.asarray(_theirs(x)))) > 0
-    theirs.append(np.where(wrong, queries.numpy(), QUERIES))
-    seconds += spent
-  ours, theirs = np.asarray(ours), np.asarray(theirs)
-  for what, reduce in (('median queries', np.median), ('mean queries', np.mean)):
-    table.append((f'Square {norm}, torchattacks', what, reduce(ours), reduce(theirs), own, seconds))
-  assert np.mean(ours) <= 1.1 * np.mean(theirs)
+  for peer, call in _square_peers(case, norm, eps).items():
+    theirs, seconds = [], 0.0
+    for seed in range(SEEDS):
+      queries, spent = peer_cases.timed(call, seed)
+      theirs.append(queries)
+      seconds += spent
+    for what, reduce in (('median queries', np.median), ('mean queries', np.mean)):
+      numbers = reduce(ours), reduce(theirs)
+      name = f'Square, {norm}, {kind}'
+      table.append((name, peer, what, *numbers, own / SEEDS, seconds / SEEDS))
+    assert np.mean(ours) <= 1.1 * np.mean(theirs), peer

@@ -47,9 +47,12 @@ _ORDER = (
   ('sea', 'js'),
   ('pgd', 'segpgd'),
   ('pgd', 'cospgd'),
+  # at the border of the right label
+  ('fmn', 'margin'),
 )
 _FIRST = 3  # members of the quick budget
 _CLIMBING = {'pgd': pgd, 'ifgsm': ifgsm}  # attacks that may hand over the last of several steps
+_LARGER = ('fmn',)  # attacks of larger budgets alone
 _THREAT = ('norm', 'bounds', 'region', 'max_change')
 
 
@@ -79,9 +82,13 @@ def settings_of(names: Sequence[str], budget: str, **threat) -> dict[str, dict[s
   known = [(attack, name) for attack, name in _ORDER if name in names]
   if not known:
     raise errors.UserError(f'no attack of an ensemble has one of the objectives {", ".join(names)}')
+  if not chosen.contains:
+    known = [(attack, name) for attack, name in known if attack not in _LARGER]
   steps = {'num_steps': chosen.steps, 'restarts': chosen.restarts}
   for attack, name in known[: chosen.members]:
     settings = {'name': attack, **steps, 'objective': name}
+    if attack == 'fmn' and chosen.restarts > 1:
+      settings['random_start'] = True
     found[f'{attack}_{name}_{chosen.steps}'] = {**settings, 'select': 'monitor', **threat}
   if chosen.queries:
     settings = {'name': 'square', 'num_steps': chosen.queries, 'objective': known[0][1]}
