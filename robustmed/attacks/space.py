@@ -13,12 +13,14 @@ class Space(NamedTuple):
   """The units of an attack where they are not those of the images.
 
   decode(encode(batch), batch) is batch['image']; `decode` is differentiable. `finish` makes of the
-  attacked image what is scored, such as one of whole numbers.
+  attacked image what is scored, such as one of whole numbers. `unit` says how many units of the
+  images one of x is, where decoding scales each element alone.
   """
 
   encode: Callable[[types.Batch], jax.Array]  # batch -> x
   decode: Callable[[jax.Array, types.Batch], jax.Array]  # (x, batch) -> images
   finish: Callable[[jax.Array, types.Batch], jax.Array] = lambda image, batch: image
+  unit: Callable[[types.Batch], jax.Array] | None = None  # batch -> [b, *1 or spatial, c]
 
 
 def run(

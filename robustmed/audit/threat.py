@@ -114,7 +114,7 @@ class Threat(NamedTuple):
       whole = jnp.trunc(change + _ROUNDING * jnp.sign(change))  # towards the clean image
       return batch['image'] + whole * step
 
-    return spaces.Space(encode, decode, finish)
+    return spaces.Space(encode, decode, finish, lambda batch: jnp.abs(_ends(batch, name)[1]))
 
 
 def _ends(batch, name) -> tuple[jax.Array, jax.Array]:

@@ -255,6 +255,14 @@ def save_worst(context: Context, models: Sequence[grid.Model], rows: pd.DataFram
     console.say(f'the {len(worst)} worst examples of {model.arm} are in {folder}')
 
 
+def _unit(probe: grid.Probe, threat, batch) -> np.ndarray | float | None:
+  """Returns how many units of the image one of eps is; None where that is no number."""
+  if probe.space is None:
+    return 1.0
+  plain = probe.space.unit is not None and getattr(threat, 'bounds', None) is None
+  return np.asarray(probe.space.unit(batch), np.float64)[0] if plain else None
+
+
 def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *, eps: float):
   """The worst image of the lattice; writes what it is worth to results/stored/."""
   plan, index = context.exp.grid, int(found.example['index'])
@@ -264,10 +272,10 @@ def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *
   variables, sign = model.load(), -1 if probe.attack.minimise else 1
   wanted = plan.checks['metric'], plan.checks['higher_is_better']
   judged = examples.judged(evaluator, variables, batch, *wanted, minimise=probe.attack.minimise)
-  # in the units of a space the ball is not known here; towards the clean image is always inside
   threat = getattr(probe.attack, 'threat', None)
-  region = getattr(threat, 'region', None)
-  known = probe.space is None and (region is None or len(region) == 1)
+  region, unit = getattr(threat, 'region', None), _unit(probe, threat, batch)
+  # where the ball is not known here, towards the clean image is always inside
+  known = unit is not None and (region is None or len(region) == 1)
   program = examples.judge(evaluator, *judged, slopes=known)
   run = functools.lru_cache(maxsize=1)(
     lambda raw: program(variables, batch, np.frombuffer(raw, np.float32).reshape(shape))
@@ -285,6 +293,7 @@ def _stored(context: Context, model: grid.Model, found, made: lattice.Lattice, *
     bounds=getattr(threat, 'bounds', None) if known else None,
     region=region[0] if known and region is not None else None,
     max_change=getattr(threat, 'max_change', None) if known else None,
+    unit=unit if known else 1.0,
     slope=lambda image: sign * np.asarray(at(image)[1][0]),
     seed=index,
   )

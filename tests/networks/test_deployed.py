@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustmed import errors
+from robustmed import attacks, errors
+from robustmed.attacks.stored import steps
 from robustmed.networks import nnunet_plans, nnunet_predict, nnunet_preprocess
 from robustmed.networks.deployed import nnunet, resampling
 from robustmed.tasks import sliding
@@ -134,6 +135,28 @@ def test_the_gradient_is_that_of_naive_autodiff_in_float64(network):
     inside = (image != 0).any(0)
     assert not slopes['differentiated'][0][~inside].any()
     assert (np.abs(slopes['differentiated'][0][inside]) > 0).mean() > 0.99
+
+
+def test_an_attack_of_a_volume_goes_on_where_it_ended(network, tmp_path):
+  """Bit by bit what an undisturbed one gives, in windows, with mirror images and resampling."""
+  if len(network.plan.patch) == 2:
+    pytest.skip('windows of slices are those of volumes with a side of 1')
+  image = _image()
+  predict = nnunet.predictor(network, image, spacing=SPACING)
+  weight = jnp.asarray(np.random.default_rng(3).normal(size=(1, *image.shape[1:], 3)), jnp.float32)
+  objective = lambda x: jnp.sum(weight * predict(network.variables, x)['head0'], (1, 2, 3, 4))
+  attack, asked = attacks.apgd(num_steps=4), []
+
+  def run(name, **more):
+    told = {'eps': 5.0, 'key': jax.random.key(0), 'path': tmp_path / name}
+    return steps.run(attack, objective, _last(image), **told, **more)
+
+  whole = run('whole.npz')
+  assert run('parts.npz', stop=lambda: asked.append(1) or len(asked) == 2) is None
+  parts = run('parts.npz', stop=lambda: asked.append(1))
+  assert len(asked) == attack.num_steps
+  jax.tree.map(np.testing.assert_array_equal, parts, whole)
+  assert float(whole.value[0]) > float(objective(_last(image))[0])
 
 
 RESAMPLERS = [

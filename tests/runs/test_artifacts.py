@@ -153,13 +153,19 @@ def test_files_of_whole_numbers_are_written_of_those_that_were_scored(name):
   assert callable(module.lattice_of) and 'whole' in inspect.signature(write).parameters
 
 
-@pytest.mark.parametrize(('in_space', 'minimise'), [(False, False), (True, False), (False, True)])
-def test_what_is_stored_is_what_was_scored(tmp_path, in_space, minimise):
+@pytest.mark.parametrize(
+  ('units', 'minimise'),
+  [('image', False), ('unknown', False), ('known', False), ('image', True)],
+)
+def test_what_is_stored_is_what_was_scored(tmp_path, units, minimise):
+  in_space, known = units != 'image', units != 'unknown'
   task, variables, batch = toys.task(), toys.variables(), toys.batch(6)
   bytes_of = lattice.Lattice(0.0, 1 / 255, 0, 255)
   clean = np.round(batch['image'] * 255)
   batch = {**batch, 'image': bytes_of.image(clean)}
+  unit = lambda b: np.full((len(b['image']), 1, 1, 1), 1 / 255)
   space = attacks.space.Space(lambda b: 255 * b['image'], lambda x, b: x / 255)
+  space = space._replace(unit=unit if known else None)
   eps = 2.5 if in_space else 2.5 / 255
   attack = attacks.pgd(num_steps=3, relative_step=0.2, minimise=minimise)
   probe = grid.Probe(attack, 'bce', (eps,), space=space if in_space else None)
@@ -204,11 +210,13 @@ def test_what_is_stored_is_what_was_scored(tmp_path, in_space, minimise):
 
     sign = -1 if minimise else 1
     assert sign * value > sign * of(batch['image'][line.index])
-    if not in_space:  # the nearest numbers are among those that are tried
+    if known:  # the nearest numbers are among those that are tried
       (found,) = context.attacked(model, eps=eps, wanted=[line.index])
       change = np.clip(np.round(255 * found.image) - clean[line.index], -2, 2)
       assert sign * value >= sign * of(bytes_of.image(clean[line.index] + change)) - 1e-6
-    assert line.inside is None if in_space else line.inside
+    assert line.inside if known else line.inside is None
+    if known:
+      assert line.distance <= eps * (1 + 1e-6)
   table = tables.stored(lines)
   assert table['images'].tolist() == [2]
-  assert table['in the ball'].tolist() == ['-' if in_space else '2 of 2']
+  assert table['in the ball'].tolist() == ['2 of 2' if known else '-']

@@ -51,7 +51,7 @@ class Stored(NamedTuple):
   image: np.ndarray  # [*spatial, c] float32
   whole: np.ndarray  # the numbers, int64; those of pixels that the file lacks mean nothing
   value: float  # its score
-  distance: float  # from the centre, in the units of images
+  distance: float  # from the centre, in the units of eps
   inside: bool  # it is in the ball; False where no number of a pixel is
   chosen: str  # the way of rounding that won
 
@@ -67,6 +67,7 @@ def search(
   bounds: tuple | None = None,
   region: np.ndarray | None = None,
   max_change: float | None = None,
+  unit: np.ndarray | float = 1.0,
   slope: Callable[[np.ndarray], np.ndarray] | None = None,
   rounds: int = 12,
   seed: int = 0,
@@ -78,11 +79,12 @@ def search(
   gradient of an objective) points to, and then `rounds` changes of the best one: in a random part
   of the pixels, which shrinks, the other number, or the one that the slope at the best image points
   to. eps=None: the ball is not known, and pixels go towards the centre, never beyond x. bounds,
-  region [*spatial, c or 1] and max_change are those of `threat.Threat`. A pixel with no number that
+  region [*spatial, c or 1] and max_change are those of `threat.Threat`; eps, max_change and the
+  distance are in `unit`s of images, a number or [c]. A pixel with no number that
   is allowed takes the one nearest to the centre, and the image is not inside.
   """
   errors.lookup({'linf': None, 'l2': None}, norm, kind='norm')
-  step = np.broadcast_to(np.abs(np.asarray(lattice.step, np.float64)), x.shape)
+  step = np.broadcast_to(np.abs(np.asarray(lattice.step, np.float64)) / unit, x.shape)
   at, middle = lattice.place(x), lattice.place(centre)
   near = _near(at, lattice)
   sizes = [size for size in (eps if norm == 'linf' else np.inf, max_change) if size is not None]

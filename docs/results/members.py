@@ -1,0 +1,159 @@
+"""Runs the members of a budget on the trained networks of a run, beside PGD and its own attack.
+
+  python docs/results/members.py --run 'BraTS, 2D demo' --examples 16 --config configs/brats2d.py \\
+      --config.evaluate.budget=quick --workdir runs/brats2d
+
+Adds to docs/results/members/members.csv, for each member, the mean of its objective beside that of
+PGD with as many steps of 2.5 eps / steps, and to worst.csv the mean of the metric under the run's
+main attack, its best iterate and the worst of both and the members. The workdir is only read.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+
+from robustmed import attacks, papers
+from robustmed.attacks import ensemble
+from robustmed.evaluation import grid
+from robustmed.runs import artifacts, commandline, networks
+
+FOLDER = pathlib.Path(__file__).resolve().parent / 'members'
+SHORT = 0.01
+
+
+def spread(batches, count):
+  """One batch of `count` examples that lie evenly in the batches."""
+  whole = jax.tree.map(
+    lambda *leaves: np.concatenate(leaves),
+    *[{k: batch[k] for k in ('image', 'target', 'mask', 'index', 'group')} for batch in batches],
+  )
+  real = np.flatnonzero(whole['mask'])
+  chosen = real[np.unique(np.linspace(0, len(real) - 1, min(count, len(real))).astype(int))]
+  return jax.tree.map(lambda leaf: leaf[chosen], whole)
+
+
+def compared(exp):
+  """{name: probe} of the main attack, its best iterate and the members; {member: (best, PGD)}."""
+  plan = exp.grid
+  main = plan.probes[plan.main]
+  names = ensemble.settings_of(tuple(exp.task.objectives), 'quick')
+  members = [name for name in names if name in plan.probes]
+  probes = {plan.main: main, **{name: plan.probes[name] for name in members}}
+  if isinstance(main.attack, attacks.LoopAttack) and main.attack.select == 'last':
+    best = dataclasses.replace(main.attack, select='best', score_last=True)
+    probes['best iterate'] = main._replace(attack=best)
+  pairs = {}
+  for name in members:
+    member = probes[name]
+    plain = attacks.pgd(num_steps=member.attack.num_steps)
+    plain = dataclasses.replace(plain, threat=member.attack.threat)
+    pairs[name] = f'{name}, by its objective', f'PGD of {name}'
+    by_own = dataclasses.replace(member.attack, select='best')
+    probes |= dict(zip(pairs[name], [member._replace(attack=one) for one in (by_own, plain)]))
+  return probes, pairs
+
+
+def measured(exp, config, workdir, arms, count):
+  """The rows of all probes, networks and examples, and the pairs."""
+  plan, made = exp.grid, networks.Networks(exp, config, workdir)
+  probes, pairs = compared(exp)
+  judge = plan.checks['metric'], plan.checks['higher_is_better']
+  eps, rows, evaluators = max(plan.probes[plan.main].levels), [], {}
+  trial = exp.trials(config.seeds)[0]
+  source = exp.data_of(*trial.fold).load()
+  batch = spread(artifacts.evaluation_batches(source.test, source, config), count)
+  for arm in arms or exp.arms:
+    if exp.arms[arm].evaluated is not True:
+      continue
+    task = exp.task_of(arm)
+    same = tuple(id(field) for field in task._replace(init=None))
+    if same not in evaluators:
+      told = {'key': jax.random.key(config.seed), 'main': plan.main, 'judge': judge}
+      evaluators[same] = grid.Evaluator(task, probes, **told, host=plan.host)
+    variables = made.load(arm, trial)
+    for name in (grid.CLEAN, *probes):
+      level = 0.0 if name == grid.CLEAN else eps
+      told = {'attack': name, 'eps_of': lambda _, level=level: level}
+      found = grid.scored(evaluators[same], variables, [batch], **told)
+      rows.append(found.assign(arm=arm, attack=name))
+    print(f'{arm}: done', file=sys.stderr, flush=True)
+  return pd.concat(rows, ignore_index=True), probes, pairs, eps
+
+
+def of_members(rows, probes, pairs, run):
+  lines = []
+  for name, both in pairs.items():
+    objective = probes[name].objective
+    value = lambda one, column=f'_value.{objective}': (
+      rows[rows.attack == one].groupby('arm')[column].mean()
+    )
+    first, second = (value(one) for one in both)
+    share = (first - second) / second.abs()
+    lines.append(
+      {
+        'run': run,
+        'member': name,
+        'networks': len(share),
+        'PGD': f'{second.mean():.4g}',
+        'member, mean': f'{first.mean():.4g}',
+        'lowest difference, % of PGD': f'{100 * share.min():+.1f}',
+        'at': share.idxmin(),
+        f'below PGD by more than {SHORT:.0%}': int((share < -SHORT).sum()),
+      }
+    )
+  return lines
+
+
+def of_worst(rows, probes, pairs, exp, run, eps):
+  metric, higher = exp.grid.checks['metric'], exp.grid.checks['higher_is_better']
+  extra = {one for both in pairs.values() for one in both}
+  wide = rows.pivot_table(index=['arm', 'index'], columns='attack', values=metric, sort=False)
+  wide = wide.dropna()
+  own = wide[[name for name in probes if name not in extra]]
+  worst = own.min(axis=1) if higher else own.max(axis=1)
+  best = [name for name in own if name == 'best iterate']
+  paper = own[[exp.grid.main, *best]]
+  paper = paper.min(axis=1) if higher else paper.max(axis=1)
+  moved = (paper - worst).abs()
+  return {
+    'run': run,
+    'metric': metric,
+    'eps': f'{eps:g}',
+    'examples x networks': len(wide),
+    'clean': f'{wide[grid.CLEAN].mean():.3f}',
+    'main attack': f'{wide[exp.grid.main].mean():.3f}',
+    'best iterate': f'{wide[best[0]].mean():.3f}' if best else '-',
+    'worst of all': f'{worst.mean():.3f}',
+    'a member is worse, % of them': f'{100 * float((moved > 1e-6).mean()):.0f}',
+  }
+
+
+def add(path, lines, run):
+  """Puts the lines of a run in place of what the file had of it."""
+  known = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+  fresh = pd.DataFrame(lines).astype(str)
+  if known is not None:
+    fresh = pd.concat([known[known['run'] != run], fresh], ignore_index=True)
+  fresh.to_csv(path, index=False)
+
+
+def main(words):
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+  parser.add_argument('--run', required=True, help='its name in the tables')
+  parser.add_argument('--examples', type=int, default=16)
+  asked, rest = parser.parse_known_args(words)
+  command = commandline.parse(rest)
+  exp = papers.find(command.config.experiment).build(command.config)
+  found = measured(exp, command.config, command.workdir, command.arms, asked.examples)
+  rows, probes, pairs, eps = found
+  add(FOLDER / 'members.csv', of_members(rows, probes, pairs, asked.run), asked.run)
+  add(FOLDER / 'worst.csv', [of_worst(rows, probes, pairs, exp, asked.run, eps)], asked.run)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
