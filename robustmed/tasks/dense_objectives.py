@@ -96,6 +96,16 @@ def erase(outputs, batch) -> Array:
   return _mean(log_p[..., 0], counted * (batch['target']['labels'] > 0))
 
 
+def erase_one(label: int):
+  """Returns `erase` of one structure: of the pixels of that label, whatever becomes of others."""
+
+  def erased(outputs, batch) -> Array:
+    log_p, _, _, counted = _parts(outputs, batch)
+    return _mean(log_p[..., 0], counted * (batch['target']['labels'] == label))
+
+  return erased
+
+
 def plant(outputs, batch) -> Array:
   """Returns how near the network is to a structure that is not there, at most 0.
 

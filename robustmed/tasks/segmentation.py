@@ -40,7 +40,7 @@ def make(
   coarser grid, ...}. Losses are 'ce' and 'dice' over the heads weighted as in `head_weights`, per
   example; the coupled losses have one Dice for the whole batch, as nnU-Net trains in 2D.
   Objectives: 'loss', their sum; of head 0 alone 'ce', 'dice', 'head0' (ce + dice), 'margin' and
-  those of `dense_objectives`.
+  those of `dense_objectives`, 'erase_<class>' among them.
   Metrics: DICE_<class> = 2TP / (2TP + FP + FN + 1e-8), their mean DICE (the term of ADI), their
   maximum _DICE_max (the criterion of the authors' margins), and the counts _tp<k>, _fp<k>, _fn<k>,
   from which `slice_sets.tvdi` computes the TVDI of a set of examples. With `regions`, each some
@@ -50,6 +50,9 @@ def make(
   classes = tuple(classes)
   names = tuple(regions) if regions else classes
   network = networks.bind(module, image_shape=image_shape)
+  single = {
+    f'erase_{name}': dense_objectives.erase_one(label) for label, name in enumerate(classes, 1)
+  }
 
   def metrics(outputs, batch):
     logits = outputs['head0']
@@ -78,7 +81,7 @@ def make(
     predict=network.predict,
     forward=network.forward,
     losses=loss_terms,
-    objectives=OBJECTIVES,
+    objectives={**OBJECTIVES, **single},
     metrics=metrics,
     image_shape=tuple(image_shape),
     units=units,

@@ -210,7 +210,12 @@ def test_images_made_against_another_network_are_judged_on_this_one(case):
 
 
 def test_a_larger_budget_contains_the_smaller_one():
-  for known in (segmentation.OBJECTIVES, ('margin',), ('loss', 'bce', 'heat', 'offset'), ('loss', 'obj')):
+  for known in (
+    segmentation.OBJECTIVES,
+    ('margin',),
+    ('loss', 'bce', 'heat', 'offset'),
+    ('loss', 'obj'),
+  ):
     quick, standard, thorough = (
       ensemble.settings_of(tuple(known), name) for name in ('quick', 'standard', 'thorough')
     )

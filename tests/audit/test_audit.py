@@ -109,6 +109,7 @@ def test_the_attacked_image_is_the_stored_one(sized):
   whole = space.finish(batch['image'] + jnp.array([4.9999, -4.5, 0.4]).reshape(1, 3, 1), batch)
   np.testing.assert_array_equal(whole[0, :, 0], [15, 56, 99])
   assert made.stored(0.1) == (5, 5, 5)
+  np.testing.assert_allclose(space.unit(batch), [[[50.0]]])
 
 
 def test_images_in_units_of_their_case_have_the_same_threat(sized):

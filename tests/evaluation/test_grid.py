@@ -58,6 +58,30 @@ def test_rows_are_complete_sorted_and_right(tmp_path):
     np.testing.assert_allclose(cell['_start'], value, rtol=1e-5)
     assert (cell['_distance'] <= eps + 1e-6).all() and (cell['_value'] > cell['_start']).all()
     np.testing.assert_allclose(cell['_gain'], cell['_value'] - cell['_start'])
+    assert not cell[list(FLAGS)].to_numpy().any()
+
+
+FLAGS = {'_not_moved': '_distance', '_not_finite': '_value.bce', '_no_gradient': '_zero_grad'}
+
+
+def test_what_an_attack_could_not_do_is_in_its_rows(tmp_path):
+  table = pd.DataFrame({'index': range(4), 'arm': 'std', 'seed': 0, 'group': 0, 'eps': 0.1})
+  good = {'_distance': 0.1, '_value.bce': 1.0, '_zero_grad': 0.2, 'attack': 'pgd'}
+  bad = {'_distance': 0.0, '_value.bce': np.nan, '_zero_grad': 1.0}
+  attacked = table.assign(**good)
+  for number, (column, value) in enumerate(bad.items()):
+    attacked.loc[number, column] = value
+  clean = table.assign(**{**good, **bad, 'attack': grid.CLEAN, 'eps': 0.0})
+  wanted = [
+    grid.Cell('std', trials.Trial(0), name, eps) for name, eps in ((grid.CLEAN, 0), ('pgd', 0.1))
+  ]
+  for cell, part in zip(wanted, (clean, attacked), strict=True):
+    part.to_parquet(tmp_path / cell.file)
+  probes = {'pgd': grid.Probe(PGD, 'bce', (0.1,))}
+  rows = grid.collect(tmp_path, wanted, probes, main='bce')
+  found = rows[rows['attack'] == 'pgd'][list(FLAGS)].to_numpy()
+  np.testing.assert_array_equal(found, np.eye(4)[:, :3])
+  assert not rows[rows['attack'] == grid.CLEAN][list(FLAGS)].to_numpy().any()
 
 
 def _valid():

@@ -16,7 +16,9 @@ import pytest
 
 from robustmed import attacks
 
-reason = 'needs PyTorch, torchattacks, foolbox, ART and AutoAttack, see tests/peers/requirements.txt'
+reason = (
+  'needs PyTorch, torchattacks, foolbox, ART and AutoAttack, see tests/peers/requirements.txt'
+)
 torch = pytest.importorskip('torch', reason=reason)
 torchattacks = pytest.importorskip('torchattacks', reason=reason)
 foolbox = pytest.importorskip('foolbox', reason=reason)
@@ -45,7 +47,9 @@ def cases():
   for case in made.values():
     assert float(jnp.max(case.margin(case.image))) < 0
     theirs = case.clean[np.arange(len(case.clean)), case.y]
-    others = np.where(np.arange(case.clean.shape[1]) == case.y[:, None].numpy(), -np.inf, case.clean)
+    others = np.where(
+      np.arange(case.clean.shape[1]) == case.y[:, None].numpy(), -np.inf, case.clean
+    )
     np.testing.assert_allclose(case.margin(case.image), others.max(1) - theirs, atol=1e-3)
   return made
 
@@ -56,7 +60,9 @@ def table():
   yield rows
   shown = pd.DataFrame(rows, columns=COLUMNS)
   for name in COLUMNS[3:]:
-    shown[name] = [f'{value:.4g}' if name in COLUMNS[3:5] else f'{value:.2f}' for value in shown[name]]
+    shown[name] = [
+      f'{value:.4g}' if name in COLUMNS[3:5] else f'{value:.2f}' for value in shown[name]
+    ]
   print(f'\n{shown.to_string(index=False)}')
   if path := os.environ.get('ATTACK_TABLE'):
     shown.to_csv(pathlib.Path(path), index=False)
@@ -176,7 +182,7 @@ def _apgd_peers(case, norm):
   )  # fmt: skip
 
   def by_art(seed):
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - ART draws from it
     return third.generate(case.x.numpy(), case.y.numpy())
 
   return {'torchattacks': seeded(first), 'AutoAttack': seeded(second), 'ART': by_art}
@@ -264,7 +270,7 @@ def _square_peers(case, norm, eps):
     return run
 
   def by_art(seed):
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - ART draws from it
     asked = []
 
     def wrong(outputs, wanted):

@@ -67,6 +67,17 @@ FORMULAS = {
 }
 
 
+def test_one_structure_is_erased(case):
+  logits, labels, _ = case
+  for label in range(1, CLASSES):
+    found = dense_objectives.erase_one(label)(
+      {'head0': jnp.asarray(logits)}, {'target': {'labels': labels}}
+    )
+    log_p = np.log(np.exp(logits[..., 0]) / np.exp(logits).sum(-1))
+    for value, own, there in zip(found, log_p, np.asarray(labels) == label, strict=True):
+      np.testing.assert_allclose(value, own[there].mean() if there.any() else 0, rtol=1e-5)
+
+
 @pytest.mark.parametrize('use_counted', [False, True])
 @pytest.mark.parametrize('name', sorted(FORMULAS))
 def test_formula(case, name, use_counted):
