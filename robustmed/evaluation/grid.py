@@ -13,7 +13,7 @@ import pandas as pd
 from robustmed import attacks, errors, types
 from robustmed.attacks import objectives
 from robustmed.attacks import space as spaces
-from robustmed.evaluation import movement, stored_tables, trials
+from robustmed.evaluation import flags, movement, stored_tables, trials
 from robustmed.ops import contracts
 from robustmed.process import console, files, parallel
 
@@ -273,9 +273,7 @@ def collect(
 
   `_value` is each attack's own objective (that of `main` for clean rows), `_start` the same
   objective at the clean image, and `_gain` their difference in the attack's direction, nan for
-  images made against another network or chosen by the metric. `_not_moved` is 1 where an attack
-  left the image as it was, `_not_finite` where its objective is no number there, `_no_gradient`
-  where the gradient of `main` is 0 at the image that it left.
+  images made against another network or chosen by the metric. See also `flags`.
   """
   parts = [files.read_with(folder / cell.file, pd.read_parquet) for cell in wanted]
   rows = pd.concat(parts, ignore_index=True)
@@ -286,17 +284,10 @@ def collect(
     rows.loc[here, '_value'] = rows.loc[here, column]
     rows.loc[here, '_start'] = clean[column].reindex(places).to_numpy()
     rows.loc[here, '_gain'] = _direction(probes.get(name)) * (rows['_value'] - rows['_start'])
-  attacked = (rows['attack'] != CLEAN) & (rows['eps'] > 0)
-  flags = {
-    '_not_moved': rows['_distance'] == 0,
-    '_not_finite': ~np.isfinite(rows['_value'].astype(float)),
-    '_no_gradient': rows['_zero_grad'] == 1,
-  }
-  rows = rows.assign(**{name: (attacked & flag).astype(float) for name, flag in flags.items()})
-  rows = rows[[name for name in rows.columns if not name.startswith('_value.')]]
+  rows = flags.added(rows, (rows['attack'] != CLEAN) & (rows['eps'] > 0))
   rows = rows.sort_values(['arm', 'seed', 'attack', 'eps', 'index'], kind='stable')
-  names = [*KEYS, *[name for name in rows.columns if name not in KEYS]]
-  return rows[names].reset_index(drop=True)
+  names = [n for n in rows.columns if n not in KEYS and not n.startswith('_value.')]
+  return rows[[*KEYS, *names]].reset_index(drop=True)
 
 
 def _direction(probe: Probe | None) -> float:

@@ -224,7 +224,7 @@ def test_minimal_eps_of_a_linear_model(problems, norm):
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 def test_fmn_ends_at_the_border(problems, norm):
-  """Its smallest change that breaks is the known one, and what eps does not reach stays in the ball."""
+  """Its smallest change that breaks is the known one, unless eps does not reach it."""
   weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
   dual = np.abs(weights).sum(1) if norm == 'linf' else np.linalg.norm(weights, axis=1)
   x, want = problems.images((3, 5)), np.asarray([0.02, 0.31, 0.9])
