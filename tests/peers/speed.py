@@ -187,7 +187,10 @@ def _asked(process, question=None):
   if question is not None:
     process.stdin.write(question)
     process.stdin.flush()
-  return json.loads(process.stdout.readline())
+  answer = process.stdout.readline()
+  if not answer:
+    raise SystemExit(f'{" ".join(process.args[2:5])} ended with exit code {process.wait()}')
+  return json.loads(answer)
 
 
 def compare(name, args, words):
