@@ -44,7 +44,8 @@ def worst(found: pd.DataFrame, members: pd.DataFrame, own: pd.DataFrame) -> pd.D
       continue
     mine = members[(members.arm == line.arm) & ((members.eps - line.eps).abs() < 1e-9)]
     mine = mine.sort_values(['share', '_member'], ascending=[False, True])
-    by = ', '.join(f'{name} {share:.0%}' for name, share in zip(mine['_member'], mine.share))
+    names = mine['_member'].replace(CLEAN, 'untouched image')
+    by = ', '.join(f'{name} {share:.0%}' for name, share in zip(names, mine.share))
     single = float(own.loc[line.arm, level])
     gap = round(single - line.mean, 3) + 0.0  # no -0
     cells = [f'{single:.3f}', f'{line.mean:.3f}', f'{gap:+.3f}', by]
@@ -72,7 +73,7 @@ def neutral(command: str) -> str:
     if name in ('--config.data.dir', '--config.data.cache_dir'):
       word = f'{name}{mark}{pathlib.Path(value).name}'
     elif last == '--workdir':
-      word = f'runs/{pathlib.Path(word).name}'
+      word = f'runs/{pathlib.Path(word).stem}'
     words.append(word)
     last = name
   return shlex.join(words)
