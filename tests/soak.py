@@ -2,18 +2,23 @@
 
   python tests/soak.py --kills 200 --seed 1 --folder /tmp/soak
 
-A kill is SIGKILL or SIGTERM, of the process or of one of two hosts, after a random part of the time
-that an undisturbed run takes. The same command is then started again, until it ends by itself; its
-results must be those of the undisturbed run, byte for byte, and its networks equal; no lock and no
-temporary file may be left. Then the next run begins. Every kill is a line of FOLDER/log.csv. The
-exit code is 1 if a result differs, a process hangs, shows a traceback, or ends with another code
-than its end explains.
+A kill is SIGKILL or SIGTERM, of the process or of one of two hosts, after a random part of the CPU
+time that an undisturbed run takes, so that a busy machine changes nothing. The same command is then
+started again, until it ends by itself; its results must be those of the undisturbed run, byte for
+byte, and its networks equal; no lock and no temporary file may be left. Then the next run begins.
+Every kill is a line of FOLDER/log.csv, with which the same command goes on. The exit code is 1 if a
+result differs, a process hangs, shows a traceback, or ends with another code than its end explains.
+
+The runs are smoke presets with two arms (`ARMS`), and share the compiled programs of
+FOLDER/compiled: a kill takes some seconds of CPU time instead of a minute.
 """
 
 import argparse
 import collections
 import csv
 import filecmp
+import json
+import math
 import os
 import pathlib
 import random
@@ -35,10 +40,13 @@ WORKLOADS = {  # name: (config, hosts, devices of each)
   'quickstart': ('configs/quickstart.py:smoke', 1, 2),
   'amat': ('configs/amat_hippocampus.py:smoke', 1, 2),
   'quickstart on two hosts': ('configs/quickstart.py:smoke', 2, 1),
+  'amat on two hosts': ('configs/amat_hippocampus.py:smoke', 2, 1),
 }
+ARMS = {'configs/quickstart.py:smoke': 'std,adv', 'configs/amat_hippocampus.py:smoke': 'std,amat'}
 # Killed itself; asked to stop (before and after there is a handler); another host was lost.
 CODES = {0, -signal.SIGKILL, -signal.SIGTERM, 143, -signal.SIGABRT, 75}
-COLUMNS = ('kill', 'workload', 'run', 'signal', 'target', 'after', 'codes', 'seconds', 'failure')
+COLUMNS = ('kill', 'workload', 'run', 'signal', 'target', 'after', 'codes', 'seconds')
+COLUMNS += ('equal', 'failure')
 
 
 class Failed(Exception):
@@ -47,8 +55,21 @@ class Failed(Exception):
 
 def _start(workload, folder):
   config, hosts, devices = WORKLOADS[workload]
-  words = ['--config', config, '--workdir', folder]
-  return runs.hosts(*words, processes=hosts, devices=devices)
+  words = ['--config', config, '--workdir', folder, '--arms', ARMS[config]]
+  env = {
+    'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return runs.hosts(*words, processes=hosts, devices=devices, env=env)
+
+
+def _cpu_seconds(pid) -> float:
+  """Returns the CPU time of a process so far; 0 if it has ended."""
+  try:
+    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+  except OSError:
+    return 0.0
+  return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def _ended(started, *, allowed, patience) -> list[int]:
@@ -107,76 +128,86 @@ def _equal(first, second) -> bool:
 
 
 class Soak:
-  """The kills of one call."""
+  """The kills of one call, which goes on with those of the log in its folder."""
 
   def __init__(self, folder, *, seed, kills, patience, workloads):
-    self._folder, self._random, self._kills = folder, random.Random(seed), kills
+    self._folder, self._seed, self._kills = folder, seed, kills
     self._patience, self._workloads = patience, workloads
-    self._done, self._counts = 0, collections.Counter()
+    self._log, self._measured = folder / 'log.csv', folder / 'seconds.json'
     self._rows, self._times = [], {}
+    if self._log.exists():
+      with self._log.open(newline='') as file:
+        self._rows = list(csv.DictReader(file))
+    if self._measured.exists():
+      self._times = json.loads(self._measured.read_text())
 
   def run(self) -> int:
     """Runs everything; returns how many failures there were."""
     self._folder.mkdir(parents=True, exist_ok=True)
     for name in self._workloads:
-      for again in (False, True):  # the second one finds all programs compiled
-        folder = self._reference(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        began = time.monotonic()
-        _ended(_start(name, folder), allowed={0}, patience=self._patience)
-        self._times[name] = time.monotonic() - began
-        print(
-          f'{name}: undisturbed{" again" if again else ""} {self._times[name]:.0f} s', flush=True
-        )
-    number = 0
-    while self._done < self._kills:
+      if name not in self._times:
+        self._measure(name)
+    number = max((int(row['run']) for row in self._rows), default=0)
+    while self._count('kill') < self._kills:
       number += 1
       self._one_run(self._workloads[number % len(self._workloads)], number)
-    print(', '.join(f'{count} {name}' for name, count in sorted(self._counts.items())), flush=True)
-    return self._counts['failures']
+    kinds = collections.Counter(
+      f'{row["signal"]} of {row["workload"]}' for row in self._rows if row['kill']
+    )
+    print(', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items())), flush=True)
+    print(f'{self._count("equal")} runs ended equal, {self._count("failure")} failures', flush=True)
+    return self._count('failure')
+
+  def _count(self, column) -> int:
+    return sum(bool(row.get(column)) for row in self._rows)
+
+  def _measure(self, name):
+    """Makes the reference of a workload; its second run finds all programs compiled."""
+    for said in ('undisturbed', 'undisturbed again'):
+      folder = self._reference(name)
+      shutil.rmtree(folder, ignore_errors=True)
+      started = _start(name, folder)
+      used = self._until(started, started[0], math.inf)
+      _ended(started, allowed={0}, patience=self._patience)
+      print(f'{name}: {said}, {used:.1f} s of CPU time', flush=True)
+    self._times[name] = used
+    self._measured.write_text(json.dumps(self._times))
 
   def _reference(self, name):
     return self._folder / name.replace(' ', '_')
 
   def _one_run(self, name, number):
     """Kills one run again and again, until it ends by itself."""
-    folder = self._folder / 'killed'
+    folder, chance = self._folder / 'killed', random.Random(f'{self._seed} {number}')
     shutil.rmtree(folder, ignore_errors=True)
     try:
-      while self._done < self._kills:
-        if not self._kill(name, number, folder):
+      while self._count('kill') < self._kills:
+        if not self._kill(name, number, folder, chance):
           break
       else:
         _ended(_start(name, folder), allowed={0}, patience=self._patience)
       _compare(self._reference(name), folder)
-      self._counts['runs ended equal'] += 1
-      return
+      self._note(workload=name, run=number, equal='yes')
     except Failed as failure:
-      self._counts['failures'] += 1
       self._note(workload=name, run=number, failure=str(failure))
       shutil.copytree(folder, self._folder / f'failed{number}', dirs_exist_ok=True)
 
-  def _kill(self, name, number, folder) -> bool:
+  def _kill(self, name, number, folder, chance) -> bool:
     """Starts a run and kills it; False if it ended first."""
-    sent = self._random.choice((signal.SIGKILL, signal.SIGTERM))
+    sent = chance.choice((signal.SIGKILL, signal.SIGTERM))
     started = _start(name, folder)
-    target = self._random.randrange(len(started))
-    after = self._random.uniform(0, 0.8 * self._times[name])
+    target = chance.randrange(len(started))
+    after = chance.uniform(0, 0.8 * self._times[name])
     began = time.monotonic()
-    while time.monotonic() - began < after:
-      if all(process.poll() is not None for process in started):
-        _ended(started, allowed={0}, patience=self._patience)
-        return False
-      time.sleep(0.05)
+    if self._until(started, started[target], after) < after:
+      _ended(started, allowed={0}, patience=self._patience)
+      return False
     started[target].send_signal(sent)
     codes = _ended(started, allowed=CODES, patience=self._patience)
     if codes == [0] * len(codes):  # it ended in the meantime, or had nothing more to save
       return False
-    self._done += 1
-    self._counts[sent.name] += 1
-    self._counts[f'kills of {name}'] += 1
     self._note(
-      kill=self._done,
+      kill=self._count('kill') + 1,
       workload=name,
       run=number,
       signal=sent.name,
@@ -187,10 +218,22 @@ class Soak:
     )
     return True
 
+  def _until(self, started, one, seconds) -> float:
+    """Waits until a process has used this CPU time or all have ended; returns what it used."""
+    used, end = 0.0, time.monotonic() + self._patience
+    while used < seconds and any(process.poll() is None for process in started):
+      if time.monotonic() > end:
+        for process in started:
+          process.kill()
+        raise Failed('hangs')
+      time.sleep(0.05)
+      used = max(used, _cpu_seconds(one.pid))
+    return used
+
   def _note(self, **row):
     self._rows.append(row)
     print(' '.join(f'{key}={value}' for key, value in row.items()), flush=True)
-    with (self._folder / 'log.csv').open('w', newline='') as file:
+    with self._log.open('w', newline='') as file:
       writer = csv.DictWriter(file, COLUMNS, restval='')
       writer.writeheader()
       writer.writerows(self._rows)

@@ -107,7 +107,7 @@ def mistake(*words, **env):
   return lines[0]
 
 
-def hosts(*words, processes, devices):
+def hosts(*words, processes, devices, env=None):
   """Starts the program as `processes` hosts that find each other as under SLURM; the processes."""
   started, job = [], str(_slurm_job())
   for process in range(processes):
@@ -120,9 +120,9 @@ def hosts(*words, processes, devices):
       'SLURM_STEP_NUM_NODES': '1',
     }
     flags = re.sub(r'(device_count)=\d+', rf'\1={devices}', os.environ['XLA_FLAGS'])
-    env = environment(**slurm, JAX_PLATFORMS='cpu') | {'XLA_FLAGS': flags}
-    env.pop('NPROC', None)
-    started.append(start(*words, *(['--distributed'] if processes > 1 else []), env=env))
+    own = environment(**slurm, JAX_PLATFORMS='cpu') | {'XLA_FLAGS': flags} | (env or {})
+    own.pop('NPROC', None)
+    started.append(start(*words, *(['--distributed'] if processes > 1 else []), env=own))
   return started
 
 
