@@ -9,8 +9,8 @@ byte, and its networks equal; no lock and no temporary file may be left. Then th
 Every kill is a line of FOLDER/log.csv, with which the same command goes on. The exit code is 1 if a
 result differs, a process hangs, shows a traceback, or ends with another code than its end explains.
 
-The runs are smoke presets with two arms (`ARMS`), and share the compiled programs of
-FOLDER/compiled: a kill takes some seconds of CPU time instead of a minute.
+The runs are smoke presets with two arms and few attacks (`SHORTER`), and share the compiled
+programs of FOLDER/compiled: a kill takes some seconds of CPU time instead of a minute.
 """
 
 import argparse
@@ -36,13 +36,26 @@ os.environ.setdefault(
 
 from support import runs
 
-WORKLOADS = {  # name: (config, hosts, devices of each)
-  'quickstart': ('configs/quickstart.py:smoke', 1, 2),
-  'amat': ('configs/amat_hippocampus.py:smoke', 1, 2),
-  'quickstart on two hosts': ('configs/quickstart.py:smoke', 2, 1),
-  'amat on two hosts': ('configs/amat_hippocampus.py:smoke', 2, 1),
+WORKLOADS = {  # name: (configuration, hosts, devices of each)
+  'quickstart': ('quickstart', 1, 2),
+  'amat': ('amat_hippocampus', 1, 2),
+  'quickstart on two hosts': ('quickstart', 2, 1),
+  'amat on two hosts': ('amat_hippocampus', 2, 1),
 }
-ARMS = {'configs/quickstart.py:smoke': 'std,adv', 'configs/amat_hippocampus.py:smoke': 'std,amat'}
+SHORTER = {  # configuration: (arms, attacks)
+  'quickstart': (('std', 'adv'), ('pgd_seg', 'noise')),
+  'amat_hippocampus': (('std', 'amat'), ('pgd', 'noise')),
+}
+CONFIG = """
+from robustmed.runs import commandline
+
+def get_config(preset=''):
+  config = commandline.load_config('{name}:smoke')
+  for part, wanted in ((config.arms, {arms}), (config.evaluate.attacks, {attacks})):
+    for name in set(part) - set(wanted):
+      del part[name]
+  return config
+"""
 # Killed itself; asked to stop (before and after there is a handler); another host was lost.
 CODES = {0, -signal.SIGKILL, -signal.SIGTERM, 143, -signal.SIGABRT, 75}
 COLUMNS = ('kill', 'workload', 'run', 'signal', 'target', 'after', 'codes', 'seconds')
@@ -54,8 +67,11 @@ class Failed(Exception):
 
 
 def _start(workload, folder):
-  config, hosts, devices = WORKLOADS[workload]
-  words = ['--config', config, '--workdir', folder, '--arms', ARMS[config]]
+  name, hosts, devices = WORKLOADS[workload]
+  arms, attacks = SHORTER[name]
+  config = folder.parent / f'{name}.py'
+  config.write_text(CONFIG.format(name=name, arms=arms, attacks=attacks))
+  words = ['--config', config, '--workdir', folder]
   env = {
     'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'compiled'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

@@ -6,11 +6,12 @@ its sum in .sha256/NAME.sha256 beside it. `sha256sum -c` reads both. What an ear
 has no sums; it is loaded with one warning.
 """
 
+import contextlib
 import hashlib
 import pathlib
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -24,20 +25,31 @@ _EXPORTED = ('worst', 'networks')  # folders of results for other programs, whic
 _LINE = re.compile(r'([0-9a-f]{64})  (.+)')
 
 Path = pathlib.Path | epath.Path
-_kept: set[Path] = set()
 _checked: dict[str, tuple] = {}  # folder -> what its files were when they were last compared
-_warned: list[Path] = []
 
 
-def keep(folder: Path) -> None:
-  """Has tables, arrays and JSON files that are written below `folder` from now on get sums."""
-  _kept.add(folder)
+class _Run(NamedTuple):
+  kept: frozenset[Path]  # folders in which files get sums
+  warned: list[Path]  # what had none
+
+
+_runs = [_Run(frozenset(), [])]  # the last one is open
+
+
+@contextlib.contextmanager
+def keep(*folders: Path) -> Iterator[None]:
+  """Has tables, arrays and JSON files written below `folders` get sums until the block ends."""
+  _runs.append(_Run(_runs[-1].kept | set(folders), []))
+  try:
+    yield
+  finally:
+    _runs.pop()
 
 
 def is_kept(path: Path) -> bool:
   """Returns whether a file that is written to `path` gets a sum: see `keep`, or it has one."""
   below = path.suffix in _KINDS and not {*_EXPORTED, BESIDE} & set(path.parts)
-  return (below and not _kept.isdisjoint(path.parents)) or _beside(path).exists()
+  return (below and not _runs[-1].kept.isdisjoint(path.parents)) or _beside(path).exists()
 
 
 def digest(path: Path) -> str:
@@ -178,9 +190,9 @@ def _stamp(file) -> Any:
 def _warn(path):
   from robustmed.process import console  # here, so that --help is fast
 
-  if not _warned:
+  if not _runs[-1].warned:
     console.say(
       f'{path} was stored without check sums, as by earlier versions; it and what else has none is '
       'used as it is'
     )
-  _warned.append(path)
+  _runs[-1].warned.append(path)

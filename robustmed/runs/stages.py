@@ -11,7 +11,7 @@ from robustmed import errors, report
 from robustmed.data import pipeline
 from robustmed.evaluation import grid
 from robustmed.evaluation.checks import inspection
-from robustmed.process import console, files, parallel
+from robustmed.process import checksums, console, files, parallel
 from robustmed.report import inputs
 from robustmed.runs import (
   artifacts,
@@ -78,6 +78,10 @@ class Run:
     self._preparing, self._checks = threading.Lock(), {}  # arm -> of the memory of its steps
 
   def go(self) -> None:
+    with checksums.keep(*(self.folder / name for name in workdir.SUMMED)):
+      self._go()
+
+  def _go(self):
     stage, config = self.command.stage, self.config
     other = self.command.checkpoint
     imported = self.networks.imported(other) if other else None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from robustmed import errors
-from robustmed.process import checksums, files, leftovers, parallel
+from robustmed.process import files, leftovers, parallel
 
 DATA = 'data.json'
 EDITABLE = ('config.report.other',)  # nothing but the report reads it
@@ -35,8 +35,6 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
   """
   plain = json.loads(json.dumps(config))
   path = folder / 'config.json'
-  for name in SUMMED:
-    checksums.keep(folder / name)
   try:
     if parallel.is_writer():
       folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,7 @@ from support import toys
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet'])
-def test_a_damaged_table_is_computed_again(tmp_path, monkeypatch, capsys, suffix):
-  monkeypatch.setattr(checksums, '_kept', {tmp_path})
+def test_a_damaged_table_is_computed_again(tmp_path, capsys, suffix):
   made = []
 
   def table(name):
@@ -20,9 +19,10 @@ def test_a_damaged_table_is_computed_again(tmp_path, monkeypatch, capsys, suffix
     return stored_tables.Table(f'{name}.{suffix}', make, name, '')
 
   def fill():
-    stored_tables.fill_missing(
-      'tables', [table('a'), table('b')], folder=tmp_path, stopper=console.Stopper()
-    )
+    with checksums.keep(tmp_path):
+      stored_tables.fill_missing(
+        'tables', [table('a'), table('b')], folder=tmp_path, stopper=console.Stopper()
+      )
 
   fill()
   fill()

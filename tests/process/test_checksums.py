@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from support import buckets
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-  monkeypatch.setattr(checksums, '_kept', set())
-  monkeypatch.setattr(checksums, '_warned', [])
+def keep():
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(checksums.keep())
+    yield lambda folder: stack.enter_context(checksums.keep(folder))
 
 
 def _flip(path, place=-2):
@@ -30,8 +32,8 @@ def root(request, tmp_path, monkeypatch):
   return files.path_of('gs://bucket/x')
 
 
-def test_a_file_of_results_that_was_changed_is_refused_with_its_name(root):
-  checksums.keep(root / 'results')
+def test_a_file_of_results_that_was_changed_is_refused_with_its_name(keep, root):
+  keep(root / 'results')
   path = root / 'results' / 'checks.json'
   files.write_json(path, {'a': 1})
   assert files.read_json(path) == {'a': 1}
@@ -53,8 +55,8 @@ def test_a_file_of_results_that_was_changed_is_refused_with_its_name(root):
   assert files.read_json(path) == {'a': 3}
 
 
-def test_only_what_a_run_keeps_has_sums(tmp_path):
-  checksums.keep(tmp_path / 'results')
+def test_only_what_a_run_keeps_has_sums(keep, tmp_path):
+  keep(tmp_path / 'results')
   for name in ('locks/a.json', 'results/worst/a/b.csv', 'results/a.png', 'results/parts/a.csv'):
     files.write_text(tmp_path / name, 'x')
   assert [
@@ -71,9 +73,9 @@ def test_only_what_a_run_keeps_has_sums(tmp_path):
 
 @pytest.mark.parametrize('moment', ['announced', 'replaced', 'new'])
 def test_a_run_that_is_killed_while_it_replaces_a_file_leaves_a_valid_one(
-  tmp_path, monkeypatch, moment
+  keep, tmp_path, monkeypatch, moment
 ):
-  checksums.keep(tmp_path)
+  keep(tmp_path)
   path = tmp_path / 'a.json'
   if moment != 'new':
     files.write_json(path, 1)
@@ -100,10 +102,10 @@ def test_a_run_that_is_killed_while_it_replaces_a_file_leaves_a_valid_one(
   assert len(sums.read_text().splitlines()) == 1
 
 
-def test_what_has_no_sums_is_used_with_one_warning(tmp_path, capsys):
+def test_what_has_no_sums_is_used_with_one_warning(keep, tmp_path, capsys):
   (tmp_path / 'a.json').write_text('1')
   (tmp_path / 'b.json').write_text('2')
-  checksums.keep(tmp_path)
+  keep(tmp_path)
   assert files.read_json(tmp_path / 'a.json') == 1 and files.read_json(tmp_path / 'b.json') == 2
   checksums.check_list(tmp_path)
   (line,) = capsys.readouterr().err.splitlines()
@@ -151,8 +153,8 @@ def test_a_list_that_is_damaged_is_refused(tmp_path, damage):
     checksums.check_list(tmp_path)
 
 
-def test_sums_beside_a_file_that_cannot_be_read_are_a_mismatch(tmp_path):
-  checksums.keep(tmp_path)
+def test_sums_beside_a_file_that_cannot_be_read_are_a_mismatch(keep, tmp_path):
+  keep(tmp_path)
   files.write_json(tmp_path / 'a.json', 1)
   (tmp_path / '.sha256' / 'a.json.sha256').write_bytes(b'\xff\x00')
   with pytest.raises(errors.UserError, match='damaged'):
@@ -176,3 +178,16 @@ def test_pipes_and_broken_links_in_a_folder_are_refused_before_anything_is_opene
     put(tmp_path / name)
     with pytest.raises(errors.UserError, match=f'{name} is no regular file; copy it'):
       checksums.check_list(tmp_path, help_text='copy it')
+
+
+def test_what_one_run_keeps_ends_with_it(tmp_path, capsys):
+  for number in (1, 2):
+    folder = tmp_path / str(number)
+    files.write_text(folder / 'old.json', '1')
+    with checksums.keep(folder):
+      files.write_json(folder / 'a.json', number)
+      assert files.read_json(folder / 'old.json') == 1  # with a warning for every run
+    files.write_json(folder / 'after.json', number)
+    assert [path.name for path in (folder / '.sha256').iterdir()] == ['a.json.sha256']
+  first, second = capsys.readouterr().err.splitlines()
+  assert '1/old.json was stored without' in first and '2/old.json was stored without' in second
