@@ -66,10 +66,12 @@ def _run(words: Sequence[str]) -> int:
     compile_cache.share()
 
   from robustmed import papers
+  from robustmed.process import links
   from robustmed.runs import stages
 
   started = time.monotonic()
-  stages.run(command, papers.find(command.config.experiment), cpu_flags=flags)
+  with links.following(command.follow_links):
+    stages.run(command, papers.find(command.config.experiment), cpu_flags=flags)
   if command.stage not in ('describe', 'plan', 'compile'):
     from robustmed.process import console
 

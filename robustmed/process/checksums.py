@@ -171,9 +171,10 @@ def check_list(folder: Path, *, help_text: str = '') -> None:
   entries = [_LINE.fullmatch(line) for line in lines[1:-1]]
   if lines[0] != f'# {len(entries)} files' or lines[-1] or None in entries:
     raise errors.UserError(f'{path} is damaged{advice}')
+  there = {file.relative_to(folder).as_posix() for file in found}
   for entry in entries:
     file = folder / entry[2]
-    if not file.is_file():
+    if entry[2] not in there:  # also a name that leads elsewhere
       raise errors.UserError(f'{file} is missing{advice}')
     if digest(file) != entry[1]:
       raise errors.UserError(f'{file} is damaged: its SHA-256 is not the one in {LIST}{advice}')

@@ -92,20 +92,6 @@ def present(path: Path) -> bool:
   return regular(path, missing_ok=True).is_file()
 
 
-def inside(root: pathlib.Path, path: pathlib.Path, *, listed: str = '') -> pathlib.Path:
-  """Returns `path`; where it is no file or leaves the folder, also by a link, a `UserError`."""
-  place = f'; it is listed in {listed}' if listed else ''
-  if '\0' in str(path):
-    raise errors.UserError(f'{root}: {str(path)!r} is no name of a file{place}')
-  if path.is_symlink():  # a circle of links has no end to resolve
-    regular(path)
-  if not path.resolve().is_relative_to(root.resolve()):
-    raise errors.UserError(f'{path}: leaves the folder {root}{place}; copy the file into it')
-  if not present(path):
-    raise errors.UserError(f'{path}: is not there{place}')
-  return path
-
-
 def read_bytes(path: Path) -> bytes:
   """Returns the content of a file; one that cannot be read, or is not what a run wrote (see
   `checksums`), is a `UserError`."""

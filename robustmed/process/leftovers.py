@@ -1,7 +1,8 @@
 """Removes temporary files and folders that a killed process left behind.
 
 Their names say which process made them, on which host: `.NAME.OWNER.tmp.SUFFIX`. One whose process
-has ended is removed by the next run; one of another host once it is a day old.
+has ended is removed by the next run; one of another host once it is a day old, and so is what
+earlier versions left, whose names do not say the host.
 """
 
 import contextlib
@@ -17,6 +18,9 @@ import time
 
 _OLD = 24 * 3600.0  # seconds after which what other hosts made is removed
 _OWNER = re.compile(r'\.([0-9a-f]{8})-(\d+)-(\d*)\.tmp(\.[^.]+)?$')
+# Of earlier versions: in workdirs and data caches, and in the system's place for temporary files.
+_EARLIER = re.compile(r'\..+\.\d+\.tmp\.\w+|\.building-\w{8}')
+_EARLIER_TEMPORARY = re.compile(r'tmp\w{8}tfds')
 
 
 def owner() -> str:
@@ -64,7 +68,14 @@ def temporary_folder() -> tempfile.TemporaryDirectory:
   return tempfile.TemporaryDirectory(prefix='robustmed-', suffix=f'.{owner()}.tmp')
 
 
-def sweep(folder: pathlib.Path, *, depth: int = 0) -> list[pathlib.Path]:
+def sweep_temporary() -> list[pathlib.Path]:
+  """Sweeps the system's place for temporary files."""
+  return sweep(pathlib.Path(tempfile.gettempdir()), earlier=_EARLIER_TEMPORARY)
+
+
+def sweep(
+  folder: pathlib.Path, *, depth: int = 0, earlier: re.Pattern[str] = _EARLIER
+) -> list[pathlib.Path]:
   """Removes what ended processes left in a folder, and `depth` levels below; returns what it was.
 
   Links are not followed. Folders of an object store have no temporary files.
@@ -75,20 +86,24 @@ def sweep(folder: pathlib.Path, *, depth: int = 0) -> list[pathlib.Path]:
   with contextlib.suppress(OSError), os.scandir(folder) as found:
     for entry in list(found):
       is_folder = entry.is_dir(follow_symlinks=False)
-      if _is_left(entry):
+      if _is_left(entry, earlier):
         with contextlib.suppress(OSError):
           shutil.rmtree(entry.path) if is_folder else os.unlink(entry.path)
           removed.append(pathlib.Path(entry.path))
       elif is_folder and depth:
-        removed += sweep(pathlib.Path(entry.path), depth=depth - 1)
+        removed += sweep(pathlib.Path(entry.path), depth=depth - 1, earlier=earlier)
   return removed
 
 
-def _is_left(entry) -> bool:
+def _is_left(entry, earlier) -> bool:
   found = _OWNER.search(entry.name)
   if found is None:
-    return False
+    return bool(earlier.fullmatch(entry.name)) and _is_old(entry)
   host, pid, since = found[1], int(found[2]), found[3]
   if host != _host():
-    return time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD
+    return _is_old(entry)
   return not is_alive(pid) or born(pid) != since
+
+
+def _is_old(entry) -> bool:
+  return time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD

@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from robustmed import errors
-from robustmed.process import files, memory, tool
+from robustmed.process import files, links, memory, tool
 from robustmed.runs.compilation import targets
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -71,6 +71,7 @@ class Command(NamedTuple):
   target: str = ''
   programs: tuple[str, ...] = ()
   allow_memory: bool = False
+  follow_links: bool = False
   rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
 
 
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
   add('--programs', metavar='A,B', help="--stage compile: only these, as train or 'attack pgd'")
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   add('--allow-memory', action='store_true', help='train also what seems to need too much memory')
+  add(links.FOLLOW, action='store_true', help='data may lie where links in their folder lead to')
   several = out.add_argument_group('several hosts (the same command on each)')
   several.add_argument('--distributed', action='store_true', help="read the cluster's environment")
   several.add_argument(
@@ -152,11 +154,13 @@ def parse(words: Sequence[str]) -> Command:
     target=target,
     programs=tuple(one.strip() for one in (known.programs or '').split(',') if one.strip()),
     allow_memory=known.allow_memory,
+    follow_links=known.follow_links,
     rerun_flags=(
       *rerun_flags,
       *overrides,
       *(['--distributed'] if known.distributed else []),
       *([memory.ALLOW] if known.allow_memory else []),
+      *([links.FOLLOW] if known.follow_links else []),
     ),
   )
 

@@ -4,11 +4,9 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +57,7 @@ def claim(folder: files.Path, config: Mapping[str, Any]) -> bool:
       )
   if parallel.is_writer():
     leftovers.sweep(folder, depth=6)
-    leftovers.sweep(pathlib.Path(tempfile.gettempdir()))
+    leftovers.sweep_temporary()
     if new or moved:
       files.write_json(path, plain)
     files.write_json(folder / 'env.json', environment())

@@ -1,7 +1,8 @@
 """The table of damages: what may happen to a file before it is read.
 
 A damage of `CONTENT`, `TEXT` or `JSON` returns the damaged content; one of `PLACE` puts something
-else in the place of the file. All take their chance from `rng` alone.
+else in the place of the file. All take their chance from `rng` alone. Beside the folder of the file
+lies `outside`, with a copy of every file of the whole input; `HERE` in a content is that folder.
 """
 
 import json
@@ -28,8 +29,11 @@ _NUMBERS = (
   b'',
   b'one',
 )
+HERE = b'@OUTSIDE@'
+_TOKEN = re.compile(rb'[\w./-]*?([A-Za-z0-9][\w-]*(?:\.[a-z0-9]{2,4}){1,2})(?!\w)')
 _PATHS = (b'../../secret.txt', b'/etc/passwd', b'/dev/zero', b'..', b'a\x00b', b'\xed\xa0\x80')
 _VALUES = (None, True, -1, 0, 1e308, float('nan'), 10**20, '', 'text', [], {}, [[]], '../../x', 1.5)
+_VALUES += ('../outside/canary.txt', f'{HERE.decode()}/canary.txt')
 _DEEP = 100_000
 
 
@@ -130,6 +134,16 @@ def name(content: bytes, rng: Rng) -> bytes:
   return _replaced(content, rng, _NAME, _PATHS)
 
 
+def outside(content: bytes, rng: Rng) -> bytes:
+  """Lets one name of a file lead to the copy outside of the folder."""
+  found = list(_TOKEN.finditer(content))
+  if not found:
+    return content
+  match = found[int(rng.integers(len(found)))]
+  folder = (HERE, *(b'../' * up + b'outside' for up in (1, 2, 3)))[int(rng.integers(4))]
+  return content[: match.start()] + folder + b'/' + match[1] + content[match.end() :]
+
+
 def _replaced(content, rng, pattern, values):
   found = list(pattern.finditer(content))
   if not found:
@@ -174,6 +188,7 @@ TEXT = (
   not_utf8,
   number,
   name,
+  outside,
   line_lost,
   line_doubled,
   comma,
@@ -242,39 +257,51 @@ JSON = (field_lost, wrong_kind, deep, key_doubled, other_root)
 # Place ----------------------------------------------------------------------------------------
 
 
-def missing(path: pathlib.Path) -> None:
+def missing(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
 
 
-def folder(path: pathlib.Path) -> None:
+def folder(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   path.mkdir()
 
 
-def fifo(path: pathlib.Path) -> None:
+def fifo(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   os.mkfifo(path)
 
 
-def link_out(path: pathlib.Path) -> None:
+def link_out(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   path.symlink_to('/etc/passwd')
 
 
-def dangling(path: pathlib.Path) -> None:
+def link_copy(path: pathlib.Path, outside: pathlib.Path) -> None:
+  path.unlink()
+  path.symlink_to(outside / 'tree' / path.relative_to(outside.parent / 'case'))
+
+
+def link_folder(path: pathlib.Path, outside: pathlib.Path) -> None:
+  """Moves the folder of the file to the outside and links it."""
+  if path.parent.parent != outside.parent:
+    path.parent.rename(outside / 'moved')
+    path.parent.symlink_to(outside / 'moved')
+
+
+def dangling(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   path.symlink_to('nowhere')
 
 
-def circle(path: pathlib.Path) -> None:
+def circle(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   path.symlink_to(path.name)
 
 
-def endless(path: pathlib.Path) -> None:
+def endless(path: pathlib.Path, outside: pathlib.Path) -> None:
   path.unlink()
   path.symlink_to('/dev/zero')
 
 
-PLACE = (missing, folder, fifo, link_out, dangling, circle, endless)
+PLACE = (missing, folder, fifo, link_out, link_copy, link_folder, dangling, circle, endless)
 GROUPS = {'content': CONTENT, 'text': TEXT, 'json': JSON, 'place': PLACE}

@@ -3,7 +3,8 @@
 A reader may answer with a one-line `UserError` or with the values of the undamaged input. All else
 is a failure: other values ('silent'), other exceptions ('traceback'), output of libraries
 ('noise'), lines that are too long ('long'), more memory than allowed ('memory'), no answer in time
-('hang') and a dead process ('died').
+('hang'), a dead process ('died') and whatever was made, changed or, where the content of a file
+leads there, read outside of the folder of the input ('outside').
 """
 
 import collections
@@ -87,12 +88,77 @@ def run(table: Mapping[str, readers.Reader], wanted: Iterable[Case]) -> list[Res
 
 def damaged(reader: readers.Reader, case: Case, folder: pathlib.Path) -> None:
   """Damages the whole input of a reader in `folder`."""
-  path, damage = folder / reader.target, reader.damages()[case.damage]
+  path, damage, outside = folder / reader.target, reader.damages()[case.damage], _outside(folder)
   if damage in damages.PLACE:
-    damage(path)
+    damage(path, outside)
     return
   rng = np.random.default_rng([case.seed, zlib.crc32(f'{case.reader} {case.damage}'.encode())])
-  path.write_bytes(damage(path.read_bytes(), rng))
+  content = damage(path.read_bytes(), rng)
+  path.write_bytes(content.replace(damages.HERE, str(outside).encode()))
+
+
+def _outside(folder):
+  return folder.parent / 'outside'
+
+
+class _Surroundings:
+  """Everything around the folder of an input: places to write to, and files to be read by mistake.
+
+  home, work and tmp are those of the process.
+  """
+
+  def __init__(self, root: pathlib.Path, made: pathlib.Path):
+    self.root = root
+    for name in ('home', 'work', 'tmp', 'outside'):
+      (root / name).mkdir(exist_ok=True)
+    self._outside = root / 'outside'
+    shutil.copytree(made, self._outside / 'tree')
+    for path in made.rglob('*'):
+      if path.is_file():
+        shutil.copyfile(path, self._outside / path.name)
+    (self._outside / 'canary.txt').write_text('0 0.5 0.5 0.25 0.5\n')
+    (self._outside / 'voxels.raw').write_bytes(bytes(240))
+
+  def enter(self) -> None:
+    """Makes these the places of the process."""
+    os.chdir(self.root / 'work')
+    os.environ.update(HOME=str(self.root / 'home'), TMPDIR=str(self.root / 'tmp'))
+    os.environ.update(XDG_CACHE_HOME=str(self.root / 'home'), ROBUSTMED_CACHE='cache')
+    tempfile.tempdir = None
+
+  def look(self) -> dict[str, tuple]:
+    """Returns what there is, and has the next access of a file outside be noted."""
+    found = self._found()
+    for path in self._files():
+      os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    return found
+
+  def complaint(self, before: dict[str, tuple], *, reads: bool) -> str:
+    """Says what was made, changed or, if `reads`, read since a look; '' if nothing was."""
+    differ = sorted({name for name, _ in before.items() ^ self._found().items()})
+    read = [path.name for path in self._files() if path.stat().st_atime_ns] if reads else []
+    shutil.rmtree(self._outside / 'moved', ignore_errors=True)
+    if differ:
+      return f'made, changed or removed: {differ[:3]}'
+    return f'read: {read[:3]}' if read else ''
+
+  def _files(self) -> list[pathlib.Path]:
+    return [path for path in self._outside.rglob('*') if path.is_file()]
+
+  def _found(self) -> dict[str, tuple]:
+    found, folders = {}, [self.root.parent]
+    while folders:
+      for entry in os.scandir(folders.pop()):
+        path = pathlib.Path(entry.path)
+        if path in (self.root / 'case', self.root / 'made') or entry.name.startswith('noise.'):
+          continue
+        if entry.is_dir(follow_symlinks=False):
+          folders.append(path)
+          found[entry.path] = ()
+        else:
+          status = path.lstat()
+          found[entry.path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return found
 
 
 class _Worker:
@@ -107,7 +173,7 @@ class _Worker:
     if self.pid == 0:
       try:
         self.here.close()
-        _serve(table, root, there)
+        _serve(table, root, _folder(root, os.getpid()), there)
         os._exit(0)
       except BaseException:
         traceback.print_exc()
@@ -115,6 +181,7 @@ class _Worker:
       finally:
         os._exit(1)
     there.close()
+    self.folder = _folder(root, self.pid)
 
   def ask(self, case: Case) -> Result:
     try:
@@ -139,54 +206,73 @@ class _Worker:
       os.kill(self.pid, signal.SIGKILL)
       os.waitpid(self.pid, 0)
       self.here.close()
+    shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _serve(table, root, pipe):
+def _folder(root, pid):
+  return root / f'worker.{pid}'
+
+
+def _serve(table, root, own, pipe):
   used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
   resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
   noise = (root / f'noise.{os.getpid()}').open('w+b', buffering=0)
   os.dup2(noise.fileno(), 1)
   os.dup2(noise.fileno(), 2)
-  whole: dict[str, Any] = {}
+  folder, made = own / 'case', own / 'made'
+  whole, around = None, None
   while True:
     try:
       case = pipe.recv()
     except EOFError:
       return
     reader = table[case.reader]
-    folder = root / f'case.{os.getpid()}'
-    made = root / f'made.{os.getpid()}' / re.sub(r'\W', '_', case.reader)
-    if case.reader not in whole:
+    if around is None:
       try:
         made.mkdir(parents=True)
         reader.make(made)
-        whole[case.reader] = _read(folder, made, reader, None)[1]
+        around = _Surroundings(own, made)
+        around.enter()
+        whole = _read(folder, made, reader, None, around)[1]
       except BaseException:
         pipe.send(traceback.format_exc())
         raise
       pipe.send('')
     noise.seek(0)
     noise.truncate()
-    answer, value = _read(folder, made, reader, case)
+    answer, value, left = _read(folder, made, reader, case, around)
     sys.stderr.flush()
     sys.stdout.flush()
     said = _OWN.sub('', os.pread(noise.fileno(), 4000, 0).decode(errors='replace'))[:400]
-    pipe.send(_judged(reader, case, answer, value, whole[case.reader], said))
+    excused = left and case.damage in reader.silent and case.damage.startswith('link')
+    verdict = _judged(reader, case, answer, value, whole, said)
+    pipe.send(('outside', left) if left and not excused else verdict)
 
 
-def _read(folder, made, reader, case):
-  """Returns (None, values), or (exception, None), of a copy of the whole input, then damaged."""
+def _read(folder, made, reader, case, around):
+  """Returns (exception or None, values or None, complaint) of a copy of the input, then damaged."""
   shutil.copytree(made, folder)
   try:
     if case is None:
-      return None, plain(reader.read(folder), folder)
+      return None, plain(reader.read(folder), folder), ''
     damaged(reader, case, folder)
+    before, error, value = around.look(), None, None
     try:
-      return None, plain(reader.read(folder), folder)
-    except BaseException as error:
-      return error, None
+      value = plain(reader.read(folder), folder)
+    except BaseException as raised:
+      error = raised
+    return error, value, around.complaint(before, reads=_must_not_read(reader, case))
   finally:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _must_not_read(reader, case) -> bool:
+  """Whether nothing outside may be read: no place that a file names, and of data sets no link."""
+  if reader.damages()[case.damage] not in damages.PLACE:
+    return True
+  inner = reader.target.count('/') > 1  # else its folder is the one that the user names
+  links = ('link_copy', 'link_folder') if inner else ('link_copy',)
+  return reader.confined and case.damage in links
 
 
 def _judged(reader, case, error, value, whole, said):

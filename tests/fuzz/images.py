@@ -9,11 +9,12 @@ import zlib
 
 import nibabel as nib
 import numpy as np
+import scipy.io
 import SimpleITK as sitk
 from PIL import Image
 
 from fuzz import readers
-from robustmed.data.files import nifti, pictures
+from robustmed.data.files import mat, nifti, pictures
 from robustmed.data.labelled import formats
 
 _NIFTI = 'robustmed.data.files.nifti'
@@ -64,6 +65,45 @@ def _huge_png(content, rng):
   return content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:]
 
 
+def _huge_bmp(content, rng):
+  return content[:18] + struct.pack('<ii', 30000, 30000) + content[26:]
+
+
+def _huge_jpeg(content, rng):
+  place = content.index(b'\xff\xc0') + 5
+  return content[:place] + struct.pack('>HH', 60000, 60000) + content[place + 4 :]
+
+
+def _huge_tiff(content, rng):
+  """Width and height of 30,000 in every page."""
+  order = '<' if content[:2] == b'II' else '>'
+  for tag in (256, 257):
+    for kind in (3, 4):
+      start = struct.pack(f'{order}HHI', tag, kind, 1)
+      parts = content.split(start)
+      value = struct.pack(f'{order}I' if kind == 4 else f'{order}HH', 30000, *([0] * (kind == 3)))
+      content = parts[0] + b''.join(start + value + part[4:] for part in parts[1:])
+  return content
+
+
+def _as_postscript(content, rng):
+  return b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshowpage\n'
+
+
+def _mat_shape(content, rng):
+  return content.replace(struct.pack('<II3i', 5, 12, 3, 4, 5), struct.pack('<II3i', 5, 12, *_LONG))
+
+
+def _mat_packed(content, rng):
+  element = zlib.compress(_mat_shape(content, rng)[128:])
+  return content[:128] + struct.pack('<II', 15, len(element)) + element
+
+
+def _mat_cells(content, rng):
+  shaped = _mat_shape(content, rng)
+  return shaped[:144] + bytes([1]) + shaped[145:]  # class cell: an object for every number
+
+
 def _npy_head(content, text):
   rest = content[content.index(b'\n') + 1 :]
   text = text.ljust(117) + b'\n'
@@ -101,6 +141,7 @@ def _second_array(content, rng):
   return out.getvalue()
 
 
+_LONG = (30000, 30000, 3)
 _HEADER_CHANGES = {
   'huge': readers.declared(40, _HUGE),
   'small': readers.declared(40, struct.pack('<8h', 3, 4, 5, 5, 1, 1, 1, 1)),
@@ -126,6 +167,15 @@ _PLAIN_NIFTI = {
 _TEXT_HEAD = readers.unchecked('a header of text', *_BYTES, 'number', 'line_lost')
 _BODY = {**_TEXT_HEAD, **readers.unchecked('uncompressed voxels', 'nul', 'not_utf8', 'quote')}
 _ITK = ('content', 'place', 'text')
+
+
+def _write_mat(folder, *, name):
+  scipy.io.savemat(folder / name, {'I': readers.numbers((3, 4, 5), np.float32)})
+
+
+def _read_mat(folder):
+  with pictures.opened(folder / 'a.mat') as file:
+    return mat.read(file, ['I'])
 
 
 def _formats(name, make, **more):
@@ -176,9 +226,30 @@ READERS = (
   _formats(
     'c.nrrd', functools.partial(_write_itk, compressed=True), groups=_ITK, silent=_TEXT_HEAD
   ),
-  _formats('b.png', _write_picture, special={'huge': _huge_png}),
-  _formats('b.tif', _write_picture, silent=readers.unchecked('TIFF', *_BYTES)),
-  _formats('s.tif', _write_stack, silent=readers.unchecked('TIFF', *_BYTES)),
+  _formats('b.png', _write_picture, special={'huge': _huge_png, 'postscript': _as_postscript}),
+  *(
+    _formats(
+      name,
+      make,
+      special={'huge': huge, 'postscript': _as_postscript},
+      silent=readers.unchecked(name[-3:].upper(), *_BYTES, *more),
+    )
+    for name, make, huge, more in (
+      ('b.tif', _write_picture, _huge_tiff, ()),
+      ('s.tif', _write_stack, _huge_tiff, ()),
+      ('b.bmp', _write_picture, _huge_bmp, ()),
+      ('b.jpg', _write_picture, _huge_jpeg, ()),
+    )
+  ),
+  readers.Reader(
+    'mat:a.mat',
+    functools.partial(_write_mat, name='a.mat'),
+    'a.mat',
+    _read_mat,
+    ('robustmed.data.files.mat',),
+    special={'huge': _mat_shape, 'huge_packed': _mat_packed, 'huge_cells': _mat_cells},
+    silent=readers.unchecked('an uncompressed .mat file', *_BYTES),
+  ),
   _formats(
     'b.npy',
     _write_npy,

@@ -63,6 +63,17 @@ def _external(folder):
   )
 
 
+def _elsewhere(content, rng):
+  """Weights that lie outside of the folder of the model."""
+  model = onnx.ModelProto.FromString(content)
+  places = ('../outside/a.bin', '/etc/passwd', '../outside/tree/a.bin', 'sub/../../outside/a.bin')
+  for tensor in model.graph.initializer:
+    for entry in tensor.external_data:
+      if entry.key == 'location':
+        entry.value = places[int(rng.integers(len(places)))]
+  return model.SerializeToString()
+
+
 def _nnunet(folder):
   nnunet_folders.write(folder).rename(folder / 'results')
 
@@ -112,7 +123,9 @@ def _described(folder):
   return description.make(network, {}, path=folder / 'a.onnx')
 
 
-def _network(name, make, target, *, inner, modules, silent=_BYTES, groups=('content', 'place')):
+def _network(
+  name, make, target, *, inner, modules, silent=_BYTES, groups=('content', 'place'), **more
+):
   return readers.Reader(
     f'network:{name}',
     make,
@@ -121,6 +134,7 @@ def _network(name, make, target, *, inner, modules, silent=_BYTES, groups=('cont
     modules,
     groups=groups,
     silent=readers.unchecked('its format', *silent),
+    **more,
   )
 
 
@@ -137,6 +151,14 @@ READERS = (
     inner='a.onnx',
     modules=_ONNX,
     silent=(*_BYTES, 'noise', 'extend'),
+  ),
+  _network(
+    'onnx:location',
+    _external,
+    'a.onnx',
+    inner='a.onnx',
+    modules=_ONNX,
+    special={'elsewhere': _elsewhere},
   ),
   *(
     _network(

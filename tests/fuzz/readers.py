@@ -22,6 +22,7 @@ class Reader(NamedTuple):
   groups: tuple[str, ...] = ('content', 'place')  # of damages.GROUPS
   special: Mapping[str, Special] = {}  # damages of this format alone, by name
   silent: Mapping[str, str] = {}  # damage -> why changed values cannot be noticed
+  confined: bool = False  # whether links that lead out of the folder are refused
 
   def damages(self) -> dict[str, Any]:
     """Returns the damages of this reader by name."""
@@ -44,6 +45,8 @@ def table() -> dict[str, Reader]:
 def unchecked(what: str, *names: str) -> dict[str, str]:
   """Returns the reason why damages of a format without a check sum may change values."""
   names = names or ('flip', 'flips', 'zeros', 'noise')
+  if 'name' in names:  # a name in a text
+    names = (*names, 'outside')
   return dict.fromkeys(names, f'{what} has no check sum')
 
 

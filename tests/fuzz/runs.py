@@ -11,6 +11,7 @@ from fuzz import readers
 from robustmed import data
 from robustmed.data import store
 from robustmed.evaluation import checks, statistics
+from robustmed.process import checksums, files
 from robustmed.report import inputs
 from robustmed.runs import artifacts, locks, workdir
 from robustmed.training import loop
@@ -63,6 +64,20 @@ def _run(folder):
   (folder / 'env.json').write_text(json.dumps({'python': '3', 'versions': {'jax': '1'}}, indent=1))
 
 
+def _summed(folder):
+  """The same as a run writes it, with check sums."""
+  _run(folder)
+  with checksums.keep(folder / 'results'):
+    for path in sorted((folder / 'results').iterdir()):
+      with files.replacing(path) as temporary:
+        temporary.write_bytes(path.read_bytes())
+
+
+def _summed_inputs(folder):
+  with checksums.keep(folder / 'results'):
+    return inputs.read(folder), files.read_arrays(folder / 'results' / 'examples.npz')
+
+
 def _arms(folder):
   """What a resumed run reads of stored pictures."""
   return artifacts.stored_arms(folder / 'results' / 'examples.npz')
@@ -73,6 +88,7 @@ def _log(folder):
   (folder / 'std.csv').write_text(f'step,seconds,std/loss\n{rows}')
 
 
+_ENDS = ('empty', 'truncate', 'shorten', 'extend')
 _LOCK = {'host': 'elsewhere', 'boot': 'b', 'pid': 1, 'born': '2', 'started': 's', 'token': 't'}
 
 
@@ -138,6 +154,17 @@ def _store(name, *, groups):
 
 
 READERS = (
+  *(
+    readers.Reader(
+      f'sums:{name}',
+      _summed,
+      f'results/.sha256/{name}.sha256',
+      _summed_inputs,
+      ('robustmed.process.checksums',),
+      groups=_TEXT,
+    )
+    for name in ('rows.parquet', 'summary.csv', 'checks.json', 'examples.npz')
+  ),
   _report('results/rows.parquet', silent=_BYTES),
   _report('results/summary.csv', silent=_WORDS, groups=_TEXT),
   _report('results/worst.csv', silent=(*_WORDS, 'missing'), groups=_TEXT),
@@ -188,7 +215,7 @@ READERS = (
     _taken,
     ('robustmed.runs.locks',),
     groups=_PLAIN,
-    silent=readers.unchecked('a lock', *_JSON, 'missing', 'empty', 'truncate', 'shorten', 'extend'),
+    silent=readers.unchecked('a lock', *_JSON, *_ENDS, 'missing', 'link_folder'),
   ),
   *(
     _store(name, groups=_PLAIN)

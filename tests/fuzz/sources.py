@@ -61,6 +61,7 @@ def _source(name, target, *, make=None, fields=None, what='', silent=(), groups=
     (data.SOURCES[name].__name__, *_PARTS_OF.get(name, ())),
     groups=groups or kinds,
     silent=readers.unchecked('its format', *silent),
+    confined=True,
     **more,
   )
 

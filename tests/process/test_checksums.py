@@ -153,6 +153,18 @@ def test_a_list_that_is_damaged_is_refused(tmp_path, damage):
     checksums.check_list(tmp_path)
 
 
+def test_a_list_names_files_of_its_folder_alone(tmp_path):
+  (tmp_path / 'secret').write_text('a')
+  folder = tmp_path / 'data'
+  files.write_text(folder / 'a', 'a')
+  checksums.write_list(folder)
+  whole = (folder / checksums.LIST).read_text()
+  for name in ('../secret', str(tmp_path / 'secret')):
+    (folder / checksums.LIST).write_text(whole.replace('  a\n', f'  {name}\n'))
+    with pytest.raises(errors.UserError, match='secret is missing'):
+      checksums.check_list(folder)
+
+
 def test_sums_beside_a_file_that_cannot_be_read_are_a_mismatch(keep, tmp_path):
   keep(tmp_path)
   files.write_json(tmp_path / 'a.json', 1)

@@ -52,6 +52,23 @@ def test_what_an_ended_process_left_is_removed_and_nothing_else(tmp_path, ended)
   assert leftovers.sweep(tmp_path / 'missing') == []
 
 
+def test_what_earlier_versions_left_is_removed_when_it_is_a_day_old(tmp_path, monkeypatch):
+  day = 24 * 3600 + 60
+  names = ('results/.examples.4711.tmp.npz', '.building-a1b2c3_d', 'tmpa1b2c3_dtfds')
+  left = [_file(tmp_path / name, day) for name in names]
+  _file(tmp_path / 'new' / '.examples.4711.tmp.npz')
+  _file(tmp_path / '.examples.npz', day)
+  _file(tmp_path / 'tmpfds', day)
+  workdir.claim(tmp_path, {'a': 1})
+  assert [path.exists() for path in left] == [False, False, True]
+  monkeypatch.setattr(leftovers.tempfile, 'tempdir', str(tmp_path))
+  other = _file(tmp_path / '.of_another_program.4711.tmp.csv', day)
+  assert leftovers.sweep_temporary() == left[2:] and other.exists()
+  kept = ('.examples.npz', '.of_another_program.4711.tmp.csv', '.examples.4711.tmp.npz', 'tmpfds')
+  found = {path.name for path in tmp_path.rglob('*') if path.is_file()}
+  assert found - {'config.json', 'env.json'} == set(kept)
+
+
 def test_links_are_not_followed(tmp_path, ended):
   outside = _file(tmp_path / 'outside' / f'.a.{ended}.tmp.npz')
   (tmp_path / 'run').mkdir()

@@ -5,6 +5,7 @@ globs below `dir` that replace those of the layout, `organs` a label map that re
 as 'pancreas=10 kidneys=2,3 liver=6 spleen=1'. An organ that is not in the map is never labelled.
 """
 
+import fnmatch
 import functools
 import json
 import pathlib
@@ -18,7 +19,7 @@ from robustmed import errors
 from robustmed.data.abdomen import ct_slices
 from robustmed.data.decathlon import preprocess
 from robustmed.data.files import exams, nifti
-from robustmed.process import files
+from robustmed.process import links
 
 DEFAULTS = {
   'dir': '',
@@ -176,8 +177,22 @@ def pairs(fields: Mapping[str, Any]) -> dict[str, tuple[pathlib.Path, pathlib.Pa
 
 
 def _matching(root, patterns):
-  found = {path for pattern in patterns for path in root.glob(pattern)}
-  return sorted(files.regular(path) for path in found if not path.name.startswith('.'))
+  return [
+    links.inside(root, path)
+    for path in links.walk(root)
+    if not path.name.startswith('.')
+    and any(_fits(path.relative_to(root).parts, pattern.split('/')) for pattern in patterns)
+  ]
+
+
+def _fits(parts, patterns) -> bool:
+  """Returns whether the parts of a path are those of a glob; ** stands for any number of them."""
+  if not patterns:
+    return not parts
+  if patterns[0] == '**':
+    return any(_fits(parts[n:], patterns[1:]) for n in range(len(parts) + 1))
+  fits = bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0])
+  return fits and _fits(parts[1:], patterns[1:])
 
 
 def find(fields: Mapping[str, Any]) -> list[ct_slices.Case]:

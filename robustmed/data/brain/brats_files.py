@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from robustmed import errors
 from robustmed.data.brain import brains
 from robustmed.data.files import exams, nifti
-from robustmed.process import files
+from robustmed.process import files, links
 
 _BRATS = {0: 0, 1: 1, 2: 2, 4: 3}
 HELP = (
@@ -119,7 +119,7 @@ def channels(fields: Mapping[str, Any]) -> int:
 def _guess(root, fields):
   if fields['pattern']:
     return 'flat'
-  if files.present(root / 'dataset.json'):
+  if links.present(root, root / 'dataset.json'):
     return 'msd'
   for name in ('brats2017', 'folders', 'flat', 'deepmedic'):
     if any(True for _ in _matches(root, LAYOUTS[name])):
@@ -132,7 +132,6 @@ def _matches(root, layout):
   for part in ('{case}', '{series}'):
     if part not in layout.pattern:
       raise errors.UserError(f'data field pattern must contain {part}, not be {layout.pattern!r}')
-  stars = re.sub(r'\{\w+\}', '*', layout.pattern)
   ending = any(layout.pattern.endswith(suffix) for suffix in nifti.SUFFIXES)
   expression = re.escape(layout.pattern).replace(r'\{', '{').replace(r'\}', '}')
   expression = expression.replace('{grade}', '(?P<grade>HGG|LGG)').replace(
@@ -143,10 +142,10 @@ def _matches(root, layout):
     '{series}', f'(?P<series>{series})'
   )
   expression = re.compile(expression + ('' if ending else r'\.nii(\.gz)?'))
-  for path in sorted(root.glob(stars if ending else f'{stars}.nii*')):
+  for path in links.walk(root):
     match = expression.fullmatch(path.relative_to(root).as_posix())
     if match and not path.name.startswith('.'):
-      files.regular(path)
+      links.inside(root, path)
       yield match['case'], match.groupdict().get('grade') or '', match['series'], path
 
 
@@ -178,7 +177,7 @@ def _expected(root, layout, case, grade, series):
 
 def _decathlon(root, layout):
   path = root / 'dataset.json'
-  if not path.is_file():
+  if not links.present(root, path):
     raise errors.UserError(f'no file {path}; {HELP}')
   content = files.read_json(path)
   try:
@@ -192,7 +191,7 @@ def _decathlon(root, layout):
     ) from error
   made = []
   for image, label in pairs:
-    image, label = (files.inside(root, root / name, listed=path.name) for name in (image, label))
+    image, label = (links.inside(root, root / name, listed=path.name) for name in (image, label))
     name = image.name
     for suffix in nifti.SUFFIXES:
       name = name.removesuffix(suffix)

@@ -108,9 +108,11 @@ def find(folder: str | pathlib.Path) -> dict[str, list[File]]:
     root /= 'BCCD'
   if not (root / 'Annotations').is_dir() or not (root / 'JPEGImages').is_dir():
     raise errors.UserError(f'{root}: has no folders Annotations and JPEGImages; {_HELP}')
-  images = {path.stem: path for path in exams.listing(root / 'JPEGImages', pictures.PHOTOS)}
+  images = {
+    path.stem: path for path in exams.listing(root / 'JPEGImages', pictures.PHOTOS, root=root)
+  }
   files = []
-  for path in exams.listing(root / 'Annotations', ['.xml']):
+  for path in exams.listing(root / 'Annotations', ['.xml'], root=root):
     if path.stem not in images:
       raise errors.UserError(f'{path}: its image JPEGImages/{path.stem}.jpg is not there')
     files.append(File(path, images.pop(path.stem)))

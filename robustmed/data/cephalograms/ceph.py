@@ -12,6 +12,7 @@ or 'junior'. By number, 1 to 150 are the training set, 151 to 200 validation, an
 radiographs: `drop_duplicates` leaves 038 and 144 out of the training set.
 """
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from robustmed import errors
 from robustmed.data import store
 from robustmed.data.cephalograms import points as cephalograms
 from robustmed.data.files import exams, pictures
-from robustmed.process import files
+from robustmed.process import files, links
 
 DEFAULTS = {
   'dir': '',
@@ -112,10 +113,10 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[File]]:
   root = exams.root_of(fields['dir'], help_text=_HELP)
   if (root / 'RawImage').is_dir():
     folders = [path for path in sorted((root / 'RawImage').iterdir()) if path.is_dir()]
-    images = _numbered([root / 'RawImage', *folders])
+    images = _numbered(root, [root / 'RawImage', *folders])
     readings = _text_files(root, images)
   elif (root / 'cepha400').is_dir():
-    images = _numbered([root / 'cepha400'])
+    images = _numbered(root, [root / 'cepha400'])
     readings = _tables(root)
   else:
     raise errors.UserError(f'{root}: has neither RawImage nor cepha400; {_HELP}')
@@ -141,9 +142,10 @@ def _file(number, images, readings, reader):
   return File(number, images[number], mine)
 
 
-def _numbered(folders):
+def _numbered(root, folders):
   images = {}
-  for path in (path for folder in folders for path in exams.listing(folder, pictures.PHOTOS)):
+  listed = (exams.listing(folder, pictures.PHOTOS, root=root) for folder in folders)
+  for path in itertools.chain.from_iterable(listed):
     if not path.stem.isdecimal():
       raise errors.UserError(f'{path}: images must be named by number, like 001{path.suffix}')
     if int(path.stem) in images:
@@ -158,7 +160,7 @@ def _text_files(root, images):
     for folder in (root / 'AnnotationsByMD' / f'400_{reader}', root / f'400_{reader}'):
       if folder.is_dir():
         paths = {number: folder / f'{number:03d}.txt' for number in images}
-        out[reader] = {n: (path, None) for n, path in paths.items() if files.present(path)}
+        out[reader] = {n: (path, None) for n, path in paths.items() if links.present(root, path)}
         break
   return out
 
@@ -167,7 +169,7 @@ def _tables(root):
   rows = {}
   for part in ('train', 'test1', 'test2'):
     path = root / f'{part}_senior.csv'
-    if files.present(path):
+    if links.present(root, path):
       for row, cells in enumerate(_table(path)[1:], start=2):
         name = pathlib.PurePath(cells[0].strip()).stem if cells else ''
         if name.isdecimal():

@@ -29,7 +29,7 @@ import skimage.draw
 from robustmed import errors
 from robustmed.data.chest import luna16_files, nodule_scans
 from robustmed.data.files import itk, xml
-from robustmed.process import console, files, tool
+from robustmed.process import console, files, links, tool
 
 CONSENSUS = 0.5
 READERS = 4
@@ -268,7 +268,8 @@ def convert(xml: pathlib.Path, luna: pathlib.Path) -> None:
 
 def _all(xml, images):
   """The readings of the scans in `images` by series id."""
-  paths = sorted(xml.rglob('*.xml')) if xml.is_dir() else []
+  found = links.walk(xml) if xml.is_dir() else []
+  paths = [links.inside(xml, path) for path in found if path.suffix == '.xml']
   if not paths:
     raise errors.UserError(f'{xml}: has no *.xml; unpack LIDC-XML-only.zip of LIDC-IDRI there')
   contours, source = {}, {}

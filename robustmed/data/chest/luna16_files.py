@@ -27,7 +27,7 @@ from robustmed import errors
 from robustmed.data.chest import nodule_scans
 from robustmed.data.files import exams, itk
 from robustmed.metrics.froc import luna16
-from robustmed.process import files
+from robustmed.process import files, links
 
 HELP = (
   'unpack subset0.zip ... subset9.zip and seg-lungs-LUNA16.zip of LUNA16 (zenodo 3723295 and '
@@ -52,19 +52,20 @@ class Found(NamedTuple):
 
   def mask(self, uid: str) -> pathlib.Path | None:
     paths = [self.root / 'nodule_masks' / f'{uid}{suffix}' for suffix in _MASK_SUFFIXES]
-    return next((path for path in paths if files.present(path)), None)
+    return next((path for path in paths if links.present(self.root, path)), None)
 
   def kinds(self) -> pathlib.Path | None:
     path = self.root / 'nodule_masks' / 'nodules.csv'
-    return path if files.present(path) else None
+    return path if links.present(self.root, path) else None
 
   def paths(self, uid: str) -> list[pathlib.Path]:
     """All files of one scan that are there."""
     result = []
     for path in (self.images[uid], self.lung(uid), self.mask(uid)):
-      if path is not None and files.present(path):
+      if path is not None and links.present(self.root, path):
         voxels = _voxels(path)
-        result += [path] if voxels is None or not files.present(voxels) else [path, voxels]
+        there = voxels is not None and links.present(self.root, voxels)
+        result += [path, voxels] if there else [path]
     return result
 
 
@@ -87,7 +88,7 @@ def find(folder: str, *, candidates: bool = True) -> Found:
   images, subset = {}, {}
   for number in range(10):
     for path in sorted(root.glob(f'subset{number}/*.mhd')):
-      files.regular(path)
+      links.inside(root, path)
       if path.stem in images:
         raise errors.UserError(f'{path}: subset{subset[path.stem]} has that scan too; remove one')
       images[path.stem], subset[path.stem] = path, number
@@ -96,7 +97,7 @@ def find(folder: str, *, candidates: bool = True) -> Found:
   tables = {}
   for name in ('annotations.csv', 'annotations_excluded.csv', 'seriesuids.csv', _CANDIDATES):
     places = (root / inner / name for inner in _TABLE_FOLDERS)
-    path = next((place for place in places if files.present(place)), None)
+    path = next((place for place in places if links.present(root, place)), None)
     if path is not None:
       tables[name] = path
     elif candidates or name != _CANDIDATES:
@@ -201,7 +202,7 @@ def read(found: Found, known: Annotations, uid: str) -> nodule_scans.NoduleScan:
   for name, rows in (('annotations.csv', known.nodules), (_CANDIDATES, known.candidates)):
     if rows is not None:
       _check_inside(scan, rows, known.scans.index(uid), found.tables[name], path)
-  if files.present(found.lung(uid)):
+  if links.present(found.root, found.lung(uid)):
     lung = sitk.GetArrayFromImage(_like(image, path, found.lung(uid)))
     scan = scan._replace(lung=np.isin(lung, LUNGS))
   if found.mask(uid) is not None:

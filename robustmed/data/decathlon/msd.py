@@ -18,7 +18,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data.decathlon import folds, preprocess, volumes
 from robustmed.data.files import exams, nifti
-from robustmed.process import files
+from robustmed.process import files, links
 
 DEFAULTS = {'dir': '', 'task': '', **volumes.FIELDS}
 _HELP = (
@@ -149,7 +149,7 @@ def root_of(fields: Mapping[str, Any]) -> pathlib.Path:
 def description(root: pathlib.Path) -> dict[str, Any]:
   """Returns the content of dataset.json with its fields checked."""
   path = root / 'dataset.json'
-  if not files.present(path):
+  if not links.present(root, path):
     raise errors.UserError(f'{root}: has no dataset.json; {_HELP}')
   found = files.parsed_json(path, help_text='unpack it again')
   for name, kind in (('training', list), ('labels', dict), ('modality', dict)):
@@ -223,7 +223,7 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
     if name in cases:
       raise errors.UserError(f'{root / "dataset.json"}: lists {name} twice')
     for path in (image, label):
-      files.inside(root, path, listed='dataset.json')
+      links.inside(root, path, listed='dataset.json')
     reader = functools.partial(
       read, image, label, modalities=len(found['modality']), classes=len(found['labels'])
     )

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterable
 
 from robustmed import errors
-from robustmed.process import files
+from robustmed.process import links
 
 TEST_SHARE = 0.2
 
@@ -37,14 +37,17 @@ def held_out(
   return frozenset(ordered[len(ordered) - max(1, round(TEST_SHARE * len(ordered))) :])
 
 
-def listing(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
+def listing(
+  folder: pathlib.Path, suffixes: Iterable[str], *, root: pathlib.Path
+) -> list[pathlib.Path]:
   """Returns the files with one of these endings, sorted, without hidden (half-written) ones.
 
-  What has such a name and is no file, or a broken link, is a `UserError`.
+  What has such a name and is no file, a broken link, or one that leaves the folder `root` of the
+  data, is a `UserError`.
   """
   endings = tuple(suffixes)
   return [
-    files.regular(path)
+    links.inside(root, path)
     for path in sorted(folder.iterdir())
     if path.name.lower().endswith(endings) and not path.name.startswith('.')
   ]

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from robustmed import errors
 from robustmed.data.files import nifti
-from robustmed.process import files
+from robustmed.process import files, links
 
 _HEADER_BYTES = 65_536
 _CHUNK = 2**20
@@ -258,14 +258,12 @@ def _nrrd(path, head) -> _Voxels | None:
 
 
 def _beside(path, name) -> pathlib.Path:
-  other = path.parent / name
-  if other.is_symlink():  # a circle of links has no end to resolve
-    files.regular(other)
-  if other.resolve().parent != path.parent.resolve():
+  if '/' in name or name in ('', '.', '..'):
     raise errors.UserError(f'{path}: its voxels are in {name}, outside of its folder; refused')
-  if not other.is_file():
+  other = path.parent / name
+  if not files.present(other):
     raise errors.UserError(f'{path}: its voxels are not there; copy {name} beside it too')
-  return other
+  return links.inside(path.parent, other)
 
 
 def _check_voxels(voxels: _Voxels) -> None:

@@ -1,6 +1,7 @@
 """Reads one picture or array file as numpy, whatever its format."""
 
 import contextlib
+import math
 import pathlib
 import threading
 import warnings
@@ -15,6 +16,9 @@ from robustmed.process import files
 
 PHOTOS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 ARRAYS = ('.npy', '.npz')
+LARGEST = 2**31  # bytes of a picture, all pages together
+_KINDS = ('PNG', 'JPEG', 'BMP')  # the library knows many more, some of which start programs
+_BYTES = {'I': 4, 'F': 4, 'I;16': 2, 'I;16B': 2, 'I;16L': 2}  # of a number, by mode
 _WARNINGS = threading.Lock()  # their filters belong to all threads
 
 
@@ -45,10 +49,10 @@ def read(path: pathlib.Path) -> np.ndarray:
       array = array_of(file, path)
     else:
       with picture_of(file, path) as picture:
-        array = np.array(picture)
+        array = page_of(picture, path)
       if path.suffix.lower() == '.png':
         file.seek(0)
-        with Image.open(file) as picture:
+        with picture_of(file, path) as picture:
           picture.verify()  # the check sums of all parts, also of those after the pixels
   if array.ndim not in (2, 3) or min(array.shape) < 1 or array.dtype.kind not in 'biuf':
     raise errors.UserError(f'{path}: must be one image, not {array.dtype} {list(array.shape)}')
@@ -59,20 +63,35 @@ def read(path: pathlib.Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def picture_of(file: BinaryIO, path: pathlib.Path) -> Iterator[Image.Image]:
-  """Yields the picture in an open file.
+  """Yields the picture in an open file, of which the header alone was read; see `page_of`.
 
   What the library says about a TIFF file while it goes on, e.g. that data are missing, is an
   exception: the format has no check sums.
   """
   if path.suffix.lower() not in ('.tif', '.tiff'):
-    with Image.open(file) as picture:
+    with _WARNINGS, warnings.catch_warnings():
+      warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # sizes are compared here
+      picture = Image.open(file, formats=_KINDS)
+    with picture:
       yield picture
     return
   with _WARNINGS, warnings.catch_warnings():
     warnings.simplefilter('error')
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
     warnings.filterwarnings('ignore', message='Metadata Warning')  # about names, not pixels
-    with Image.open(file) as picture:
+    with Image.open(file, formats=(*_KINDS, 'TIFF')) as picture:
       yield picture
+
+
+def page_of(picture: Image.Image, path: pathlib.Path, *, pages: int = 1) -> np.ndarray:
+  """Returns the pixels of the present page; more than `LARGEST` bytes in all are refused."""
+  size = math.prod(picture.size) * len(picture.getbands()) * _BYTES.get(picture.mode, 1) * pages
+  if size > LARGEST:
+    raise errors.UserError(
+      f'{path}: declares {pages} x {picture.width} x {picture.height} pixels, {size} bytes; a '
+      f'picture may have {LARGEST}; store large images as NIfTI, MetaImage, NRRD or NPY'
+    )
+  return np.array(picture)
 
 
 def array_of(file: BinaryIO, path: pathlib.Path) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import formats
-from robustmed.process import files
 
 KINDS = ('segmentation', 'boxes', 'landmarks', 'classes')
 PARTS = ('train', 'validation', 'test')
@@ -66,13 +65,13 @@ class Layout(NamedTuple):
 def images_of(root: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns {name without ending: file} of the images in a folder; two of a name are refused."""
   found: dict[str, pathlib.Path] = {}
-  for path in exams.listing(folder, formats.SUFFIXES):
+  for path in exams.listing(folder, formats.SUFFIXES, root=root):
     name = formats.stem_of(path)
     if name in found:
       raise errors.UserError(
         f'{path}: has the same name as {found[name].name}; keep one of the two files'
       )
-    found[name] = files.inside(root, path)
+    found[name] = path
   return found
 
 

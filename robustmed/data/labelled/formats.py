@@ -127,14 +127,14 @@ def _array(path):
 def _picture(path):
   with pictures.opened(path) as file, pictures.picture_of(file, path) as picture:
     frames = getattr(picture, 'n_frames', 1)
-    if frames == 1:
-      array = np.array(picture)
-    else:  # a stack of slices
-      pages = []
-      for number in range(frames):
+    pages = []
+    for number in range(frames):  # a stack of slices
+      if frames > 1:
         picture.seek(number)
-        pages.append(np.array(picture))
-      array = np.stack(pages)
+      pages.append(pictures.page_of(picture, path, pages=frames))
+      if pages[-1].shape != pages[0].shape:
+        raise errors.UserError(f'{path}: its pages have different sizes')
+    array = np.stack(pages) if frames > 1 else pages[0]
   spatial = 2 if frames == 1 else 3
   if array.ndim not in (spatial, spatial + 1):
     raise errors.UserError(f'{path}: must be an image, not an array of {list(array.shape)}')

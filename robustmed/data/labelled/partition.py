@@ -9,7 +9,7 @@ import numpy as np
 
 from robustmed import errors
 from robustmed.data.labelled import folders
-from robustmed.process import files
+from robustmed.process import files, links
 
 SPLITS = ('auto', 'all', 'file', 'fraction')
 FILES = ('splits.csv', 'splits_final.json')  # that are looked for
@@ -101,12 +101,17 @@ def _matched(names, rule):
 
 def _patient_table(folder, rule):
   path = pathlib.Path(rule).expanduser()
-  path = path if path.is_file() else folder.root / rule
+  path = path if path.is_file() else _inside(folder.root, rule)
   table = _two_columns(path)
   lost = next((case.name for case in folder.cases if case.name not in table), None)
   if lost is not None:
     raise errors.UserError(f'{path}: has no row for the case {lost!r}')
   return tuple(table[case.name] for case in folder.cases)
+
+
+def _inside(root, name) -> pathlib.Path:
+  path = root / name
+  return links.inside(root, path) if files.present(path) else path
 
 
 def _two_columns(path) -> dict[str, str]:
@@ -130,11 +135,11 @@ def read_csv(path: pathlib.Path) -> list[list[str]]:
 def _split_file(root, named) -> pathlib.Path | None:
   if named:
     path = pathlib.Path(named).expanduser()
-    path = path if path.is_file() else root / named
+    path = path if path.is_file() else _inside(root, named)
     if not path.is_file():
       raise errors.UserError(f'data field split_file: no file {path}')
     return path
-  return next((root / name for name in FILES if files.present(root / name)), None)
+  return next((root / name for name in FILES if links.present(root, root / name)), None)
 
 
 def _listed_parts(folder, path):

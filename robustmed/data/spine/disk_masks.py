@@ -21,11 +21,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 
 from robustmed import errors
 from robustmed.data import store
-from robustmed.data.files import exams, pictures
+from robustmed.data.files import exams, mat, pictures
 from robustmed.data.spine import contours, disk_slices
 
 DEFAULTS = {'dir': '', 'side': 128, 'slices': 'complete', 'test_exams': ''}
@@ -107,7 +106,7 @@ def find(folder: str, *, test_exams: str = '') -> dict[str, list[Exam]]:
   if (root / 'images').is_dir() and (root / 'masks').is_dir():
     found = _paired(root)
   else:
-    found = [Exam(path.stem, ((path, None),)) for path in exams.listing(root, ['.mat'])]
+    found = [Exam(path.stem, ((path, None),)) for path in exams.listing(root, ['.mat'], root=root)]
   if not found:
     raise errors.UserError(f'no images in {root}: {_HELP}')
   test = exams.held_out([exam.name for exam in found], where=root, chosen=test_exams)
@@ -121,7 +120,7 @@ def _paired(root):
   suffixes = (*pictures.PHOTOS, *pictures.ARRAYS)
   files = {}
   for kind in ('images', 'masks'):
-    paths = exams.listing(root / kind, suffixes)
+    paths = exams.listing(root / kind, suffixes, root=root)
     files[kind] = {path.stem: path for path in paths}
     if len(files[kind]) < len(paths):
       raise errors.UserError(f'{root / kind}: two files of one name with different endings')
@@ -154,7 +153,7 @@ def slices(exam: Exam) -> Iterator[disk_slices.Slice]:
 
 def _volume(path):
   with pictures.opened(path) as file:
-    content = scipy.io.loadmat(file, variable_names=['I', 'GT'])
+    content = mat.read(file, ['I', 'GT'])
     missing = [key for key in ('I', 'GT') if key not in content]
     if missing:
       raise errors.UserError(f'{path}: has no {missing[0]!r}; needs I and GT [h, w, left to right]')

@@ -20,14 +20,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 import skimage.transform
 
 from robustmed import errors
 from robustmed.data import store
-from robustmed.data.files import exams, pictures
+from robustmed.data.files import exams, mat, pictures
 from robustmed.data.spine import contours
-from robustmed.process import files
+from robustmed.process import files, links
 
 DEFAULTS = {'dir': '', 'side': 128, 'test_exams': ''}
 NOMINAL = {'train': 400, 'test': 100}  # 80 and 20 patients of five disks
@@ -111,11 +110,11 @@ def find(folder: str | pathlib.Path, *, test_exams: str = '') -> dict[str, list[
   if test_exams:
     split = _by_patient(_everything(root), root=root, chosen=test_exams)
   elif (root / 'train').is_dir() and (root / 'test').is_dir():
-    split = {name: _listing(root / name) for name in ('train', 'test')}
-  elif files.present(root / 'train.txt') and files.present(root / 'test.txt'):
+    split = {name: _listing(root / name, root=root) for name in ('train', 'test')}
+  elif all(links.present(root, root / f'{name}.txt') for name in ('train', 'test')):
     split = {name: _listed(root, f'{name}.txt') for name in ('train', 'test')}
   else:
-    split = _by_patient(_listing(root), root=root)
+    split = _by_patient(_listing(root, root=root), root=root)
   if not any(split.values()):
     raise errors.UserError(f'no .mat or .npz file in {root}: {_HELP}')
   for name, listed in split.items():
@@ -135,15 +134,15 @@ def _file(path):
   return File(path, exams.exam_of(path))
 
 
-def _listing(folder):
-  return [_file(path) for path in exams.listing(folder, SUFFIXES)]
+def _listing(folder, *, root):
+  return [_file(path) for path in exams.listing(folder, SUFFIXES, root=root)]
 
 
 def _listed(root, name):
   lines = files.read_text(root / name).splitlines()
   paths = sorted(root / line.strip() for line in lines if line.strip())
   for path, following in zip(paths, [*paths[1:], None]):
-    files.inside(root, path, listed=name)
+    links.inside(root, path, listed=name)
     if path == following:
       raise errors.UserError(f'{root / name}: lists {path.name} twice')
   return [_file(path) for path in paths]
@@ -152,7 +151,7 @@ def _listed(root, name):
 def _everything(root):
   """All files, whatever split the folder gives them."""
   folders = [root / name for name in ('train', 'test') if (root / name).is_dir()]
-  return [file for folder in folders or [root] for file in _listing(folder)]
+  return [file for folder in folders or [root] for file in _listing(folder, root=root)]
 
 
 def _by_patient(listed, *, root, chosen=''):
@@ -199,7 +198,7 @@ def _load(path):
       archive = files.archived_arrays(file)
       content = {key: archive[key] for key in _KEYS if key in archive}
     else:
-      content = scipy.io.loadmat(file, variable_names=_KEYS)
+      content = mat.read(file, _KEYS)
     missing = [key for key in ('img', 'shape') if key not in content]
     if missing:
       raise errors.UserError(f'{path}: has no {missing[0]!r}; needs img [H, W] and shape [176, 2]')

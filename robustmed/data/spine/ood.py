@@ -27,7 +27,7 @@ def load_images(folder: str, *, side: int, count: int, seed: int = 0) -> np.ndar
     ]
   else:
     root = exams.root_of(folder, help_text=_HELP)
-    paths = exams.listing(root, pictures.PHOTOS)
+    paths = exams.listing(root, pictures.PHOTOS, root=root)
     if not paths:
       raise errors.UserError(f'no image in {root}: {_HELP}')
     read = [_picture(path, side) for path in paths[:count]]

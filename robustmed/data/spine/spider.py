@@ -22,6 +22,7 @@ from robustmed import errors
 from robustmed.data import store
 from robustmed.data.files import exams, itk
 from robustmed.data.spine import contours, disk_slices
+from robustmed.process import links
 
 DEFAULTS = {'dir': '', 'side': 128, 'sequence': 't2', 'test_exams': ''}
 NOMINAL = {'train': 174 * 5, 'test': 44 * 5}  # one series of each of the 218 patients
@@ -105,11 +106,11 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[Series]]:
   if not (root / 'images').is_dir() or not (root / 'masks').is_dir():
     raise errors.UserError(f'{root}: has no folders images and masks; {_HELP}')
   found = []
-  for path in exams.listing(root / 'images', ['.mha']):
+  for path in exams.listing(root / 'images', ['.mha'], root=root):
     if not path.stem.endswith(fields['sequence']):
       continue
     mask = root / 'masks' / path.name
-    if not mask.is_file():
+    if not links.present(root, mask):
       raise errors.UserError(f'{path} has no file of that name in masks/')
     found.append(Series(path.stem.partition('_')[0], path, mask))
   if not found:

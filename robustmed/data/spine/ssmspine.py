@@ -24,6 +24,7 @@ from robustmed import errors
 from robustmed.data import store
 from robustmed.data.files import exams, torch_archive
 from robustmed.data.spine import contours, disk_slices
+from robustmed.process import links
 
 DISKS = 5
 DEFAULTS = {'dir': '', 'side': 128, 'texture': '(.+)_', 'shapes': 1}
@@ -100,9 +101,10 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[File]]:
   pattern = _pattern(fields['texture'])
   split = {'train': [], 'test': []}
   unsorted = []
-  for path in sorted(root.rglob('*.pt')):
-    if path.name.startswith('.'):
+  for path in links.walk(root):
+    if path.suffix != '.pt' or path.name.startswith('.'):
       continue
+    links.inside(root, path)
     match = pattern.match(path.stem)
     file = File(path, match[1] if match else path.stem)
     above = ' '.join(path.relative_to(root).parts[:-1]).lower()

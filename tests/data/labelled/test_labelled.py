@@ -334,7 +334,7 @@ def test_mistakes_are_one_line(tmp_path):
   (link / 'labelsTr' / 'tr_01.nii.gz').unlink()
   (tmp_path / 'outside.nii.gz').write_bytes(b'x')
   (link / 'labelsTr' / 'tr_01.nii.gz').symlink_to(tmp_path / 'outside.nii.gz')
-  refused(link, tmp_path / '5', r'tr_01.nii.gz: leaves the folder')
+  refused(link, tmp_path / '5', r'tr_01.nii.gz: is reached by a link that leaves the folder')
   infinite = make('infinite')
   folders.save(infinite / 'imagesTr' / 'tr_01_0000.nii.gz', np.full((6, 8, 10), np.nan, np.float32))
   refused(infinite, tmp_path / '6', r'tr_01_0000.nii.gz: has NaN')

@@ -9,7 +9,7 @@ from typing import Any
 from robustmed import errors
 from robustmed.data.files import exams, xml
 from robustmed.data.labelled import folders, formats
-from robustmed.process import files
+from robustmed.process import files, links
 
 _IMAGES = ('JPEGImages', 'images', 'Images', 'imgs')
 _NAMES = ('classes.txt', 'obj.names', 'labels/classes.txt')
@@ -27,9 +27,9 @@ def _pictures(root: pathlib.Path, places: Iterable[pathlib.Path]) -> dict[str, p
   """{path below root: file} of all images in some folders and the folders in them."""
   found = {}
   for place in places:
-    for path in sorted(place.rglob('*')) if place.is_dir() else ():
+    for path in links.walk(root, place) if place.is_dir() else ():
       if path.is_file() and formats.suffix_of(path) and not path.name.startswith('.'):
-        found[path.relative_to(root).as_posix()] = files.inside(root, path)
+        found[path.relative_to(root).as_posix()] = links.inside(root, path)
   return found
 
 
@@ -49,7 +49,7 @@ def _made(root, layout, cases, classes, notes=()):
 
 def has_voc(root: pathlib.Path) -> bool:
   place = root / 'Annotations'
-  return place.is_dir() and bool(exams.listing(place, ['.xml']))
+  return place.is_dir() and bool(exams.listing(place, ['.xml'], root=root))
 
 
 def voc(root: pathlib.Path) -> folders.Folder:
@@ -59,10 +59,10 @@ def voc(root: pathlib.Path) -> folders.Folder:
     raise errors.UserError(f'{root}: has Annotations, but no folder JPEGImages or images')
   pictures, parts, cases = folders.images_of(root, place), _voc_parts(root), []
   read = {}
-  for path in exams.listing(root / 'Annotations', ['.xml']):
+  for path in exams.listing(root / 'Annotations', ['.xml'], root=root):
     if path.stem not in pictures:
       raise errors.UserError(f'{path}: its image {place.name}/{path.stem} is not there')
-    read[path.stem] = list(_voc_objects(files.inside(root, path)))
+    read[path.stem] = list(_voc_objects(path))
   unlabelled = sorted(pictures.keys() - read.keys())
   if unlabelled:
     raise errors.UserError(
@@ -79,10 +79,10 @@ def voc(root: pathlib.Path) -> folders.Folder:
 def _voc_parts(root) -> dict[str, str]:
   found = {}
   place = root / 'ImageSets' / 'Main'
-  for path in exams.listing(place, ['.txt']) if place.is_dir() else ():
+  for path in exams.listing(place, ['.txt'], root=root) if place.is_dir() else ():
     part = folders.part_of(path.stem)
     if part:
-      lines = files.read_text(files.inside(root, path)).splitlines()
+      lines = files.read_text(path).splitlines()
       found |= {line.split()[0]: part for line in lines if line.strip()}
   return found
 
@@ -118,7 +118,9 @@ def _box(values: Iterable[Any], where: str) -> tuple[float, ...]:
 
 def _coco_files(root):
   places = [root, root / 'annotations']
-  return [p for place in places if place.is_dir() for p in exams.listing(place, ['.json'])]
+  return [
+    p for place in places if place.is_dir() for p in exams.listing(place, ['.json'], root=root)
+  ]
 
 
 def has_coco(root: pathlib.Path) -> bool:
@@ -136,7 +138,7 @@ def _head(path) -> str:
 def coco(root: pathlib.Path) -> folders.Folder:
   """Returns the images of every COCO file; the parts are words of their names. No crowds."""
   pictures = _pictures(root, [root])
-  tables = {path: files.parsed_json(files.inside(root, path)) for path in _coco_files(root)}
+  tables = {path: files.parsed_json(path) for path in _coco_files(root)}
   tables = {
     path: table
     for path, table in tables.items()
@@ -214,14 +216,14 @@ def yolo(root: pathlib.Path) -> folders.Folder:
   names, cases, highest, empty = _yolo_names(root), [], -1, 0
   for part, images, labels in _yolo_places(root):
     pictures = folders.images_of(root, images)
-    texts = {path.stem: path for path in exams.listing(labels, ['.txt'])}
+    texts = {path.stem: path for path in exams.listing(labels, ['.txt'], root=root)}
     texts.pop('classes', None)
     lost = sorted(texts.keys() - pictures.keys())
     if lost:
       raise errors.UserError(f'{texts[lost[0]]}: has no image of that name in {images}')
     for name, picture in pictures.items():
       path = texts.get(name)
-      label = tuple(_yolo_boxes(files.inside(root, path))) if path else ()
+      label = tuple(_yolo_boxes(path)) if path else ()
       empty += path is None
       highest = max(highest, *(box.number for box in label), -1)
       cases.append(folders.Case(name, (picture,), label, part, (path,) if path else ()))
@@ -235,14 +237,14 @@ def yolo(root: pathlib.Path) -> folders.Folder:
 def _yolo_names(root) -> list[str]:
   for name in _NAMES:
     if (root / name).exists() or (root / name).is_symlink():
-      lines = files.read_text(files.inside(root, root / name)).splitlines()
+      lines = files.read_text(links.inside(root, root / name)).splitlines()
       if not any(map(str.strip, lines)):
         raise errors.UserError(f'{root / name}: names no classes')
       return [line.strip() for line in lines if line.strip()]
   path = next((p for p in (root / 'data.yaml', root / 'dataset.yaml') if p.is_file()), None)
   if path is None:
     return []
-  text = files.read_text(files.inside(root, path)).partition('names:')[2]
+  text = files.read_text(links.inside(root, path)).partition('names:')[2]
   listed = re.match(r'\s*\[(.*?)\]', text, re.S)
   if listed:
     words = listed[1].split(',')

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustmed import errors
 from robustmed.data.labelled import folders
-from robustmed.process import files
+from robustmed.process import files, links
 
 _CHANNEL = re.compile(r'^(.+)_(\d{4})$')
 _IMAGES = ('images', 'image', 'imgs', 'img')
@@ -29,7 +29,7 @@ def nnunet(root: pathlib.Path) -> folders.Folder:
   """
   path = root / 'dataset.json'
   there = path.exists() or path.is_symlink()
-  found = files.parsed_json(files.inside(root, path)) if there else {}
+  found = files.parsed_json(links.inside(root, path)) if there else {}
   if not isinstance(found, dict) or (there and not found):
     raise errors.UserError(f'{path}: is not a JSON object with fields')
   labels, regions, ignore = labels_of(found, path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import folders, formats, partition
-from robustmed.process import files
+from robustmed.process import links
 
 _X = re.compile(r'^(.*?)[ _.-]?x$|^x[ _.-]?(\w+)$', re.I)
 _Y = re.compile(r'^(.*?)[ _.-]?y$|^y[ _.-]?(\w+)$', re.I)
@@ -56,8 +56,8 @@ def _point_columns(header) -> dict[str, tuple[int, int]]:
 
 
 def _tables(root) -> list[Table]:
-  paths = [p for p in exams.listing(root, ['.csv']) if p.name not in partition.FILES]
-  return [Table(files.inside(root, path)) for path in paths]
+  paths = [p for p in exams.listing(root, ['.csv'], root=root) if p.name not in partition.FILES]
+  return [Table(path) for path in paths]
 
 
 def has_landmarks(root: pathlib.Path) -> bool:
@@ -112,7 +112,11 @@ def _class_folders(root):
   found = []
   for part, place in folders.part_folders(root).items():
     for path in sorted(place.iterdir()):
-      if path.is_dir() and not path.name.startswith('.') and exams.listing(path, formats.SUFFIXES):
+      if (
+        path.is_dir()
+        and not path.name.startswith('.')
+        and exams.listing(path, formats.SUFFIXES, root=root)
+      ):
         found.append((part, path.name, path))
   return found
 
@@ -151,7 +155,7 @@ def _number(text: str, where: str) -> float:
 def _finder(root):
   """Returns (name in a table, where) -> the image: a path below the folder, or a name in it."""
   every: dict[str, list[pathlib.Path]] = {}
-  for path in sorted(root.rglob('*')):
+  for path in links.walk(root):
     if path.is_file() and formats.suffix_of(path) and not path.name.startswith('.'):
       for key in {path.name, formats.stem_of(path)}:
         every.setdefault(key, []).append(path)
@@ -161,11 +165,11 @@ def _finder(root):
     if place.is_absolute() or '..' in place.parts:
       raise errors.UserError(f'{where}: {name} lies outside the folder')
     if (root / place).is_file():
-      return files.inside(root, root / place)
+      return links.inside(root, root / place)
     found = every.get(place.name, [])
     if len(found) != 1:
       what = 'is not in the folder' if not found else f'is there {len(found)} times'
       raise errors.UserError(f'{where}: the image {name} {what}')
-    return files.inside(root, found[0])
+    return links.inside(root, found[0])
 
   return find
