@@ -13,12 +13,13 @@ class UserError(Exception):
   exit_code = 2
 
   def __str__(self):
-    return ' '.join(map(_shortened, super().__str__().split()))
+    line = ' '.join(_shortened(word, 250) for word in super().__str__().split())
+    return _shortened(line, 500)
 
 
-def _shortened(word):
-  """Returns a word of at most 250 characters: what a damaged file holds can be of any length."""
-  return word if len(word) <= 250 else f'{word[:160]}...{word[-80:]}'
+def _shortened(text, most):
+  """Returns a text without its middle if it is longer: what files hold can be of any length."""
+  return text if len(text) <= most else f'{text[: most * 2 // 3 - 5]}...{text[-(most // 3) :]}'
 
 
 @contextlib.contextmanager

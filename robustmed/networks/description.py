@@ -115,6 +115,7 @@ def make(
   Raises:
     UserError: a field has no such value, or the network contradicts it.
   """
+  check_kinds(flags, 'the configuration')
   known = [('flag', dict(flags))]
   beside, place = sidecar(path)
   known.append((place, beside))
@@ -179,8 +180,8 @@ def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
   return {}, 'network.json'
 
 
-def check_kinds(fields: Mapping[str, Any], place: pathlib.Path) -> None:
-  """Raises a `UserError` unless fields of a file are known and of the kind of their defaults."""
+def check_kinds(fields: Mapping[str, Any], place: pathlib.Path | str) -> None:
+  """Raises a `UserError` unless fields of a file, or flags, are known, of their defaults' kinds."""
   for key, value in fields.items():
     default = errors.lookup(FIELDS, key, kind=f'field of {place}')
     listed = isinstance(default, tuple)

@@ -5,8 +5,8 @@ import difflib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags as absl_flags
@@ -124,7 +124,9 @@ def parse(words: Sequence[str]) -> Command:
   config = load_config(known.config)
   _apply(config, _names_of_attacks(overrides))
   list_settings(config)
+  defaults = dict(_leaves(config))
   _apply(config, overrides)
+  _check_lists(config, defaults)
   config.lock()
   _check_folder(config)
   _check_seed(config)
@@ -293,6 +295,39 @@ def _apply(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
     raise errors.UserError(f'bad configuration override: {error}') from None
   if len(rest) > 1:
     raise errors.UserError(f'unexpected argument {rest[1]!r}; see --help')
+
+
+def _leaves(config, path: str = ''):
+  """Yields (path, value) of all fields."""
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _leaves(value, f'{path}{key}.')
+    else:
+      yield f'{path}{key}', value
+
+
+def _check_lists(config: ml_collections.ConfigDict, defaults: Mapping[str, Any]) -> None:
+  """Raises a `UserError` for a list of other things than its default holds, as ('a', 'b')."""
+  for path, value in _leaves(config):
+    default = defaults.get(path)
+    if isinstance(default, tuple) and default and not _is_like(value, default):
+      raise errors.UserError(
+        f'config field {path} must be like {str(default)[:100]}, not {str(value)[:100]}'
+      )
+
+
+def _is_like(value, default) -> bool:
+  if isinstance(default, tuple) and default:
+    inner = {len(one) for one in default if isinstance(one, tuple)}
+    return isinstance(value, tuple | list) and all(
+      any(_is_like(one, other) for other in default) and (not inner or len(one) in inner)
+      for one in value
+    )
+  if isinstance(default, str):
+    return isinstance(value, str)
+  if isinstance(default, int | float):
+    return isinstance(value, int | float) and isinstance(value, bool) == isinstance(default, bool)
+  return True
 
 
 def _check_path(config: ml_collections.ConfigDict, path: str) -> None:

@@ -190,6 +190,8 @@ def test_a_wrong_json_file_is_one_short_line(tmp_path, content, text):
 def test_words_of_any_length_are_shortened_in_a_message():
   shown = str(errors.UserError(f'a.csv: no number {"x" * 200_000}'))
   assert shown.startswith('a.csv: no number xxx') and len(shown) < 300
+  shown = str(errors.UserError(f'a.csv: {"no number " * 100}; copy it again'))
+  assert len(shown) <= 500 and shown.startswith('a.csv: no ') and shown.endswith('copy it again')
 
 
 def test_an_archive_whose_list_is_lost_is_refused_and_an_empty_one_is_empty(tmp_path):

@@ -61,6 +61,31 @@ def test_mistakes_are_user_errors(words, message):
 
 
 @pytest.mark.parametrize(
+  ('config', 'word', 'good'),
+  [
+    ('two_moons:smoke', 'data.box', ('((-1,1),(0,2.5))',)),
+    ('two_moons:smoke', 'evaluate.attacks.pgd.bounds', ('((-1,-1),(1,1))',)),
+    ('quickstart:smoke', 'evaluate.levels', ('(1,0.5)', '(0.5,)', '()')),
+  ],
+)
+def test_lists_hold_what_their_defaults_hold(config, word, good):
+  parse = lambda value: commandline.parse(
+    ['--config', config, '--workdir', 'w', f'--config.{word}={value}']
+  )
+  for value in good:
+    parse(value)
+  for value in ('(1,"a")', '("a","b")', '(True,)', '((1,),)', '(None,)'):
+    with pytest.raises(errors.UserError, match=f'config field {word} must be like '):
+      parse(value)
+
+
+def test_links_are_followed_where_the_user_says_so():
+  assert not _parse().follow_links
+  command = _parse('--follow-links')
+  assert command.follow_links and '--follow-links' in command.rerun_flags
+
+
+@pytest.mark.parametrize(
   'config, message',
   [
     ('configs/nope.py', 'no config file'),

@@ -19,6 +19,7 @@ ARRAYS = ('.npy', '.npz')
 LARGEST = 2**31  # bytes of a picture, all pages together
 _KINDS = ('PNG', 'JPEG', 'BMP')  # the library knows many more, some of which start programs
 _BYTES = {'I': 4, 'F': 4, 'I;16': 2, 'I;16B': 2, 'I;16L': 2}  # of a number, by mode
+_LABELS = 2**24  # from here on float32 takes neighbours for one
 _WARNINGS = threading.Lock()  # their filters belong to all threads
 
 
@@ -70,7 +71,7 @@ def picture_of(file: BinaryIO, path: pathlib.Path) -> Iterator[Image.Image]:
   """
   if path.suffix.lower() not in ('.tif', '.tiff'):
     with _WARNINGS, warnings.catch_warnings():
-      warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # sizes are compared here
+      warnings.simplefilter('ignore')  # about sizes, which are compared here, and about metadata
       picture = Image.open(file, formats=_KINDS)
     with picture:
       yield picture
@@ -123,6 +124,8 @@ def checked_labels(array: np.ndarray, path: pathlib.Path, *, ndim: int = 2) -> n
       f'not shape {list(array.shape)}'
     )
   whole = np.asarray(array, np.int64) if np.isfinite(array).all() else None
+  if whole is not None and whole.max(initial=0) >= _LABELS:
+    raise errors.UserError(f'{path}: label {whole.max()} is not below {_LABELS}; no label map')
   if whole is None or (whole != array).any() or (whole < 0).any():
     raise errors.UserError(f'{path}: labels must be whole numbers from 0 on')
   return whole

@@ -42,7 +42,7 @@ def check(fields: Mapping[str, Any]) -> None:
     raise errors.UserError(
       f'data field kept={fields["kept"]} is above the points={fields["points"]} there are'
     )
-  if any(not low < high for low, high in fields['box']):
+  if len(fields['box']) != 2 or any(not low < high for low, high in fields['box']):
     raise errors.UserError(f'data field box must be (low, high) of x and y, not {fields["box"]}')
 
 

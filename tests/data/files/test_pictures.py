@@ -1,9 +1,13 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from robustmed import errors
 from robustmed.data.files import pictures
+from robustmed.data.labelled import formats
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -91,6 +95,7 @@ def test_damaged_files(tmp_path, suffix):
     (np.array([[0.5, 1]]), 'whole numbers'),
     (np.array([[-1, 1]]), 'whole numbers'),
     (np.zeros((2, 2, 3)), 'must have 2 axes'),
+    (np.array([[2**24 + 1, 1]]), 'label 16777217 is not below 16777216'),
   ],
 )
 def test_label_maps(tmp_path, array, message):
@@ -118,3 +123,61 @@ def test_a_bit_that_flips_in_a_png_is_found(tmp_path):
     if not np.array_equal(found, array):
       silent.append(place)
   assert not silent
+
+
+def _declaring(path, width, height):
+  """A PNG that declares this size."""
+  content = path.read_bytes()
+  head = b'IHDR' + struct.pack('>II', width, height) + content[24:29]
+  path.write_bytes(content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:])
+
+
+def test_more_pixels_than_the_limit_are_refused_and_many_are_read_without_a_word(
+  tmp_path, monkeypatch, recwarn
+):
+  path = tmp_path / 'a.png'
+  Image.fromarray(np.ones((9, 7), np.uint8)).save(path)
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)  # the library warns from here on
+  assert pictures.read(path).shape == (9, 7)
+  monkeypatch.setattr(pictures, 'LARGEST', 62)
+  with pytest.raises(errors.UserError, match='declares 1 x 7 x 9 pixels, 63 bytes; a picture may'):
+    pictures.read(path)
+  monkeypatch.undo()
+  for side, text in ((10_000, 'truncated'), (30_000, 'DecompressionBombError')):
+    _declaring(path, side, side)
+    with pytest.raises(errors.UserError, match=text):
+      pictures.read(path)
+  assert not recwarn.list
+
+
+def test_pages_count_together_and_are_of_one_size(tmp_path, monkeypatch):
+  pages = [Image.fromarray(np.ones((6, 7), np.uint8)) for _ in range(3)]
+  path = tmp_path / 'a.tif'
+  pages[0].save(path, save_all=True, append_images=pages[1:])
+  assert formats.read(path).array.shape == (3, 6, 7)
+  monkeypatch.setattr(pictures, 'LARGEST', 3 * 42 - 1)
+  with pytest.raises(errors.UserError, match='declares 3 x 7 x 6 pixels, 126 bytes'):
+    formats.read(path)
+  pages[0].save(path, save_all=True, append_images=[pages[1].resize((3, 3))])
+  with pytest.raises(errors.UserError, match='its pages have different sizes'):
+    formats.read(path)
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'GIF', 'PPM', 'PDF'])
+def test_other_formats_are_not_decoded_whatever_the_name(tmp_path, kind):
+  path = tmp_path / 'a.png'
+  with path.open('wb') as file:
+    Image.new('L', (7, 9)).save(file, format=kind)
+  with pytest.raises(errors.UserError, match='cannot identify image file'):
+    pictures.read(path)
+  Image.new('L', (7, 9)).save(path, format='JPEG')  # a common mistake
+  assert pictures.read(path).shape == (9, 7)
+
+
+def test_what_the_library_says_about_metadata_does_not_reach_the_user(tmp_path, recwarn):
+  path = tmp_path / 'a.png'
+  Image.fromarray(np.ones((9, 7), np.uint8)).save(path)
+  content, part = path.read_bytes(), b'acTL' + struct.pack('>II', 10**6, 0)
+  packed = struct.pack('>I', 8) + part + struct.pack('>I', zlib.crc32(part))
+  path.write_bytes(content[:33] + packed + content[33:])
+  assert pictures.read(path).shape == (9, 7) and not recwarn.list
