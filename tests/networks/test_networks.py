@@ -42,7 +42,7 @@ def test_flag_before_sidecar_before_guess(tmp_path):
   assert made.input.normalise == 'scale:255' and made.output.classes == CLASSES
   assert made.origin['input.overlap'] == 'flag' and made.origin['output.classes'] == 'network.json'
   assert 'input.orientation = yx (guess)' in made.lines
-  with pytest.raises(errors.UserError, match='the configuration: output.classes must be like'):
+  with pytest.raises(errors.UserError, match=r'configuration: output\.classes must be like'):
     description.make(network, {'output.classes': (True,)})
   flagged = description.make(network, {'input.normalise': 'none'}, path=path)
   assert flagged.input.normalise == 'none' and flagged.origin['input.normalise'] == 'flag'

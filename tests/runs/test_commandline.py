@@ -64,7 +64,6 @@ def test_mistakes_are_user_errors(words, message):
   ('config', 'word', 'good'),
   [
     ('two_moons:smoke', 'data.box', ('((-1,1),(0,2.5))',)),
-    ('two_moons:smoke', 'evaluate.attacks.pgd.bounds', ('((-1,-1),(1,1))',)),
     ('quickstart:smoke', 'evaluate.levels', ('(1,0.5)', '(0.5,)', '()')),
   ],
 )
