@@ -56,11 +56,18 @@ def walk(root: pathlib.Path, below: pathlib.Path | None = None) -> list[pathlib.
   A folder that is a link is left out if it leads to another place of `root`. One that leaves it is
   a `UserError`, or is followed, once. Links to files are among the files, see `inside`.
   """
-  found, seen, folders = [], set(), [below or root]
+  found, folders = [], [below or root]
+  seen = {folders[0].resolve()}
   while folders:
     folder = folders.pop()
-    seen.add(folder.resolve())
-    for path in folder.iterdir():
+    if folder.name == 'lost+found':
+      continue
+    try:
+      inner = list(folder.iterdir())
+    except OSError as error:
+      reason = error.strerror or error
+      raise errors.UserError(f'{folder}: cannot be listed ({reason}); move it elsewhere') from error
+    for path in inner:
       if not path.is_dir():
         found.append(path)
       elif not path.is_symlink():
@@ -72,6 +79,7 @@ def walk(root: pathlib.Path, below: pathlib.Path | None = None) -> list[pathlib.
             f'{FOLLOW} if the link is yours'
           )
         if path.resolve() not in seen:
+          seen.add(path.resolve())
           folders.append(path)
   return sorted(found)
 

@@ -9,8 +9,6 @@ from robustmed import data, errors
 from robustmed.process import links
 from support import raw_folders
 
-SAID = 'is reached by a link that leaves the folder|outside of its folder'
-
 
 @pytest.fixture(params=raw_folders.FILES)
 def source(request, tmp_path):

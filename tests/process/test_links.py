@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from robustmed import errors
@@ -60,6 +62,41 @@ def test_the_folder_itself_may_be_a_link(root, tmp_path, monkeypatch):
   for folder in (tmp_path / 'data', root / '..' / 'data'):
     assert links.present(folder, folder / 'own') and not links.present(folder, folder / 'gone')
   monkeypatch.chdir(tmp_path)
-  assert links.inside(links.pathlib.Path('data'), links.pathlib.Path('data/own'))
+  assert links.inside(pathlib.Path('data'), pathlib.Path('data/own'))
   monkeypatch.chdir(root)
-  assert links.inside(links.pathlib.Path(), links.pathlib.Path('own'))
+  assert links.inside(pathlib.Path(), pathlib.Path('own'))
+
+
+def test_a_walk_follows_links_once_and_only_where_the_user_says_so(root, tmp_path):
+  (root / 'far').unlink()
+  (root / 'sub' / 'back').symlink_to('..')  # to another place of the folder
+  names = lambda: sorted(path.relative_to(root).as_posix() for path in links.walk(root))
+  own = ['circle', 'device', 'out', 'own', 'sub/near']
+  assert names() == own
+  (root / 'far').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'elsewhere' / 'again').symlink_to('.')
+  (root / '.hidden').symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(errors.UserError, match=r'far: is a link that leaves the folder .*--follow'):
+    names()
+  with links.following(True):
+    assert names() == sorted([*own, 'far/a'])
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line_but_for_that_of_the_file_system(
+  root, monkeypatch
+):
+  (root / 'far').unlink()
+  listed = pathlib.Path.iterdir
+
+  def iterdir(folder):
+    if folder.name == closed:
+      raise PermissionError(13, 'Permission denied')
+    return listed(folder)
+
+  monkeypatch.setattr(pathlib.Path, 'iterdir', iterdir)
+  closed = 'sub'
+  with pytest.raises(errors.UserError, match=r'sub: cannot be listed \(Permission denied\)'):
+    links.walk(root)
+  (root / 'sub').rename(root / 'lost+found')
+  closed = 'lost+found'
+  assert [path.name for path in links.walk(root)] == ['circle', 'device', 'out', 'own']
