@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.util
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ def parse(words: Sequence[str]) -> Command:
   list_settings(config)
   defaults = dict(_leaves(config))
   _apply(config, overrides)
-  _check_lists(config, defaults)
+  _check_values(config, defaults)
   config.lock()
   _check_folder(config)
   _check_seed(config)
@@ -306,14 +307,13 @@ def _leaves(config, path: str = ''):
       yield f'{path}{key}', value
 
 
-def _check_lists(config: ml_collections.ConfigDict, defaults: Mapping[str, Any]) -> None:
-  """Raises a `UserError` for a list of other things than its default holds, as ('a', 'b')."""
+def _check_values(config: ml_collections.ConfigDict, defaults: Mapping[str, Any]) -> None:
+  """Raises a `UserError` for NaN, inf and lists of other things than their defaults hold."""
   for path, value in _leaves(config):
     default = defaults.get(path)
-    if isinstance(default, tuple) and default and not _is_like(value, default):
-      raise errors.UserError(
-        f'config field {path} must be like {str(default)[:100]}, not {str(value)[:100]}'
-      )
+    if isinstance(default, tuple | float) and not _is_like(value, default):
+      said = f'must be like {str(default)[:100]}, not {str(value)[:100]}'
+      raise errors.UserError(f'config field {path} {said}')
 
 
 def _is_like(value, default) -> bool:
@@ -326,7 +326,8 @@ def _is_like(value, default) -> bool:
   if isinstance(default, str):
     return isinstance(value, str)
   if isinstance(default, int | float):
-    return isinstance(value, int | float) and isinstance(value, bool) == isinstance(default, bool)
+    same = isinstance(value, int | float) and isinstance(value, bool) == isinstance(default, bool)
+    return same and (abs(value) < math.inf or not abs(default) < math.inf)
   return True
 
 

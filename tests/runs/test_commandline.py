@@ -73,9 +73,16 @@ def test_lists_hold_what_their_defaults_hold(config, word, good):
   )
   for value in good:
     parse(value)
-  for value in ('(1,"a")', '("a","b")', '(True,)', '((1,),)', '(None,)'):
+  for value in ('(1,"a")', '("a","b")', '(True,)', '((1,),)', '(None,)', '(1e999,1)'):
     with pytest.raises(errors.UserError, match=f'config field {word} must be like '):
       parse(value)
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf', '1e999'])
+def test_numbers_are_finite(value):
+  said = r'optimisers\.main\.warmup_share must be like 0\.25, not (nan|-?inf)'
+  with pytest.raises(errors.UserError, match=said):
+    _parse(f'--config.train.optimisers.main.warmup_share={value}')
 
 
 def test_links_are_followed_where_the_user_says_so():
