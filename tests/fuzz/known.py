@@ -45,8 +45,8 @@ OTHERS = {
   ),
   **dict.fromkeys(
     (
-      *('doctor', 'process.compiled', 'process.cpu_flags', 'process.leftovers', 'process.memory'),
-      *('process.parallel', 'process.tool'),
+      *('doctor', 'process.commit', 'process.compiled', 'process.cpu_flags', 'process.leftovers'),
+      *('process.memory', 'process.parallel', 'process.tool'),
     ),
     _SYSTEM,
   ),
