@@ -53,18 +53,22 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   count = rows[['group', 'index']].drop_duplicates().shape[0]
   groups = rows['group'].nunique()
   units = f' Levels are given in: {spec.level_units}.' if spec.level_units else ''
-  trained = f'{seeds} training runs (seeds) per arm' if seeds > 1 else 'one training run per arm'
+  trained = (
+    f', {seeds} training runs (seeds) per arm' if seeds > 1 else ', one training run per arm'
+  )
   if 'fold' in rows.columns:
     trained += f' in each of {rows["fold"].nunique()} folds, which test every group once'
+  elif seeds == 1 and held.training is None:  # nothing was trained here
+    trained = ''
   lines = [
     f'- An **arm** is {spec.arms_are}. An **attack** changes the image, by at most '
     f'its **level**, so that the network errs; level 0 is the untouched image.{units}',
     f'- Every number is a mean over the test examples: {count} in {groups} groups (patients, '
-    f'volumes or scans), {trained}. An example run under several seeds counts once.',
+    f'volumes or scans){trained}. An example run under several seeds counts once.',
     '- Brackets and shaded bands are 95 % intervals from resampling whole groups (those of a claim '
     'are the limits of its own test). They say how '
     'much another set of patients could change the mean, not how much another training could.',
-    '- A **claim** holds when its number lies where the paper says and the test, corrected for '
+    '- A **claim** holds when its number lies where it says and the test, corrected for '
     f'all claims (Holm), gives p below {claims.ALPHA:g}; it fails when the opposite is that '
     'certain; otherwise these data leave it undecided. With several seeds it must do so in each. '
     'Differences are decided on the mean over groups, levels on the median; a time or cost of one '

@@ -27,8 +27,11 @@ def sentence(held: inputs_lib.Inputs) -> str:
     parts.append(f'robustmed {version}{commit}')
   if preset := _at(held.config, 'config', 'preset'):
     parts.append(f'preset `{preset}`')
-  if data.get('name'):
-    parts.append(f'data `{data["name"]}`, fingerprint `{str(data.get("fingerprint"))[:_SHORT]}`')
+  known = data.get('fingerprint')
+  if isinstance(known, str):
+    parts.append(f'data `{data.get("name")}`, fingerprint `{known[:_SHORT]}`')
+  elif isinstance(known, dict) and 'data' in known:  # of an audit, which has that of networks too
+    parts.append(f'fingerprint of the data `{str(known["data"])[:_SHORT]}`')
   return f'{"; ".join(parts)}.' if parts else ''
 
 

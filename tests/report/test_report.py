@@ -139,9 +139,14 @@ def test_the_page_says_when_it_was_made_of_what_and_what_it_cannot_show(workdir,
   assert f'| network std/seed0: sha256 | {listed} |' in text
   for words in ('The images are synthetic', '8 groups', 'One training per arm', 'For research'):
     assert f'{words}' in text[text.index('What it cannot show') : text.index('## Results')]
-  for name in ('data.json', 'results/evaluated.json'):
-    (workdir / name).unlink()
+  assert 'groups (patients, volumes or scans), one training run per arm.' in text
+  (workdir / 'results' / 'evaluated.json').unlink()
+  (workdir / 'logs' / 'train.csv').unlink()
+  of_audit = {'name': 'x', 'fingerprint': {'data': 'c0de', 'networks': {'a': 'f'}}}
+  (workdir / 'data.json').write_text(json.dumps(of_audit))
   text = report.write(workdir, spec=spec).markdown.read_text()
+  assert 'fingerprint of the data `c0de`' in text and '| data: fingerprint.networks.a | f |' in text
+  assert 'volumes or scans). An example' in text and 'One training per arm' not in text
   assert 'The images are synthetic' not in text and re.search(r'Evaluated on 20\d\d-\d\d', text)
 
 
