@@ -47,6 +47,14 @@ def test_every_network_meets_the_same_stressed_patches(run):
   assert set(cells.columns) == ARMS and cells.notna().all().all()
   assert (cells.nunique(axis=1) == 1).all()
   assert {'codes', 'random', 'own_noise_pgd', 'uniform_wide', 'poisson'} <= set(stress['attack'])
+  for same in (('none', 'uniform', 'poisson', 'positives'), ('clean_negatives', 'negatives')):
+    patches = [
+      frozenset(zip(one['index'], one['group'], strict=True))
+      for _, one in stress[stress['attack'].isin(same)].groupby(['arm', 'attack', 'eps'])
+    ]
+    assert len(patches) >= len(same) * len(ARMS) and len(set(patches)) == 1, same
+  claims = pd.read_csv(run / 'report' / 'tables' / 'claims.csv')
+  assert not claims['numbers'].str.contains('no finite value').any()
   made = pd.read_parquet(run / 'results' / 'made.parquet')
   assert set(made['attack']) == {'codes', 'random', 'real'}
   assert made['diameter'].gt(0).all() and np.isfinite(made['hu']).all()

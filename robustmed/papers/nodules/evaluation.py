@@ -264,8 +264,11 @@ def _rows(context, source, kind, load, made, model) -> pd.DataFrame:
     tables.append(parallel.gather_rows({n: np.asarray(v) for n, v in {**keys, **kept}.items()}))
   table = pd.DataFrame({name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
   table = table[table.pop('mask').astype(bool)]
+  # The place among the patches that a column begins with: what is paired over the columns.
   if kind.pool:
     table['index'] -= _FIRST
+  else:
+    table['index'] = table['index'].rank().astype(int) - 1
   return table.assign(arm=model.arm, seed=model.seed, attack=kind.attack, eps=float(kind.eps))
 
 
