@@ -64,6 +64,7 @@ def _run(words: Sequence[str]) -> int:
     command.stage != 'compile'
   ):  # which keeps what it finds, and compiles for devices that are not here
     compile_cache.share()
+  compile_cache.count()
 
   from robustmed import papers
   from robustmed.process import links
@@ -75,6 +76,7 @@ def _run(words: Sequence[str]) -> int:
   if command.stage not in ('describe', 'plan', 'compile'):
     from robustmed.process import console
 
+    console.say(compile_cache.said(compile_cache.count()))
     console.say(f'done in {console.format_exact_duration(time.monotonic() - started)}')
   return 0
 

@@ -72,5 +72,7 @@ class UNet(nn.Module):
       )(x)
       x = jnp.concatenate([skips.pop(), x], axis=-1)
       x = Block(features(level), dtype=self.dtype, name=f'up{level}')(x, train=train)
-    head = layers.Conv(self.num_classes, (1,) * len(double), use_bias=True, name='head0')
+    head = layers.Conv(
+      self.num_classes, (1,) * len(double), use_bias=True, dtype=self.dtype, name='head0'
+    )
     return {'head0': head(x).astype(jnp.float32)}

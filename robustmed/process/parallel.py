@@ -55,6 +55,11 @@ def local_device_count() -> int:
   return len(_local_devices())
 
 
+def devices() -> list[jax.Device]:
+  """Returns the devices of all hosts."""
+  return jax.devices()
+
+
 def _local_devices() -> tuple[jax.Device, ...]:
   return _devices.get() or tuple(jax.local_devices())
 

@@ -10,6 +10,7 @@ from robustmed import errors
 from robustmed.evaluation import claims
 from robustmed.process import console, memory, parallel
 from robustmed.runs import costs, experiment, forecast, side_by_side
+from robustmed.runs.compilation import programs
 
 LARGE = 2**22  # elements of a batch from which the memory of a step is looked at before training
 SURE = 20.0  # what is refused without compiling it: so many times what is free
@@ -90,6 +91,7 @@ def describe(
     'data': _data(exp),
     'claims': _claims(exp),
     'steps': sum(arm['steps'] for arm in arms.values()) * config.seeds * len(once),
+    'programs': programs.count(exp, config, wanted),
     'device_bytes': device_bytes(exp, tuple(exp.arms)),
     'passes': passes,
     'operations': {

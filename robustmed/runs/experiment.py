@@ -217,6 +217,25 @@ def editable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return copied
 
 
+def in_float32(
+  exp: Experiment,
+  config: ml_collections.ConfigDict,
+  build: Callable[[ml_collections.ConfigDict], Experiment],
+) -> Experiment:
+  """The experiment with networks that compute in float32, as all are evaluated.
+
+  `exp` itself where its networks do so already. Weights are float32 for any precision.
+  """
+  fields = [config.get('model'), *(arm.get('model') for arm in config.get('arms', {}).values())]
+  if all((one or {}).get('dtype', 'float32') == 'float32' for one in fields):
+    return exp
+  exact = editable(config)
+  for one in (exact.model, *(arm.get('model') for arm in exact.arms.values())):
+    if one and 'dtype' in one:
+      one.dtype = 'float32'
+  return build(exact.lock())
+
+
 def make_defense(task: types.Task, options: Mapping[str, Any]) -> types.Defense:
   """A defense from plain data: {'name', its fields, 'attack': {'name', its fields}}."""
   fields = {name: value for name, value in options.items() if name != 'name'}

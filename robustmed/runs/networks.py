@@ -18,12 +18,20 @@ PyTree = Any
 
 
 class Networks:
-  """The networks of experiment `exp`, trained under `config` in the workdir `root`."""
+  """The networks of experiment `exp`, trained under `config` in the workdir `root`.
+
+  exact: the experiment whose tasks evaluate them, see `experiment.in_float32`; None: `exp`.
+  """
 
   def __init__(
-    self, exp: experiment.Experiment, config: ml_collections.ConfigDict, root: pathlib.Path
+    self,
+    exp: experiment.Experiment,
+    config: ml_collections.ConfigDict,
+    root: pathlib.Path,
+    exact: experiment.Experiment | None = None,
   ):
     self._exp, self._config, self._root = exp, config, root
+    self._exact = exact or exp
     self._evaluators = {}
 
   def folder(self, arm: str, trial: trials.Trial) -> pathlib.Path:
@@ -66,11 +74,11 @@ class Networks:
   def evaluator(self, arm: str = '') -> grid.Evaluator:
     """The evaluator of an arm's task (default: the experiment's); tasks that differ in `init` alone
     share one."""
-    task = self._exp.task_of(arm)
+    task = self._exact.task_of(arm)
     same = tuple(id(field) for field in task._replace(init=None))
     if same not in self._evaluators:
       key = jax.random.fold_in(jax.random.key(self._config.seed), 0xA77AC)
-      plan = self._exp.grid
+      plan = self._exact.grid
       judge = plan.checks.get('metric'), plan.checks.get('higher_is_better')
       made = grid.Evaluator(
         task,

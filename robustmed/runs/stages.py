@@ -54,25 +54,27 @@ def run(command: commandline.Command, module, *, cpu_flags: str = '') -> None:
     print(json.dumps(description.describe(exp, config, command.arms), indent=2))
     return
   if command.stage == 'compile':
-    compile_stage.run(exp, command)
+    compile_stage.run(exp, command, exact=experiment.in_float32(exp, config, module.build))
     return
   if command.stage == 'plan':
     print('\n'.join(plan.commands(exp, command)))
     return
-  Run(exp, config, command, cpu_flags).go()
+  exact = experiment.in_float32(exp, config, module.build)
+  Run(exp, config, command, cpu_flags, exact=exact).go()
 
 
 class Run:
-  """One experiment in one workdir."""
+  """One experiment in one workdir; `exact` is what evaluates its networks."""
 
-  def __init__(self, exp, config, command, cpu_flags=''):
+  def __init__(self, exp, config, command, cpu_flags='', *, exact=None):
     self.exp: experiment.Experiment = exp
+    self.exact: experiment.Experiment = exact or exp
     self.config: ml_collections.ConfigDict = config
     self.command: commandline.Command = command
     self.folder: files.Path = command.workdir
     self.order, self.extra = experiment.training_order(exp.arms, command.arms)
     self._cpu_flags = cpu_flags
-    self.networks = networks.Networks(exp, config, self.folder)
+    self.networks = networks.Networks(exp, config, self.folder, self.exact)
     # (*fold) -> its source; networks of one fold follow each other.
     self.source = functools.lru_cache(maxsize=1)(self._load)
     self._preparing, self._checks = threading.Lock(), {}  # arm -> of the memory of its steps
@@ -227,10 +229,10 @@ class Run:
       source=self.networks.model,
     )
     inspection.fill(
-      [model for model in models if model.arm in self.exp.grid.inspected],
-      task_of=self.exp.task_of,
-      probe=self.exp.grid.probes[self.exp.grid.main],
-      judge=self.exp.grid.checks,
+      [model for model in models if model.arm in self.exact.grid.inspected],
+      task_of=self.exact.task_of,
+      probe=self.exact.grid.probes[self.exact.grid.main],
+      judge=self.exact.grid.checks,
       batches=self._test_batches,
       folder=parts,
       stopper=stopper,
@@ -246,9 +248,9 @@ class Run:
       if parallel.is_writer():
         folder = self.folder / 'results'
         seen = inspection.read(everyone, folder=parts)
-        artifacts.save_rows(self.exp.grid, rows, folder=folder, seed=self.config.seed, more=seen)
+        artifacts.save_rows(self.exact.grid, rows, folder=folder, seed=self.config.seed, more=seen)
     context = artifacts.Context(
-      self.exp,
+      self.exact,
       self.config,
       self.folder / 'results',
       evaluator,
@@ -262,7 +264,7 @@ class Run:
       _stop_if_asked(stopper)
       artifacts.save_worst(context, models, rows)
     _stop_if_asked(stopper)
-    for study in self.exp.studies:
+    for study in self.exact.studies:
       with errors.during(f'evaluating {study.name}'):
         study.run(context, models, rows)
     if parallel.is_writer() and self.command.stage == 'evaluate':

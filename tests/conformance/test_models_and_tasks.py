@@ -1,5 +1,7 @@
 """Every network and every task through the same suite."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,3 +116,53 @@ def test_perfect_outputs_score_perfectly():
     assert float(task.objectives[name](outputs, batch).max()) < 1e-3
   hard = {'segmentation': jnp.full((1, 2, 2, 1), 200.0).at[0, 0, 0, 0].set(0.0)}
   np.testing.assert_allclose(task.diagnostics(hard)['_saturated'], 0.75)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_networks_in_bfloat16_multiply_in_it_and_keep_float32_around(name):
+  module = MODELS[name](**SMALL[name], dtype=jnp.bfloat16)
+  side = SMALL[name].get('side', SIDE)
+  image = jax.ShapeDtypeStruct((2, side, side, 1), jnp.float32)
+  network = networks.bind(module, image_shape=image.shape[1:])
+  variables = jax.eval_shape(network.init, jax.random.key(0))
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+  def loss(params, image):
+    outputs, state = network.forward({**variables, 'params': params}, image, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, state))} == {jnp.dtype('float32')}
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs))
+
+  traced = jax.make_jaxpr(jax.grad(loss, (0, 1)), return_shape=True)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables['params'])
+  variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+  jaxpr, slopes = traced(zeros, image)
+  assert {leaf.dtype for leaf in jax.tree.leaves(slopes)} == {jnp.dtype('float32')}
+  work = {}
+  for eqn in _equations(jaxpr.jaxpr):
+    if eqn.primitive.name in ('dot_general', 'conv_general_dilated'):
+      dtype = str(eqn.invars[0].aval.dtype)
+      work[dtype] = work.get(dtype, 0) + _products(eqn)
+  # Norms, and a last layer behind means over the image, are float32 on purpose.
+  assert set(work) <= {'bfloat16', 'float32'} and work['bfloat16'] > 0.98 * sum(work.values())
+
+
+def _products(eqn):
+  """The multiplications of a matrix product or convolution."""
+  (left, right), (result,) = (
+    [var.aval.shape for var in several] for several in (eqn.invars, eqn.outvars)
+  )
+  if eqn.primitive.name == 'dot_general':
+    ((contracted, _), _) = eqn.params['dimension_numbers']
+    return math.prod(result) * math.prod(left[axis] for axis in contracted)
+  outputs = right[eqn.params['dimension_numbers'].rhs_spec[0]]
+  return math.prod(result) * math.prod(right) // outputs
+
+
+def _equations(jaxpr):
+  """All equations of a jaxpr, those of calls and loops included."""
+  has_equations = lambda value: hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=has_equations):
+      if has_equations(value):
+        yield from _equations(getattr(value, 'jaxpr', value))

@@ -269,3 +269,19 @@ def test_worst_examples_are_the_attacked_images(whole):
         for index in worst['index']
       }
     assert min(distances.values()) <= 0.07 + 1e-4
+
+
+@pytest.mark.long
+def test_a_second_run_compiles_nothing(tmp_path):
+  kept = {
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  said = []
+  for name in ('first', 'second'):
+    done = runs.main(*CONFIG, '--workdir', tmp_path / name, **kept)
+    found = re.search(r'(\d+) programs were compiled, .* and (\d+) read from (.+), in', done.stderr)
+    assert found[3] == kept['JAX_COMPILATION_CACHE_DIR']
+    said.append([int(found[1]), int(found[2])])
+  (compiled, again), second = said
+  assert compiled > 8 and second == [0, compiled + again]

@@ -1,11 +1,14 @@
 import json
+import re
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from robustmed import errors, main, papers, types
-from robustmed.runs import commandline, description, experiment, workdir
+from robustmed.report import content
+from robustmed.runs import commandline, description, experiment, networks, workdir
 from support import toys
 
 
@@ -306,3 +309,39 @@ def test_enough_test_volumes_are_no_warning():
   found = description.reach(papers.find(config.experiment).build(config))
   assert found.groups == 35 and found.decidable == found.tested
   assert description.too_few_groups(found) == description.too_few_groups(None) == ''
+
+
+def _dtypes(task):
+  """The types of what a task's network multiplies, of its variables and of its outputs."""
+  variables = jax.eval_shape(task.init, jax.random.key(0))
+  image = jax.ShapeDtypeStruct((1, *task.image_shape), np.float32)
+  jaxpr, outputs = jax.make_jaxpr(task.predict, return_shape=True)(variables, image)
+  kinds = set(re.findall(r'([a-z]+\d+)\[[\d,]*\] = conv_general_dilated', str(jaxpr)))
+  several = lambda tree: {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+  return kinds, several(variables), several(outputs)
+
+
+def test_networks_trained_in_bfloat16_are_evaluated_in_float32():
+  config = commandline.load_config('configs/quickstart.py:smoke')
+  commandline.list_settings(config)
+  build = papers.find(config.experiment).build
+  exp = build(config)
+  assert experiment.in_float32(exp, config, build) is exp
+  config.model.dtype = 'bfloat16'
+  exp = build(config)
+  exact = experiment.in_float32(exp, config, build)
+  assert config.model.dtype == 'bfloat16' and list(exact.arms) == list(exp.arms)
+  assert _dtypes(exp.task) == ({'bf16'}, {'float32'}, {'float32'})
+  assert _dtypes(exact.task) == ({'f32'}, {'float32'}, {'float32'})
+  evaluator = networks.Networks(exp, config, None, exact).evaluator('std')
+  assert evaluator.task is exact.task_of('std')
+  told = [content.precision(one, {}) for one in (config.to_dict(), {'model': {}})]
+  assert told == [
+    'Networks computed in bfloat16 in training, with float32 weights and images, and in float32 '
+    'in evaluation.',
+    '',
+  ]
+  config.model.dtype = 'float32'
+  assert content.precision(config.to_dict(), {'platform': 'tpu'}) == (
+    'Networks computed in float32; there the factors of products in float32 are rounded to bfloat16.'
+  )

@@ -1,5 +1,6 @@
 """The programs of a run, lowered from shapes alone by the code that runs them."""
 
+import collections
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ def of_run(
   *,
   devices: Sequence[Any],
   hosts: int,
+  exact: experiment.Experiment | None = None,
 ) -> Iterator[Program]:
   """The programs that train and evaluate the wanted arms, those of the same text once.
 
@@ -68,10 +70,25 @@ def of_run(
   order, extra = experiment.training_order(exp.arms, tuple(wanted))
   given = Given(exp, config)
   yield from _trainings(given, order, devices=devices, hosts=hosts)
+  judging = given if exact is None or exact is exp else Given(exact, config)
   evaluated = [
     name for name in order if name not in extra and exp.arms[name].evaluated is not False
   ]
-  yield from _evaluations(given, evaluated, devices=devices, hosts=hosts)
+  yield from _evaluations(judging, evaluated, devices=devices, hosts=hosts)
+
+
+def count(
+  exp: experiment.Experiment, config: ml_collections.ConfigDict, wanted: Sequence[str] = ()
+) -> dict[str, int]:
+  """{kind: how many programs of it a run compiles at most}, {} where shapes need data to be read.
+
+  Those of the same text, which are compiled once, are counted apart where only tracing shows it.
+  """
+  if exp.data_of(*exp.trials(config.seeds)[0].fold).shapes is None:
+    return {}
+  hosts = parallel.process_count()
+  listed = of_run(exp, config, wanted, devices=parallel.devices(), hosts=hosts)
+  return dict(collections.Counter(one.kind for one in listed))
 
 
 class Given:

@@ -34,9 +34,12 @@ _COLUMNS = (
 )
 
 
-def run(exp: experiment.Experiment, command: Any) -> dict[str, Any]:
+def run(
+  exp: experiment.Experiment, command: Any, *, exact: experiment.Experiment | None = None
+) -> dict[str, Any]:
   """Compiles the programs of a `commandline.Command` and prints their table; returns its JSON.
 
+  exact: the experiment that evaluates, see `experiment.in_float32`; None: `exp`.
   It is stored in the workdir's compile/, or in the cache, with the compilation of each program:
   those of equal programs are not compiled again.
   """
@@ -45,7 +48,7 @@ def run(exp: experiment.Experiment, command: Any) -> dict[str, Any]:
   devices = targets.devices_of(chosen)
   cached = _Cache(folder / 'programs', chosen)
   listed = programs.of_run(
-    exp, config, command.arms, devices=devices, hosts=parallel.hosts_of(devices)
+    exp, config, command.arms, devices=devices, hosts=parallel.hosts_of(devices), exact=exact
   )
   wanted = [one for one in listed if not only or one.names & {*only}]
   if not wanted:
