@@ -71,6 +71,7 @@ class Command(NamedTuple):
   jobs: int = 1
   target: str = ''
   programs: tuple[str, ...] = ()
+  largest: bool = False
   allow_memory: bool = False
   follow_links: bool = False
   rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
   )
   add('--target', metavar='KIND-N', help=f'--stage compile: {targets.EXAMPLES}')
   add('--programs', metavar='A,B', help="--stage compile: only these, as train or 'attack pgd'")
+  add('--largest', action='store_true', help='--stage compile: also the most examples that fit')
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   add('--allow-memory', action='store_true', help='train also what seems to need too much memory')
   add(links.FOLLOW, action='store_true', help='data may lie where links in their folder lead to')
@@ -156,6 +158,7 @@ def parse(words: Sequence[str]) -> Command:
     jobs=(2 if target else 1) if known.jobs is None else known.jobs,
     target=target,
     programs=tuple(one.strip() for one in (known.programs or '').split(',') if one.strip()),
+    largest=known.largest,
     allow_memory=known.allow_memory,
     follow_links=known.follow_links,
     rerun_flags=(
@@ -181,11 +184,14 @@ def _target(known) -> str:
     raise errors.UserError(
       f'--stage compile needs --target, such as {targets.EXAMPLES}, and no other stage has one'
     )
-  if known.programs and not known.target:
-    raise errors.UserError('--programs can be used with --stage compile only')
+  for name in ('programs', 'largest'):
+    if getattr(known, name) and not known.target:
+      raise errors.UserError(f'--{name} can be used with --stage compile only')
   if not known.target:
     return ''
   found = targets.parse(known.target)
+  if known.largest and not found.chip.memory:
+    raise errors.UserError(f'--largest needs devices whose memory is known, unlike {found.name}')
   targets.prepare(found)
   return found.name
 

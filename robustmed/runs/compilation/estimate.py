@@ -2,12 +2,14 @@
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from robustmed.runs.compilation import hlo, programs, targets
 
 # Of the peak of matrix products, what convolutions are taken to reach in `seconds`.
 REACHED = 0.3
+SPARE = 0.05  # of the memory, that is left free where the largest batch is looked for
 _NEEDED = re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
@@ -76,6 +78,30 @@ def largest(program: programs.Program, found: Found, chip: targets.Chip) -> int:
   fixed = found.code + max(0, found.arguments - program.each * program.example_bytes)
   one = found.temporaries / program.each + program.example_bytes
   return int((chip.memory - fixed) / max(one, 1))
+
+
+def confirmed(
+  program: programs.Program,
+  found: Found,
+  chip: targets.Chip,
+  *,
+  compiled: Callable[[int], Found],
+) -> int:
+  """How many examples fit on one device, of those that were compiled; 0 where `found` does not fit.
+
+  The memory with twice as many examples, compiled(number), gives a straight line. Where it reaches
+  the capacity, less `SPARE`, is compiled; if that does not fit, the largest that did is returned.
+  """
+  if found.held > chip.memory or not program.each:
+    return 0
+  twice = compiled(2 * program.each)
+  if twice.held > chip.memory:
+    return program.each
+  slope = max((twice.held - found.held) / program.each, program.example_bytes, 1)
+  number = int(program.each + ((1 - SPARE) * chip.memory - found.held) / slope)
+  if number <= 2 * program.each:
+    return 2 * program.each
+  return number if compiled(number).held <= chip.memory else 2 * program.each
 
 
 def advice(program: programs.Program, found: Found, chip: targets.Chip) -> str:

@@ -1,6 +1,7 @@
 """The programs of a run, lowered from shapes alone by the code that runs them."""
 
 import collections
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ class Program(NamedTuple):
   idle: int  # devices that get padding alone
   example_bytes: int = 0
   also: tuple[str, ...] = ()  # other arms with this program
+  at: Callable[[int], Any] | None = None  # examples on one device -> its `Lowered` with so many
 
   @property
   def each(self) -> int:
@@ -205,13 +207,15 @@ def _trainings(given, order, *, devices, hosts) -> Iterator[Program]:
       idle=share.idle,
       example_bytes=_nbytes((first.prepared.shapes or (lambda: given.shapes))().train),
       also=tuple(arm.name for arm in arms[1:]),
+      at=lambda each, arm=first, share=share: _resized(given, arm, share, devices, each)[-1],
     )
     source = given.source(first)
     augment = (first.augment or exp.data.augment)(source)
     if augment is not None and id(augment) not in augmented:
       augmented.add(id(augment))
       lower = lambda arm=first, share=share: _step(given, arm, share, devices)[0]
-      yield whole._replace(kind=AUGMENT, lower=lower)
+      sized = lambda each, arm=first, share=share: _resized(given, arm, share, devices, each)[0]
+      yield whole._replace(kind=AUGMENT, lower=lower, at=sized)
     yield whole
 
 
@@ -255,6 +259,13 @@ def _step(given, arm, share, devices) -> list[Any]:
   return found
 
 
+def _resized(given, arm, share, devices, each) -> list[Any]:
+  """`_step` with so many examples on one device, all of them at once."""
+  size = each * share.devices
+  arm = arm._replace(train={**arm.train, 'batch_size': size, 'micro_batch': 0})
+  return _step(given, arm, share._replace(padded=size), devices)
+
+
 # Evaluation ---------------------------------------------------------------------------------------
 
 
@@ -285,10 +296,12 @@ def _evaluations(given, names, *, devices, hosts) -> Iterator[Program]:
     arm = arms[which]
     kind = SCORE if name == SCORE else ATTACK
     shown = name if kind == ATTACK else arm
+    lower = lambda size, arm=arm, name=name: _evaluation(given, of_run, arm, name, size, devices)
     yield Program(
       kind,
       shown if len(arms) == 1 or kind == SCORE else f'{shown} of {arm}',
-      lower=lambda arm=arm, name=name: _evaluation(given, of_run, arm, name, padded, devices),
+      lower=functools.partial(lower, padded),
+      at=lambda each, lower=lower: lower(each * len(devices)),
       calls=number,
       batch=batch,
       padded=padded,

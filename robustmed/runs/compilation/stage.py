@@ -55,8 +55,9 @@ def run(
     raise errors.UserError(f'there are no programs {", ".join(only)}; leave out --programs for all')
   console.say(f'{len(wanted)} programs for {chosen.devices} devices of {chosen.name}')
   found = _compile(wanted, cached, jobs=command.jobs)
+  most = _confirmed(wanted, found, cached, chosen.chip) if command.largest else {}
   light = description.describe(exp, config, command.arms, light=True)['passes']
-  told = _told(chosen, config, wanted, found, passes=light)
+  told = _told(chosen, config, wanted, found, passes=light, most=most)
   path = folder / f'{config.experiment}.{config.preset}.{chosen.name}.json'.replace(',', '_')
   files.write_json(path, told)
   print('\n'.join(lines(told)))
@@ -86,13 +87,6 @@ def _version(package: str) -> str:
 def _compile(wanted, cached: _Cache, *, jobs: int) -> list[tuple[str, estimate.Found]]:
   """(file of the cache, compilation) of every program; equal ones are compiled once."""
   started: dict[pathlib.Path, Any] = {}
-
-  def work(path, lowered, label):
-    found = estimate.compile_program(lowered)
-    files.write_json(path, found._asdict())
-    console.say(f'compiled {label} in {found.compiled_in:.0f} s')
-    return found
-
   paths = []
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     for program in wanted:
@@ -104,12 +98,35 @@ def _compile(wanted, cached: _Cache, *, jobs: int) -> list[tuple[str, estimate.F
       if path.is_file():
         started[path] = estimate.Found(**files.read_json(path))
       else:
-        started[path] = pool.submit(work, path, lowered, program.label)
+        started[path] = pool.submit(_one, path, lowered, program.label)
   result = lambda one: one if isinstance(one, estimate.Found) else one.result()
   return [(path.name, result(started[path])) for path in paths]
 
 
-def _told(target, config, wanted, found, *, passes) -> dict[str, Any]:
+def _one(path, lowered, label) -> estimate.Found:
+  if path.is_file():
+    return estimate.Found(**files.read_json(path))
+  found = estimate.compile_program(lowered)
+  files.write_json(path, found._asdict())
+  console.say(f'compiled {label} in {found.compiled_in:.0f} s')
+  return found
+
+
+def _confirmed(wanted, found, cached, chip) -> dict[str, int]:
+  """{file of the cache: examples that fit on one device, compiled with so many}."""
+  most = {}
+  for program, (name, one) in zip(wanted, found):
+
+    def compiled(each, program=program):
+      lowered = program.at(each)
+      return _one(cached.path(lowered), lowered, f'{program.label} with {each} a device')
+
+    if name not in most:
+      most[name] = estimate.confirmed(program, one, chip, compiled=compiled)
+  return most
+
+
+def _told(target, config, wanted, found, *, passes, most) -> dict[str, Any]:
   rows, chip, compiler = [], target.chip, targets.compiler(target)
   for program, (name, one) in zip(wanted, found):
     each = {
@@ -129,7 +146,8 @@ def _told(target, config, wanted, found, *, passes) -> dict[str, Any]:
         **one._asdict(),
         'seconds': each,
         'hours': {name: value * program.calls / 3600 for name, value in each.items()},
-        'largest': estimate.largest(program, one, chip),
+        'largest': most.get(name, estimate.largest(program, one, chip)),
+        'confirmed': name in most,
         'advice': estimate.advice(program, one, chip),
         'text': name.partition('.')[0],
       }
@@ -169,7 +187,11 @@ def lines(told: dict[str, Any]) -> list[str]:
         f'{row["in_loops"]}',
         f'{1000 * row["seconds"]["predicted"]:,.3g}' if known else '-',
         f'{row["hours"]["predicted"]:,.3g}' if known else '-',
-        f'{row["largest"]:,}' if known and not row['advice'] else '-' if not known else 'NO',
+        f'{row["largest"]:,}{"c" * row["confirmed"]}'
+        if known and not row['advice']
+        else '-'
+        if not known
+        else 'NO',
       )
     )
   widths = [max(len(row[place]) for row in table) for place in range(len(_COLUMNS))]

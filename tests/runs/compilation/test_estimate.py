@@ -31,6 +31,28 @@ def test_the_largest_batch_fits():
 
 
 @pytest.mark.parametrize(
+  ('bytes_of', 'asked', 'fit'),
+  [
+    (lambda n: 4 * GIB + n * GIB // 2, [8, 22], 22),  # 4 + 22 / 2 = 15 of 16, 0.8 are spared
+    (lambda n: 4 * GIB + n * n * GIB // 16, [8, 17], 8),  # more than a line: 17 do not fit
+    (lambda n: 4 * GIB + n * 2 * GIB, [8], 4),
+    (lambda n: n * 5 * GIB, [], 0),
+  ],
+)
+def test_the_largest_batch_is_on_the_line_of_two_and_is_compiled(bytes_of, asked, fit):
+  found, compiled = (lambda n: estimate.Found(temporaries=bytes_of(n))), []
+
+  def compile_with(number):
+    compiled.append(number)
+    return found(number)
+
+  program = _program()
+  assert program.each == 4
+  assert estimate.confirmed(program, found(4), CHIP, compiled=compile_with) == fit
+  assert compiled == asked
+
+
+@pytest.mark.parametrize(
   ('kind', 'batch', 'flag'),
   [
     ('train', 64, '--config.train.micro_batch=32 needs less'),  # 3 of 4 a device; divides 64

@@ -53,6 +53,16 @@ def test_what_is_lowered_is_what_a_run_calls():
   assert batch['image'].shape == (6, *np.shape(example['image'])) and batch['mask'].dtype == bool
 
 
+def test_programs_are_lowered_for_other_numbers_of_examples():
+  config = commandline.load_config('configs/two_moons.py:smoke')
+  commandline.list_settings(config)
+  _, found = _listed(config)
+  for name in ('attack pgd', 'train a_full'):
+    program = found[name]
+    (same,) = {one.as_text() for one in (program.lower(), program.at(program.each))}
+    assert program.at(3 * program.each).as_text() != same
+
+
 @pytest.mark.slow
 def test_the_stage_prints_a_table_and_compiles_nothing_twice(tmp_path, capsys):
   words = ['--config', 'configs/two_moons.py:smoke', '--stage', 'compile', '--target', 'cpu-2']
