@@ -47,8 +47,9 @@ def run(
   folder = (command.workdir or store.cache_root('')) / 'compile'
   devices = targets.devices_of(chosen)
   cached = _Cache(folder / 'programs', chosen)
-  listed = programs.of_run(
-    exp, config, command.arms, devices=devices, hosts=parallel.hosts_of(devices), exact=exact
+  hosts = parallel.hosts_of(devices)
+  listed = list(
+    programs.of_run(exp, config, command.arms, devices=devices, hosts=hosts, exact=exact)
   )
   wanted = [one for one in listed if not only or one.names & {*only}]
   if not wanted:
@@ -57,7 +58,8 @@ def run(
   found = _compile(wanted, cached, jobs=command.jobs)
   most = _confirmed(wanted, found, cached, chosen.chip) if command.largest else {}
   light = description.describe(exp, config, command.arms, light=True)['passes']
-  told = _told(chosen, config, wanted, found, passes=light, most=most)
+  left = [one.label for one in listed if one not in wanted]
+  told = _told(chosen, config, wanted, found, passes=light, most=most, left=left)
   path = folder / f'{config.experiment}.{config.preset}.{chosen.name}.json'.replace(',', '_')
   files.write_json(path, told)
   print('\n'.join(lines(told)))
@@ -126,7 +128,7 @@ def _confirmed(wanted, found, cached, chip) -> dict[str, int]:
   return most
 
 
-def _told(target, config, wanted, found, *, passes, most) -> dict[str, Any]:
+def _told(target, config, wanted, found, *, passes, most, left) -> dict[str, Any]:
   rows, chip, compiler = [], target.chip, targets.compiler(target)
   for program, (name, one) in zip(wanted, found):
     each = {
@@ -161,6 +163,7 @@ def _told(target, config, wanted, found, *, passes, most) -> dict[str, Any]:
     'memory': chip.memory,
     'versions': {**{name: _version(name) for name in ('jax', 'jaxlib')}, 'compiler': compiler},
     'programs': rows,
+    'left out': left,
     'distinct': len({row['text'] for row in rows}),
     'hours': {'roofline': total('roofline'), 'predicted': total('predicted')},
     'studies': passes['studies'] / max(1, passes['total']),

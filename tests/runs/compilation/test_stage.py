@@ -10,6 +10,7 @@ import pytest
 from robustmed import main, papers
 from robustmed.process import parallel
 from robustmed.runs import commandline
+from robustmed.runs.compilation import __main__ as tables
 from robustmed.runs.compilation import programs, stage
 from support import runs
 
@@ -78,6 +79,9 @@ def test_the_stage_prints_a_table_and_compiles_nothing_twice(tmp_path, capsys):
   (pgd,) = [row for row in told['programs'] if row['program'] == 'attack pgd']
   assert pgd['collectives'] == pgd['in_loops'] == 0 < pgd['flops'] < pgd['calls'] * 1e9
   assert stage.lines(told)[0].startswith('program')
+  assert told['left out'] == ['train vae', 'train a_full', 'train b_tail (+4)']
+  row = tables.lines([('amat_hippocampus', told)])[-1]
+  assert row.startswith('| amat_hippocampus | cpu-2 | 4 of 7 | ') and ' | 8 | train vae, ' in row
 
 
 @pytest.mark.long
