@@ -1,21 +1,20 @@
 """The measurement of a GPU, with tiny sizes on the CPU."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = ROOT / 'launch' / 'measure_gpu.sh'
+from support import runs
+
+SCRIPT = runs.ROOT / 'launch' / 'measure_gpu.sh'
 PARTS = ['spine', 'hippo', 'brats3d', 'hippocampus', 'brats', 'onnx']
 
 
 def _run(folder, **environment):
   own = {'ROBUSTMED_PRESET': 'smoke', 'ROBUSTMED_PYTHON_BIN': sys.executable}
-  environment = {**os.environ, **own, 'JAX_PLATFORMS': 'cpu', **environment}
+  environment = {**runs.environment(), **own, 'JAX_PLATFORMS': 'cpu', **environment}
   words = ['bash', str(SCRIPT), str(folder)]
   done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
@@ -25,9 +24,6 @@ def _run(folder, **environment):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-  'ROBUSTMED_HOURS' not in os.environ, reason='may take half an hour; ROBUSTMED_HOURS=1 runs it'
-)
 def test_every_part_writes_a_line(tmp_path):
   rows, _ = _run(tmp_path, ROBUSTMED_PEER='echo \'{"peer": 1}\'', ROBUSTMED_SECONDS='3000')
   assert [row['part'] for row in rows] == ['peer_before', *PARTS, 'peer_after']
