@@ -219,9 +219,10 @@ def _summary(told) -> list[str]:
   if idle:
     found.append(f'up to {idle} of {told["devices"]} devices are idle: the batches are smaller')
   if told['memory']:
-    hours = told['hours']
+    hours, left = told['hours'], told['left out']
+    what = f'these programs, {len(left)} others left out, take' if left else 'the run takes'
     found.append(
-      f'{told["memory"] / 2**30:.0f} GiB a device; the run takes about {hours["predicted"]:.3g} '
+      f'{told["memory"] / 2**30:.0f} GiB a device; {what} about {hours["predicted"]:.3g} '
       f'hours at {estimate.REACHED:.0%} of the peak of matrix products, no less than '
       f'{hours["roofline"]:.3g} at all of it; compiling, loading and studies not counted'
     )
