@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import checks, claims, statistics
-from robustmed.report import figures, tables
+from robustmed.report import figures, provenance, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report import spec as spec_lib
 
@@ -32,7 +32,7 @@ def verdict(
     *_finding(held, spec=spec, arms=arms),
     _claims(decided),
     _checks(held.checks),
-    unseen_attacks(held.config),
+    unseen_attacks(held.config.get('config', {})),
   ]
   return ' '.join(sentence for sentence in sentences if sentence)
 
@@ -76,7 +76,7 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
     '- **Checks** look for attacks that are broken or fooled. Where one fails, the arm may look '
     'more robust than it is.',
   ]
-  if computed := precision(held.config, held.env):
+  if computed := provenance.precision(held.config.get('config', {}), held.env):
     lines.append(f'- {computed}')
   smallest = 0.5**groups
   if spec.claims and smallest * len(spec.claims) >= claims.ALPHA:
@@ -88,23 +88,6 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   if unknown:
     lines.append(f'- {unknown} metric values are not defined; means and n leave them out.')
   return '\n'.join(lines)
-
-
-def precision(config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
-  """What networks computed in, '' where the configuration has no precision."""
-  fields = [config.get('model'), *(one.get('model') for one in config.get('arms', {}).values())]
-  found = dict.fromkeys(one['dtype'] for one in fields if one and 'dtype' in one)
-  if not found:
-    return ''
-  said = 'Networks computed in float32'
-  if set(found) != {'float32'}:
-    said = (
-      f'Networks computed in {_list(list(found))} in training, with float32 weights and images, '
-      'and in float32 in evaluation'
-    )
-  rounded = {'tpu': 'bfloat16', 'gpu': 'TF32 where the GPU has it'}.get(env.get('platform'))
-  inside = f'; there the factors of products in float32 are rounded to {rounded}' if rounded else ''
-  return f'{said}{inside}.'
 
 
 def over_folds(rows: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """When and of what a report was made, and what it cannot say: plain text and tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,23 @@ def table(held: inputs_lib.Inputs) -> pd.DataFrame:
   lines += [(f'network {name}: sha256', digest) for name, digest in held.networks.items()]
   frame = pd.DataFrame(lines, columns=['what', 'value'])
   return frame[frame['value'].astype(str) != ''].astype(str)
+
+
+def precision(config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+  """Returns what networks computed in, '' where the configuration has no precision."""
+  fields = [config.get('model'), *(one.get('model') for one in config.get('arms', {}).values())]
+  found = {one['dtype'] for one in fields if one and 'dtype' in one}
+  if not found:
+    return ''
+  said = 'Networks computed in float32'
+  if found != {'float32'}:
+    said = (
+      f'Networks computed in {" and ".join(sorted(found))} in training, with float32 weights and '
+      'images, and in float32 in evaluation'
+    )
+  rounded = {'tpu': 'bfloat16', 'gpu': 'TF32 where the GPU has it'}.get(env.get('platform'))
+  inside = f'; there the factors of products in float32 are rounded to {rounded}' if rounded else ''
+  return f'{said}{inside}.'
 
 
 _EVALUATED = {

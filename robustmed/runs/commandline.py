@@ -123,7 +123,7 @@ def parse(words: Sequence[str]) -> Command:
   if words and not words[0].startswith('-'):
     words.insert(0, '--config')
   known, overrides = parser().parse_known_args(words)
-  target = _target(known)
+  target = targets.chosen(known)
   config = load_config(known.config)
   _apply(config, _names_of_attacks(overrides))
   list_settings(config)
@@ -176,24 +176,6 @@ def _check_seed(config) -> None:
   seed = config.get('seed', 0)
   if not 0 <= seed < _SEEDS:
     raise errors.UserError(f'config.seed must be a number from 0 to {_SEEDS - 1}, not {seed}')
-
-
-def _target(known) -> str:
-  """The checked target of --stage compile; its environment must be set before JAX is imported."""
-  if (known.target is not None) != (known.stage == 'compile'):
-    raise errors.UserError(
-      f'--stage compile needs --target, such as {targets.EXAMPLES}, and no other stage has one'
-    )
-  for name in ('programs', 'largest'):
-    if getattr(known, name) and not known.target:
-      raise errors.UserError(f'--{name} can be used with --stage compile only')
-  if not known.target:
-    return ''
-  found = targets.parse(known.target)
-  if known.largest and not found.chip.memory:
-    raise errors.UserError(f'--largest needs devices whose memory is known, unlike {found.name}')
-  targets.prepare(found)
-  return found.name
 
 
 def load_config(name: str) -> ml_collections.ConfigDict:

@@ -64,7 +64,10 @@ def make_workdir(folder):
   log = pd.DataFrame({'arm': 'std', 'seed': 0, 'step': range(60)})
   log['loss'] = np.exp(-log['step'] / 10)
   log.to_csv(folder / 'logs' / 'train.csv', index=False)
-  (folder / 'config.json').write_text(json.dumps({'train': {'steps': 60, 'eps': 0.07}}))
+  attacks = {'pgd_seg': {'name': 'pgd'}}
+  config = {'model': {'dtype': 'float32'}, 'evaluate': {'attacks': attacks}}
+  stored = {'config': config, 'train': {'steps': 60, 'eps': 0.07}}
+  (folder / 'config.json').write_text(json.dumps(stored))
   (folder / 'env.json').write_text(json.dumps({'python': '3.x <dev>'}))
   made = {'date': '2031-02-03T04:05:06+00:00', 'commit': 'c0ffee' * 6, 'version': '9.8.7'}
   (folder / 'results' / 'evaluated.json').write_text(json.dumps(made))

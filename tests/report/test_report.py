@@ -150,6 +150,12 @@ def test_the_page_says_when_it_was_made_of_what_and_what_it_cannot_show(workdir,
   assert 'The images are synthetic' not in text and re.search(r'Evaluated on 20\d\d-\d\d', text)
 
 
+def test_the_page_says_what_networks_computed_in_and_which_attacks_were_not_run(written):
+  text = written.markdown.read_text()
+  assert '- Networks computed in float32.' in text
+  assert 'No attack that chooses its own steps (`apgd`)' in text
+
+
 def test_every_patient_has_a_line_with_the_means_of_its_images(written):
   table = pd.read_csv(written.html.parent / 'tables' / 'groups.csv', index_col='group')
   rows = pd.read_parquet(written.html.parents[1] / 'results' / 'rows.parquet')

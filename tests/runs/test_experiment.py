@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robustmed import errors, main, papers, types
-from robustmed.report import content
+from robustmed.report import provenance
 from robustmed.runs import commandline, description, experiment, networks, workdir
 from support import toys
 
@@ -338,12 +338,12 @@ def test_networks_trained_in_bfloat16_are_evaluated_in_float32():
   assert _dtypes(exact.task) == ({'f32'}, {'float32'}, {'float32'})
   evaluator = networks.Networks(exp, config, None, exact).evaluator('std')
   assert evaluator.task is exact.task_of('std')
-  told = [content.precision(one, {}) for one in (config.to_dict(), {'model': {}})]
+  told = [provenance.precision(one, {}) for one in (config.to_dict(), {'model': {}})]
   assert told == [
     'Networks computed in bfloat16 in training, with float32 weights and images, and in float32 '
     'in evaluation.',
     '',
   ]
   config.model.dtype = 'float32'
-  on_tpu = content.precision(config.to_dict(), {'platform': 'tpu'})
+  on_tpu = provenance.precision(config.to_dict(), {'platform': 'tpu'})
   assert on_tpu.endswith('; there the factors of products in float32 are rounded to bfloat16.')

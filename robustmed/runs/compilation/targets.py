@@ -82,6 +82,24 @@ def parse(name: str) -> Target:
   return Target(f'{kind}-{number}', kind, chips, f'{kind}:{_SHAPES[kind][chips]}')
 
 
+def chosen(flags: Any) -> str:
+  """The checked target of the flags of a command, for which the environment is set; '' if none."""
+  if (flags.target is not None) != (flags.stage == 'compile'):
+    raise errors.UserError(
+      f'--stage compile needs --target, such as {EXAMPLES}, and no other stage has one'
+    )
+  for name in ('programs', 'largest'):
+    if getattr(flags, name) and not flags.target:
+      raise errors.UserError(f'--{name} can be used with --stage compile only')
+  if not flags.target:
+    return ''
+  found = parse(flags.target)
+  if flags.largest and not found.chip.memory:
+    raise errors.UserError(f'--largest needs devices whose memory is known, unlike {found.name}')
+  prepare(found)
+  return found.name
+
+
 def prepare(target: Target) -> None:
   """Sets the environment for a target; takes effect before JAX is imported."""
   if target.kind == 'cpu':
