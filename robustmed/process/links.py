@@ -50,11 +50,14 @@ def present(root: pathlib.Path, path: pathlib.Path) -> bool:
   return files.present(path) and bool(inside(root, path))
 
 
-def walk(root: pathlib.Path, below: pathlib.Path | None = None) -> list[pathlib.Path]:
+def walk(
+  root: pathlib.Path, below: pathlib.Path | None = None, *, endings: tuple[str, ...] = ()
+) -> list[pathlib.Path]:
   """Returns all files in a folder, or `below` a part of it, and in the folders in it, sorted.
 
   A folder that is a link is left out if it leads to another place of `root`. One that leaves it is
-  a `UserError`, or is followed, once. Links to files are among the files, see `inside`.
+  a `UserError`, or is followed, once. Links to files are among the files, see `inside`; so are
+  folders whose names have one of `endings`, so that none in the place of a file is passed over.
   """
   found, folders = [], [below or root]
   seen = {folders[0].resolve()}
@@ -68,7 +71,7 @@ def walk(root: pathlib.Path, below: pathlib.Path | None = None) -> list[pathlib.
       reason = error.strerror or error
       raise errors.UserError(f'{folder}: cannot be listed ({reason}); move it elsewhere') from error
     for path in inner:
-      if not path.is_dir():
+      if not path.is_dir() or path.name.endswith(endings):
         found.append(path)
       elif not path.is_symlink():
         folders.append(path)

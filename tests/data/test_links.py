@@ -62,3 +62,20 @@ def test_folders_may_be_links_if_the_user_says_so_and_the_top_one_always(source,
       mark()
     path.unlink()
     shutil.move(tmp_path / 'moved', path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_not_left_out(source):
+  mark, root = source
+  accepted = []
+  for path in _files(root):
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    try:
+      mark()
+      accepted.append(path)
+    except errors.UserError:
+      pass
+    path.rmdir()
+    path.write_bytes(content)
+  assert not accepted

@@ -73,6 +73,11 @@ def test_a_walk_follows_links_once_and_only_where_the_user_says_so(root, tmp_pat
   names = lambda: sorted(path.relative_to(root).as_posix() for path in links.walk(root))
   own = ['circle', 'device', 'out', 'own', 'sub/near']
   assert names() == own
+  (root / 'a.pt').mkdir()
+  (root / 'a.pt' / 'own').write_text('a')
+  assert names() == sorted([*own, 'a.pt/own'])
+  assert 'a.pt' in [path.name for path in links.walk(root, endings=('.pt',))]
+  (root / 'a.pt' / 'own').unlink()
   (root / 'far').symlink_to(tmp_path / 'elsewhere')
   (tmp_path / 'elsewhere' / 'again').symlink_to('.')
   (root / '.hidden').symlink_to(tmp_path / 'elsewhere')

@@ -179,7 +179,7 @@ def pairs(fields: Mapping[str, Any]) -> dict[str, tuple[pathlib.Path, pathlib.Pa
 def _matching(root, patterns):
   return [
     links.inside(root, path)
-    for path in links.walk(root)
+    for path in links.walk(root, endings=nifti.SUFFIXES)
     if not path.name.startswith('.')
     and any(_fits(path.relative_to(root).parts, pattern.split('/')) for pattern in patterns)
   ]

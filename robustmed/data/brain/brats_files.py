@@ -142,7 +142,7 @@ def _matches(root, layout):
     '{series}', f'(?P<series>{series})'
   )
   expression = re.compile(expression + ('' if ending else r'\.nii(\.gz)?'))
-  for path in links.walk(root):
+  for path in links.walk(root, endings=nifti.SUFFIXES):
     match = expression.fullmatch(path.relative_to(root).as_posix())
     if match and not path.name.startswith('.'):
       links.inside(root, path)

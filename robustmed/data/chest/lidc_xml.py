@@ -268,7 +268,7 @@ def convert(xml: pathlib.Path, luna: pathlib.Path) -> None:
 
 def _all(xml, images):
   """The readings of the scans in `images` by series id."""
-  found = links.walk(xml) if xml.is_dir() else []
+  found = links.walk(xml, endings=('.xml',)) if xml.is_dir() else []
   paths = [links.inside(xml, path) for path in found if path.suffix == '.xml']
   if not paths:
     raise errors.UserError(f'{xml}: has no *.xml; unpack LIDC-XML-only.zip of LIDC-IDRI there')

@@ -101,7 +101,7 @@ def find(fields: Mapping[str, Any]) -> dict[str, list[File]]:
   pattern = _pattern(fields['texture'])
   split = {'train': [], 'test': []}
   unsorted = []
-  for path in links.walk(root):
+  for path in links.walk(root, endings=('.pt',)):
     if path.suffix != '.pt' or path.name.startswith('.'):
       continue
     links.inside(root, path)
