@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustmed import errors
 from robustmed.attacks import engine, monitor_reductions
 from robustmed.attacks.threat import Threat
 from robustmed.types import Array
 
+STARTS = ('uniform', 'stripes')
 # Shares of the run after which the window's share of the image is halved.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
@@ -73,11 +75,20 @@ def _propose_l2(key, side, delta, eps):
 _PROPOSALS = {'linf': _propose_linf, 'l2': _propose_l2}
 
 
-def _init(problem, x):
+def _stripes(key, like, eps):
+  """Returns a change of +-eps, the same along the first axis of one example."""
+  shape = (1, *like.shape[1:]) if like.ndim > 1 else like.shape
+  return jnp.broadcast_to(eps * jax.random.rademacher(key, shape, like.dtype), like.shape)
+
+
+def _init(problem, x, striped):
+  if striped:
+    keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, problem.num_steps)
+    x = problem.centre + jax.vmap(_stripes)(keys, problem.centre, problem.eps)
   return x, _State(x, jnp.full_like(problem.eps, -jnp.inf))
 
 
-def _solver(share):
+def _solver(share, striped):
   def step(problem, index, x, value, grad, state):
     shape = x.shape[1:]
     accepted = value > state.value
@@ -90,7 +101,8 @@ def _solver(share):
     delta = propose(keys, jnp.asarray(table)[index], state.x - problem.centre, problem.eps)
     return problem.centre + delta, state
 
-  return engine.Solver(_init, step, needs_gradient=False)
+  begin = lambda problem, x: _init(problem, x, striped)
+  return engine.Solver(begin, step, needs_gradient=False)
 
 
 def square(
@@ -98,6 +110,7 @@ def square(
   norm='linf',
   num_steps=200,
   share=0.8,
+  start='uniform',
   bounds=None,
   region=None,
   max_change=None,
@@ -111,13 +124,19 @@ def square(
 ):
   """Returns random search over windows of constant change; only better proposals are kept.
 
-  share: the first window's share of the image, halved at `_HALVINGS`. 'linf' is the published
-  proposal with a uniform start in place of stripes; 'l2' moves norm between two flat windows in
-  place of the published pyramids. Works in any number of spatial axes, and on codes [b, d].
+  share: the first window's share of the image, halved at `_HALVINGS`. start: 'uniform', a random
+  point, or in 'linf' 'stripes', the published +-eps that is the same along the first axis; it needs
+  fewer queries on some networks. 'linf' is the published proposal; 'l2' moves norm between two flat
+  windows in place of the published pyramids. Works in any number of spatial axes, and on codes
+  [b, d].
   """
+  errors.lookup(dict.fromkeys(STARTS), start, kind='start')
+  striped = start == 'stripes'
+  if striped and norm != 'linf':
+    raise errors.UserError("start='stripes' is a change of +-eps and needs norm='linf'")
   return engine.LoopAttack(
     threat=Threat(norm, bounds, region, max_change),
-    solver=_solver(share),
+    solver=_solver(share, striped),
     num_steps=num_steps,
     random_start=random_start,
     restarts=restarts,

@@ -238,8 +238,22 @@ def test_fmn_ends_at_the_border(problems, norm):
   np.testing.assert_allclose(found[:2], want[:2], rtol=0.01)
   assert np.isinf(found[2])
   np.testing.assert_allclose(size[-1, 2], 0.5, rtol=1e-5)
+  told = {'broken': lambda image: score(image) > 0, 'upper': 0.5, 'key': jax.random.key(0)}
+  smallest = jax.jit(lambda x: attacks.minimal_eps(attack, score, x, **told))(x)
+  np.testing.assert_allclose(smallest, found, rtol=1e-6)
   with pytest.raises(errors.UserError, match='random_start'):
     attacks.fmn(restarts=2)
+
+
+def test_square_may_start_with_stripes(problems):
+  x = problems.images((2, 4, 3, 2))
+  attack = attacks.square(num_steps=0, start='stripes')
+  change = np.asarray(problems.call(attack, problems.linear(jnp.ones(x.shape)), x, 0.1).x - x)
+  np.testing.assert_allclose(np.abs(change), 0.1, atol=1e-6)
+  np.testing.assert_allclose(change, change[:, :1].repeat(4, 1), atol=1e-6)
+  assert len(np.unique(change[:, 0] > 0)) == 2 and np.any(change[0] * change[1] < 0)
+  with pytest.raises(errors.UserError, match='linf'):
+    attacks.square(norm='l2', start='stripes')
 
 
 def _counted(function, seen):

@@ -92,6 +92,8 @@ def settings_of(names: Sequence[str], budget: str, **threat) -> dict[str, dict[s
     found[f'{attack}_{name}_{chosen.steps}'] = {**settings, 'select': 'monitor', **threat}
   if chosen.queries:
     settings = {'name': 'square', 'num_steps': chosen.queries, 'objective': known[0][1]}
+    if threat.get('norm', 'linf') == 'linf':
+      settings['start'] = 'stripes'
     found[f'square_{chosen.queries}'] = {**settings, 'select': 'monitor', **threat}
   return found
 

@@ -136,7 +136,7 @@ class Ensemble:
       alive = np.flatnonzero(real & ~(np.asarray(kept.badness) >= broken_at))
       if not len(alive):
         break
-      size = _bucket(len(alive), count, smallest)
+      size = bucket(len(alive), count, smallest)
       places = jnp.asarray(np.resize(alive, size))  # repeated examples give equal results
       take = lambda leaf, places=places: jnp.asarray(leaf)[places]
       part = jax.tree.map(take, dict(batch))
@@ -196,8 +196,8 @@ class Ensemble:
     return jax.jit(self._run, static_argnums=0)
 
 
-def _bucket(alive: int, most: int, smallest: int) -> int:
-  """The smallest of `most`, most / 2, most / 4 ... that holds `alive`, rounded up."""
+def bucket(alive: int, most: int, smallest: int) -> int:
+  """Returns the smallest of `most`, most / 2, most / 4 ... that holds `alive`, rounded up."""
   size = most
   while size > smallest and -(-size // 2) >= alive:
     size = -(-size // 2)

@@ -194,7 +194,9 @@ def _of_budget(name, threat) -> dict[str, Attack]:
   found[f'pgd{after}'] = pgd(relative_step=2.5 / budget.steps, select='best', **how)
   found[f'apgd{after}'] = apgd(**how)
   if budget.queries:
-    found[f'square_{budget.queries}'] = square(num_steps=budget.queries, select='best', **threat)
+    start = 'stripes' if threat.get('norm', 'linf') == 'linf' else 'uniform'
+    how = {'num_steps': budget.queries, 'select': 'best', 'start': start, **threat}
+    found[f'square_{budget.queries}'] = square(**how)
   return found
 
 
