@@ -221,14 +221,8 @@ def attacks(at: float) -> dict:
   strong = {'levels': (at,)}
   return {
     'pgd': last,
-    'pgd_best': {
-      **pgd,
-      'num_steps': 20,
-      'relative_step': 0.2,
-      'select': 'best',
-      'restarts': 5,
-      **strong,
-    },
+    # 5 starts of 20 steps, as many gradients, reached up to 4 % less than the last iterate of 100.
+    'pgd_best': {**pgd, 'num_steps': 100, 'relative_step': 0.05, 'select': 'best', **strong},
     'apgd': {'name': 'apgd', 'norm': 'l2', 'num_steps': 100, 'objective': 'loss', **strong},
     'transfer': {
       **last,

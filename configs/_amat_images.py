@@ -128,11 +128,10 @@ def _shorter(config, steps: int) -> None:
   attacks = config.evaluate.attacks
   if not steps:
     return
-  fewer = min(steps, 20)
   changes = {
     'pgd': {'num_steps': steps, 'relative_step': 5 / steps},
     'transfer': {'num_steps': steps, 'relative_step': 5 / steps},
-    'pgd_best': {'num_steps': fewer, 'relative_step': 4 / fewer, 'restarts': 2},
+    'pgd_best': {'num_steps': steps, 'relative_step': 5 / steps},
     'apgd': {'num_steps': steps},
   }
   for name in changes:

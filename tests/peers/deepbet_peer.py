@@ -110,8 +110,7 @@ def draw(work, path):
   import matplotlib.pyplot as plt
 
   found = np.load(work / 'audit' / 'results' / 'examples.npz')
-  place = SIDE // 2
-  cut = lambda array: np.asarray(array[0], np.float32).reshape((SIDE,) * 3)[::-1, :, place]
+  cut = lambda array: np.asarray(array[0], np.float32).reshape(SIDE, SIDE)
   figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), width_ratios=(1, 1, 1, 1.35))
   images = {'image': cut(found['image']), 'adversarial': cut(found['adversarial'])}
   eps = float(found['eps'][0])
@@ -119,7 +118,7 @@ def draw(work, path):
     (axes[0], 'image', 'seg_clean', 'untouched'),
     (axes[1], 'adversarial', 'seg_adv', f'attacked, eps = {eps:g} of the range'),
   ):
-    axis.imshow(images[name], cmap='gray', vmin=0, vmax=1)
+    axis.imshow(images[name], cmap='gray', vmin=0, vmax=images['image'].max())
     axis.contour(cut(found['mask_true']), [0.5], colors='tab:green', linewidths=1)
     axis.contour(cut(found[output]), [0.5], colors='tab:red', linewidths=1)
     axis.set_title(title, fontsize=9)

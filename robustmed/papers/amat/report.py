@@ -263,7 +263,7 @@ def _attacks_of(config) -> dict[str, str]:
   attacks = config.evaluate.attacks
   labels = {
     'pgd': 'PGD-{num_steps}, last iterate',
-    'pgd_best': 'best iterate of {restarts} restarts of PGD-{num_steps}',
+    'pgd_best': 'PGD-{num_steps}, best iterate',
     'apgd': 'APGD-{num_steps} (no step size)',
     'transfer': 'transfer from STD',
   }

@@ -12,7 +12,7 @@ from robustmed.report import figures
 
 ATTACKS = {
   'pgd': 'PGD-100, last iterate',
-  'pgd_best': 'best iterate of 5 restarts',
+  'pgd_best': 'PGD-100, best iterate',
   'apgd': 'APGD (no step size)',
   'transfer': 'transfer from std',
 }
