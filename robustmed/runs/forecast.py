@@ -23,6 +23,7 @@ LONG = 60.0  # seconds from which a forecast is printed
 TRIVIAL = 6e10
 SMALL = 0.02  # share of the multiply-adds up to which a network's own speed is not measured
 MEASURED = 0.5  # seconds
+MOST = 1000  # calls that are timed
 SAMPLE = 2**24  # elements of the images that the speed is measured on, at most about
 PARTS = 'parts/'  # of the grid, in results/
 PICTURES = 'examples.npz'  # of `artifacts.save_pictures`
@@ -187,17 +188,31 @@ def training_pass(
     num_examples=1,
     augment=augment,
   )
-  state, key = parallel.replicate(state), jax.random.key(1)
+  states, key = [parallel.replicate(state)], jax.random.key(1)
 
-  def once(state):
-    return jax.block_until_ready(train_step(state, batch, key))[0]
+  def once():
+    states.append(jax.block_until_ready(train_step(states.pop(), batch, key))[0])
 
-  state = once(state)
-  started, count = time.monotonic(), 0
-  while time.monotonic() - started < MEASURED or count < 2:
-    state, count = once(state), count + 1
-  passes = count * len(batch['mask']) * parallel.process_count() * arm.defense.cost.passes
-  return (time.monotonic() - started) / passes
+  passes = len(batch['mask']) * parallel.process_count() * arm.defense.cost.passes
+  return _seconds_of(once) / passes
+
+
+def _seconds_of(once: Callable[[], Any]) -> float:
+  """Seconds of a call after the first; the hosts' are one number, and they call equally often.
+
+  A call may meet those of the other hosts in a collective, and what is decided by the time must be
+  decided alike on all.
+  """
+  once()
+
+  def timed(count):
+    started = time.monotonic()
+    for _ in range(count):
+      once()
+    here = (time.monotonic() - started) / count
+    return max(float(parallel.broadcast_from_writer(np.float32(here))), 1e-9)
+
+  return timed(max(2, min(math.ceil(MEASURED / timed(1)), MOST)))
 
 
 def gradients_per_second(
@@ -226,11 +241,5 @@ def gradients_per_second(
     return jax.grad(total)(batch['image'])
 
   program = parallel.each_device(one_device, split=(1,))
-  once = lambda: jax.block_until_ready(program(variables, batch))
-  once()
-  started, count = time.monotonic(), 0
-  while time.monotonic() - started < MEASURED or count < 2:
-    once()
-    count += 1
-  done = count * len(batch['image']) * parallel.process_count()
-  return done / (time.monotonic() - started)
+  each = _seconds_of(lambda: jax.block_until_ready(program(variables, batch)))
+  return len(batch['image']) * parallel.process_count() / each

@@ -1,5 +1,7 @@
 """What a run still has to do, counted by hand, and when it is worth a word."""
 
+import time
+
 import pytest
 
 from robustmed import data, types
@@ -10,6 +12,7 @@ from robustmed.papers.amat import experiment
 from robustmed.papers.nodules import experiment as nodules
 from robustmed.papers.spine import experiment as spine
 from robustmed.papers.synthesis import experiment as synthesis
+from robustmed.process import parallel
 from robustmed.runs import commandline, costs, description, forecast
 from support import toys
 
@@ -257,6 +260,20 @@ def test_training_passes_have_their_own_speed(monkeypatch):
   assert forecast.seconds(few, learning=learning) == pytest.approx(10 + 390 * 0.15)
   many = work.add(part.task, types.Cost(passes=20))
   assert forecast.seconds(many, learning=learning) == pytest.approx(10 + 410 * 0.5)
+
+
+def test_hosts_of_unequal_speed_time_equally_many_calls(monkeypatch):
+  # Each call may meet those of other hosts: one that calls more often waits for ever.
+  def calls(pause, said=None):
+    told, made = [], []
+    say = lambda value: told.append(value) or (value if said is None else said[len(told) - 1])
+    monkeypatch.setattr(parallel, 'broadcast_from_writer', say)
+    seconds = forecast._seconds_of(lambda: made.append(time.sleep(pause)))
+    return len(made), seconds, told
+
+  monkeypatch.setattr(forecast, 'MEASURED', 0.05)
+  first, wanted, told = calls(0.002)
+  assert first > 8 and calls(0.02, told)[:2] == (first, wanted)
 
 
 def test_a_training_pass_is_measured_by_an_arm_that_does_not_attack():
