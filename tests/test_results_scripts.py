@@ -36,7 +36,7 @@ def workdir(tmp_path):
   sizes = {'groups': {'train': 8, 'test': 2}, 'sizes': {'train': 90, 'test': 6}}
   (folder / 'data.json').write_text(json.dumps(sizes))
   made = {'date': '2031-02-03T04:05:06+00:00', 'version': '9.8.7'}
-  (folder / 'results' / 'evaluated.json').write_text(json.dumps(made))
+  (folder / 'evaluated.json').write_text(json.dumps(made))
   columns = ['arm', 'attack', 'eps', 'DICE', 'seed', 'index', 'group']
   cells = {'std': (0.8, 0.1), 'amat': (0.75, 0.5)}
   rows = [

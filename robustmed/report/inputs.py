@@ -74,11 +74,11 @@ def read(workdir: pathlib.Path) -> Inputs:
 
 
 def evaluated(workdir: files.Path) -> dict[str, Any]:
-  """Returns results/evaluated.json: date, commit and version of the evaluation.
+  """Returns evaluated.json: date, commit and version of the evaluation.
 
   Where an earlier version left none, the date alone, that of the rows.
   """
-  path = workdir / 'results' / 'evaluated.json'
+  path = workdir / 'evaluated.json'
   if files.present(path):
     return _json(path, default={})
   stamp = (workdir / 'results' / 'rows.parquet').stat().st_mtime

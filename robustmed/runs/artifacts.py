@@ -169,7 +169,8 @@ def save_rows(
 
 def _save_date(folder: files.Path) -> None:
   """Writes when, and at which commit, the rows got what they hold."""
-  path, rows = folder / 'evaluated.json', checksums.digest(folder / 'rows.parquet')
+  # Not beside the results, which are the same bytes whenever they are computed.
+  path, rows = folder.parent / 'evaluated.json', checksums.digest(folder / 'rows.parquet')
   old = files.read_json(path) if files.present(path) else {}
   if isinstance(old, dict) and old.get('rows_sha256') == rows:
     return

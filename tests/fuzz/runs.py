@@ -63,7 +63,7 @@ def _run(folder):
   (folder / 'config.json').write_text(json.dumps(_CONFIG, indent=1))
   (folder / 'data.json').write_text(json.dumps(_INFO, indent=1))
   made = {'date': '2031-02-03T04:05:06+00:00', 'commit': 'c0ffee', 'version': '9'}
-  (folder / 'results' / 'evaluated.json').write_text(json.dumps(made, indent=1))
+  (folder / 'evaluated.json').write_text(json.dumps(made, indent=1))
   (folder / 'env.json').write_text(json.dumps({'python': '3', 'versions': {'jax': '1'}}, indent=1))
 
 
@@ -178,7 +178,7 @@ READERS = (
   _report('config.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
   _report('env.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
   _report('data.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
-  _report('results/evaluated.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
+  _report('evaluated.json', silent=(*_JSON, 'missing', 'other_root'), groups=_PLAIN),
   readers.Reader(
     'artifacts:examples.npz',
     _run,

@@ -70,7 +70,7 @@ def make_workdir(folder):
   (folder / 'config.json').write_text(json.dumps(stored))
   (folder / 'env.json').write_text(json.dumps({'python': '3.x <dev>'}))
   made = {'date': '2031-02-03T04:05:06+00:00', 'commit': 'c0ffee' * 6, 'version': '9.8.7'}
-  (folder / 'results' / 'evaluated.json').write_text(json.dumps(made))
+  (folder / 'evaluated.json').write_text(json.dumps(made))
   data = {'name': 'phantom_disks', 'fingerprint': 'f00d', 'sizes': {'test': 16}}
   (folder / 'data.json').write_text(json.dumps(data))
   variables = folder / 'checkpoints' / 'std' / 'seed0' / 'variables'

@@ -140,7 +140,7 @@ def test_the_page_says_when_it_was_made_of_what_and_what_it_cannot_show(workdir,
   for words in ('The images are synthetic', '8 groups', 'One training per arm', 'For research'):
     assert f'{words}' in text[text.index('What it cannot show') : text.index('## Results')]
   assert 'groups (patients, volumes or scans), one training run per arm.' in text
-  (workdir / 'results' / 'evaluated.json').unlink()
+  (workdir / 'evaluated.json').unlink()
   (workdir / 'logs' / 'train.csv').unlink()
   of_audit = {'name': 'x', 'fingerprint': {'data': 'c0de', 'networks': {'a': 'f'}}}
   (workdir / 'data.json').write_text(json.dumps(of_audit))
