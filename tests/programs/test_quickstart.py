@@ -283,5 +283,7 @@ def test_a_second_run_compiles_nothing(tmp_path):
     found = re.search(r'(\d+) programs were compiled, .* and (\d+) read from (.+), in', done.stderr)
     assert found[3] == kept['JAX_COMPILATION_CACHE_DIR']
     said.append([int(found[1]), int(found[2])])
-  (compiled, again), second = said
-  assert compiled > 8 and second == [0, compiled + again]
+  (compiled, again), (compiled_then, read_then) = said
+  assert compiled > 8, said
+  # What else is read may differ: what a forecast measures hangs on how fast the machine is.
+  assert compiled_then == 0 and read_then >= compiled, (said, again)

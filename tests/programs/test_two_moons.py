@@ -42,4 +42,4 @@ def test_the_report_has_six_panels_numbers_and_claims(run):
   with np.load(run / 'results' / 'two_moons.npz') as stored:
     assert stored['probability'].shape == (6, 9, 9) and len(set(stored['arm'])) == 6
   decided = pd.read_csv(run / 'report' / 'tables' / 'claims.csv')
-  assert len(decided) == 5 and set(decided['verdict']) <= {'holds', 'fails', 'undecided'}
+  assert len(decided) == 6 and set(decided['verdict']) <= {'holds', 'fails', 'undecided'}
