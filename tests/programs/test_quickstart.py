@@ -279,7 +279,7 @@ def test_a_second_run_compiles_nothing(tmp_path):
   }
   said = []
   for name in ('first', 'second'):
-    done = runs.main(*CONFIG, '--workdir', tmp_path / name, **kept)
+    done = runs.main(*CONFIG, '--workdir', tmp_path / name, fresh=True, **kept)
     found = re.search(r'(\d+) programs were compiled, .* and (\d+) read from (.+), in', done.stderr)
     assert found[3] == kept['JAX_COMPILATION_CACHE_DIR']
     said.append([int(found[1]), int(found[2])])
