@@ -213,7 +213,8 @@ def _read(path) -> dict[str, Any] | None:
 
 
 def _same(found, record) -> bool:
-  return found is not None and found.get('token') == record.get('token')
+  # As text: what damage left in a token may be a NaN, which differs from itself.
+  return found is not None and str(found.get('token')) == str(record.get('token'))
 
 
 def _create(path, record) -> bool:

@@ -195,7 +195,11 @@ def test_stale_locks_of_other_arms_are_removed_at_the_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'content', ['', '[1]', '[' * 100_000, '\xff', '{"pid": "x"}', '{"pid": 1e300}', '{"pid": -5}']
+  'content',
+  [
+    *('', '[1]', '[' * 100_000, '\xff', '{"pid": "x"}', '{"pid": 1e300}'),
+    '{"pid": -5, "token": NaN}',
+  ],
 )
 def test_nonsense_in_a_lock_is_taken_over(tmp_path, content):
   path = _left(tmp_path)
