@@ -93,7 +93,7 @@ SMALL = {
     'num_steps': 7,
     'eval_steps': 20,
     'train': {'steps': 1500, 'batch_size': 16, 'ema': 0.99, 'ema_ramp': 100},
-    'warm': {'steps': 150},
+    'warm': {'steps': 600},  # margins grow once an epoch at most, from 2.5 to 15 in steps of 2.5
     'data': {'long_side': 160},
   },
 }

@@ -45,7 +45,7 @@ REAL = {
   'num_steps': 7,
   'eval_steps': 20,
   'train': {'steps': 800, 'batch_size': 8},
-  'warm': {'steps': 100},
+  'warm': {'steps': 600},  # margins grow once an epoch at most, from 1 to 5 in steps of 1
 }
 SMALL = {
   'demo': {

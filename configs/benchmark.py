@@ -31,6 +31,7 @@ def get_config(preset: str = '') -> ml_collections.ConfigDict:
   config.steps = 0  # 0: the workload's own
   config.repeats = 3
   config.width = 1.0  # share of every network's channels
+  config.dtype = 'float32'  # bfloat16: of the networks of spine, hippo, brats3d, ceph and bccd
   config.size = 48  # side of the cubes of brats3d and onnx, and of the windows of volume
   if preset == 'smoke':
     config.workloads = ('spine', 'small_grids')

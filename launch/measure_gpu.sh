@@ -2,7 +2,7 @@
 # Measures a GPU in one call of less than ten minutes; whatever ends early has written what it has.
 #   ROBUSTMED_ACCELERATOR=cuda13 bash launch/measure_gpu.sh [FOLDER]          FOLDER: runs/gpu
 # FOLDER/results.jsonl gets a line for each part as it ends: the speed of attacks (spine, hippo, brats3d
-# at 128^3, networks from ONNX), and per second of training the steps of the hippocampus at full width
+# at 128^3, with the batches of a CPU, with larger ones and in bfloat16; networks from ONNX), and per second of training the steps of the hippocampus at full width
 # and of BraTS at 128^3, synthetic images, with the peak of memory and the mean use of the GPU.
 # ROBUSTMED_SECONDS: of all parts together (540). ROBUSTMED_PRESET=smoke: tiny sizes, for a test on a CPU.
 # ROBUSTMED_PEER: a command that prints JSON lines of another library's speed, run before and after.
@@ -89,8 +89,9 @@ from robustmed.process import parallel
 print(json.dumps(parallel.describe()))
 PYTHON
 
-peer() { if [ -n "${ROBUSTMED_PEER:-}" ]; then part "peer_$1" 90 bash -c "$ROBUSTMED_PEER"; fi; }
-bench() { part "$1" "$2" "${main[@]}" --config configs/benchmark.py --config.workloads="$1" ${sizes[@]+"${sizes[@]}"} "${@:3}"; }
+peer() { if [ -n "${ROBUSTMED_PEER:-}" ]; then part "peer_$1" 60 bash -c "$ROBUSTMED_PEER"; fi; }
+# bench NAME SECONDS FLAGS...: the workload is the name up to its first _.
+bench() { part "$1" "$2" "${main[@]}" --config configs/benchmark.py --config.workloads="${1%%_*}" "${@:3}" ${sizes[@]+"${sizes[@]}"}; }
 train() {
   local name=$1 limit=$2 config=$3
   shift 3
@@ -99,9 +100,14 @@ train() {
     --config.train.steps="$steps" --config.train.log_every=2 "$@"
 }
 peer before
-bench spine 60
-bench hippo 60
-bench brats3d 90 "${cube[@]}"
+bench spine 45
+bench spine_large 45 --config.batch=256
+bench spine_bf16 45 --config.batch=256 --config.dtype=bfloat16
+bench hippo 45
+bench hippo_large 45 --config.batch=512
+bench hippo_bf16 45 --config.batch=512 --config.dtype=bfloat16
+bench brats3d 60 "${cube[@]}"
+bench brats3d_bf16 60 "${cube[@]}" --config.dtype=bfloat16
 train hippocampus 110 "configs/amat_hippocampus.py:$preset" --arms sat_5 --config.data.source=phantom_hippocampus
 train brats 120 "configs/brats3d.py:$preset" --arms std --config.data.source=phantom_brats
 bench onnx 60

@@ -28,9 +28,9 @@ class Problem(NamedTuple):
   levels: tuple[float, ...] = LEVELS
 
 
-def spine(batch, width):
+def spine(batch, width, dtype=None):
   """PGD-20 Linf 0.07 on the disk-shape network (Chen et al. 2021), training objective."""
-  module = disk_shape.DiskShapeNet(side=128, width=width)
+  module = disk_shape.DiskShapeNet(side=128, width=width, dtype=dtype)
   task = shape.make(module, side=128)
   keys = jax.random.split(jax.random.key(0), 3)
   image = jax.random.uniform(keys[0], (batch, 128, 128, 1))
@@ -46,9 +46,9 @@ def spine(batch, width):
   return Problem(task.init(keys[2]), image, {'mask': mask}, objective, attack)
 
 
-def hippo(batch, width):
+def hippo(batch, width, dtype=None):
   """PGD-20 L2 10 on nnU-Net 2D for the hippocampus (Ma & Liang 2022), CE + Dice of the top head."""
-  module = nnunet.NnUNet(num_classes=3, strides=(2, 2, 2), width=width)
+  module = nnunet.NnUNet(num_classes=3, strides=(2, 2, 2), width=width, dtype=dtype)
   task = segmentation.make(module, image_shape=(56, 40, 1), classes=('anterior', 'posterior'))
   keys = jax.random.split(jax.random.key(0), 3)
   image = jax.random.normal(keys[0], (batch, 56, 40, 1))
@@ -64,9 +64,9 @@ def hippo(batch, width):
   return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack, HIPPO_LEVELS)
 
 
-def brats3d(batch, width, size):
+def brats3d(batch, width, size, dtype=None):
   """FGSM on the 3D residual U-Net (Liu et al. 2021), four series of size^3, soft Dice."""
-  module = brats_unet.BratsUNet(width=width)
+  module = brats_unet.BratsUNet(width=width, dtype=dtype)
   task = brats.make(module, image_shape=(size, size, size, 4))
   keys = jax.random.split(jax.random.key(0), 3)
   image = jax.random.uniform(keys[0], (batch, *task.image_shape))
@@ -80,9 +80,9 @@ def brats3d(batch, width, size):
   return Problem(task.init(keys[2]), image, {'labels': labels}, objective, attack)
 
 
-def ceph(batch, width):
+def ceph(batch, width, dtype=None):
   """PGD-20 L2 on the landmark U-Net (Ma & Liang 2022), 3x160x128, Dice of its 19 heat maps."""
-  module = landmark_unet.LandmarkUNet(width=width)
+  module = landmark_unet.LandmarkUNet(width=width, dtype=dtype)
   task = landmarks.make(module, image_shape=(160, 128, 3))
   keys = jax.random.split(jax.random.key(0), 3)
   image = jax.random.uniform(keys[0], (batch, *task.image_shape), minval=-1.0)
@@ -99,9 +99,9 @@ def ceph(batch, width):
   return Problem(task.init(keys[2]), image, target, objective, attack, HIPPO_LEVELS)
 
 
-def bccd(batch, width):
+def bccd(batch, width, dtype=None):
   """PGD-20 L2 on YOLOv5s (Ma & Liang 2022), 3x256x320, objects invented everywhere."""
-  module = yolo.Yolo(width=width)
+  module = yolo.Yolo(width=width, dtype=dtype)
   task = objects.make(module, image_shape=(256, 320, 3), classes=('a', 'b', 'c'), train_size=320)
   keys = jax.random.split(jax.random.key(0), 2)
   image = jax.random.uniform(keys[0], (batch, *task.image_shape))

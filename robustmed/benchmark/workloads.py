@@ -26,6 +26,7 @@ class Workload(NamedTuple):
   steps: int
   measure: Callable[..., dict[str, Any]]  # (name, batch, steps, repeats, width) -> row
   sized: bool = False  # `measure` takes config.size too
+  typed: bool = False  # `measure` takes config.dtype too
 
 
 class Compilations:
@@ -199,11 +200,11 @@ def measure_onnx(*, name, batch, steps, repeats, width, size):
 
 
 WORKLOADS = {
-  'spine': Workload(8, 20, functools.partial(measure_attack, problems.spine)),
-  'hippo': Workload(32, 20, functools.partial(measure_attack, problems.hippo)),
-  'brats3d': Workload(1, 1, functools.partial(measure_attack, problems.brats3d), sized=True),
-  'ceph': Workload(1, 20, functools.partial(measure_attack, problems.ceph)),
-  'bccd': Workload(2, 20, functools.partial(measure_attack, problems.bccd)),
+  'spine': Workload(8, 20, functools.partial(measure_attack, problems.spine), typed=True),
+  'hippo': Workload(32, 20, functools.partial(measure_attack, problems.hippo), typed=True),
+  'brats3d': Workload(1, 1, functools.partial(measure_attack, problems.brats3d), True, typed=True),
+  'ceph': Workload(1, 20, functools.partial(measure_attack, problems.ceph), typed=True),
+  'bccd': Workload(2, 20, functools.partial(measure_attack, problems.bccd), typed=True),
   'small_grids': Workload(batch=8, steps=5, measure=measure_small_grids),
   'onnx': Workload(1, 10, measure_onnx, sized=True),
   'scaling': Workload(batch=1, steps=2, measure=scaling.measure),
@@ -246,6 +247,11 @@ def run(config, workdir=None):
     )
   if config.size < 16 or config.size % 16:
     raise errors.UserError(f'a benchmark needs a size that is a multiple of 16, not {config.size}')
+  types = {'float32': None, 'bfloat16': jnp.bfloat16}
+  dtype = errors.lookup(types, config.dtype, kind='type of numbers')
+  untyped = [name for name in names if not WORKLOADS[name].typed]
+  if dtype and untyped:
+    raise errors.UserError(f'the workload {untyped[0]} has no other dtype than float32')
   rows = []
   with _no_cache():
     for name, workload in zip(names, workloads, strict=True):
@@ -256,7 +262,10 @@ def run(config, workdir=None):
         repeats=config.repeats,
         width=config.width,
         **({'size': config.size} if workload.sized else {}),
+        **({'dtype': dtype} if dtype else {}),
       )
+      if dtype:
+        row['dtype'] = config.dtype
       print(json.dumps(row), flush=True)
       rows.append(row)
   if workdir is not None:

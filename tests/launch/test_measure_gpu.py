@@ -9,7 +9,9 @@ import pytest
 from support import runs
 
 SCRIPT = runs.ROOT / 'launch' / 'measure_gpu.sh'
-PARTS = ['spine', 'hippo', 'brats3d', 'hippocampus', 'brats', 'onnx']
+SPEEDS = [f'{name}{kind}' for name in ('spine', 'hippo') for kind in ('', '_large', '_bf16')]
+SPEEDS += ['brats3d', 'brats3d_bf16', 'onnx']
+PARTS = [*SPEEDS[:-1], 'hippocampus', 'brats', 'onnx']
 
 
 def _run(folder, **environment):
@@ -30,9 +32,10 @@ def test_every_part_writes_a_line(tmp_path):
   assert [row['exit code'] for row in rows] == [0] * len(rows)
   found = {row['part']: row for row in rows}
   assert found['peer_before']['rows'] == [{'peer': 1}]
-  for name in ('spine', 'hippo', 'brats3d', 'onnx'):
+  for name in SPEEDS:
     (row,) = found[name]['rows']
-    assert row['workload'] == name and row['grads_per_s'] > 0
+    assert row['workload'] == name.partition('_')[0] and row['grads_per_s'] > 0
+    assert row.get('dtype', 'float32') == ('bfloat16' if name.endswith('bf16') else 'float32')
   for name in ('hippocampus', 'brats'):
     assert found[name]['steps per second'] > 0
 

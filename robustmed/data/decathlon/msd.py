@@ -101,12 +101,13 @@ def _nominal_task(fields):
 def _nominal_cases(fields):
   volumes.check_fields(fields)
   cases = _nominal_task(fields).cases
-  return folds.partition(cases, fold=fields['fold'], folds=fields['folds'])
+  chosen = {name: fields[name] for name in folds.FIELDS}
+  return folds.partition(cases, **chosen)
 
 
 def _nominal_sizes(fields):
   task = _nominal_task(fields)
-  if not fields['folds']:
+  if fields['validation'] and not fields['folds']:
     return dict(task.sizes)
   found = {name: len(cases) * task.depths[0] for name, cases in _nominal_cases(fields).items()}
   # Not all slices of a test volume are evaluated.
@@ -240,6 +241,7 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
     classes=tuple(str(found['labels'][str(n)]) for n in range(len(found['labels']))),
     fold=fields['fold'],
     folds=fields['folds'],
+    validation=fields['validation'],
     limits=limits,
   )
 

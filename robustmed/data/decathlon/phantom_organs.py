@@ -112,6 +112,7 @@ def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:
     classes=anatomy.classes,
     fold=fields['fold'],
     folds=fields['folds'],
+    validation=fields['validation'],
     limits=volumes.limits_of(fields),
   )
 
