@@ -37,7 +37,7 @@ def means(summary: pd.DataFrame, *, metric: str, attack: str, digits: int = 3) -
 
 def worst(found: pd.DataFrame, members: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
   """The worst of all attacks beside the attack of `own`, a line per arm and level."""
-  lines = []
+  lines, gaps = [], []
   for line in found.itertuples():
     level = f'{line.eps:g}'
     if line.arm not in own.index or level not in own:
@@ -47,9 +47,11 @@ def worst(found: pd.DataFrame, members: pd.DataFrame, own: pd.DataFrame) -> pd.D
     names = mine['_member'].replace(CLEAN, 'untouched image')
     by = ', '.join(f'{name} {share:.0%}' for name, share in zip(names, mine.share))
     single = float(own.loc[line.arm, level])
-    gap = round(single - line.mean, 3) + 0.0  # no -0
-    cells = [f'{single:.3f}', f'{line.mean:.3f}', f'{gap:+.3f}', by]
-    lines.append([line.arm, level, *cells])
+    gaps.append(single - line.mean)
+    lines.append([line.arm, level, f'{single:.3f}', f'{line.mean:.3f}', '', by])
+  sign = 1 if sum(gaps) >= 0 else -1  # of errors the worst is the largest
+  for line, gap in zip(lines, gaps, strict=True):
+    line[4] = f'{round(sign * gap, 3) + 0.0:+.3f}'  # no -0
   columns = ['arm', 'level', 'attack', 'worst', 'overstated by', 'found by']
   return pd.DataFrame(lines, columns=columns)
 

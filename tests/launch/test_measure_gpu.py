@@ -11,7 +11,7 @@ from support import runs
 SCRIPT = runs.ROOT / 'launch' / 'measure_gpu.sh'
 SPEEDS = [f'{name}{kind}' for name in ('spine', 'hippo') for kind in ('', '_large', '_bf16')]
 SPEEDS += ['brats3d', 'brats3d_bf16', 'onnx']
-PARTS = [*SPEEDS[:-1], 'hippocampus', 'brats', 'onnx']
+PARTS = [*SPEEDS[3:-1], 'hippocampus', 'brats', *SPEEDS[:3], 'onnx']
 
 
 def _run(folder, **environment):
