@@ -16,6 +16,7 @@ import run_tables  # beside this file
 
 import robustmed
 from robustmed import errors, papers
+from robustmed.data.decathlon import msd, volumes
 from robustmed.evaluation import grid, trials
 from robustmed.models import nnunet_planner
 from robustmed.networks import checkpoint, shipped
@@ -86,11 +87,21 @@ def _facts(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     'robustmed': made.get('version', robustmed.__version__),
     'date': made['date'],
     'seed': config.seed,
-    'fold': 'the first of five',
+    'fold': 'the first of five of the cases at hand',
     'trained on': f'{data["groups"]["train"]} cases',
     'tested on': f'{data["sizes"]["test"]} slices of {data["groups"]["test"]} other cases',
     'intervals': '[mean, lower, upper end of the 95 % interval over cases]',
+    **_cases(config),
   }
+
+
+def _cases(config: ml_collections.ConfigDict) -> dict[str, list[str]]:
+  """The names of the cases that were not trained on; of synthetic data nothing."""
+  if config.data.source != 'msd':
+    return {}
+  known = {name: value for name, value in config.data.to_dict().items() if name in msd.DEFAULTS}
+  study = msd.find({**msd.DEFAULTS, **known})
+  return {'not trained on': [study.cases[n].name for n in volumes.split(study)['test']]}
 
 
 def _steps(config, arm: str) -> int:
