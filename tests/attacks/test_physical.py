@@ -131,6 +131,62 @@ def test_motion_is_the_artefact_with_a_chosen_path(monkeypatch):
   np.testing.assert_allclose(transform.apply(z, image)[0], wanted, atol=1e-5)
 
 
+def test_ghosts_lie_at_shares_of_the_side():
+  image = _image(2)
+  constant = jnp.mean(image, axis=1, keepdims=True)
+  transform = physical.ghosting(SHAPES[2], every=2)
+  z = jnp.broadcast_to(jnp.array([[0.1, -0.1], [0.0, 0.0]]), (2, 2, 2))
+  ghost = jnp.roll(image - constant, SHAPES[2][0] // 2, axis=1)  # the central line stays
+  np.testing.assert_allclose(transform.apply(z, image), jnp.abs(image + 0.1 * ghost), atol=1e-5)
+  turned = transform.apply(z[:, ::-1], image) ** 2  # phases of 0.1 and -0.1
+  wanted = (constant + np.cos(0.1) * (image - constant)) ** 2 + (np.sin(0.1) * ghost) ** 2
+  np.testing.assert_allclose(turned, wanted, atol=1e-5)
+
+
+def test_a_patch_by_hand():
+  image = jnp.full((1, 20, 40, 1), 0.25)
+  apply = lambda *z, **options: physical.occlusion(
+    image.shape[1:], edge=1e-3, **{'side': 0.2, **options}
+  ).apply(jnp.asarray([z], jnp.float32), image)[0, ..., 0]
+  wanted = np.full((20, 40), 0.25)
+  wanted[8:12, 16:24] = 1
+  np.testing.assert_allclose(apply(0, 0, 1), wanted, atol=1e-6)
+  np.testing.assert_allclose(apply(0, 0, 3), wanted, atol=1e-6)  # opaque, not more
+  wanted[8:12, 16:24] = 0.25 / 2
+  np.testing.assert_allclose(apply(0, 0, -0.5), wanted, atol=1e-6)
+  wanted = np.full((20, 40), 0.25)
+  wanted[:4, 32:] = 0.5  # in a corner, of one value, whatever the sign
+  for sign in (-1, 1):
+    np.testing.assert_allclose(apply(-1, 1, sign, bounds=(0.5, 0.5)), wanted, atol=1e-6)
+  # tiles: bright, dark / dark, untouched; between their centres a mixture
+  tiled = np.asarray(apply(0, 0, 1, -1, -1, 0, side=0.4, tiles=2))[6:14, 12:28]
+  np.testing.assert_allclose([tiled[0, 0], tiled[0, -1], tiled[-1, 0]], [1, 0, 0], atol=1e-6)
+  np.testing.assert_allclose(tiled[-1, -1], 0.25)
+  assert np.all(np.diff(tiled[0]) <= 0) and len(np.unique(tiled[0].round(4))) > 5
+
+
+def test_a_search_finds_where_a_patch_hides_most():
+  """As much as the best of 441 places, from the middle of the image."""
+  shape = (16, 20, 1)
+  transform = physical.occlusion(shape, side=0.3, bounds=(0.0, 0.0))
+  grid = lambda *counts: np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in counts)), -1)
+  far = grid(20, 16)[None] - np.array([[0.5, -0.4], [-0.45, 0.5]])[:, None, None]
+  bump = jnp.asarray(np.exp(-4 * (far**2).sum(-1, keepdims=True)), jnp.float32)
+  hidden = lambda image: -jnp.sum(image * bump, axis=(1, 2, 3))
+  image, made = jnp.ones((2, *shape)), physical.space_of(transform)
+  attack, told = attacks.pgd(num_steps=30, random_start=False, select='best'), {'eps': 1.0}
+  run = jax.jit(lambda b: space.run(attack, hidden, b, space=made, key=jax.random.key(0), **told))
+  found, size = run({'image': image})
+  assert np.all(size <= 1 + 1e-6)
+  places = jnp.asarray(grid(21, 21).reshape(-1, 2), jnp.float32)
+  z = jnp.concatenate([places, jnp.ones((len(places), 1))], 1)
+  light = transform.apply(z, jnp.ones((len(z), *shape))).reshape(len(z), -1)
+  best = -jnp.min(light @ bump.reshape(2, -1).T, axis=0)
+  start = hidden(transform.apply(jnp.zeros((2, 3)).at[:, 2].set(1), image))
+  assert np.all(hidden(found) - best > -0.02 * (best - start))
+  assert np.all(best - start > 0.5 * (start - hidden(image)))
+
+
 def _smooth():
   y, x = np.meshgrid(np.linspace(0, 3, 12), np.linspace(0, 3, 14), indexing='ij')
   planes = [0.5 + 0.4 * np.sin(2 * y + k) * np.cos(x + k) for k in range(4)]
@@ -199,6 +255,12 @@ def test_mistakes_are_named():
     physical.deformation(SHAPES[2], grid=1)
   with pytest.raises(errors.UserError, match='two spatial axes'):
     physical.motion((8, 1))
+  with pytest.raises(errors.UserError, match='two spatial axes'):
+    physical.ghosting((8, 1))
+  with pytest.raises(errors.UserError, match='to the 12 lines, not 1'):
+    physical.ghosting(SHAPES[2], every=1)
+  with pytest.raises(errors.UserError, match='0 < side < 1'):
+    physical.occlusion(SHAPES[2], side=1.0)
   with pytest.raises(errors.UserError, match='at least one'):
     physical.compose([])
   with pytest.raises(errors.UserError, match='at most one'):

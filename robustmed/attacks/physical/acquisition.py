@@ -1,0 +1,58 @@
+"""Artefacts of k-space that is acquired line by line: motion and ghosts."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustmed import errors
+from robustmed.attacks.physical.transform import Transform
+from robustmed.ops import corruptions
+
+
+def motion(image_shape: Sequence[int]) -> Transform:
+  """Returns the image of a head that moves from line to line of k-space; a shift per line and axis.
+
+  As `ops.corruptions.motion`, whose drawn path is replaced by the parameters. The central lines
+  have no shift.
+  """
+  if len(image_shape) < 3:
+    raise errors.UserError(f'motion needs at least two spatial axes, not shape {image_shape}')
+  lines = image_shape[-3]
+
+  def apply(z, image):
+    moved = jax.vmap(lambda one, shifts: corruptions.moved(one, shifts[..., None]))(
+      image, corruptions.still(z)
+    )
+    return jnp.where(
+      jnp.all(z == 0, axis=(1, 2)).reshape(-1, *(1,) * (image.ndim - 1)), image, moved
+    )
+
+  return Transform((2, lines), apply, 'shift in shares of the side')
+
+
+def ghosting(image_shape: Sequence[int], *, every: int = 4) -> Transform:
+  """Returns ghosts of the image, `every` of them, at distances of side / every along its lines.
+
+  Lines of k-space are acquired in turn as `every` groups, each with an amplitude and a phase of its
+  own, which are the parameters: [2, every], shares and radians. Lines are those of `motion`; the
+  central ones are as they were, and intensities are magnitudes.
+  """
+  if len(image_shape) < 3:
+    raise errors.UserError(f'ghosting needs at least two spatial axes, not shape {image_shape}')
+  axis, lines = len(image_shape) - 2, image_shape[-3]
+  if not 2 <= every <= lines:
+    raise errors.UserError(f'ghosting needs every from 2 to the {lines} lines, not {every}')
+  # the order of lines in the scanner, from the lowest frequency up
+  group = np.argsort(np.argsort(np.fft.fftfreq(lines))) % every
+
+  def apply(z, image):
+    error = corruptions.still(z[..., group])
+    gain = (1 + error[:, 0]) * jnp.exp(1j * error[:, 1])
+    gain = gain.reshape(len(z), *(lines if k == axis else 1 for k in range(1, image.ndim)))
+    changed = jnp.abs(jnp.fft.ifft(jnp.fft.fft(image, axis=axis) * gain, axis=axis))
+    untouched = jnp.all(z == 0, axis=(1, 2)).reshape(-1, *(1,) * (image.ndim - 1))
+    return jnp.where(untouched, image, changed.astype(image.dtype))
+
+  return Transform((2, every), apply, 'share of the amplitude, and radians, of a group of lines')
