@@ -162,15 +162,16 @@ def _toward_border(problem, index, x, value, grad, state):
   smallest = jnp.where(broken, jnp.minimum(state.smallest, size), state.smallest)
   left = (1 + jnp.cos(jnp.pi * index / problem.num_steps)) / 2
   change = _LAST + (_GAMMA - _LAST) * left
-  near = size + jnp.abs(value) / jnp.maximum(dual, 1e-12)
+  reach = jnp.abs(value) / jnp.maximum(dual, 1e-12)
+  # not just to where the slope says that the border is: such points come near it, never across
+  near = (size + reach) * (1 + change)
   outer = jnp.where(jnp.isinf(smallest), near, state.radius * (1 + change))
   inner = jnp.minimum(state.radius * (1 - change), smallest)
   radius = jnp.minimum(jnp.where(broken, inner, outer), eps)
   # in L2, as published; in linf a change of r in all elements is sqrt(n) r
   length = radius * (_LAST + (1 - _LAST) * left)
-  if threat.norm == 'l2':  # before the example is broken, to where the slope says that it is
-    reach = jnp.minimum(jnp.abs(value) / jnp.maximum(steep, 1e-12), eps)
-    length = jnp.where(jnp.isinf(smallest), reach, length)
+  if threat.norm == 'l2':  # late steps as well must be able to break an example
+    length = jnp.where(jnp.isinf(smallest), jnp.maximum(length, jnp.minimum(reach, eps)), length)
   step = length / jnp.maximum(steep, 1e-12)
   if threat.norm == 'linf':
     step *= jnp.sqrt(float(centre[0].size))
@@ -198,7 +199,8 @@ def fmn(
   Pintor et al. 2021, 'Fast minimum-norm adversarial attacks', algorithm 1: the ball of the next
   point grows until the example is broken and shrinks while it is, by a share that falls from 5 % to
   0.1 %, with steps along the gradient that fall as a cosine. The step's length is a share of that
-  ball, where the paper's is one of images in [0, 1], which in L2 stays far from small changes. The
+  ball, where the paper's is one of images in [0, 1], which in L2 stays far from small changes. Until
+  the example is broken, the ball is larger than the slope says by the share of the step. The
   objective is a margin, above 0 where the network is wrong. Handed over is the worst point, as of
   other attacks; `minimal_eps` returns the smallest eps. The settings are those of
   `engine.LoopAttack` and `threat.Threat`.

@@ -245,6 +245,20 @@ def test_fmn_ends_at_the_border(problems, norm):
     attacks.fmn(restarts=2)
 
 
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_fmn_crosses_a_border_that_slopes_only_come_near(problems, norm):
+  """Where the slope falls on the way, the border of its tangent lies before the real one."""
+  weights = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+  dual = np.abs(weights).sum(1) if norm == 'linf' else np.linalg.norm(weights, axis=1)
+  x, want = problems.images((4, 5)), np.asarray([0.02, 0.11, 0.23, 0.31], np.float32)
+  far = problems.linear(weights / dual[:, None])
+  score = lambda image: 1 - jnp.exp(1 - (far(image) - far(x)) / want)
+  attack = attacks.fmn(norm=norm, num_steps=100)
+  told = {'broken': lambda image: score(image) > 0, 'upper': 0.5, 'key': jax.random.key(0)}
+  smallest = jax.jit(lambda x: attacks.minimal_eps(attack, score, x, **told))(x)
+  np.testing.assert_allclose(smallest, want, rtol=0.01)
+
+
 def test_square_may_start_with_stripes(problems):
   x = problems.images((2, 4, 3, 2))
   attack = attacks.square(num_steps=0, start='stripes')
