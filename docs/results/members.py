@@ -6,12 +6,18 @@
 Adds to docs/results/members/members.csv, for each member, the mean of its objective beside that of
 PGD with as many steps of 2.5 eps / steps, and to worst.csv the mean of the metric under the run's
 main attack, its best iterate and the worst of both and the members. The workdir is only read.
+
+  python docs/results/members.py --run 'BraTS 2D' --time std --examples 48 ...
+
+adds to robust.csv what the robust share of that network costs in CPU seconds of all threads, beside
+all members on all examples by the same compiled programs.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -60,6 +66,11 @@ def compared(exp):
   return probes, pairs
 
 
+def batch_of(exp, config, trial, count):
+  source = exp.data_of(*trial.fold).load()
+  return spread(artifacts.evaluation_batches(source.test, source, config), count)
+
+
 def measured(exp, config, workdir, arms, count):
   """The rows of all probes, networks and examples, and the pairs."""
   plan, made = exp.grid, networks.Networks(exp, config, workdir)
@@ -67,8 +78,7 @@ def measured(exp, config, workdir, arms, count):
   judge = plan.checks['metric'], plan.checks['higher_is_better']
   eps, rows, evaluators = max(plan.probes[plan.main].levels), [], {}
   trial = exp.trials(config.seeds)[0]
-  source = exp.data_of(*trial.fold).load()
-  batch = spread(artifacts.evaluation_batches(source.test, source, config), count)
+  batch = batch_of(exp, config, trial, count)
   for arm in arms or exp.arms:
     if exp.arms[arm].evaluated is not True:
       continue
@@ -161,6 +171,50 @@ def robust_share(own, clean, higher, attack_of):
   return float(left.mean()), spent / full
 
 
+def timed(exp, config, workdir, arm, count):
+  """A line: what `Ensemble.robust` of one network costs, at half of its clean mean."""
+  plan, task = exp.grid, exp.task_of(arm)
+  probes, pairs = compared(exp)
+  metric, higher = plan.checks['metric'], plan.checks['higher_is_better']
+  members = [
+    attacks.Member(name, probes[name].attack, task.objectives[probes[name].objective])
+    for name in pairs
+  ]
+  sign = -1 if higher else 1
+  badness = lambda outputs, batch: sign * task.metrics(outputs, batch)[metric]
+  made = attacks.Ensemble(task.predict, tuple(members), badness)
+  trial = exp.trials(config.seeds)[0]
+  batch = batch_of(exp, config, trial, count)
+  batch = jax.tree.map(jax.numpy.asarray, {**batch, 'clean': batch['image']})
+  variables = networks.Networks(exp, config, workdir).load(arm, trial)
+  eps = max(plan.probes[plan.main].levels)
+  told = {'eps': eps, 'key': jax.random.key(config.seed), 'smallest': SMALLEST}
+  run = lambda at: made.robust(variables, batch, broken_at=at, **told)
+  clean = float(np.mean(jax.jit(badness)(task.predict(variables, batch['image']), batch)))
+  limit = clean * (0.5 if higher else 2)
+  # at infinity nothing is ever broken, so that nothing leaves; both are compiled first
+  levels, spent = (limit, float('inf')), []
+  for at in levels:
+    run(at)
+  for at in levels:
+    start = time.process_time()
+    found = jax.block_until_ready(run(at))
+    spent.append((found, time.process_time() - start))
+  (chosen, own), (whole, full) = spent
+  assert whole.passes == whole.full
+  return {
+    'network': arm,
+    'eps': f'{eps:g}',
+    'examples': len(batch['image']),
+    'members': len(members),
+    'robust share': f'{chosen.share:.2f}',
+    'passes in %': f'{100 * chosen.passes / chosen.full:.0f}',
+    'CPU seconds': f'{own:.1f}',
+    'of all members': f'{full:.1f}',
+    'CPU seconds in %': f'{100 * own / full:.0f}',
+  }
+
+
 def add(path, lines, run):
   """Puts the lines of a run in place of what the file had of it."""
   known = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
@@ -174,9 +228,16 @@ def main(words):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
   parser.add_argument('--run', required=True, help='its name in the tables')
   parser.add_argument('--examples', type=int, default=16)
+  parser.add_argument(
+    '--time', default='', metavar='ARM', help='only times the robust share of ARM'
+  )
   asked, rest = parser.parse_known_args(words)
   command = commandline.parse(rest)
   exp = papers.find(command.config.experiment).build(command.config)
+  if asked.time:
+    line = timed(exp, command.config, command.workdir, asked.time, asked.examples)
+    add(FOLDER / 'robust.csv', [{'run': asked.run, **line}], asked.run)
+    return
   found = measured(exp, command.config, command.workdir, command.arms, asked.examples)
   rows, probes, pairs, eps = found
   add(FOLDER / 'members.csv', of_members(rows, probes, pairs, asked.run), asked.run)
