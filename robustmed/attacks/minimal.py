@@ -199,8 +199,8 @@ def fmn(
   Pintor et al. 2021, 'Fast minimum-norm adversarial attacks', algorithm 1: the ball of the next
   point grows until the example is broken and shrinks while it is, by a share that falls from 5 % to
   0.1 %, with steps along the gradient that fall as a cosine. The step's length is a share of that
-  ball, where the paper's is one of images in [0, 1], which in L2 stays far from small changes. Until
-  the example is broken, the ball is larger than the slope says by the share of the step. The
+  ball, where the paper's is one of images in [0, 1], which in L2 stays far from small changes.
+  Until the example is broken, the ball is larger than the slope says by the share of the step. The
   objective is a margin, above 0 where the network is wrong. Handed over is the worst point, as of
   other attacks; `minimal_eps` returns the smallest eps. The settings are those of
   `engine.LoopAttack` and `threat.Threat`.
