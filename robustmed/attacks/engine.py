@@ -347,4 +347,4 @@ select='monitor' or 'last'"
       last_x=carry.x.astype(dtype) if both else None,
       best_x=carry.best_x.astype(dtype) if both else None,
     )
-    return lax.stop_gradient(result)
+    return inputs.told(lax.stop_gradient(result))

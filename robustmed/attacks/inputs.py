@@ -1,4 +1,6 @@
-"""What an attack is called with, checked, and images of its type."""
+"""What an attack is called with, checked, images of its type, and what is said of its result."""
+
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +56,17 @@ def rounded(x, dtype):
   if target.bits >= jnp.finfo(x.dtype).bits:
     return x
   return jax.lax.reduce_precision(x, exponent_bits=target.nexp, mantissa_bits=target.nmant)
+
+
+def told(result):
+  """Returns the result; outside of jit it warns of the examples that its flags mark."""
+  flags = result.flags._asdict()
+  if any(isinstance(marked, jax.core.Tracer) for marked in flags.values()):
+    return result
+  counts = {name: int(np.sum(np.asarray(marked))) for name, marked in flags.items()}
+  words = [f'{name.replace("_", " ")} in {count}' for name, count in counts.items() if count]
+  if words:
+    of = f'of {len(flags["not_moved"])} examples'
+    text = f'the attack could not search: {", ".join(words)} {of}; see result.flags'
+    warnings.warn(text, RuntimeWarning, stacklevel=4)  # of who called the attack
+  return result

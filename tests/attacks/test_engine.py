@@ -1,6 +1,7 @@
 """The loop's guarantees, whatever the solver."""
 
 import functools
+import warnings
 
 import chex
 import jax
@@ -418,6 +419,18 @@ def test_flags_say_where_an_attack_could_not_search(problems):
   assert flags.wrong_eps.tolist() == [False] * 3
   again = _flagged(problems, objective, restarts=1, select='best')
   assert again.no_gradient.tolist() == [False, True, True]
+
+
+def test_outside_of_jit_an_attack_warns_of_what_its_flags_mark():
+  x = jnp.ones((2, 3))
+  deaf = lambda image: jax.lax.stop_gradient(image.sum(1))
+  attack = lambda x: attacks.fgsm()(deaf, x, eps=0.1, key=jax.random.key(0)).x
+  with pytest.warns(RuntimeWarning, match='no gradient in 2, not moved in 2 of 2 examples'):
+    attack(x)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    jax.jit(attack)(x)
+    attacks.fgsm()(lambda image: image.sum(1), x, eps=0.1, key=jax.random.key(0))
 
 
 def test_the_best_of_no_value_is_unknown(problems):
