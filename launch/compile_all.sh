@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Compiles the preset paper of every experiment for 16 chips of TPU v5e, and of each the training and
-# the attack that matter most for 256; no TPU is needed. A program takes one to several minutes; a
-# second call goes on where the first was stopped, because results are kept by program and version.
+# Compiles the preset paper of every experiment for 16 chips of TPU v5e; no TPU is needed. First of
+# each experiment the training and the attack that matter most, for 16 chips and for 256, then all
+# programs for 16. What was compiled is kept: a second call goes on where the first was stopped.
 #   bash launch/compile_all.sh [FOLDER] [CONFIG...]     FOLDER: runs/compile; CONFIG: amat_hippocampus ...
-# Then FOLDER/programs.csv has a row for each program, FOLDER/runs.csv one for each experiment.
+# Then FOLDER/programs.csv has a row for each program, FOLDER/runs.csv one for each experiment, and
+# FOLDER/table.md both for a page.
 # ROBUSTMED_JOBS programs are compiled at once (1). ROBUSTMED_TARGETS: other slices ("v5e-16 v5e-256").
+# ROBUSTMED_QUICK=yes: with --quick, in a fifth of the time. ROBUSTMED_ONLY=main: none but the first.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 folder=${1:-runs/compile}
 [ $# -eq 0 ] || shift
 configs=("$@")
-[ ${#configs[@]} -gt 0 ] || configs=(amat_hippocampus amat_heart amat_prostate amat_ceph amat_bccd
-  quickstart spine synthesis nodules brats2d brats3d)
+[ ${#configs[@]} -gt 0 ] || configs=(quickstart nodules amat_hippocampus spine synthesis
+  amat_ceph brats2d amat_prostate amat_heart amat_bccd brats3d)
 python=${ROBUSTMED_COMPILE_PYTHON:-}
 if [ -z "$python" ]; then
   venv=${ROBUSTMED_VENV:-$root/.venv-tpu-compile}
@@ -20,7 +22,7 @@ if [ -z "$python" ]; then
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
-# The programs that are compiled for large slices.
+# The programs that are compiled first, and for large slices.
 main_programs() {
   case $1 in
     amat_*) echo 'train amat,attack pgd' ;;
@@ -33,14 +35,24 @@ main_programs() {
 }
 
 failed=0
-for target in ${ROBUSTMED_TARGETS:-v5e-16 v5e-256}; do
+compile() { # TARGET CONFIG PROGRAMS
+  local words=(--config "configs/$2.py:${ROBUSTMED_PRESET:-paper}" --stage compile --target "$1")
+  words+=(--programs "$3" --jobs "${ROBUSTMED_JOBS:-1}" --workdir "$folder/$2")
+  [ -z "${ROBUSTMED_QUICK:-}" ] || words+=(--quick)
+  say "$2 for $1: $3"
+  "$python" -m robustmed.main "${words[@]}" || failed=1
+  "$python" -m robustmed.runs.compilation "$folder" >&2
+}
+
+targets=${ROBUSTMED_TARGETS:-v5e-16 v5e-256}
+for target in $targets; do
+  for config in "${configs[@]}"; do compile "$target" "$config" "$(main_programs "$config")"; done
+done
+[ "${ROBUSTMED_ONLY:-}" != main ] || exit $failed
+for target in $targets; do
+  case $target in *-16 | cpu-*) ;; *) continue ;; esac
   for config in "${configs[@]}"; do
-    words=(--config "configs/$config.py:${ROBUSTMED_PRESET:-paper}" --stage compile --target "$target")
-    words+=(--jobs "${ROBUSTMED_JOBS:-1}" --workdir "$folder/$config")
-    case $target in *-16 | cpu-*) ;; *) words+=(--programs "$(main_programs "$config")") ;; esac
-    say "$config for $target"
-    "$python" -m robustmed.main "${words[@]}" || failed=1
-    "$python" -m robustmed.runs.compilation "$folder" >&2
+    compile "$target" "$config" "$(main_programs "$config"),augment,train,score,attack"
   done
 done
 exit $failed

@@ -1,10 +1,12 @@
 """The stage `compile`: a table of all programs of a run on devices that need not be here."""
 
+import collections
 import concurrent.futures
 import hashlib
 import importlib.metadata
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -32,6 +34,7 @@ _COLUMNS = (
   'hours',
   'fit',
 )
+_WIDTHS = (9, 5, 4, 8, 7, 5, 9, 8, 4, 8, 8, 8, 8)  # of all columns but the first
 
 
 def run(
@@ -40,39 +43,54 @@ def run(
   """Compiles the programs of a `commandline.Command` and prints their table; returns its JSON.
 
   exact: the experiment that evaluates, see `experiment.in_float32`; None: `exp`.
-  It is stored in the workdir's compile/, or in the cache, with the compilation of each program:
-  those of equal programs are not compiled again.
+  A row is printed and stored as soon as its program is compiled, so that what is stopped leaves all
+  that it had. It is stored in the workdir's compile/, or in the cache, with the compilation of each
+  program: those of equal programs are not compiled again.
   """
   config, only, chosen = command.config, command.programs, targets.parse(command.target)
   folder = (command.workdir or store.cache_root('')) / 'compile'
   devices = targets.devices_of(chosen)
-  cached = _Cache(folder / 'programs', chosen)
+  cached = _Cache(folder / 'programs', chosen, quick=command.quick)
   hosts = parallel.hosts_of(devices)
   listed = list(
     programs.of_run(exp, config, command.arms, devices=devices, hosts=hosts, exact=exact)
   )
-  wanted = [one for one in listed if not only or one.names & {*only}]
+  wanted = _chosen(listed, only)
   if not wanted:
     raise errors.UserError(f'there are no programs {", ".join(only)}; leave out --programs for all')
   console.say(f'{len(wanted)} programs for {chosen.devices} devices of {chosen.name}')
-  found = _compile(wanted, cached, jobs=command.jobs)
-  most = _confirmed(wanted, found, cached, chosen.chip) if command.largest else {}
   light = description.describe(exp, config, command.arms, light=True)['passes']
-  left = [one.label for one in listed if one not in wanted]
-  told = _told(chosen, config, wanted, found, passes=light, most=most, left=left)
   path = folder / f'{config.experiment}.{config.preset}.{chosen.name}.json'.replace(',', '_')
-  files.write_json(path, told)
-  print('\n'.join(lines(told)))
+  width = max(len(one.label) for one in wanted)
+  print(_line(_COLUMNS, width), flush=True)
+  told: dict[str, Any] = {}
+  rows: list[dict[str, Any]] = []
+  for program, (name, found) in zip(wanted, _compile(wanted, cached, jobs=command.jobs)):
+    most = _confirmed(program, found, cached, chosen.chip) if command.largest else None
+    rows.append(_row(program, name, found, chosen.chip, most=most))
+    left = [one.label for one in listed if one not in wanted[: len(rows)]]
+    told = _told(chosen, config, rows, passes=light, left=left, quick=command.quick)
+    files.write_json(path, told)
+    print(_line(_cells(rows[-1], known=bool(chosen.chip.memory)), width), flush=True)
+  print('\n'.join(['', *summary(told)]))
   print(f'stored: {path}')
   return told
+
+
+def _chosen(listed, only) -> list[programs.Program]:
+  """The programs of these names in the order of the names, all for none."""
+  first = lambda one: min(only.index(name) for name in one.names & {*only})
+  return sorted((one for one in listed if one.names & {*only}), key=first) if only else listed
 
 
 class _Cache:
   """Compilations by what was compiled, for what, and with which versions."""
 
-  def __init__(self, folder: pathlib.Path, target: targets.Target):
+  def __init__(self, folder: pathlib.Path, target: targets.Target, *, quick: bool):
     self._folder = folder
+    self.options = targets.options(target, quick=quick)
     self._key = [target.name, jax.__version__, robustmed.__version__, targets.compiler(target)]
+    self._key += [self.options] if self.options else []
 
   def path(self, lowered: Any) -> pathlib.Path:
     text = json.dumps([*self._key, lowered.as_text()])
@@ -86,81 +104,80 @@ def _version(package: str) -> str:
     return ''
 
 
-def _compile(wanted, cached: _Cache, *, jobs: int) -> list[tuple[str, estimate.Found]]:
-  """(file of the cache, compilation) of every program; equal ones are compiled once."""
-  started: dict[pathlib.Path, Any] = {}
-  paths = []
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+def _compile(wanted, cached: _Cache, *, jobs: int) -> Iterator[tuple[str, estimate.Found]]:
+  """(file of the cache, compilation) of every program, as soon as it and those before are ready.
+
+  Equal ones are compiled once. Where the caller ends early, what has not begun is left.
+  """
+  started: dict[pathlib.Path, concurrent.futures.Future] = {}
+  waiting: collections.deque[pathlib.Path] = collections.deque()
+  pool = concurrent.futures.ThreadPoolExecutor(jobs)
+  try:
     for program in wanted:
       lowered = program.lower()
       path = cached.path(lowered)
-      paths.append(path)
-      if path in started:
-        continue
-      if path.is_file():
-        started[path] = estimate.Found(**files.read_json(path))
-      else:
-        started[path] = pool.submit(_one, path, lowered, program.label)
-  result = lambda one: one if isinstance(one, estimate.Found) else one.result()
-  return [(path.name, result(started[path])) for path in paths]
+      waiting.append(path)
+      if path not in started:
+        started[path] = pool.submit(_one, cached, path, lowered, program.label)
+      while waiting and started[waiting[0]].done():
+        yield waiting[0].name, started[waiting.popleft()].result()
+    for path in waiting:
+      yield path.name, started[path].result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one(path, lowered, label) -> estimate.Found:
+def _one(cached, path, lowered, label) -> estimate.Found:
   if path.is_file():
     return estimate.Found(**files.read_json(path))
-  found = estimate.compile_program(lowered)
+  found = estimate.compile_program(lowered, cached.options)
   files.write_json(path, found._asdict())
   console.say(f'compiled {label} in {found.compiled_in:.0f} s')
   return found
 
 
-def _confirmed(wanted, found, cached, chip) -> dict[str, int]:
-  """{file of the cache: examples that fit on one device, compiled with so many}."""
-  most = {}
-  for program, (name, one) in zip(wanted, found):
+def _confirmed(program, found, cached, chip) -> int:
+  """Examples that fit on one device, compiled with so many."""
 
-    def compiled(each, program=program):
-      lowered = program.at(each)
-      return _one(cached.path(lowered), lowered, f'{program.label} with {each} a device')
+  def compiled(each):
+    lowered = program.at(each)
+    return _one(cached, cached.path(lowered), lowered, f'{program.label} with {each} a device')
 
-    if name not in most:
-      most[name] = estimate.confirmed(program, one, chip, compiled=compiled)
-  return most
+  return estimate.confirmed(program, found, chip, compiled=compiled)
 
 
-def _told(target, config, wanted, found, *, passes, most, left) -> dict[str, Any]:
-  rows, chip, compiler = [], target.chip, targets.compiler(target)
-  for program, (name, one) in zip(wanted, found):
-    each = {
-      'roofline': estimate.seconds(one, chip, devices=program.devices),
-      'predicted': estimate.seconds(one, chip, devices=program.devices, reached=estimate.REACHED),
-    }
-    rows.append(
-      {
-        'program': program.label,
-        'kind': program.kind,
-        'arms': [program.name, *program.also],
-        'calls': program.calls,
-        'batch': program.batch,
-        'each': program.each,
-        'devices': program.devices,
-        'idle': program.idle,
-        **one._asdict(),
-        'seconds': each,
-        'hours': {name: value * program.calls / 3600 for name, value in each.items()},
-        'largest': most.get(name, estimate.largest(program, one, chip)),
-        'confirmed': name in most,
-        'advice': estimate.advice(program, one, chip),
-        'text': name.partition('.')[0],
-      }
-    )
+def _row(program, name, found, chip, *, most) -> dict[str, Any]:
+  seconds = lambda reached: estimate.seconds(found, chip, devices=program.devices, reached=reached)
+  each = {'roofline': seconds(1.0), 'predicted': seconds(estimate.REACHED)}
+  return {
+    'program': program.label,
+    'kind': program.kind,
+    'arms': [program.name, *program.also],
+    'calls': program.calls,
+    'batch': program.batch,
+    'each': program.each,
+    'devices': program.devices,
+    'idle': program.idle,
+    **found._asdict(),
+    'seconds': each,
+    'hours': {name: value * program.calls / 3600 for name, value in each.items()},
+    'largest': estimate.largest(program, found, chip) if most is None else most,
+    'confirmed': most is not None,
+    'advice': estimate.advice(program, found, chip),
+    'text': name.partition('.')[0],
+  }
+
+
+def _told(target, config, rows, *, passes, left, quick) -> dict[str, Any]:
   total = lambda kind: sum(row['hours'][kind] for row in rows)
+  compiler = targets.compiler(target)
   return {
     'experiment': config.experiment,
     'preset': config.preset,
     'target': target.name,
     'devices': target.devices,
-    'memory': chip.memory,
+    'memory': target.chip.memory,
+    'quick': quick,
     'versions': {**{name: _version(name) for name in ('jax', 'jaxlib')}, 'compiler': compiler},
     'programs': rows,
     'left out': left,
@@ -172,45 +189,43 @@ def _told(target, config, wanted, found, *, passes, most, left) -> dict[str, Any
 
 def lines(told: dict[str, Any]) -> list[str]:
   """The table, what does not fit, and the hours of the run."""
-  mib, table = 2**20, [_COLUMNS]
-  for row in told['programs']:
-    known = bool(told['memory'])
-    table.append(
-      (
-        row['program'],
-        f'{row["calls"]:,.0f}',
-        f'{row["each"]}',
-        f'{row["idle"]}',
-        f'{row["arguments"] / mib:,.0f}',
-        f'{row["temporaries"] / mib:,.0f}',
-        f'{row["code"] / mib:,.0f}',
-        f'{row["flops"] / 1e9:,.4g}',
-        f'{row["bytes"] / 1e9:,.3g}',
-        f'{row["collectives"]}',
-        f'{row["in_loops"]}',
-        f'{1000 * row["seconds"]["predicted"]:,.3g}' if known else '-',
-        f'{row["hours"]["predicted"]:,.3g}' if known else '-',
-        f'{row["largest"]:,}{"c" * row["confirmed"]}'
-        if known and not row['advice']
-        else '-'
-        if not known
-        else 'NO',
-      )
-    )
-  widths = [max(len(row[place]) for row in table) for place in range(len(_COLUMNS))]
-  shown = [
-    '  '.join(
-      cell.ljust(width) if not place else cell.rjust(width)
-      for place, (cell, width) in enumerate(zip(row, widths))
-    ).rstrip()
-    for row in table
-  ]
-  return [
-    *shown,
-    '',
-    *[row['advice'] for row in told['programs'] if row['advice']],
-    *_summary(told),
-  ]
+  rows, known = told['programs'], bool(told['memory'])
+  width = max(len(row['program']) for row in rows)
+  table = [_COLUMNS, *(_cells(row, known=known) for row in rows)]
+  return [*(_line(cells, width) for cells in table), '', *summary(told)]
+
+
+def _line(cells, width: int) -> str:
+  """A row of the table, which stands below others whose numbers were not known before."""
+  first, *others = cells
+  numbers = [cell.rjust(wide) for cell, wide in zip(others, _WIDTHS, strict=True)]
+  return '  '.join([first.ljust(width), *numbers]).rstrip()
+
+
+def _cells(row, *, known: bool) -> tuple[str, ...]:
+  mib = 2**20
+  fit = f'{row["largest"]:,}{"c" * row["confirmed"]}' if not row['advice'] else 'NO'
+  return (
+    row['program'],
+    f'{row["calls"]:,.0f}',
+    f'{row["each"]}',
+    f'{row["idle"]}',
+    f'{row["arguments"] / mib:,.0f}',
+    f'{row["temporaries"] / mib:,.0f}',
+    f'{row["code"] / mib:,.0f}',
+    f'{row["flops"] / 1e9:,.4g}',
+    f'{row["bytes"] / 1e9:,.3g}',
+    f'{row["collectives"]}',
+    f'{row["in_loops"]}',
+    f'{1000 * row["seconds"]["predicted"]:,.3g}' if known else '-',
+    f'{row["hours"]["predicted"]:,.3g}' if known else '-',
+    fit if known else '-',
+  )
+
+
+def summary(told: dict[str, Any]) -> list[str]:
+  """What stands below the table: what does not fit, and the hours of the run."""
+  return [*(row['advice'] for row in told['programs'] if row['advice']), *_summary(told)]
 
 
 def _summary(told) -> list[str]:
@@ -225,6 +240,11 @@ def _summary(told) -> list[str]:
       f'{told["memory"] / 2**30:.0f} GiB a device; {what} about {hours["predicted"]:.3g} '
       f'hours at {estimate.REACHED:.0%} of the peak of matrix products, no less than '
       f'{hours["roofline"]:.3g} at all of it; compiling, loading and studies not counted'
+    )
+  if told['quick']:
+    found.append(
+      'compiled with --quick, which optimises less: temporaries, size and bytes moved are not '
+      'quite those of the program that runs'
     )
   if told['studies']:
     found.append(f'studies beside the grid, {told["studies"]:.0%} of all passes, are not compiled')

@@ -10,7 +10,6 @@ import pytest
 from robustmed import main, papers
 from robustmed.process import parallel
 from robustmed.runs import commandline
-from robustmed.runs.compilation import __main__ as tables
 from robustmed.runs.compilation import programs, stage
 from support import runs
 
@@ -80,8 +79,72 @@ def test_the_stage_prints_a_table_and_compiles_nothing_twice(tmp_path, capsys):
   assert pgd['collectives'] == pgd['in_loops'] == 0 < pgd['flops'] < pgd['calls'] * 1e9
   assert stage.lines(told)[0].startswith('program')
   assert told['left out'] == ['train vae', 'train a_full', 'train b_tail (+4)']
-  row = tables.lines([('amat_hippocampus', told)])[-1]
-  assert row.startswith('| amat_hippocampus | cpu-2 | 4 of 7 | ') and ' | 8 | train vae, ' in row
+  assert first.out.splitlines()[:6] == stage.lines(told)[:6]
+
+
+class _Lowered:
+  """A program whose compilation is written down."""
+
+  def __init__(self, text, compiled, fails=False):
+    self.as_text, self._compiled, self._fails = (lambda: text), compiled, fails
+
+  def compile(self, compiler_options=None):
+    self._compiled.append((self.as_text(), compiler_options))
+    if self._fails:
+      raise KeyboardInterrupt
+    return jax.jit(lambda x: x + 1).lower(np.float32(0)).compile()
+
+
+def _listed_as(monkeypatch, *lowered):
+  made = [
+    programs.Program('attack', one.as_text(), lambda one=one: one, 3, 4, 4, 2, 0) for one in lowered
+  ]
+  monkeypatch.setattr(programs, 'of_run', lambda *a, **k: iter(made))
+
+
+def _run(tmp_path, *words):
+  name = ['--config', 'configs/two_moons.py:smoke', '--stage', 'compile', '--target', 'cpu-2']
+  command = commandline.parse([*name, '--jobs', '1', '--workdir', str(tmp_path), *words])
+  return stage.run(papers.find(command.config.experiment).build(command.config), command)
+
+
+def _stored(tmp_path):
+  return json.loads((tmp_path / 'compile' / 'two_moons.smoke.cpu-2.json').read_text())
+
+
+def test_a_stage_that_is_stopped_leaves_the_rows_that_it_had(tmp_path, capsys, monkeypatch):
+  compiled = []
+  words = ('first', False), ('second', False), ('third', True), ('fourth', False)
+  _listed_as(monkeypatch, *(_Lowered(text, compiled, fails) for text, fails in words))
+  with pytest.raises(KeyboardInterrupt):
+    _run(tmp_path)
+  shown = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
+  told = _stored(tmp_path)
+  assert shown == [row['arms'][0] for row in told['programs']] == ['first', 'second']
+  assert told['left out'] == ['attack third', 'attack fourth']
+  compiled.clear()
+  _listed_as(monkeypatch, *(_Lowered(text, compiled) for text, _ in words))
+  _run(tmp_path)
+  assert {text for text, _ in compiled} <= {'third', 'fourth'}
+  assert len(_stored(tmp_path)['programs']) == 4 and not _stored(tmp_path)['left out']
+
+
+def test_programs_come_in_the_order_of_their_names(tmp_path, monkeypatch):
+  _listed_as(monkeypatch, *(_Lowered(text, []) for text in ('first', 'second', 'third')))
+  told = _run(tmp_path, '--programs', 'attack second,attack')
+  assert [row['arms'][0] for row in told['programs']] == ['second', 'first', 'third']
+  told = _run(tmp_path, '--programs', 'attack third')
+  assert told['left out'] == ['attack first', 'attack second']
+
+
+def test_quick_asks_the_compiler_for_less_and_is_a_compilation_of_its_own(tmp_path, monkeypatch):
+  compiled = []
+  _listed_as(monkeypatch, _Lowered('text', compiled))
+  assert not _run(tmp_path)['quick']
+  told = _run(tmp_path, '--quick')
+  _run(tmp_path, '--quick')
+  assert [given for _, given in compiled] == [{}, {'xla_llvm_disable_expensive_passes': True}]
+  assert told['quick'] and any('compiled with --quick' in line for line in stage.lines(told))
 
 
 @pytest.mark.long
@@ -91,8 +154,7 @@ def test_all_programs_of_a_smoke_preset_compile_for_8_devices(path, tmp_path):
     pytest.skip('it has no stages')
   # What compiles fastest: only that everything lowers and compiles is asked here.
   flags = os.environ['XLA_FLAGS'].replace('device_count=2', 'device_count=8')
-  flags += ' --xla_llvm_disable_expensive_passes=true'
-  words = ['--config', f'{path}:smoke', '--stage', 'compile', '--target', 'cpu-8']
+  words = ['--config', f'{path}:smoke', '--stage', 'compile', '--target', 'cpu-8', '--quick']
   runs.main(*words, '--workdir', tmp_path, XLA_FLAGS=flags)
   (stored,) = (tmp_path / 'compile').glob('*.cpu-8.json')
   told = json.loads(stored.read_text())

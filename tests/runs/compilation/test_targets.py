@@ -53,7 +53,17 @@ def test_the_compiler_of_tpus_that_is_absent_is_one_line(capsys, monkeypatch):
 
 def test_flags_that_do_not_go_together(capsys):
   assert '--stage compile needs --target' in _error(capsys, '--stage', 'compile')
+  assert '--quick can be used with --stage compile only' in _error(
+    capsys, '--stage', 'describe', '--quick'
+  )
   assert 'no other stage has one' in _error(capsys, '--stage', 'describe', '--target', 'cpu-2')
   assert 'JAX has started with 2 CPU devices' in _error(
     capsys, '--stage', 'compile', '--target', 'cpu-8'
   )
+
+
+def test_quick_is_less_effort_of_the_compiler():
+  tpu, cpu = targets.parse('v5e-16'), targets.parse('cpu-2')
+  assert targets.options(tpu, quick=False) == targets.options(cpu, quick=False) == {}
+  assert targets.options(tpu, quick=True) == {'exec_time_optimization_effort': -1.0}
+  assert targets.options(cpu, quick=True) == {'xla_llvm_disable_expensive_passes': True}
