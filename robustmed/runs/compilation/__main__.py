@@ -114,11 +114,13 @@ def page(runs: Sequence[Row], programs: Sequence[Row]) -> list[str]:
         row['target'],
         row['program'],
         row['examples a chip'] + (f' ({row["idle chips"]})' if row['idle chips'] != '0' else ''),
-        f'{row["arguments MiB"]}, {row["temporaries MiB"]}, {float(row["program MiB"]):.0f}',
+        '; '.join(
+          f'{float(row[f"{part} MiB"]):,.0f}' for part in ('arguments', 'temporaries', 'program')
+        ),
         f'{row["of the memory %"]}%',
-        row['GFLOP'],
+        f'{float(row["GFLOP"]):,.0f}',
         f'{row["sums"]} ({row["in loops"]})',
-        row['fit a chip'],
+        f'{int(row["fit a chip"]):,}' if row['fit a chip'].isdigit() else row['fit a chip'],
         f'{row["compiled in CPU s"]} s' + (' (quick)' if row['quick'] else ''),
       )
       for row in programs

@@ -65,7 +65,7 @@ def test_a_run_says_what_was_not_compiled_and_how_long_that_takes(tmp_path):
     f'| amat_hippocampus | v5e-16 | 2 of 6 | 156 MiB | 0.0025, 0.001 | 8 | {named} | about 4 min |'
   )
   assert text.splitlines()[-1].startswith(line)
-  pgd = '| amat_hippocampus | v5e-16 | attack pgd | 4 | 8, 135, 13 | 0.95% | 500 | 0 (0) | 484 |'
+  pgd = '| amat_hippocampus | v5e-16 | attack pgd | 4 | 8; 135; 13 | 0.95% | 500 | 0 (0) | 484 |'
   assert f'{pgd} 30 s (quick) |' in text.splitlines()
 
 
