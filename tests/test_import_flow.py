@@ -31,7 +31,7 @@ FLOW = [
 ONLY = {
   'attacks': {'errors', 'types', 'ops'},
   'ops': {'errors', 'platforms', 'types', 'ops'},
-  'onnx': {'errors', 'types', 'ops'},
+  'onnx': {'errors', 'types', 'process', 'ops'},
   'process': {'errors', 'platforms', 'types'},
   'metrics': {'errors', 'types', 'process', 'ops'},
 }

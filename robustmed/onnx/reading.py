@@ -13,6 +13,7 @@ import onnx
 import onnx.inliner
 
 from robustmed import errors
+from robustmed.process import links
 
 CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 NAMED = 4  # nodes that an error names of each missing operator
@@ -160,18 +161,15 @@ def _load_external(tensor, path):
   if tensor.data_location != onnx.TensorProto.EXTERNAL:
     return
   told = {entry.key: entry.value for entry in tensor.external_data}
-  folder, name = path.parent.resolve(), told.get('location', '')
-  if (folder / name).is_symlink():  # a circle of links has no end to resolve
-    _regular(folder / name)
-  place = (folder / name.replace('\0', '')).resolve()
-  if not name or '\0' in name or not place.is_relative_to(folder) or place == folder:
-    raise errors.UserError(
-      f'{path}: the data of {tensor.name!r} lie outside of its folder, at {name!r}'
-    )
+  name = told.get('location', '')
+  try:
+    place = links.inside(path.parent, path.parent / name)
+  except errors.UserError as error:
+    raise errors.UserError(f'{path}: the data of {tensor.name!r}: {error}') from error
   try:
     offset, available = int(told.get('offset', 0)), place.stat().st_size
     length = int(told.get('length', available - offset))
-    if offset < 0 or length < 0 or offset + length > available or not place.is_file():
+    if offset < 0 or length < 0 or offset + length > available:
       raise errors.UserError(
         f'{path}: {name} has {available} bytes, {tensor.name!r} wants {length} from {offset} on'
       )

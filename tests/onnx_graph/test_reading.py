@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 
 from robustmed import errors
 from robustmed import onnx as ours
+from robustmed.process import links
 from support import onnx_models
 
 node = helper.make_node
@@ -136,13 +137,44 @@ def test_external_data_inside_of_the_folder_are_read(tmp_path):
   np.testing.assert_array_equal(graph.variables['w'], weights)
 
 
-@pytest.mark.parametrize('location', ['../secret.bin', '/etc/hostname', 'link.bin', '.', ''])
-def test_external_data_outside_of_the_folder(tmp_path, location):
+@pytest.mark.parametrize('follow', [False, True])
+@pytest.mark.parametrize(
+  ('location', 'said'),
+  [
+    ('../secret.bin', 'leaves the folder'),
+    ('/etc/hostname', 'leaves the folder'),
+    ('.', 'no regular file'),
+    ('', 'no regular file'),
+    ('circle.bin', 'no regular file'),
+  ],
+)
+def test_external_data_outside_of_the_folder(tmp_path, location, said, follow):
   (tmp_path / 'secret.bin').write_bytes(bytes(48))
   folder = tmp_path / 'model'
   folder.mkdir()
-  (folder / 'link.bin').symlink_to(tmp_path / 'secret.bin')
-  _refused(_with_external(folder, location), "'w' lie outside of its folder")
+  (folder / 'circle.bin').symlink_to('circle.bin')
+  with links.following(follow):
+    _refused(_with_external(folder, location), f"the data of 'w': .*{said}")
+
+
+def test_external_data_behind_a_link_are_read_where_the_user_follows_links(tmp_path):
+  weights = np.arange(12, dtype=np.float32).reshape(4, 3)
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'elsewhere' / 'w.bin').write_bytes(weights.tobytes())
+  folder = tmp_path / 'model'
+  folder.mkdir()
+  (folder / 'link.bin').symlink_to(tmp_path / 'elsewhere' / 'w.bin')
+  (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+  (folder / 'inner.bin').symlink_to('own.bin')
+  (folder / 'own.bin').write_bytes(weights.tobytes())
+  for location in ('link.bin', 'linked/w.bin'):
+    path = _with_external(folder, location)
+    _refused(path, "the data of 'w': .* by a link that leaves .*add --follow-links")
+    with links.following(True):
+      np.testing.assert_array_equal(ours.load(path).variables['w'], weights)
+  np.testing.assert_array_equal(
+    ours.load(_with_external(folder, 'inner.bin')).variables['w'], weights
+  )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +188,9 @@ def test_external_data_outside_of_the_folder(tmp_path, location):
 def test_external_data_of_the_wrong_length(tmp_path, more, match):
   (tmp_path / 'weights.bin').write_bytes(bytes(48))
   _refused(_with_external(tmp_path, 'weights.bin', **more), match)
-  _refused(_with_external(tmp_path, 'gone.bin', **more), 'No such file')
+  _refused(
+    _with_external(tmp_path, 'gone.bin', **more), "the data of 'w': .*gone.bin: is not there"
+  )
 
 
 def test_tensors_that_declare_more_than_they_hold(tmp_path):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import SimpleITK as sitk
 
 from robustmed import errors
-from robustmed.data.files import nifti
+from robustmed.data.files import nifti, quiet
 from robustmed.process import files, links
 
 _HEADER_BYTES = 65_536
@@ -91,8 +91,9 @@ def _with_reader(path, function):
   reader = sitk.ImageFileReader()
   reader.SetFileName(str(path))
   try:
-    reader.ReadImageInformation()
-    return function(reader)
+    with quiet.unless_read():
+      reader.ReadImageInformation()
+      return function(reader)
   except RuntimeError as error:
     reason = str(error).strip().splitlines()[-1][:200]
     raise errors.UserError(f'{path}: cannot be read ({reason}); damaged, copy it again') from error
@@ -161,14 +162,18 @@ def _metaimage(path, head) -> _Voxels | None:
   if not _flag(fields, 'BinaryData', True):
     raise _Damaged('its voxels are text; save it as binary')
   where, offset = path, min(place, len(head))
-  if fields['ElementDataFile'].upper() != 'LOCAL':
+  local = fields['ElementDataFile'].upper() == 'LOCAL'
+  if not local:
     where, offset = _beside(path, fields['ElementDataFile']), 0
   if 'HeaderSize' in fields:
     skipped = int(_decimals(fields['HeaderSize'], 'HeaderSize', 1)[0])
     offset = where.stat().st_size - declared if skipped == -1 else offset + skipped
-    if offset < 0 or skipped < -1:
+    # ITK counts from the start of the file, also where the voxels follow the header.
+    if offset < 0 or skipped < -1 or (skipped > 0 and (local or packed)):
       raise _Damaged(f'its HeaderSize is {skipped}')
   stored = _whole(fields, 'CompressedDataSize', 1)[0] if 'CompressedDataSize' in fields else None
+  if packed and local and stored is None:  # ITK would take the header for the voxels
+    raise _Damaged('its header has no CompressedDataSize')
   return _Voxels(where, offset, declared, 'gzip' if packed else '', stored if packed else None)
 
 

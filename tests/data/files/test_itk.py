@@ -82,3 +82,45 @@ def test_a_wrong_header_is_one_short_line(tmp_path, old, new, text):
   with pytest.raises(errors.UserError, match=text) as refused:
     itk.check(path)
   assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+  ('ending', 'compressed', 'old', 'new', 'pad', 'text'),
+  [
+    ('.mha', True, b'CompressedDataSize', b'Comment', b'', 'no CompressedDataSize'),
+    ('.mha', False, b'NDims = 3', b'NDims = 3\nHeaderSize = 9', bytes(9), 'HeaderSize is 9'),
+    ('.mha', True, b'NDims = 3', b'NDims = 3\nHeaderSize = 9', bytes(9), 'HeaderSize is 9'),
+    ('.mhd', True, b'NDims = 3', b'NDims = 3\nHeaderSize = 9', bytes(9), 'HeaderSize is 9'),
+  ],
+)
+def test_voxels_that_itk_would_seek_in_the_wrong_place_are_refused(
+  tmp_path, capfd, ending, compressed, old, new, pad, text
+):
+  path = _written(tmp_path, ending, compressed=compressed)
+  whole, voxels = path.read_bytes().replace(old, new, 1), next(tmp_path.glob('*.zraw'), path)
+  start = whole.index(b'LOCAL\n') + 6 if voxels == path else len(whole)
+  path.write_bytes(whole[:start] + pad * (voxels == path) + whole[start:])
+  if voxels != path:
+    voxels.write_bytes(pad + voxels.read_bytes())
+  with pytest.raises(errors.UserError, match=text):
+    itk.read(path)
+  assert capfd.readouterr() == ('', '')
+
+
+def test_a_whole_file_of_its_own_for_compressed_voxels_needs_no_size(tmp_path):
+  path = _written(tmp_path, '.mhd', compressed=True)
+  path.write_bytes(path.read_bytes().replace(b'CompressedDataSize', b'Comment', 1))
+  np.testing.assert_array_equal(
+    sitk.GetArrayFromImage(itk.read(path)).ravel(), np.arange(120, dtype=np.int16)
+  )
+
+
+def test_what_itk_prints_about_a_file_that_it_refuses_does_not_reach_the_user(
+  tmp_path, capfd, monkeypatch
+):
+  path = _written(tmp_path, '.mha', compressed=False)
+  path.write_bytes(path.read_bytes().replace(b'DimSize = 6 5 4', b'DimSize = 6 5'))
+  monkeypatch.setattr(itk, 'check', lambda path: None)  # as if it knew nothing of this damage
+  with pytest.raises(errors.UserError, match=r'a\.mha: cannot be read'):
+    itk.read(path)
+  assert capfd.readouterr() == ('', '')
