@@ -4,6 +4,7 @@ Nothing of a file is executed. Every refusal is one `UserError` line that names 
 """
 
 import collections
+import graphlib
 import math
 import pathlib
 
@@ -18,6 +19,8 @@ from robustmed.process import links
 CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 NAMED = 4  # nodes that an error names of each missing operator
 LARGEST_FILE = 2**31
+MOST_NODES = 1_000_000
+SMALL = 2**20
 DOMAINS = ('', 'ai.onnx')
 
 
@@ -56,8 +59,10 @@ def checked(model: onnx.ModelProto, path, *, inline: bool = True) -> onnx.ModelP
     raise errors.UserError(f'{path}: no ONNX model (it has no graph)')
   _drop_unused_control_flow(model)
   _refuse_subgraphs(model, path)
+  _refuse_explosions(model, path)
+  files = collections.Counter()
   for tensor in _tensors(model):
-    _load_external(tensor, path)
+    _load_external(tensor, path, files)
     _check_size(tensor, path)
   try:
     onnx.checker.check_model(model)
@@ -146,6 +151,27 @@ def _refuse_subgraphs(model, path):
     )
 
 
+def _refuse_explosions(model, path):
+  """Before functions become nodes: thirty that each call the one before twice are a billion."""
+  key = lambda known, name: (known.domain, name, getattr(known, 'overload', ''))
+  bodies = {key(known, known.name): known.node for known in model.functions}
+  calls = lambda nodes: [key(node, node.op_type) for node in nodes]
+  try:
+    order = [
+      *graphlib.TopologicalSorter(
+        {name: set(calls(nodes)) for name, nodes in bodies.items()}
+      ).static_order()
+    ]
+  except graphlib.CycleError as error:
+    raise errors.UserError(f'{path}: its functions call each other in a circle') from error
+  size = {}
+  for name in order:
+    inner = sum(size[called] for called in calls(bodies[name])) if name in bodies else 1
+    size[name] = min(inner, MOST_NODES + 1)
+  if sum(size.get(called, 1) for called in calls(model.graph.node)) > MOST_NODES:
+    raise errors.UserError(f'{path}: its functions become more than {MOST_NODES} nodes; refused')
+
+
 def _tensors(model):
   yield from model.graph.initializer
   for nodes in (model.graph.node, *(function.node for function in model.functions)):
@@ -156,8 +182,11 @@ def _tensors(model):
         yield from attribute.tensors
 
 
-def _load_external(tensor, path):
-  """Replaces weights that lie in another file of the model's folder by their bytes."""
+def _load_external(tensor, path, files):
+  """Replaces weights that lie in another file of the model's folder by their bytes.
+
+  files: bytes that were read of each file; many tensors may name the same ones.
+  """
   if tensor.data_location != onnx.TensorProto.EXTERNAL:
     return
   told = {entry.key: entry.value for entry in tensor.external_data}
@@ -172,6 +201,11 @@ def _load_external(tensor, path):
     if offset < 0 or length < 0 or offset + length > available:
       raise errors.UserError(
         f'{path}: {name} has {available} bytes, {tensor.name!r} wants {length} from {offset} on'
+      )
+    files[place.resolve()] += length
+    if files[place.resolve()] > max(2 * available, SMALL):
+      raise errors.UserError(
+        f'{path}: its tensors want more than twice the {available} bytes that are there, in {name}'
       )
     with place.open('rb') as file:
       file.seek(offset)

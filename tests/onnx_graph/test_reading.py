@@ -193,6 +193,39 @@ def test_external_data_of_the_wrong_length(tmp_path, more, match):
   )
 
 
+def test_external_data_that_many_tensors_share_are_not_read_for_each(tmp_path):
+  (tmp_path / 'weights.bin').write_bytes(bytes(2**24))
+  model = _simple()
+  for number in range(12):
+    tensor = onnx.TensorProto(name=f't{number}', data_type=1, dims=[2**22])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='weights.bin')
+    model.graph.initializer.append(tensor)
+  _refused(_saved(tmp_path, model), 'more than twice the 16777216 bytes')
+
+
+def _calling(*, twice):
+  """A model of functions that each call the one before, twice or in a circle."""
+  own, opsets = 'local', [helper.make_opsetid('', 17), helper.make_opsetid('local', 1)]
+  body = lambda name: [
+    node(name, ['a'], ['t'], domain=own),
+    node(name, ['t'], ['b'], domain=own),
+  ]
+  first = [node('Abs', ['a'], ['b'])] if twice else [node('f39', ['a'], ['b'], domain=own)]
+  bodies = [first, *(body(f'f{number}') for number in range(39))]
+  graph = [node('f39', ['x'], ['y'], domain=own)]
+  model = _simple(graph)
+  model.opset_import.append(opsets[1])
+  for number, nodes in enumerate(bodies):
+    model.functions.append(helper.make_function(own, f'f{number}', ['a'], ['b'], nodes, opsets))
+  return model
+
+
+def test_functions_that_become_more_nodes_than_memory_holds(tmp_path):
+  _refused(_saved(tmp_path, _calling(twice=True)), 'become more than 1000000 nodes')
+  _refused(_saved(tmp_path, _calling(twice=False)), 'call each other in a circle')
+
+
 def test_tensors_that_declare_more_than_they_hold(tmp_path):
   for dims in ([2**40, 2**20], [2**62, 2**62], [4, 30], [-4, 3]):
     model = _simple()
