@@ -170,6 +170,8 @@ def sidecar(path: pathlib.Path | None) -> tuple[dict[str, Any], str]:
     place = path.with_name(name)
     if files.present(place):
       found = files.read_json(place)
+      if not found:
+        raise errors.UserError(f'{place} says nothing; remove it or restore it')
       if isinstance(found, dict) and 'module' in found:  # the card of a checkpoint has more
         found = {part: found[part] for part in ('input', 'output') if part in found}
       if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):

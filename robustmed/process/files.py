@@ -287,7 +287,7 @@ def csv_rows(path: Path, *, marks: str = ',') -> list[list[str]]:
   lines = read_text(path).splitlines()
   mark = max(marks, key=lines[0].count) if lines else ','
   try:
-    return list(csv.reader(lines, delimiter=mark))
+    return list(csv.reader(lines, delimiter=mark, strict=True))
   except csv.Error as error:
     raise errors.UserError(f'{path}: is no table ({error}); copy it again') from error
 

@@ -49,6 +49,10 @@ def test_flag_before_sidecar_before_guess(tmp_path):
   (tmp_path / 'network.json').write_text('{"input": {"normalize": "none"}}')
   with pytest.raises(errors.UserError, match=r'network\.json.*input\.normalise'):
     description.make(network, {}, path=path)
+  for empty in ('{}', '[]', 'null'):
+    (tmp_path / 'network.json').write_text(empty)
+    with pytest.raises(errors.UserError, match=r'network\.json says nothing'):
+      description.make(network, {}, path=path)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _annotations(paths, stamp):
     candidates = luna16.read_rows(paths[_CANDIDATES], 'class', scans)
   if 'nodules.csv' in paths:
     kinds = luna16.read_columns(paths['nodules.csv'], ('label', 'texture', 'calcification'), scans)
-  nodules = luna16.read_rows(paths['annotations.csv'], 'diameter_mm', scans)
+  nodules = luna16.read_rows(paths['annotations.csv'], 'diameter_mm', scans, once=True)
   excluded = luna16.read_rows(paths['annotations_excluded.csv'], 'diameter_mm', scans, empty=True)
   _check(nodules.value > 0, nodules, paths['annotations.csv'], 'diameter_mm must be above 0')
   if candidates is not None:

@@ -80,12 +80,25 @@ def part_of(name: str) -> str:
   return next((part for part, names in _PART_NAMES.items() if name.lower() in names), '')
 
 
+def check_parts(values: Iterable[tuple[str, str]]) -> None:
+  """Raises a `UserError` for the first of (where, name of a part) that is none, if others are."""
+  named = [(where, value) for where, value in values if value]
+  if any(part_of(value) for _, value in named):
+    for where, value in named:
+      if not part_of(value):
+        raise errors.UserError(f'{where}: {value[:60]!r} is no part; train, validation or test')
+
+
 def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns {part: folder} of the folders in `root` whose names are parts, else {'': root}."""
   found = {}
   for path in sorted(root.iterdir()):
     if path.is_dir() and part_of(path.name):
-      found[part_of(path.name)] = path
+      other = found.setdefault(part_of(path.name), path)
+      if other != path:
+        raise errors.UserError(
+          f'{root}: {other.name} and {path.name} are both {part_of(path.name)}; keep one of them'
+        )
   return found or {'': root}
 
 

@@ -121,7 +121,9 @@ def _two_columns(path) -> dict[str, str]:
   for number, row in enumerate(rows, start=1):
     if len(row) < 2:
       raise errors.UserError(f'{path}, row {number}: needs two columns, case and value')
-    found[pathlib.PurePath(row[0].strip()).name.partition('.')[0]] = row[1].strip()
+    name, value = pathlib.PurePath(row[0].strip()).name.partition('.')[0], row[1].strip()
+    if found.setdefault(name, value) != value:
+      raise errors.UserError(f'{path}, row {number}: lists {name[:60]} again with another value')
   return found
 
 
@@ -150,6 +152,9 @@ def _listed_parts(folder, path):
       table = dict.fromkeys(fold['val'], 'test') | dict.fromkeys(fold['train'], 'train')
       if not all(isinstance(name, str) for name in table):
         raise TypeError('names are text')
+      both = sorted(set(fold['val']) & set(fold['train']))
+      if both:
+        raise errors.UserError(f'{path}: {both[0][:60]!r} is in train and in val')
     except (LookupError, TypeError) as error:
       raise errors.UserError(f"{path}: must be a list of folds with 'train' and 'val'") from error
     found = [table.get(case.name, '') for case in folder.cases]
@@ -159,6 +164,8 @@ def _listed_parts(folder, path):
     known = {folders.part_of(value) for value in table.values()}
     if not known - {''}:
       raise errors.UserError(f'{path}: its second column must say train, validation or test')
+    named = {case.name for case in folder.cases}
+    folders.check_parts((f'{path}, {name[:60]}', table[name]) for name in table if name in named)
   lost = sorted(set(table) - {case.name for case in folder.cases})
   header = {'case', 'name', 'image', 'file', 'filename', 'id'}
   lost = [name for name in lost if name.lower() not in header]

@@ -39,7 +39,7 @@ def read_annotations(folder: pathlib.Path, *, min_diameter: float = 0.0) -> Anno
   if missing:
     raise errors.UserError(f'{folder}: has no {missing[0]}; {_HELP}')
   scans = read_scans(folder / names[2])
-  nodules = read_rows(folder / names[0], 'diameter_mm', scans)
+  nodules = read_rows(folder / names[0], 'diameter_mm', scans, once=True)
   others = read_rows(folder / names[1], 'diameter_mm', scans, empty=True)
   large = nodules.value >= min_diameter
   if not large.any():
@@ -79,17 +79,29 @@ def read_scans(path: pathlib.Path) -> tuple[str, ...]:
   return names
 
 
-def read_rows(path: pathlib.Path, value: str, scans: Sequence[str], *, empty: bool = False) -> Rows:
+def read_rows(
+  path: pathlib.Path,
+  value: str,
+  scans: Sequence[str],
+  *,
+  empty: bool = False,
+  once: bool = False,
+) -> Rows:
   """Returns a table of positions in scans with one more column of numbers, `value`.
 
   A missing column, a value that is not a number or an id that is not among `scans` is a `UserError`
-  with the file and the row; so is a table without rows, unless `empty`.
+  with the file and the row; so is a table without rows, unless `empty`, and, if `once`, a row that
+  is there before.
   """
   columns = read_columns(path, (*_PLACE, value), scans)
   if not len(columns.row) and not empty:
     raise errors.UserError(f'{path}: has no rows below its header; nothing to score')
   place = np.stack([columns.values[name] for name in _PLACE], axis=-1)
-  return Rows(columns.scan, place, columns.values[value], columns.row)
+  rows = Rows(columns.scan, place, columns.values[value], columns.row)
+  again = pd.DataFrame({'scan': rows.scan, **columns.values}).duplicated().to_numpy()
+  if once and again.any():
+    raise errors.UserError(f'{path}, row {rows.row[np.argmax(again)]}: lists a nodule again')
+  return rows
 
 
 class Columns(NamedTuple):
@@ -126,7 +138,7 @@ def read_columns(path: pathlib.Path, wanted: Sequence[str], scans: Sequence[str]
 
 def _numbers(column, path, rows):
   values = pd.to_numeric(column, errors='coerce').to_numpy(np.float64)
-  bad = ~np.isfinite(values)
+  bad = ~np.isfinite(values) | (column.dtype.kind == 'b')
   if bad.any():
     first = int(np.argmax(bad))
     shown = str(column.iloc[first])[:60]
@@ -145,6 +157,8 @@ def _csv(path, *, header):
       dtype={'seriesuid' if header == 0 else 0: str},
       skip_blank_lines=False,
       skipinitialspace=True,
+      keep_default_na=False,  # a scan may be called NA
+      na_values=[''],
       encoding='utf-8-sig',
       low_memory=False,
     )

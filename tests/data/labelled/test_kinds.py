@@ -133,7 +133,7 @@ def test_landmarks_of_a_table(tmp_path):
   (folder / 'points.csv').write_text('image,nose_x,nose_y,chin_x,chin_y\n' + rows + 'q.png,1,1,1,1')
   refused(folder, tmp_path, 'row 7: the image q.png is not in the folder')
   (folder / 'points.csv').write_text(
-    'image,a_x,a_y\n' + rows.replace(',30,', ',99,') + 'p0.png,1,1'
+    'image,a_x,a_y,b_x,b_y\n' + rows.replace(',30,', ',99,') + 'p0.png,1,1,1,1'
   )
   refused(folder, tmp_path, "two cases of the name 'p0'")
 

@@ -270,6 +270,16 @@ def test_tables_are_read(folder):
       r'annotations_excluded\.csv, row 2: diameter_mm is nan',
     ),
     ('seriesuids.csv', [['1.2'], ['1.2']], r'seriesuids\.csv: must list every scan once'),
+    (
+      'annotations.csv',
+      [[*HEADER, 'diameter_mm'], ['1.2', 0, 0, 0, 8], ['1.2', '0.0', 0, 0, 8]],
+      r'annotations\.csv, row 3: lists a nodule again',
+    ),
+    (
+      'sub.csv',
+      [[*HEADER, 'probability'], ['1.2', 0, 0, 0, 'TRUE'], ['1.3', 0, 0, 0, 'TRUE']],
+      r'sub\.csv, row 2: probability is True, not a finite number',
+    ),
   ],
 )
 def test_bad_tables(folder, capsys, name, rows, message):
@@ -280,6 +290,14 @@ def test_bad_tables(folder, capsys, name, rows, message):
   assert out == '' and error.count('\n') == 1 and error.startswith('robustmed: error: ')
   with pytest.raises(errors.UserError, match=message):
     raise errors.UserError(error)
+
+
+def test_scans_may_have_any_name(folder):
+  names = ['NA', 'null', 'nan', '1.2', '1.10']
+  write(folder / 'seriesuids.csv', *([name] for name in names))
+  assert luna16.read_scans(folder / 'seriesuids.csv') == tuple(names)
+  write(folder / 'sub.csv', [*HEADER, 'probability'], ['nan', 0, 0, 0, 0.5], ['NA', 0, 0, 0, 0.5])
+  assert list(luna16.read_submission(folder / 'sub.csv', names).scan) == [2, 0]
 
 
 def test_an_empty_list_of_irrelevant_findings_is_fine(folder):

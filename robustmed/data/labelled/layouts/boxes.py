@@ -34,6 +34,9 @@ def _pictures(root: pathlib.Path, places: Iterable[pathlib.Path]) -> dict[str, p
 
 
 def _made(root, layout, cases, classes, notes=()):
+  twice = next((name for name in classes if list(classes).count(name) > 1), None)
+  if twice is not None:
+    raise errors.UserError(f'{root}: names the class {twice[:60]} twice')
   return folders.Folder(
     root,
     layout,
@@ -82,8 +85,10 @@ def _voc_parts(root) -> dict[str, str]:
   for path in exams.listing(place, ['.txt'], root=root) if place.is_dir() else ():
     part = folders.part_of(path.stem)
     if part:
-      lines = files.read_text(path).splitlines()
-      found |= {line.split()[0]: part for line in lines if line.strip()}
+      for line in files.read_text(path).splitlines():
+        name = (line.split() or [''])[0]
+        if name and found.setdefault(name, part) != part:
+          raise errors.UserError(f'{path}: {name[:60]} is in {found[name]} and in {part}')
   return found
 
 
@@ -148,11 +153,16 @@ def coco(root: pathlib.Path) -> folders.Folder:
     raise errors.UserError(f'{root}: has no COCO file with images, annotations and categories')
   kinds, cases, crowds = {}, [], 0
   try:
-    for path, table in tables.items():  # noqa: B007 (the message below names it)
-      kinds |= {int(one['id']): str(one['name']) for one in table['categories']}
+    for path, table in tables.items():
+      for one in table['categories']:
+        number, name = int(one['id']), str(one['name'])
+        if kinds.setdefault(number, name) != name:
+          said = f'category {number} is {kinds[number][:60]} and {name[:60]}'
+          raise errors.UserError(f'{path}: {said}')
     numbers = {kind: place for place, kind in enumerate(sorted(kinds))}
     for path, table in tables.items():
       boxes: dict[Any, list] = {}
+      _check_once(table['images'], path)
       for one in table['annotations']:
         if one.get('iscrowd'):
           crowds += 1
@@ -172,6 +182,14 @@ def coco(root: pathlib.Path) -> folders.Folder:
     raise errors.UserError(f'{path}: is no COCO file ({reason})') from error
   notes = [f'{crowds} crowds are left out'] if crowds else []
   return _made(root, 'COCO', cases, [kinds[k] for k in sorted(kinds)], notes)
+
+
+def _check_once(images, path) -> None:
+  seen = set()
+  for one in images:
+    if one['id'] in seen:
+      raise errors.UserError(f'{path}: has image {str(one["id"])[:60]} twice')
+    seen.add(one['id'])
 
 
 def _found(root, table, pictures, name):
@@ -241,7 +259,8 @@ def _yolo_names(root) -> list[str]:
       if not any(map(str.strip, lines)):
         raise errors.UserError(f'{root / name}: names no classes')
       return [line.strip() for line in lines if line.strip()]
-  path = next((p for p in (root / 'data.yaml', root / 'dataset.yaml') if p.is_file()), None)
+  places = (root / 'data.yaml', root / 'dataset.yaml')
+  path = next((place for place in places if links.present(root, place)), None)
   if path is None:
     return []
   text = files.read_text(links.inside(root, path)).partition('names:')[2]
@@ -249,7 +268,11 @@ def _yolo_names(root) -> list[str]:
   if listed:
     words = listed[1].split(',')
   else:  # one a line, '- name' or '0: name'
-    words = re.findall(r'^[ \t]*(?:-|\d+:)[ \t]*(.+)$', text, re.M)
+    pairs = re.findall(r'^[ \t]*(?:-|(\d{1,9}):)[ \t]*(.+)$', text, re.M)
+    words = [word for _, word in sorted(pairs, key=lambda pair: int(pair[0] or 0))]
+    numbers = sorted(int(number) for number, _ in pairs if number)
+    if numbers and numbers != list(range(len(pairs))):
+      raise errors.UserError(f'{path}: its names are not numbered 0, 1, ...')
   return [word.strip().strip('\'"') for word in words if word.strip()]
 
 

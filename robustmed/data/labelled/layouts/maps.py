@@ -172,10 +172,15 @@ def _as_list(value):
 def _channels(found, path) -> tuple[str, ...]:
   named = found.get('channel_names', found.get('modality', {}))
   if isinstance(named, dict):
-    named = [named[key] for key in sorted(named, key=str)]
+    named = [named[key] for key in sorted(named, key=_in_order)]
   if not isinstance(named, list):
     raise errors.UserError(f'{path}: the channels are neither a table nor a list')
   return tuple(str(name) for name in named)
+
+
+def _in_order(key):
+  """'2' comes before '10'."""
+  return (not str(key).isdecimal(), int(key) if str(key).isdecimal() else 0, str(key))
 
 
 # Images beside masks ---------------------------------------------------------------------------

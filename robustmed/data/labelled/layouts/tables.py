@@ -12,6 +12,7 @@ from robustmed.process import links
 
 _X = re.compile(r'^(.*?)[ _.-]?x$|^x[ _.-]?(\w+)$', re.I)
 _Y = re.compile(r'^(.*?)[ _.-]?y$|^y[ _.-]?(\w+)$', re.I)
+_AXIS = re.compile(r'^(.+[ _.-])([xy])$|^([xy])([ _.-]\w+)$')
 _CLASS = ('class', 'label', 'diagnosis', 'target', 'category', 'dx')
 _IMAGE = ('image', 'image_path', 'file', 'filename', 'file_name', 'name', 'path', 'id', 'image_id')
 _PART = ('split', 'part', 'set', 'subset')
@@ -36,6 +37,23 @@ class Table:
       raise errors.UserError(f'{self.path}, row {number + 2}: has {len(row)} cells')
     return row[column].strip()
 
+  def check(self) -> None:
+    """Raises a `UserError` where header and rows do not say one thing."""
+    twice = next((name for name in self.header if name and self.header.count(name) > 1), None)
+    if twice is not None:
+      raise errors.UserError(f'{self.path}: has the column {twice[:60]} twice')
+    alone = _unpaired(self.header)
+    if self.points and alone:
+      raise errors.UserError(f'{self.path}: has a column {alone} and none of its other axis')
+    for number, row in enumerate(self.rows):
+      if any(map(str.strip, row[len(self.header) :])):
+        where = f'{self.path}, row {number + 2}'
+        raise errors.UserError(f'{where}: has {len(row)} cells, the header {len(self.header)}')
+    if self.part is not None:
+      folders.check_parts(
+        (f'{self.path}, row {n + 2}', self.cell(n, self.part)) for n in range(len(self.rows))
+      )
+
   def part_of(self, number: int) -> str:
     """The part of a row: that of its own column, else that in the name of the table."""
     if self.part is not None:
@@ -53,6 +71,19 @@ def _point_columns(header) -> dict[str, tuple[int, int]]:
       if match:
         found.setdefault(match[1] or match[2] or '', {})[axis] = column
   return {name: (c['x'], c['y']) for name, c in found.items() if len(c) == 2}
+
+
+def _unpaired(header) -> str:
+  """A column NAME_x or x_NAME without its other axis, '' if there is none; 'sex' is no such."""
+  names = {name.lower() for name in header}
+  for name in names:
+    match = _AXIS.match(name)
+    other = {'x': 'y', 'y': 'x'}
+    if match and match[1] and match[1] + other[match[2]] not in names:
+      return name[:60]
+    if match and match[3] and other[match[3]] + match[4] not in names:
+      return name[:60]
+  return ''
 
 
 def _tables(root) -> list[Table]:
@@ -76,6 +107,7 @@ def landmarks(root: pathlib.Path) -> folders.Folder:
   names = tuple(tables[0].points)
   find, cases = _finder(root), []
   for table in tables:
+    table.check()
     if tuple(table.points) != names:
       raise errors.UserError(f'{table.path}: has other landmarks than {tables[0].path.name}')
     for number in range(len(table.rows)):
@@ -94,6 +126,11 @@ def landmarks(root: pathlib.Path) -> folders.Folder:
 def classes(root: pathlib.Path) -> folders.Folder:
   """Returns the images of tables with a column class, label, diagnosis, target or category."""
   tables = [table for table in _tables(root) if table.kind is not None]
+  for table in tables:
+    table.check()
+    for number in range(len(table.rows)):
+      if not table.cell(number, table.kind):
+        raise errors.UserError(f'{table.path}, row {number + 2}: has no class')
   kinds = sorted({t.cell(n, t.kind) for t in tables for n in range(len(t.rows))})
   if all(re.fullmatch(r'\d{1,18}', kind) for kind in kinds):
     kinds.sort(key=int)
