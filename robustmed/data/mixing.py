@@ -35,6 +35,13 @@ class Concatenated(store.Split):
     return self._parts[number][int(index) - self.starts[number]]
 
 
+def check(shares: Mapping[str, Mapping[str, float]]) -> None:
+  """Raises a `UserError` unless the shares within every class are at least 0 and add up to 1."""
+  for name, kinds in shares.items():
+    if any(share < 0 for share in kinds.values()) or not math.isclose(sum(kinds.values()), 1):
+      raise errors.UserError(f'the shares of {name} must be at least 0 and add up to 1: {kinds}')
+
+
 def resolve(
   shares: Mapping[str, Mapping[str, float]], available: Mapping[str, Any]
 ) -> dict[str, float]:
@@ -43,10 +50,9 @@ def resolve(
   shares: class -> kind -> share within the class, which must add up to 1. The share of a kind that
   is not in `available` is added to that of the first kind of its class.
   """
+  check(shares)
   result = {}
   for name, kinds in shares.items():
-    if any(share < 0 for share in kinds.values()) or not math.isclose(sum(kinds.values()), 1):
-      raise errors.UserError(f'the shares of {name} must be at least 0 and add up to 1: {kinds}')
     first = f'{name}/{next(iter(kinds))}'
     if first not in available:
       raise errors.UserError(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from robustmed import errors
 from robustmed.ops import batch_norm, conv, norms
 from robustmed.process import shared_statistics
 
@@ -33,6 +34,11 @@ def _cast(dtype, *arrays):
   return [None if a is None else a.astype(dtype) for a in arrays]
 
 
+def _check_features(features):
+  if features < 1:
+    raise errors.UserError(f'a layer of a network needs at least one channel, not {features}')
+
+
 class Conv(nn.Module):
   """Convolution of x [b, *spatial, c]; padding as in `conv.conv`, by default kernel // 2."""
 
@@ -48,6 +54,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    _check_features(self.features)
     inner = x.shape[-1] // self.groups
     init = self.init_of(inner * math.prod(self.kernel))
     kernel = self.param('kernel', init, (*self.kernel, inner, self.features))
@@ -77,6 +84,7 @@ class ConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    _check_features(self.features)
     init = self.init_of(self.features * math.prod(self.kernel))
     kernel = self.param('kernel', init, (*self.kernel, self.features, x.shape[-1]))
     bias = self.param('bias', init, (self.features,)) if self.use_bias else None

@@ -99,6 +99,12 @@ def test_draws_depend_on_neither_hosts_nor_a_resume_but_on_the_seed():
   assert other != [sampling.choose(i, seed=3, batch_size=8, size=21)[0] for i in range(64)]
 
 
+def test_shares_below_0_or_that_do_not_add_up_are_one_line():
+  for kinds in ({'real': 1.5, 'synthetic': -0.5}, {'real': 0.5}, {'real': float('nan')}):
+    with pytest.raises(errors.UserError, match='shares of positive must be at least 0 and add up'):
+      mixing.check({'positive': kinds})
+
+
 def test_a_missing_kind_leaves_its_share_to_the_first_of_its_class():
   there = {name: part for name, part in PARTS.items() if name != 'positive/synthetic'}
   shares = mixing.resolve(SECTION, there)

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from robustmed import errors
 from robustmed.models import layers
 from robustmed.process import parallel, shared_statistics
 
@@ -66,3 +68,10 @@ def test_the_batch_is_that_of_all_devices_unless_alone():
   want_y, want = _train(layer, params, state, half)
   np.testing.assert_allclose(own_y[0], want_y, atol=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5), own, want)
+
+
+@pytest.mark.parametrize('layer', [layers.Conv, layers.ConvTranspose])
+@pytest.mark.parametrize('features', [0, -1])
+def test_a_layer_of_no_channels_is_one_line(layer, features):
+  with pytest.raises(errors.UserError, match=f'at least one channel, not {features}'):
+    layer(features, (3, 3)).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))

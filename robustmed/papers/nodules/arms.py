@@ -131,6 +131,7 @@ def shares(config: ml_collections.ConfigDict) -> dict[str, dict[str, float]]:
     for kind in kinds:
       errors.lookup(dict.fromkeys(KINDS), kind, kind=f'kind of {label} training examples')
     result[label] = {kind: kinds[kind] for kind in KINDS if kind in kinds}
+  mixing.check(result)
   return result
 
 
@@ -156,6 +157,8 @@ def mixture(
 
 
 def _with_pools(config, added, task_of):
+  wanted = shares(config)  # before hours of pools
+
   def source(finished: preparation.Finished) -> data.Source:
     trained = nodules_pools.Trained(
       config,
@@ -169,7 +172,7 @@ def _with_pools(config, added, task_of):
       nodules_pools.POOLS[name].kind: nodules_pools.training(trained, name, finished.source)
       for name in added
     }
-    return mixture(finished.source, made, shares(config))
+    return mixture(finished.source, made, wanted)
 
   return source
 
