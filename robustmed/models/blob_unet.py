@@ -136,6 +136,8 @@ class BlobUNet(nn.Module):
 
 def check_grid(image, name: str, *, levels: int, channels: int, setting: str) -> None:
   """Raises `UserError` for other channels, or sides that cannot be halved `levels` - 1 times."""
+  if levels < 1:
+    raise errors.UserError(f'{name} needs at least one of {setting}')
   multiple = 2 ** (levels - 1)
   if image.shape[-1] != channels or any(n % multiple for n in image.shape[1:-1]):
     sides = ', '.join([f'{multiple}n'] * (image.ndim - 2))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from robustmed import errors
@@ -35,7 +36,7 @@ def _cast(dtype, *arrays):
 
 
 def _check_features(features):
-  if features < 1:
+  if not isinstance(features, int | np.integer) or features < 1:
     raise errors.UserError(f'a layer of a network needs at least one channel, not {features}')
 
 

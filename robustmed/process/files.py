@@ -75,9 +75,9 @@ def regular(path: Path, *, missing_ok: bool = False) -> Path:
 
   A pipe would wait for ever, a device would never end. missing_ok: what opens it says so itself.
   """
-  if is_remote(path) or path.is_file():
+  if is_remote(path) or is_file(path):
     return path
-  there = path.is_symlink() or path.exists()
+  there = path.is_symlink() or is_file(path, path.exists)
   if missing_ok and not there:
     return path
   what = 'is no regular file (a folder, pipe, device or broken link)' if there else 'no such file'
@@ -89,7 +89,17 @@ def present(path: Path) -> bool:
 
   So what cannot be read is never taken for what is missing.
   """
-  return regular(path, missing_ok=True).is_file()
+  return is_file(regular(path, missing_ok=True))
+
+
+def is_file(path: Path, asked: Callable[[], bool] | None = None) -> bool:
+  """Returns whether a file is there (or what is `asked`); a name that none can have is no file."""
+  try:
+    return (asked or path.is_file)()
+  except OSError as error:
+    if error.errno == errno.ENAMETOOLONG:
+      return False
+    raise
 
 
 def read_bytes(path: Path) -> bytes:

@@ -179,6 +179,8 @@ def _check_seed(config) -> None:
   seed = config.get('seed', 0)
   if not 0 <= seed < _SEEDS:
     raise errors.UserError(f'config.seed must be a number from 0 to {_SEEDS - 1}, not {seed}')
+  if config.get('seeds', 1) < 1:
+    raise errors.UserError(f'config.seeds must be at least 1, not {config.seeds}')
 
 
 def load_config(name: str) -> ml_collections.ConfigDict:

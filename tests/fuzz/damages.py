@@ -31,7 +31,15 @@ _NUMBERS = (
 )
 HERE = b'@OUTSIDE@'
 _TOKEN = re.compile(rb'[\w./-]*?([A-Za-z0-9][\w-]*(?:\.[a-z0-9]{2,4}){1,2})(?!\w)')
-_PATHS = (b'../../secret.txt', b'/etc/passwd', b'/dev/zero', b'..', b'a\x00b', b'\xed\xa0\x80')
+_PATHS = (
+  b'../../secret.txt',
+  b'/etc/passwd',
+  b'/dev/zero',
+  b'..',
+  b'a\x00b',
+  b'\xed\xa0\x80',
+  b'a' * 300,
+)
 _VALUES = (None, True, -1, 0, 1e308, float('nan'), 10**20, '', 'text', [], {}, [[]], '../../x', 1.5)
 _VALUES += ('../outside/canary.txt', f'{HERE.decode()}/canary.txt')
 _DEEP = 100_000
@@ -180,6 +188,16 @@ def quote(content: bytes, rng: Rng) -> bytes:
 def long_field(content: bytes, rng: Rng) -> bytes:
   place = int(rng.integers(0, len(content)))
   return content[:place] + b'x' * 200_000 + content[place:]
+
+
+def cell_doubled(content: bytes, rng: Rng) -> bytes:
+  """Repeats one cell of one line of a table, so that all that follow move."""
+  lines = content.splitlines(keepends=True)
+  place = int(rng.integers(len(lines)))
+  cells = lines[place].split(b',')
+  one = int(rng.integers(len(cells) - 1)) if len(cells) > 1 else None
+  lines[place] = lines[place] if one is None else b','.join([*cells[: one + 1], *cells[one:]])
+  return b''.join(lines)
 
 
 TEXT = (

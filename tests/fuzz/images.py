@@ -59,6 +59,35 @@ def _gzipped(content, rng):
   return gzip.compress(plain[:40] + _HUGE + plain[56:])
 
 
+def _extended(content, rng):
+  """A header with an extension that declares 2 GiB."""
+  packed = content[:2] == b'\x1f\x8b'
+  plain = gzip.decompress(content) if packed else content
+  own = struct.pack('<2i', 2**31 - 16, 4) + b'comment '
+  plain = plain[:108] + struct.pack('<f', 368) + plain[112:348] + bytes([1, 0, 0, 0]) + own
+  plain += gzip.decompress(content)[352:] if packed else content[352:]
+  return gzip.compress(plain) if packed else plain
+
+
+def _overflow(content, rng):
+  """A slope that makes values that no float32 holds."""
+  packed = content[:2] == b'\x1f\x8b'
+  plain = gzip.decompress(content) if packed else content
+  plain = plain[:112] + struct.pack('<2f', 3.4e38, 0) + plain[120:]
+  return gzip.compress(plain) if packed else plain
+
+
+def _unsized(content, rng):
+  """Compressed voxels of which the header does not say how many bytes they have."""
+  return content.replace(b'CompressedDataSize', b'Comment', 1)
+
+
+def _skipped(content, rng):
+  """Voxels that begin later, as the header says."""
+  head, mark, voxels = content.partition(b'LOCAL\n')
+  return b'HeaderSize = 9\n' + head + mark + bytes(9) + voxels
+
+
 def _huge_png(content, rng):
   """A picture that declares 30,000 by 30,000 pixels, with the right check sum."""
   head = b'IHDR' + struct.pack('>II', 30000, 30000) + content[24:29]
@@ -149,6 +178,8 @@ _HEADER_CHANGES = {
   'negative': readers.declared(40, struct.pack('<8h', 3, 4, 5, -6, 1, 1, 1, 1)),
   'long_voxels': readers.declared(76, struct.pack('<4f', 1, 1e7, 1e7, 1e7)),
   'nan_voxels': readers.declared(76, struct.pack('<4f', 1, float('nan'), 1, 1)),
+  'extended': _extended,
+  'overflow': _overflow,
   'nan_slope': readers.declared(112, struct.pack('<2f', float('inf'), 1)),
 }
 _NPY = {
@@ -205,7 +236,7 @@ READERS = (
     'a.nii.gz',
     lambda folder: nifti.read(folder / 'a.nii.gz'),
     (_NIFTI,),
-    special={'huge': _gzipped},
+    special={'huge': _gzipped, 'extended': _extended, 'overflow': _overflow},
   ),
   readers.Reader(
     'pictures:a.png',
@@ -216,9 +247,25 @@ READERS = (
     special={'huge': _huge_png},
   ),
   _formats('b.nii', _write_nifti, special=_HEADER_CHANGES, silent=_PLAIN_NIFTI),
-  _formats('b.nii.gz', _write_nifti, special={'huge': _gzipped}),
-  _formats('b.mha', functools.partial(_write_itk, compressed=False), groups=_ITK, silent=_BODY),
-  _formats('c.mha', functools.partial(_write_itk, compressed=True), groups=_ITK, silent=_TEXT_HEAD),
+  _formats(
+    'b.nii.gz',
+    _write_nifti,
+    special={'huge': _gzipped, 'extended': _extended, 'overflow': _overflow},
+  ),
+  _formats(
+    'b.mha',
+    functools.partial(_write_itk, compressed=False),
+    groups=_ITK,
+    silent=_BODY,
+    special={'skipped': _skipped},
+  ),
+  _formats(
+    'c.mha',
+    functools.partial(_write_itk, compressed=True),
+    groups=_ITK,
+    silent=_TEXT_HEAD,
+    special={'skipped': _skipped, 'unsized': _unsized},
+  ),
   _formats(
     'b.mhd', functools.partial(_write_itk, compressed=False), groups=_ITK, silent=_TEXT_HEAD
   ),

@@ -74,6 +74,23 @@ def _elsewhere(content, rng):
   return model.SerializeToString()
 
 
+def _explosive(content, rng):
+  """Forty functions that each call the one before twice."""
+  model = onnx.ModelProto.FromString(content)
+  own, make = 'local', onnx.helper.make_node
+  opsets = [*model.opset_import, onnx.helper.make_opsetid(own, 1)]
+  for number in range(40):
+    name = f'f{number - 1}'
+    nodes = [make(name, ['a'], ['t'], domain=own), make(name, ['t'], ['b'], domain=own)]
+    nodes = nodes if number else [make('Identity', ['a'], ['b'])]
+    function = onnx.helper.make_function(own, f'f{number}', ['a'], ['b'], nodes, opsets)
+    model.functions.append(function)
+  model.opset_import.append(opsets[-1])
+  first = model.graph.input[0].name
+  model.graph.node.append(make('f39', [first], ['more'], domain=own))
+  return model.SerializeToString()
+
+
 def _nnunet(folder):
   nnunet_folders.write(folder).rename(folder / 'results')
 
@@ -143,7 +160,9 @@ _BUNDLE = ('robustmed.networks.monai.bundle', 'robustmed.networks.monai.config')
 _PLANS = ('robustmed.networks.nnunet_plans', 'robustmed.networks.nnunet_folder')
 _ONNX = ('robustmed.networks.onnx_file', 'robustmed.onnx.reading')
 READERS = (
-  _network('onnx', _onnx, 'a.onnx', inner='a.onnx', modules=_ONNX),
+  _network(
+    'onnx', _onnx, 'a.onnx', inner='a.onnx', modules=_ONNX, special={'explosive': _explosive}
+  ),
   _network(
     'onnx:external',
     _external,

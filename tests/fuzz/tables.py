@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from fuzz import readers
+from fuzz import damages, readers
 from robustmed.data.cephalograms import ceph
 from robustmed.data.decathlon import msd
 from robustmed.data.files import xml
@@ -179,6 +179,7 @@ READERS = (
     'table.csv',
     tables.landmarks,
     module='tables',
+    special={'cell_doubled': damages.cell_doubled},
   ),
   _layout(
     'classes',
@@ -186,6 +187,7 @@ READERS = (
     'table.csv',
     tables.classes,
     module='tables',
+    special={'cell_doubled': damages.cell_doubled},
   ),
   _layout(
     'nnunet',
@@ -235,6 +237,7 @@ READERS = (
       _scored,
       ('robustmed.metrics.froc.luna16',),
       groups=_TEXT,
+      special={'cell_doubled': damages.cell_doubled},
       silent=readers.unchecked('CSV', *_SILENT, *(['empty'] if 'excluded' in name else [])),
     )
     for name in ('annotations.csv', 'annotations_excluded.csv', 'seriesuids.csv', 'sub.csv')

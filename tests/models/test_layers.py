@@ -71,7 +71,7 @@ def test_the_batch_is_that_of_all_devices_unless_alone():
 
 
 @pytest.mark.parametrize('layer', [layers.Conv, layers.ConvTranspose])
-@pytest.mark.parametrize('features', [0, -1])
+@pytest.mark.parametrize('features', [0, -1, 8.0])
 def test_a_layer_of_no_channels_is_one_line(layer, features):
   with pytest.raises(errors.UserError, match=f'at least one channel, not {features}'):
     layer(features, (3, 3)).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))

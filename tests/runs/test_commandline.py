@@ -221,6 +221,12 @@ def test_a_seed_that_no_generator_takes_is_a_mistake(seed):
     _parse(f'--config.seed={seed}')
 
 
+def test_a_run_of_no_trainings_is_a_mistake():
+  for seeds in (0, -1):
+    with pytest.raises(errors.UserError, match=r'config\.seeds must be at least 1'):
+      _parse(f'--config.seeds={seeds}')
+
+
 @pytest.mark.parametrize('level', [0, -1, 1e308, math.inf, math.nan])
 def test_levels_beyond_all_units_are_a_mistake(level):
   config = _parse().config

@@ -18,6 +18,8 @@ from robustmed import errors
 from robustmed.data.files import nifti, quiet
 from robustmed.process import files, links
 
+# Headers that ITK warns of are compared here; it would print beside the one line of an error.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
 _HEADER_BYTES = 65_536
 _CHUNK = 2**20
 _LARGEST = 1e9  # millimetres; ITK does not come back from directions of 1e308

@@ -8,6 +8,7 @@ import gzip
 import logging
 import math
 import pathlib
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ AXES = ('S', 'P', 'L')  # where the axes d, h, w point to
 SUFFIXES = ('.nii.gz', '.nii')
 GEOMETRY = ('affine', 'grid', 'box')
 _CHUNK = 2**20
+_ENDS_AT = {348: (108, 'f'), 540: (168, 'q')}  # bytes of a header: where the voxels' place stands
+_LONGEST_HEADER = 544
 # What is wrong with a header is said in one line of our own; the library would print it as well.
 nib.imageglobals.logger.setLevel(logging.CRITICAL + 1)
 
@@ -63,6 +66,38 @@ def _check_size(image: nib.Nifti1Pair, path: pathlib.Path) -> None:
     raise ValueError(f'its header declares {whole} bytes, the file has {size}')
 
 
+def _check_extensions(path: pathlib.Path) -> None:
+  """Raises a ValueError for an extension of the header that declares more bytes than there are.
+
+  The library would take memory for them.
+  """
+  with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
+    head = file.read(_LONGEST_HEADER)
+    found = [(size, order) for size in _ENDS_AT for order in '<>' if _size(head, order) == size]
+    if not found:
+      return  # the library says that it is no NIfTI file
+    (size, order), (place, kind) = found[0], _ENDS_AT[found[0][0]]
+    if len(head) < size + 4 or not head[size]:
+      return
+    (end,) = struct.unpack_from(order + kind, head, place)
+    place = size + 4
+    end = end if end > place else math.inf
+    while end - place >= 16:
+      file.seek(place)
+      start = file.read(8)
+      if not start:
+        return
+      length = _size(start, order)
+      file.seek(0 if length < 16 else place + length - 1)
+      if length < 16 or not file.read(1) or place + length > end:
+        raise ValueError(f'an extension of its header declares {length} bytes')
+      place += length
+
+
+def _size(content, order):
+  return struct.unpack_from(f'{order}i', content)[0] if len(content) >= 4 else 0
+
+
 def header(path: pathlib.Path) -> Header:
   """Returns shape and affine from a file's header; the voxels are not read."""
   image = opened(path)
@@ -90,7 +125,8 @@ def read(path: pathlib.Path, *, axes: int = 3) -> Volume:
   if stored.kind not in 'iuf':
     raise errors.UserError(f'{path}: must hold plain numbers, not {stored}')
   try:
-    array = image.get_fdata(dtype=np.float32, caching='unchanged')
+    with np.errstate(over='ignore', invalid='ignore'):  # looked for below
+      array = image.get_fdata(dtype=np.float32, caching='unchanged')
   except Exception as error:  # for a damaged file readers raise exceptions of any kind
     raise damaged(path, error) from error
   while array.ndim > axes and array.shape[-1] == 1:
@@ -168,6 +204,7 @@ def opened(path: pathlib.Path) -> nib.Nifti1Pair:
   """Returns a NIfTI file of which the header alone was read; any other is a `UserError`."""
   path = files.regular(pathlib.Path(path))
   try:
+    _check_extensions(path)
     image = nib.load(path)
   except Exception as error:
     raise damaged(path, error) from error

@@ -123,7 +123,8 @@ def checked_labels(array: np.ndarray, path: pathlib.Path, *, ndim: int = 2) -> n
       f'{path}: a label map must have {ndim} axes and one number a pixel, '
       f'not shape {list(array.shape)}'
     )
-  whole = np.asarray(array, np.int64) if np.isfinite(array).all() else None
+  with np.errstate(invalid='ignore'):  # beyond int64, which the comparison below finds
+    whole = np.asarray(array, np.int64) if np.isfinite(array).all() else None
   if whole is not None and whole.max(initial=0) >= _LABELS:
     raise errors.UserError(f'{path}: label {whole.max()} is not below {_LABELS}; no label map')
   if whole is None or (whole != array).any() or (whole < 0).any():

@@ -15,6 +15,7 @@ from robustmed.data.files import itk, nifti, pictures
 
 ITK = ('.mha', '.mhd', '.nrrd')
 SUFFIXES = (*nifti.SUFFIXES, *ITK, *pictures.PHOTOS, *pictures.ARRAYS)
+_LARGEST = float(np.finfo(np.float32).max)
 LOSSY = ('.jpg', '.jpeg')
 
 
@@ -57,6 +58,8 @@ def read(path: pathlib.Path) -> Stored:
     )
   if not np.isfinite(found.array).all():
     raise errors.UserError(f'{path}: has NaN or infinite values')
+  if found.array.dtype.kind == 'f' and np.abs(found.array).max() > _LARGEST:
+    raise errors.UserError(f'{path}: has values beyond {_LARGEST:.3g}, which float32 does not hold')
   return found
 
 
@@ -69,7 +72,8 @@ def _damaged(path, reason):
 def _nifti(path):
   try:
     image = nifti.checked(path)
-    array = np.asanyarray(image.dataobj)
+    with np.errstate(over='ignore', invalid='ignore'):  # `read` looks for what is not finite
+      array = np.asanyarray(image.dataobj)
     zooms = tuple(float(value) for value in image.header.get_zooms()[:3])
     slope, intercept = image.header.get_slope_inter()
     affine = np.asarray(image.affine, np.float64)

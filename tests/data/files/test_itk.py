@@ -124,3 +124,12 @@ def test_what_itk_prints_about_a_file_that_it_refuses_does_not_reach_the_user(
   with pytest.raises(errors.UserError, match=r'a\.mha: cannot be read'):
     itk.read(path)
   assert capfd.readouterr() == ('', '')
+
+
+def test_what_itk_warns_of_does_not_reach_the_user(tmp_path, capfd):
+  path = tmp_path / 'a.nii'
+  sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(path))
+  content = path.read_bytes()
+  path.write_bytes(content[:80] + np.float32([3, 3, 3]).tobytes() + content[92:])
+  assert itk.grid(path).GetSize() == (6, 5, 4)
+  assert capfd.readouterr() == ('', '')

@@ -1,5 +1,7 @@
 import gzip
 import itertools
+import struct
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -194,3 +196,34 @@ def test_a_header_with_another_size_than_the_file_is_refused(tmp_path, name, dep
     file.write(content)
   with pytest.raises(errors.UserError, match='its header declares'):
     nifti.read(path)
+
+
+@pytest.mark.parametrize('ending', ['.nii', '.nii.gz'])
+@pytest.mark.parametrize('declared', [2**31 - 16, 4096, 8, 0, -16])
+def test_an_extension_may_not_be_larger_than_its_place(tmp_path, ending, declared):
+  path = tmp_path / f'a{ending}'
+  image = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4))
+  image.header.extensions.append(nib.nifti1.Nifti1Extension('comment', b'hello'))
+  nib.save(image, path)
+  assert nifti.header(path).shape == (3, 4, 5)
+  content = gzip.decompress(path.read_bytes()) if ending == '.nii.gz' else path.read_bytes()
+  content = content[:352] + struct.pack('<i', declared) + content[356:]
+  path.write_bytes(gzip.compress(content) if ending == '.nii.gz' else content)
+  tracemalloc.start()
+  with pytest.raises(errors.UserError, match='extension'):
+    nifti.header(path)
+  assert tracemalloc.get_traced_memory()[1] < 2**22
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize('slope', [(3e38, 0.0), (1.0, 3e38)])
+def test_values_beyond_what_is_stored_are_one_line_and_no_warning(tmp_path, slope):
+  path = tmp_path / 'a.nii'
+  nib.save(nib.Nifti1Image(np.full((3, 4, 5), 9, np.int16), np.eye(4)), path)
+  content = path.read_bytes()
+  path.write_bytes(content[:112] + struct.pack('<2f', *slope) + content[120:])
+  if slope[0] > 1:
+    with pytest.raises(errors.UserError, match='NaN or infinite'):
+      nifti.read(path)
+  with pytest.raises(errors.UserError, match=r'label \d+ is not below|whole numbers|NaN'):
+    nifti.labels(path)

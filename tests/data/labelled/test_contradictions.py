@@ -44,6 +44,7 @@ def _refused(match, function, *arguments, **more):
     ('image,p_x,p_y\na.png,1,5,2,5\n', 'row 2: has 5 cells, the header 3'),
     ('image,p_x,p_y,split\na.png,1,2,train\nb.png,3,4,tset\n', "row 3: 'tset' is no part"),
     ('image,p_x,p_y\n"a.png,1,2\nb.png,3,4\n', 'is no table'),
+    (f'image,p_x,p_y\n{"a" * 300}.png,1,2\n', 'is not in the folder'),
   ],
 )
 def test_tables_of_landmarks(tmp_path, text, match):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from robustmed import errors
 from robustmed.data.files import exams
 from robustmed.data.labelled import folders, formats, partition
-from robustmed.process import links
+from robustmed.process import files, links
 
 _X = re.compile(r'^(.*?)[ _.-]?x$|^x[ _.-]?(\w+)$', re.I)
 _Y = re.compile(r'^(.*?)[ _.-]?y$|^y[ _.-]?(\w+)$', re.I)
@@ -201,7 +201,7 @@ def _finder(root):
     place = pathlib.PurePosixPath(name.replace('\\', '/'))
     if place.is_absolute() or '..' in place.parts:
       raise errors.UserError(f'{where}: {name} lies outside the folder')
-    if (root / place).is_file():
+    if files.is_file(root / place):
       return links.inside(root, root / place)
     found = every.get(place.name, [])
     if len(found) != 1:
