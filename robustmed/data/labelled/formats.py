@@ -60,7 +60,12 @@ def read(path: pathlib.Path) -> Stored:
     raise errors.UserError(f'{path}: has NaN or infinite values')
   if found.array.dtype.kind == 'f' and np.abs(found.array).max() > _LARGEST:
     raise errors.UserError(f'{path}: has values beyond {_LARGEST:.3g}, which float32 does not hold')
-  return found
+  native = found.array.dtype.newbyteorder('=')
+  return found._replace(array=found.array.astype(native, copy=False), dtype=_native(found.dtype))
+
+
+def _native(dtype: str) -> str:
+  return str(np.dtype(dtype).newbyteorder('='))
 
 
 def _damaged(path, reason):

@@ -166,3 +166,14 @@ def test_ten_channels_keep_their_order():
   named = {str(number): f'c{number}' for number in range(12)}
   channels = maps._channels({'channel_names': named}, pathlib.Path('dataset.json'))
   assert channels == tuple(f'c{number}' for number in range(12))
+
+
+@pytest.mark.parametrize(
+  'change', [('<xmin>1', '<xmin>0</xmin><xmin>1'), ('<name>a', '<name>b</name><name>a')]
+)
+def test_an_object_of_voc_that_says_a_thing_twice(tmp_path, change):
+  corners = '<xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax>'
+  text = f'<object><name>a</name><bndbox>{corners}</bndbox></object>'.replace(*change)
+  path = {'Annotations/a.xml': f'<annotation>{text}</annotation>'}
+  _write(_pictures(tmp_path, 'JPEGImages/a.png'), **path)
+  _refused('object 1 has .* twice', boxes.voc, tmp_path)

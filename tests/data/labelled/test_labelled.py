@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed import data, errors
-from robustmed.data.labelled import study, units, writing
+from robustmed.data.labelled import formats, study, units, writing
 from support import folders
 
 ORGAN = {'background': 0, 'organ': 1, 'lesion': 2}
@@ -126,6 +126,17 @@ def test_every_format_gives_the_same_arrays(ending, label_ending, shape, tmp_pat
   assert (stored['spacing'] is not None) == spaced
   if spaced:
     assert stored['spacing'] == [4, 3, 2][3 - len(shape) :]
+
+
+def test_numbers_are_in_the_order_of_the_machine(tmp_path):
+  array = np.arange(24, dtype='>i2').reshape(2, 3, 4)
+  image = nib.Nifti1Image(array.T, np.eye(4), nib.Nifti1Header(endianness='>'))
+  nib.save(image, tmp_path / 'a.nii')
+  np.save(tmp_path / 'a.npy', array)
+  for name in ('a.nii', 'a.npy'):
+    found = formats.read(tmp_path / name)
+    assert found.array.dtype.str == np.dtype('int16').str and found.dtype == 'int16'
+    np.testing.assert_array_equal(found.array, array)
 
 
 def test_channels_of_arrays_are_told_by_the_labels(tmp_path):

@@ -99,6 +99,9 @@ def _voc_objects(path) -> Iterator[tuple[str, tuple[float, ...]]]:
   if len(root.findall('object')) != sum(1 for _ in root.iter('object')):
     raise errors.UserError(f'{path}: has objects inside of other elements')
   for number, node in enumerate(root.findall('object'), start=1):
+    for tag in ('name', 'bndbox', *(f'bndbox/{key}' for key in _CORNERS)):
+      if len(node.findall(tag)) > 1:
+        raise errors.UserError(f'{path}: object {number} has {tag} twice')
     name = (node.findtext('name') or '').strip()
     if not name:
       raise errors.UserError(f'{path}: object {number} has no name')
