@@ -130,8 +130,9 @@ def test_every_format_gives_the_same_arrays(ending, label_ending, shape, tmp_pat
 
 def test_numbers_are_in_the_order_of_the_machine(tmp_path):
   array = np.arange(24, dtype='>i2').reshape(2, 3, 4)
-  image = nib.Nifti1Image(array.T, np.eye(4), nib.Nifti1Header(endianness='>'))
-  nib.save(image, tmp_path / 'a.nii')
+  header = nib.Nifti1Header(endianness='>')
+  header.set_data_dtype(np.int16)
+  nib.save(nib.Nifti1Image(array.T, np.eye(4), header), tmp_path / 'a.nii')
   np.save(tmp_path / 'a.npy', array)
   for name in ('a.nii', 'a.npy'):
     found = formats.read(tmp_path / name)
