@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ _LAST = {'Softmax': 'softmax', 'LogSoftmax': 'none', 'Sigmoid': 'sigmoid'}
 _LOADING = """import onnxruntime
 session = onnxruntime.InferenceSession('FILE')
 outputs = session.run(None, {session.get_inputs()[0].name: image})"""
+_LARGEST = 2**31  # numbers of an image
 _PASSED = ('Identity', 'Cast', 'Reshape', 'Transpose', 'Squeeze', 'Unsqueeze')
 
 
@@ -33,6 +35,8 @@ def load(path: pathlib.Path) -> network.Network:
       f'{path}: the input {image.name!r} has the shape {image.shape}; images in 2D or 3D are '
       '[batch, channels, *sides] with a known number of channels'
     )
+  if math.prod(size for size in image.shape[1:] if isinstance(size, int)) > _LARGEST:
+    raise errors.UserError(f'{path}: takes images of {list(image.shape)}, more than memory holds')
   if image.dtype.kind != 'f':
     raise errors.UserError(f'{path}: the input {image.name!r} is {image.dtype}, no float image')
   kind = jnp.dtype(image.dtype)

@@ -155,7 +155,7 @@ def run(node, values):
           found = found if type(found) is tuple else (found,)
           return [np.asarray(layout.plain(value)) for value in found]
       found = operator.function(node, *given)
-  except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+  except (TypeError, ValueError, IndexError, KeyError, ArithmeticError) as error:
     shapes = [None if value is None else list(value.shape) for value in given]
     raise errors.UserError(f'{node} cannot take inputs of shapes {shapes}: {error}') from error
   found = found if type(found) is tuple else (found,)
@@ -224,7 +224,9 @@ def _input(value, path):
   shape = None
   if kind.HasField('shape'):
     shape = tuple(
-      axis.dim_value if axis.HasField('dim_value') else axis.dim_param or None
+      (axis.dim_value if axis.dim_value > 0 else None)  # some exporters write -1 for any size
+      if axis.HasField('dim_value')
+      else axis.dim_param or None
       for axis in kind.shape.dim
     )
   return Input(value.name, shape, dtype)

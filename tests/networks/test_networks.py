@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 
 from robustmed import errors, networks
@@ -31,6 +32,16 @@ def test_a_function_is_a_network_too():
   other = networks.from_function(lambda v, x: x @ v['w'], {'w': variables['w'] * 2}, channels=1)
   assert found.multiple() == 1 and found.digest != other.digest
   assert found.output_shape((4, 6)) == (4, 6, 2)
+
+
+def test_a_network_of_images_that_no_memory_holds_is_refused(tmp_path):
+  path = audited.brightness(tmp_path / 'net.onnx')
+  model = onnx.load(path)
+  for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+    axis.dim_value = 10**9
+  path.write_bytes(model.SerializeToString())
+  with pytest.raises(errors.UserError, match='more than memory holds'):
+    networks.load(path)
 
 
 def test_flag_before_sidecar_before_guess(tmp_path):

@@ -343,3 +343,13 @@ def test_loops_that_no_output_depends_on_are_dropped(tmp_path):
   weights = {'count': np.array(3), 'true': np.array(True)}
   graph = ours.load(_saved(tmp_path, _simple([loop, node('Relu', ['x'], ['y'])], weights)))
   assert [one.op_type for one in graph.nodes] == ['Relu']
+
+
+def test_sizes_below_1_are_unknown_ones(tmp_path):
+  """Some exporters write -1 for a side of any size."""
+  model = _simple()
+  for value in (model.graph.input[0], model.graph.output[0]):
+    value.type.tensor_type.shape.dim[0].dim_value = -1
+    value.type.tensor_type.shape.dim[1].dim_value = 3
+  graph = ours.load(_saved(tmp_path, model))
+  assert graph.inputs[0].shape == (None, 3)
