@@ -21,6 +21,8 @@ NAMED = 4  # nodes that an error names of each missing operator
 LARGEST_FILE = 2**31
 MOST_NODES = 1_000_000
 SMALL = 2**20
+LARGEST_WINDOW = 2**16
+_WINDOWS = ('pads', 'strides', 'dilations', 'kernel_shape', 'output_padding')
 DOMAINS = ('', 'ai.onnx')
 
 
@@ -272,5 +274,12 @@ def attributes(node, path):
       value = value.decode('utf-8', 'replace')
     elif not isinstance(value, int | float):
       value = tuple(v.decode('utf-8', 'replace') if isinstance(v, bytes) else v for v in value)
+    if attribute.name in _WINDOWS and isinstance(value, tuple):
+      largest = max((size for size in value if isinstance(size, int)), key=abs, default=0)
+      if abs(largest) > LARGEST_WINDOW:
+        raise errors.UserError(
+          f'{path}: {node.op_type} {node.name!r}: {attribute.name} of {largest}; at most '
+          f'{LARGEST_WINDOW} are supported'
+        )
     found[attribute.name] = value
   return found

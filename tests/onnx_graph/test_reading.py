@@ -353,3 +353,15 @@ def test_sizes_below_1_are_unknown_ones(tmp_path):
     value.type.tensor_type.shape.dim[1].dim_value = 3
   graph = ours.load(_saved(tmp_path, model))
   assert graph.inputs[0].shape == (None, 3)
+
+
+@pytest.mark.parametrize('name', ['pads', 'strides', 'dilations', 'kernel_shape'])
+def test_windows_that_no_image_fills_are_refused(tmp_path, name):
+  given = {'pads': [1, 1, 1, 1], 'kernel_shape': [3, 3], name: [10**9, 1, 1, 1]}
+  given[name] = given[name][: 4 if name == 'pads' else 2]
+  model = onnx_models.model(
+    [node('MaxPool', ['x'], ['y'], 'pool', **given)],
+    inputs={'x': [1, 1, 8, 8]},
+    outputs={'y': [1, 1, 8, 8]},
+  )
+  _refused(_saved(tmp_path, model), f"MaxPool 'pool': {name} of 1000000000")
