@@ -2,6 +2,10 @@
 
 import contextlib
 import difflib
+import re
+
+# Steers a terminal, or is half a character: neither printed nor stored.
+NO_TEXT = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 
 
 class UserError(Exception):
@@ -13,8 +17,13 @@ class UserError(Exception):
   exit_code = 2
 
   def __str__(self):
-    line = ' '.join(_shortened(word, 250) for word in super().__str__().split())
+    line = ' '.join(_shortened(_shown(word), 250) for word in super().__str__().split())
     return _shortened(line, 500)
+
+
+def _shown(word):
+  """Returns a word without what steers a terminal or is no text: those characters as escapes."""
+  return NO_TEXT.sub(lambda match: repr(match[0])[1:-1], word)
 
 
 def _shortened(text, most):

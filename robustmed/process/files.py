@@ -28,6 +28,7 @@ from robustmed.process import checksums, leftovers
 
 _DEFLATED = 1032  # bytes that one compressed byte can become
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HALF = re.compile(r'\\u[dD][89a-fA-F]')
 _EMPTY_ZIP = 22  # bytes of an archive without files
 iter_files = checksums.iter_files
 _DRIVERS = {'gs': 'gcsfs', 's3': 's3fs'}  # of fsspec
@@ -312,7 +313,11 @@ def parsed_json(
     raise errors.UserError(f'{path}{said} ({str(error)[:200]}); {help_text}') from error
   checksums.check(path, content)
   try:
-    return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
+    text = content.decode('utf-8-sig')
+    found = json.loads(text, object_pairs_hook=_object)
+    if _HALF.search(text):  # half a character can be neither printed nor stored
+      json.dumps(found, ensure_ascii=False).encode()
+    return found
   except (ValueError, RecursionError) as error:
     reason = str(error)[:200]
     raise errors.UserError(f'{path}{said} ({reason}); {help_text}') from error

@@ -223,3 +223,16 @@ def test_tables_of_long_fields_are_one_line(tmp_path):
   path.write_text('a,b\n' + 'x' * 200_000 + ',1\n')
   with pytest.raises(errors.UserError, match=r'a\.csv: is no table'):
     files.csv_rows(path)
+
+
+def test_json_with_half_a_character_is_no_text(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('{"name": "\\ud83dorgan"}')
+  with pytest.raises(errors.UserError, match=r'a\.json: cannot be read as JSON .*surrogates'):
+    files.parsed_json(path)
+  path.write_text('{"name": "\\ud83d\\ude00 \\u00e9"}')
+  assert files.parsed_json(path) == {'name': '\U0001f600 é'}
+
+
+def test_an_error_has_no_characters_that_steer_a_terminal():
+  assert str(errors.UserError('a\x1b[31m\udcff\x00\nb é')) == r'a\x1b[31m\udcff\x00 b é'

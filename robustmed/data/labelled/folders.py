@@ -119,13 +119,27 @@ def recognise(root: pathlib.Path, layouts: Mapping[str, Layout], *, layout: str)
   A folder whose only content is another folder stands for it.
   """
   if layout != 'auto':
-    return errors.lookup(layouts, layout, kind='layout of a folder').find(root)
+    return _checked(errors.lookup(layouts, layout, kind='layout of a folder').find(root))
   inner = _only_folder(root)
   for place in (root, *([inner] if inner else [])):
     for known in layouts.values():
       if known.matches(place):
-        return known.find(place)
+        return _checked(known.find(place))
   raise errors.UserError(f'{root}: is of no known layout; {help_of(layouts.values())}')
+
+
+def _checked(folder: Folder) -> Folder:
+  """Returns the folder unless a name in it can be neither printed nor stored."""
+  named = {
+    'case': [case.name for case in folder.cases],
+    'class': [*folder.classes, *(folder.labels or ()), *folder.regions],
+    'channel': folder.channels,
+  }
+  for what, names in named.items():
+    for name in names:
+      if errors.NO_TEXT.search(name):
+        raise errors.UserError(f'{folder.root}: {name[:60]!r} is no name for a {what}; rename it')
+  return folder
 
 
 def _only_folder(root) -> pathlib.Path | None:

@@ -1,6 +1,7 @@
-"""Tables and folders that contradict themselves are refused; the last word does not win."""
+"""Tables and folders that contradict themselves, or have names that no text has, are refused."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -177,3 +178,22 @@ def test_an_object_of_voc_that_says_a_thing_twice(tmp_path, change):
   path = {'Annotations/a.xml': f'<annotation>{text}</annotation>'}
   _write(_pictures(tmp_path, 'JPEGImages/a.png'), **path)
   _refused('object 1 has .* twice', boxes.voc, tmp_path)
+
+
+LAYOUTS = {'pairs': folders.Layout('pairs', maps.has_pairs, maps.pairs, '')}
+
+
+@pytest.mark.parametrize('name', [b'im\xff.png', b'a\nb.png', b'a\x1b[31m.png'])
+def test_names_of_files_that_are_no_text(tmp_path, name):
+  for part in ('images', 'labels'):
+    _pictures(tmp_path, f'{part}/a.png', f'{part}/b.png')
+    os.rename(tmp_path / part / 'a.png', os.fsencode(tmp_path / part) + b'/' + name)
+  with pytest.raises(errors.UserError, match='is no name for a case') as refused:
+    folders.recognise(tmp_path, LAYOUTS, layout='auto')
+  assert str(refused.value).isprintable()
+
+
+def test_names_of_classes_that_are_no_text(tmp_path):
+  _write(_pictures(tmp_path, 'a.png'), **{'t.csv': 'image,class\na.png,or\x1b[1mgan\n'})
+  known = folders.Layout('classes', tables.has_classes, tables.classes, '')
+  _refused('is no name for a class', folders.recognise, tmp_path, {'x': known}, layout='x')
