@@ -220,3 +220,6 @@ def test_files_that_are_missing_or_would_run_code(tmp_path, monkeypatch):
   monkeypatch.undo()
   pytest.importorskip('yaml')
   assert networks.load(folder).channels == 1
+  (folder / 'configs' / 'inference.yaml').write_text('inferer: {a: 1}\ninferer: {a: 2}\n')
+  with pytest.raises(errors.UserError, match="has 'inferer' twice"):
+    networks.load(folder)

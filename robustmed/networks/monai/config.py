@@ -90,12 +90,26 @@ def _parsed_yaml(path):
   try:
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
       raise errors.UserError(f'{path}: has aliases, which can stand for values without end')
-    return yaml.safe_load(text)
+    return yaml.load(text, _once(yaml))
   except errors.UserError:
     raise
   except Exception as error:  # parsers raise exceptions of their own
     line = str(error).partition('\n')[0][:200]
     raise errors.UserError(f'{path}: cannot be parsed ({type(error).__name__}: {line})') from error
+
+
+def _once(yaml):
+  """A safe loader that refuses a key that an object has twice."""
+
+  class Loader(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+      names = [str(key.value) for key, _ in node.value]
+      if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'has {twice[:60]!r} twice')
+      return super().construct_mapping(node, deep)
+
+  return Loader
 
 
 def _yaml(path):
