@@ -4,8 +4,9 @@
       --config.evaluate.budget=quick --workdir runs/brats2d
 
 Adds to docs/results/members/members.csv, for each member, the mean of its objective beside that of
-PGD with as many steps of 2.5 eps / steps, and to worst.csv the mean of the metric under the run's
-main attack, its best iterate and the worst of both and the members. The workdir is only read.
+PGD with as many steps of 2.5 eps / steps, both from the same 3 random starts, and to worst.csv the
+mean of the metric under the run's main attack, its best iterate and the worst of both and the
+members. With --pairs only members.csv. The workdir is only read.
 
   python docs/results/members.py --run 'BraTS 2D' --time std --examples 48 ...
 
@@ -30,7 +31,7 @@ from robustmed.evaluation import grid
 from robustmed.runs import artifacts, commandline, networks
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'members'
-SHORT = 0.01
+SHORT, STARTS = 0.01, 3
 SMALLEST = 4  # examples that a program of `Ensemble.robust` takes
 
 
@@ -46,7 +47,8 @@ def spread(batches, count):
 
 
 def compared(exp):
-  """{name: probe} of the main attack, its best iterate and the members; {member: (best, PGD)}."""
+  """{name: probe} of the main attack, its best iterate and the members; of each member, by its
+  objective, and PGD: {member: (probe, probe)}."""
   plan = exp.grid
   main = plan.probes[plan.main]
   names = ensemble.settings_of(tuple(exp.task.objectives), 'quick')
@@ -60,9 +62,8 @@ def compared(exp):
     member = probes[name]
     plain = attacks.pgd(num_steps=member.attack.num_steps)
     plain = dataclasses.replace(plain, threat=member.attack.threat)
-    pairs[name] = f'{name}, by its objective', f'PGD of {name}'
     by_own = dataclasses.replace(member.attack, select='best')
-    probes |= dict(zip(pairs[name], [member._replace(attack=one) for one in (by_own, plain)]))
+    pairs[name] = tuple(member._replace(attack=one) for one in (by_own, plain))
   return probes, pairs
 
 
@@ -71,48 +72,63 @@ def batch_of(exp, config, trial, count):
   return spread(artifacts.evaluation_batches(source.test, source, config), count)
 
 
-def measured(exp, config, workdir, arms, count):
-  """The rows of all probes, networks and examples, and the pairs."""
+def measured(exp, config, workdir, arms, count, *, pairs_only=False):
+  """The rows of all probes, networks and examples, and those of the pairs."""
   plan, made = exp.grid, networks.Networks(exp, config, workdir)
   probes, pairs = compared(exp)
   judge = plan.checks['metric'], plan.checks['higher_is_better']
-  eps, rows, evaluators = max(plan.probes[plan.main].levels), [], {}
-  trial = exp.trials(config.seeds)[0]
+  eps, rows, means, known = max(plan.probes[plan.main].levels), [], [], {}
+  trial, key = exp.trials(config.seeds)[0], jax.random.key(config.seed)
   batch = batch_of(exp, config, trial, count)
   for arm in arms or exp.arms:
     if exp.arms[arm].evaluated is not True:
       continue
     task = exp.task_of(arm)
     same = tuple(id(field) for field in task._replace(init=None))
-    if same not in evaluators:
-      told = {'key': jax.random.key(config.seed), 'main': plan.main, 'judge': judge}
-      evaluators[same] = grid.Evaluator(task, probes, **told, host=plan.host)
+    if same not in known:
+      told = {'key': key, 'main': plan.main, 'judge': judge, 'host': plan.host}
+      programs = {
+        name: [grid.attack_program(task, one) for one in both] for name, both in pairs.items()
+      }
+      known[same] = grid.Evaluator(task, probes, **told), programs
+    evaluator, programs = known[same]
     variables = made.load(arm, trial)
-    for name in (grid.CLEAN, *probes):
+    for name in () if pairs_only else (grid.CLEAN, *probes):
       level = 0.0 if name == grid.CLEAN else eps
       told = {'attack': name, 'eps_of': lambda _, level=level: level}
-      found = grid.scored(evaluators[same], variables, [batch], **told)
+      found = grid.scored(evaluator, variables, [batch], **told)
       rows.append(found.assign(arm=arm, attack=name))
+    for name, both in programs.items():
+      values = [reached(evaluator, one, variables, batch, probes[name], eps, key) for one in both]
+      means.append((arm, name, *values))
     print(f'{arm}: done', file=sys.stderr, flush=True)
-  return pd.concat(rows, ignore_index=True), probes, pairs, eps
+  means = pd.DataFrame(means, columns=['arm', 'attack', 'member', 'PGD'])
+  return pd.concat(rows, ignore_index=True) if rows else None, means, probes, pairs, eps
 
 
-def of_members(rows, probes, pairs, run):
+def reached(evaluator, program, variables, batch, probe, eps, key):
+  """The mean of a probe's objective at what a program finds from several starts."""
+  padded, values = grid.device_batch(batch), []
+  levels = np.full(len(padded['mask']), eps, np.float32)
+  for start in range(STARTS):
+    images, _ = program(variables, padded, levels, jax.random.fold_in(key, start))
+    columns = evaluator.score(variables, padded, images).columns
+    values.append(np.asarray(columns[f'_value.{probe.objective}'])[np.asarray(padded['mask'])])
+  return float(np.mean(values))
+
+
+def of_members(means, run):
   lines = []
-  for name, both in pairs.items():
-    objective = probes[name].objective
-    value = lambda one, column=f'_value.{objective}': (
-      rows[rows.attack == one].groupby('arm')[column].mean()
-    )
-    first, second = (value(one) for one in both)
-    share = (first - second) / second.abs()
+  for name, both in means.groupby('attack', sort=False):
+    both = both.set_index('arm')
+    share = (both.member - both.PGD) / both.PGD.abs()
     lines.append(
       {
         'run': run,
         'attack': name,
         'networks': len(share),
-        'PGD': f'{second.mean():.4g}',
-        'member': f'{first.mean():.4g}',
+        'PGD': f'{both.PGD.mean():.4g}',
+        'member': f'{both.member.mean():.4g}',
         'least above PGD in %': f'{100 * share.min():+.1f}',
         'at': share.idxmin(),
         f'below PGD by more than {SHORT:.0%}': int((share < -SHORT).sum()),
@@ -123,10 +139,9 @@ def of_members(rows, probes, pairs, run):
 
 def of_worst(rows, probes, pairs, exp, run, eps):
   metric, higher = exp.grid.checks['metric'], exp.grid.checks['higher_is_better']
-  extra = {one for both in pairs.values() for one in both}
   wide = rows.pivot_table(index=['arm', 'index'], columns='attack', values=metric, sort=False)
   wide = wide.dropna()
-  own = wide[[name for name in probes if name not in extra]]
+  own = wide[list(probes)]
   worst = own.min(axis=1) if higher else own.max(axis=1)
   best = [name for name in own if name == 'best iterate']
   paper = own[[exp.grid.main, *best]]
@@ -238,10 +253,11 @@ def main(words):
     line = timed(exp, command.config, command.workdir, asked.time, asked.examples)
     add(FOLDER / 'robust.csv', [{'run': asked.run, **line}], asked.run)
     return
-  found = measured(exp, command.config, command.workdir, command.arms, asked.examples)
-  rows, probes, pairs, eps = found
-  add(FOLDER / 'members.csv', of_members(rows, probes, pairs, asked.run), asked.run)
-  add(FOLDER / 'worst.csv', [of_worst(rows, probes, pairs, exp, asked.run, eps)], asked.run)
+  told = command.config, command.workdir, command.arms, asked.examples
+  rows, means, probes, pairs, eps = measured(exp, *told, pairs_only=asked.pairs)
+  add(FOLDER / 'members.csv', of_members(means, asked.run), asked.run)
+  if not asked.pairs:
+    add(FOLDER / 'worst.csv', [of_worst(rows, probes, pairs, exp, asked.run, eps)], asked.run)
 
 
 if __name__ == '__main__':
