@@ -301,9 +301,12 @@ def _leaves(config, path: str = ''):
 
 
 def _check_values(config: ml_collections.ConfigDict, defaults: Mapping[str, Any]) -> None:
-  """Raises a `UserError` for NaN, inf and lists of other things than their defaults hold."""
+  """Raises a `UserError` for NaN, inf, counts below 0 and lists of other things than by default."""
   for path, value in _leaves(config):
     default = defaults.get(path)
+    counted = isinstance(default, int) and default >= 0 and not path.endswith('seed')
+    if counted and isinstance(value, int) and value < 0:
+      raise errors.UserError(f'config field {path} must be at least 0, not {value}')
     if isinstance(default, tuple | float) and not _is_like(value, default):
       said = f'must be like {str(default)[:100]}, not {str(value)[:100]}'
       raise errors.UserError(f'config field {path} {said}')

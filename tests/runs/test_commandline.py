@@ -221,10 +221,15 @@ def test_a_seed_that_no_generator_takes_is_a_mistake(seed):
     _parse(f'--config.seed={seed}')
 
 
+def test_counts_below_0_are_a_mistake():
+  for field in ('report.pictures', 'train.steps', 'evaluate.batch_size'):
+    with pytest.raises(errors.UserError, match=f'{field} must be at least 0, not -1'):
+      _parse(f'--config.{field}=-1')
+
+
 def test_a_run_of_no_trainings_is_a_mistake():
-  for seeds in (0, -1):
-    with pytest.raises(errors.UserError, match=r'config\.seeds must be at least 1'):
-      _parse(f'--config.seeds={seeds}')
+  with pytest.raises(errors.UserError, match=r'config\.seeds must be at least 1'):
+    _parse('--config.seeds=0')
 
 
 @pytest.mark.parametrize('level', [0, -1, 1e308, math.inf, math.nan])
