@@ -1,7 +1,6 @@
 """The figures of the report as PNG bytes: deterministic, without display or global state.
 
-Colours are those of Okabe and Ito, which differ for every kind of colour vision; lines also differ
-by marker.
+Colours are those of `overlays`; lines also differ by marker.
 """
 
 import io
@@ -18,12 +17,10 @@ from matplotlib.backends import backend_agg
 
 from robustmed.evaluation import trials
 from robustmed.process import files
+from robustmed.report import overlays, tables
 from robustmed.report import spec as spec_lib
-from robustmed.report import tables
 
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 MARKERS = 'osD^vPX'
-TRUE, PREDICTED, REGION = '#F0E442', '#D55E00', '#56B4E9'
 DPI = 150
 
 _GREY = '#d9d9d9'
@@ -92,7 +89,7 @@ def bars(
   figure = blank(max(5.0, 1.4 * len(arms) + 2), 3.7)
   axes = figure.subplots()
   width = 0.8 / len(known)
-  colours = [*COLOURS[:4], '#999999']
+  colours = [*overlays.COLOURS[:4], '#999999']
   for place, name in enumerate(known):
     cells = table[table['attack'] == name].set_index('arm')['mean']
     values = [float(cells.get(arm, np.nan)) for arm in arms]
@@ -150,7 +147,7 @@ def examples(
   captions: Mapping[tuple[str, bool], str] | None = None,
   units: str = '',
 ) -> bytes | None:
-  """Rows are arms; clean image, perturbation, attacked image, with outlines of truth and output.
+  """Rows are arms; clean image, perturbation, attacked image, with truth and output.
 
   One example is shown: the first that every arm has, else each arm's first. `captions` gives a
   line under the image by (arm, attacked). Images are [n, h, w, c], of which channel 0 is drawn;
@@ -173,12 +170,12 @@ def examples(
   largest = np.abs(change).max() or 1.0
   for line, (arm, position) in enumerate(picked):
     grid[line, 0].imshow(clean[line], **shades)
-    _outlines(grid[line, 0], stored, position, suffix='clean')
+    overlays.draw(grid[line, 0], stored, position, suffix='clean')
     mappable = grid[line, 1].imshow(
       change[line], cmap='PuOr', vmin=-largest, vmax=largest, interpolation='nearest'
     )
     grid[line, 2].imshow(attacked[line], **shades)
-    _outlines(grid[line, 2], stored, position, suffix='adv')
+    overlays.draw(grid[line, 2], stored, position, suffix='adv')
     name = '\n'.join(textwrap.wrap(arm.shown, max(8, int(6 * row))))  # not above the picture
     grid[line, 0].set_ylabel(name, fontsize=11, fontweight='bold')
     under = [captions.get((arm.name, False), ''), '', captions.get((arm.name, True), '')]
@@ -199,7 +196,7 @@ def examples(
   bar.set_label(f'added to the image {units}'.strip(), fontsize=9)
   bar.set_ticks([-largest, 0, largest], labels=[f'{-largest:.3g}', '0', f'{largest:.3g}'])
   figure.suptitle(f'{attack} at {eps:g}', x=0.02, ha='left', fontweight='bold')
-  legend(figure, _outline_handles(stored))
+  legend(figure, overlays.handles(stored))
   return png(figure)
 
 
@@ -232,45 +229,6 @@ def _pick(stored, *, here, arms):
   ]
 
 
-def _outlines(axes, stored, position: int, *, suffix: str):
-  """Draws truth and output: contours (x, y) in pixels, regions where they are above 0.5."""
-  region = stored.get(f'seg_{suffix}')
-  if region is not None:
-    shown = np.squeeze(region[position])
-    colour = np.array([int(REGION[at : at + 2], 16) / 255 for at in (1, 3, 5)])
-    overlay = np.zeros((*shown.shape, 4))
-    overlay[..., :3] = colour
-    overlay[..., 3] = 0.45 * (shown > 0.5)
-    axes.imshow(overlay, interpolation='nearest')
-  truth = stored.get('contour_true')
-  if truth is not None:
-    axes.plot(*_closed(truth[position]), color=TRUE, lw=1.6)
-  elif stored.get('mask_true') is not None:
-    mask = np.squeeze(stored['mask_true'][position]).astype(float)
-    if mask.min() < 0.5 < mask.max():
-      axes.contour(mask, levels=[0.5], colors=[TRUE], linewidths=1.6)
-  found = stored.get(f'contour_{suffix}')
-  if found is not None:
-    axes.plot(*_closed(found[position]), color=PREDICTED, lw=1.6, ls=(0, (3, 1.2)))
-
-
-def _outline_handles(stored):
-  line, handles = matplotlib.lines.Line2D, []
-  if 'contour_true' in stored or 'mask_true' in stored:
-    handles.append(line([], [], color=TRUE, lw=3, label='true outline'))
-  if 'contour_adv' in stored:
-    style = {'color': PREDICTED, 'ls': (0, (3, 1.2)), 'lw': 2}
-    handles.append(line([], [], label='predicted contour', **style))
-  if 'seg_adv' in stored:
-    patch = matplotlib.patches.Patch(color=REGION, alpha=0.6, label='predicted segmentation')
-    handles.append(patch)
-  return handles
-
-
-def _closed(contour: np.ndarray):
-  return np.concatenate([contour, contour[:1]]).T
-
-
 def _styled(arms: Sequence[spec_lib.Arm]):
   for position, arm in enumerate(arms):
     colour, marker, line = look(position)
@@ -279,8 +237,9 @@ def _styled(arms: Sequence[spec_lib.Arm]):
 
 def look(position: int) -> tuple[str, str, str]:
   """Colour, marker and line style of the line number `position`; the first 21 differ."""
-  turn, place = divmod(position, len(COLOURS))
-  return COLOURS[place], MARKERS[(place + turn) % len(MARKERS)], ('-', '--', '-.')[turn % 3]
+  turn, place = divmod(position, len(overlays.COLOURS))
+  marker, line = MARKERS[(place + turn) % len(MARKERS)], ('-', '--', '-.')[turn % 3]
+  return overlays.COLOURS[place], marker, line
 
 
 def blank(width: float, height: float, *, dpi: int = DPI):

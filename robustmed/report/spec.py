@@ -15,7 +15,7 @@ PAPER = ('arm', 'attack', 'eps', 'metric', 'mean')
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """How one arm is named and drawn; colour None takes the next one of `figures.COLOURS`."""
+  """How one arm is named and drawn; colour None takes the next one of `overlays.COLOURS`."""
 
   name: str
   label: str = ''

@@ -11,7 +11,7 @@ from PIL import Image
 from robustmed import errors, report
 from robustmed.evaluation import checks, statistics
 from robustmed.process import checksums, files
-from robustmed.report import content, figures, inputs, pages, tables
+from robustmed.report import content, figures, inputs, overlays, pages, tables
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_curves_draw_every_arm(summary):
   arms = [report.Arm('std'), report.Arm('adv', colour='#123456')]
   panel = report.Panel('DICE_seg', 'pgd_seg', limits=(0, 1))
   image = pixels(figures.curves(summary, panel=panel, arms=arms))
-  assert has_colour(image, figures.COLOURS[0]) and has_colour(image, '#123456')
+  assert has_colour(image, overlays.COLOURS[0]) and has_colour(image, '#123456')
   alone = pixels(figures.curves(summary, panel=panel, arms=arms[:1]))
   assert not has_colour(alone, '#123456')
   assert not np.array_equal(alone[:, -40:], 255) and image.shape[1] > 800
@@ -257,10 +257,10 @@ def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
   at = {'attack': 'pgd_seg', 'eps': 0.07, 'arms': arms}
   assert figures.example_index(stored, **at) == {'std': 4, 'adv': 4}
   image = pixels(figures.examples(stored, **at))
-  assert has_colour(image, figures.TRUE) and has_colour(image, figures.PREDICTED)
+  assert has_colour(image, overlays.TRUE) and has_colour(image, overlays.PREDICTED)
   less = {name: value for name, value in stored.items() if not name.startswith('contour')}
   bare = pixels(figures.examples(less, **at))
-  assert has_colour(bare, figures.TRUE) and not has_colour(bare, figures.PREDICTED)
+  assert has_colour(bare, overlays.TRUE) and not has_colour(bare, overlays.PREDICTED)
   stored['index'] = np.array([4, 2, 2, 7])
   assert figures.example_index(stored, **at) == {'std': 2, 'adv': 2}
   assert figures.examples(stored, attack='fgsm', eps=0.07, arms=arms) is None
@@ -269,6 +269,26 @@ def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
     'adversarial': stored['image'][..., None],
   }
   assert figures.examples(volumes, **at) is None
+
+
+def test_examples_show_landmarks_and_boxes(workdir):
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    names = ('attack', 'eps', 'arm', 'index', 'image', 'adversarial')
+    stored = {name: stored[name] for name in names}
+  count = len(stored['index'])
+  stored['image'] = stored['adversarial'] = np.zeros((count, 16, 16, 1))
+  at = {'attack': 'pgd_seg', 'eps': 0.07, 'arms': [report.Arm('std')]}
+  plain = pixels(figures.examples(stored, **at))
+  assert not has_colour(plain, overlays.TRUE) and not has_colour(plain, overlays.PREDICTED)
+  places = np.full((count, 2, 2), 8.0)
+  shown = {'points_true': places, 'points_clean': places, 'points_adv': places + 4}
+  image = pixels(figures.examples({**stored, **shown}, **at))
+  assert has_colour(image, overlays.TRUE) and has_colour(image, overlays.PREDICTED)
+  boxes = np.broadcast_to([2.0, 3.0, 9.0, 12.0], (count, 1, 4))
+  kinds = {'classes_clean': np.full((count, 1), -1), 'classes_adv': np.ones((count, 1), int)}
+  shown = {'boxes_true': boxes, 'boxes_clean': boxes, 'boxes_adv': boxes, **kinds}
+  image = pixels(figures.examples({**stored, **shown}, **at))
+  assert has_colour(image, overlays.COLOURS[1])
 
 
 def test_a_long_name_stays_beside_its_picture(workdir):
@@ -302,7 +322,7 @@ def test_contours_are_x_then_y(workdir):
   top, bottom = black[0][first].min(), black[0][first].max()
   left, right = black[1][first].min(), black[1][first].max()
   picture = image[top:bottom, left:right]
-  wanted = [int(figures.PREDICTED[at : at + 2], 16) for at in (1, 3, 5)]
+  wanted = [int(overlays.PREDICTED[at : at + 2], 16) for at in (1, 3, 5)]
   y, x = (np.abs(picture - wanted).max(axis=-1) < 30).nonzero()
   assert x.mean() > 0.6 * (right - left) and y.mean() < 0.4 * (bottom - top)
 

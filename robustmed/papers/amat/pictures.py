@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.lines
 import matplotlib.patches
 import numpy as np
 import pandas as pd
 
-from robustmed.report import figures
+from robustmed.report import figures, overlays
 
 
 def landmarks(stored: Mapping[str, np.ndarray]) -> bytes:
@@ -15,39 +14,23 @@ def landmarks(stored: Mapping[str, np.ndarray]) -> bytes:
 
   def draw(axes, place, suffix):
     true, found = stored['points_true'][place], stored[f'points_{suffix}'][place]
-    for one, other in zip(true, found, strict=True):
-      axes.plot(*zip(one, other), color=figures.PREDICTED, lw=1.0)
-    axes.plot(*true.T, 'o', color=figures.TRUE, ms=3)
-    axes.plot(*found.T, 'x', color=figures.PREDICTED, ms=3)
+    overlays.points(axes, true, found)
     apart = (found - true) * stored['scale'][place]
     return f'MRE {np.linalg.norm(apart, axis=-1).mean():.1f} mm'
 
-  line = matplotlib.lines.Line2D
-  return _pairs(
-    stored,
-    draw,
-    [
-      line([], [], color=figures.TRUE, marker='o', ls='', label='true'),
-      line([], [], color=figures.PREDICTED, marker='x', label='found'),
-    ],
-  )
+  return _pairs(stored, draw, overlays.of_points())
 
 
 def boxes(stored: Mapping[str, np.ndarray], *, classes: Sequence[str]) -> bytes:
   """One row per stored example: clean and attacked, true boxes white, found ones by class."""
 
   def draw(axes, place, suffix):
-    for box in _known(stored['boxes_true'][place]):
-      axes.add_patch(_rectangle(box, 'white', 0.8))
-    found = stored[f'boxes_{suffix}'][place]
-    kinds = stored[f'classes_{suffix}'][place]
-    for box, kind in zip(found, kinds, strict=True):
-      if kind >= 0:
-        axes.add_patch(_rectangle(box, figures.COLOURS[kind % len(figures.COLOURS)], 1.4))
-    return f'{int((kinds >= 0).sum())} found, {len(_known(stored["boxes_true"][place]))} true'
+    true, kinds = stored['boxes_true'][place], stored[f'classes_{suffix}'][place]
+    overlays.boxes(axes, true, stored[f'boxes_{suffix}'][place], kinds)
+    return f'{int((kinds >= 0).sum())} found, {len(overlays.known(true))} true'
 
   patch = matplotlib.patches.Patch
-  handles = [patch(color=figures.COLOURS[k], label=name) for k, name in enumerate(classes)]
+  handles = [patch(color=overlays.COLOURS[k], label=name) for k, name in enumerate(classes)]
   handles.append(patch(facecolor='#777777', edgecolor='white', label='true (white)'))
   return _pairs(stored, draw, handles)
 
@@ -64,15 +47,6 @@ def curves(table: pd.DataFrame, *, value: str) -> bytes:
   axes.spines[['top', 'right']].set_visible(False)
   figures.legend(figure)
   return figures.png(figure)
-
-
-def _known(found):
-  return found[np.isfinite(found).all(axis=-1)]
-
-
-def _rectangle(box, colour, width):
-  x1, y1, x2, y2 = (float(value) - 0.5 for value in box)  # pixel 0 lies from -0.5 to 0.5
-  return matplotlib.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=width)
 
 
 def _pairs(stored, draw, handles):
