@@ -34,6 +34,7 @@ os.environ.setdefault(
   '--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0',
 )
 
+from robustmed.process import commit
 from support import runs
 
 WORKLOADS = {  # name: (configuration, hosts, devices of each)
@@ -156,6 +157,8 @@ class Soak:
         self._rows = list(csv.DictReader(file))
     if self._measured.exists():
       self._times = json.loads(self._measured.read_text())
+      if self._times.pop('commit', None) != commit.of_checkout():
+        sys.exit(f'{folder} has undisturbed runs of another commit; take another folder')
 
   def run(self) -> int:
     """Runs everything; returns how many failures there were."""
@@ -168,7 +171,7 @@ class Soak:
       number += 1
       self._one_run(self._workloads[number % len(self._workloads)], number)
     kinds = collections.Counter(
-      f'{row["signal"]} of {row["workload"]}' for row in self._rows if row['kill']
+      f'{row["signal"]} of {row["workload"]}' for row in self._rows if row.get('kill')
     )
     print(', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items())), flush=True)
     print(f'{self._count("equal")} runs ended equal, {self._count("failure")} failures', flush=True)
@@ -187,7 +190,7 @@ class Soak:
       _ended(started, allowed={0}, patience=self._patience)
       print(f'{name}: {said}, {used:.1f} s of CPU time', flush=True)
     self._times[name] = used
-    self._measured.write_text(json.dumps(self._times))
+    self._measured.write_text(json.dumps({**self._times, 'commit': commit.of_checkout()}))
 
   def _reference(self, name):
     return self._folder / name.replace(' ', '_')
