@@ -87,9 +87,9 @@ def segmentation(
       'cache_dir': '',
       'slices': 'complete',  # test slices that hold every class; 'foreground': any class
       'folds': 0,  # 5: an arm is trained in each fold, and every case is tested once
-      # A third of the held-out cases of a fold is set aside, as the authors do, though nothing is
-      # chosen on it. False: all are test cases.
-      'validation': True,
+      # False: a third of the held-out cases of a fold is set aside, as the authors do, though
+      # nothing is chosen on it.
+      'all_test': False,
     }
   )
   used = tuple(demo['patch']) if small else patch

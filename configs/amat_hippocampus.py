@@ -32,7 +32,7 @@ def get_config(preset: str = ''):
       'sat': (5, 15),
       'epoch_steps': 16,
       'data': {'cases': 110, 'train_cases': 20, 'test_cases': 15, 'slices_per_case': 2},
-      'real': {'train_cases': 0, 'test_cases': 0, 'slices_per_case': 3, 'validation': False},
+      'real': {'train_cases': 0, 'test_cases': 0, 'slices_per_case': 3, 'all_test': True},
       'judged': 39,  # a third of the 117 slices of 39 cases, a fifth of 195
       # A margin grows once an epoch at most, if its slice is drawn: these draw each of the 5,472
       # slices 14 times. With 40 cases 600 steps draw each 13 times.

@@ -8,6 +8,13 @@ import numpy as np
 
 from robustmed import errors
 
+_SAID = {
+  'no_gradient': 'there was no gradient',
+  'not_finite': 'the objective was no number',
+  'not_moved': 'the image stayed as it was',
+  'wrong_eps': 'eps was negative or NaN',
+}
+
 
 def image(x):
   """Returns x as an array [b, ...] of a floating type with pixels, else raises `UserError`."""
@@ -59,14 +66,15 @@ def rounded(x, dtype):
 
 
 def told(result):
-  """Returns the result; outside of jit it warns of the examples that its flags mark."""
+  """Returns the result; outside of jit it waits for it and warns of what its flags mark."""
   flags = result.flags._asdict()
   if any(isinstance(marked, jax.core.Tracer) for marked in flags.values()):
     return result
+  if not all(marked.is_fully_addressable for marked in flags.values()):
+    return result  # of several hosts none sees all
   counts = {name: int(np.sum(np.asarray(marked))) for name, marked in flags.items()}
-  words = [f'{name.replace("_", " ")} in {count}' for name, count in counts.items() if count]
+  words = [f'{said} in {counts[name]}' for name, said in _SAID.items() if counts[name]]
   if words:
-    of = f'of {len(flags["not_moved"])} examples'
-    text = f'the attack could not search: {", ".join(words)} {of}; see result.flags'
+    text = f'of {len(flags["not_moved"])} attacked examples {", ".join(words)}; see result.flags'
     warnings.warn(text, RuntimeWarning, stacklevel=4)  # of who called the attack
   return result

@@ -61,7 +61,7 @@ def boxes(axes, true: np.ndarray, found: np.ndarray, classes: np.ndarray) -> Non
 
 
 def known(found: np.ndarray) -> np.ndarray:
-  """The boxes that are none of the padding."""
+  """The boxes without the rows of nan that pad them."""
   return found[np.isfinite(found).all(axis=-1)]
 
 

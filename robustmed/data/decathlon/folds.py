@@ -12,7 +12,7 @@ FOLDS = 5
 FIELDS = {
   'fold': 0,
   'folds': 0,  # 0: the published five, whose held-out cases are for validation and test
-  'validation': True,  # False: all held-out cases of a published fold are for test
+  'all_test': False,  # True: all held-out cases of a published fold are for test
 }
 _SEED = 12345  # of the published folds
 
@@ -27,18 +27,16 @@ def held_out(count: int, fold: int = 0, folds: int = FOLDS) -> list[int]:
   return sorted(np.array_split(order, folds)[fold].tolist())
 
 
-def partition(
-  count: int, *, fold: int, folds: int, validation: bool = True
-) -> dict[str, list[int]]:
+def partition(count: int, *, fold: int, folds: int, all_test: bool = False) -> dict[str, list[int]]:
   """Returns which of `count` cases are for 'train', 'test' and 'validation'.
 
   With `folds` 0 the held-out cases of the published fold are for both others: 'validation' is their
-  first third, absent where that is less than one case, and 'test' the rest. Without `validation`,
+  first third, absent where that is less than one case, and 'test' the rest. With `all_test`,
   or with other `folds`, all held-out cases of the fold are for 'test', so that over the folds every
   case is tested once, and all others for 'train'.
   """
   held = held_out(count, fold, folds or FOLDS)
-  third = len(held) // 3 if validation and not folds else 0
+  third = len(held) // 3 if not (folds or all_test) else 0
   aside, test = held[:third], held[third:]
   train = sorted(set(range(count)) - set(held))
   return {'train': train, 'test': test, **({'validation': aside} if aside else {})}
@@ -74,4 +72,4 @@ def key(fields: Mapping[str, Any]) -> int | str:
   """Returns what prepared data depend on of the fields of folds: all folds share them."""
   if fields['folds']:
     return f'{fields["folds"]} folds'
-  return fields['fold'] if fields['validation'] else f'{fields["fold"]}, without validation'
+  return f'{fields["fold"]}, without validation' if fields['all_test'] else fields['fold']

@@ -107,7 +107,7 @@ def _nominal_cases(fields):
 
 def _nominal_sizes(fields):
   task = _nominal_task(fields)
-  if fields['validation'] and not fields['folds']:
+  if not (fields['all_test'] or fields['folds']):
     return dict(task.sizes)
   found = {name: len(cases) * task.depths[0] for name, cases in _nominal_cases(fields).items()}
   # Not all slices of a test volume are evaluated.
@@ -241,7 +241,7 @@ def find(fields: Mapping[str, Any]) -> volumes.Study:
     classes=tuple(str(found['labels'][str(n)]) for n in range(len(found['labels']))),
     fold=fields['fold'],
     folds=fields['folds'],
-    validation=fields['validation'],
+    all_test=fields['all_test'],
     limits=limits,
   )
 

@@ -112,7 +112,7 @@ def study(anatomy: Anatomy, fields: Mapping[str, Any]) -> volumes.Study:
     classes=anatomy.classes,
     fold=fields['fold'],
     folds=fields['folds'],
-    validation=fields['validation'],
+    all_test=fields['all_test'],
     limits=volumes.limits_of(fields),
   )
 

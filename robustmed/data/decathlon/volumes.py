@@ -56,7 +56,7 @@ class Study:
   classes: tuple[str, ...] = dataclasses.field(compare=False)  # the background first
   fold: int = dataclasses.field(default=0, compare=False)
   folds: int = dataclasses.field(default=0, compare=False)
-  validation: bool = dataclasses.field(default=True, compare=False)
+  all_test: bool = dataclasses.field(default=False, compare=False)
   # cases of the training split and of each other one, 0: all
   limits: tuple[int, int] = dataclasses.field(default=(0, 0), compare=False)
 
@@ -142,7 +142,7 @@ def split(study: Study) -> dict[str, list[int]]:
       f'{number} folds; at least {number} are needed'
     )
   train, others = (limit or None for limit in study.limits)
-  found = folds.partition(count, fold=study.fold, folds=study.folds, validation=study.validation)
+  found = folds.partition(count, fold=study.fold, folds=study.folds, all_test=study.all_test)
   return {name: chosen[: train if name == 'train' else others] for name, chosen in found.items()}
 
 

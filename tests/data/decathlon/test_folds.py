@@ -32,7 +32,7 @@ def test_the_five_folds_are_the_published_ones():
 
 
 def test_without_validation_all_cases_held_out_are_tested():
-  whole = folds.partition(195, fold=2, folds=0, validation=False)
+  whole = folds.partition(195, fold=2, folds=0, all_test=True)
   usual = folds.partition(195, fold=2, folds=0)
   assert len(whole['test']) == 39 and whole['train'] == usual['train'] and len(whole) == 2
   assert whole['test'] == sorted(usual['test'] + usual['validation'])
@@ -40,12 +40,12 @@ def test_without_validation_all_cases_held_out_are_tested():
 
 def test_sources_without_validation_are_stored_apart(tmp_path):
   fields = {**CONFIG, 'cache_dir': str(tmp_path)}
-  usual, whole = data.load(fields), data.load({**fields, 'validation': False})
+  usual, whole = data.load(fields), data.load({**fields, 'all_test': True})
   assert whole.validation is None and usual.info['fingerprint'] != whole.info['fingerprint']
   assert whole.info['groups']['test'] == sum(
     usual.info['groups'][n] for n in ('test', 'validation')
   )
-  assert whole.info['sizes'] == data.sizes({**fields, 'validation': False})
+  assert whole.info['sizes'] == data.sizes({**fields, 'all_test': True})
 
 
 @pytest.fixture(scope='module')
