@@ -18,7 +18,7 @@ Monitor = Callable[[Array], PyTree]  # image -> pytree of [b, ...], evaluated at
 
 
 class Flags(NamedTuple):
-  """Signs that an attack could not search, [b] bool each; marked examples do not count as robust."""
+  """Signs that an attack could not search, [b] bool each: do not count these as robust."""
 
   no_gradient: Array  # no step had a gradient other than 0
   not_finite: Array  # the objective was NaN or infinite at a scored point

@@ -271,7 +271,8 @@ def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
   assert figures.examples(volumes, **at) is None
 
 
-def test_examples_show_landmarks_and_boxes(workdir):
+def test_examples_show_landmarks_and_boxes(workdir, monkeypatch):
+  monkeypatch.setattr(figures, 'legend', lambda *args: None)  # which has all the colours
   with np.load(workdir / 'results' / 'examples.npz') as stored:
     names = ('attack', 'eps', 'arm', 'index', 'image', 'adversarial')
     stored = {name: stored[name] for name in names}
@@ -289,6 +290,9 @@ def test_examples_show_landmarks_and_boxes(workdir):
   shown = {'boxes_true': boxes, 'boxes_clean': boxes, 'boxes_adv': boxes, **kinds}
   image = pixels(figures.examples({**stored, **shown}, **at))
   assert has_colour(image, overlays.COLOURS[1])
+  shown['boxes_true'] = np.full(boxes.shape, np.nan)
+  without = pixels(figures.examples({**stored, **shown}, **at))
+  assert not np.array_equal(image, without)  # true boxes are white
 
 
 def test_a_long_name_stays_beside_its_picture(workdir):

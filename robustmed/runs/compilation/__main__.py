@@ -69,7 +69,7 @@ def program_rows(config: str, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
       'ms': f'{1000 * row["seconds"]["predicted"]:.3g}',
       'hours': f'{row["hours"]["predicted"]:.3g}',
       'fit a chip': row['largest'] or 'does not fit',
-      'compiled in CPU s': round(row['cpu']),
+      'compiled in CPU s': round(row.get('cpu') or row['compiled_in']),
       'quick': 'yes' if told.get('quick') else '',
       'too much': row['advice'],
     }
@@ -97,7 +97,7 @@ def _minutes(told) -> float:
   """About how long one core compiles what was left out, by programs of its kind."""
   took: dict[str, list[float]] = {}
   for row in told['programs']:
-    took.setdefault(row['kind'], []).append(row['cpu'])
+    took.setdefault(row['kind'], []).append(row.get('cpu') or row['compiled_in'])
   every = statistics.mean(second for seconds in took.values() for second in seconds)
   kinds = [label.partition(' ')[0] for label in told['left out']]
   return sum(statistics.mean(took.get(kind, [every])) for kind in kinds) / 60

@@ -155,7 +155,7 @@ def compiler(target: Target) -> str:
 def options(target: Target, *, quick: bool) -> dict[str, Any]:
   """What the compiler is told beside its defaults; with `quick`, to spend little on fast programs.
 
-  For v5e that takes a fifth to a fifteenth of the time. The operations are the same within a
+  For v5e that takes about a fifth of the time. The operations are the same within a
   hundredth, the program is a half to a tenth of the size, and temporaries may differ either way:
   fewer of them are kept in the fast memory of a chip.
   """
