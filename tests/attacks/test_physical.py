@@ -143,6 +143,18 @@ def test_ghosts_lie_at_shares_of_the_side():
   np.testing.assert_allclose(turned, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['motion', 'ghosting'])
+def test_artefacts_of_k_space_begin_smoothly_on_signed_images(name):
+  image = _image(2) - 0.5
+  transform = getattr(physical, name)(SHAPES[2])
+  z = jax.random.normal(jax.random.key(1), (len(image), *transform.shape))
+  np.testing.assert_array_equal(transform.apply(0 * z, image), image)
+  assert jnp.abs(transform.apply(1e-4 * z, image) - image).max() < 0.05
+  weights = jax.random.normal(jax.random.key(2), image.shape)
+  slope = jax.grad(lambda z: (transform.apply(z, image) * weights).sum())(0 * z)
+  assert jnp.isfinite(slope).all() and (jnp.abs(slope) > 0).any(axis=tuple(range(1, z.ndim))).all()
+
+
 def test_a_patch_by_hand():
   image = jnp.full((1, 20, 40, 1), 0.25)
   apply = lambda *z, **options: physical.occlusion(

@@ -15,19 +15,16 @@ def motion(image_shape: Sequence[int]) -> Transform:
   """Returns the image of a head that moves from line to line of k-space; a shift per line and axis.
 
   As `ops.corruptions.motion`, whose drawn path is replaced by the parameters. The central lines
-  have no shift.
+  have no shift. Intensities are magnitudes; where an image has negative ones (z-scores), what the
+  magnitude gains or loses is added to them, so that small shifts are small changes.
   """
   if len(image_shape) < 3:
     raise errors.UserError(f'motion needs at least two spatial axes, not shape {image_shape}')
   lines = image_shape[-3]
 
   def apply(z, image):
-    moved = jax.vmap(lambda one, shifts: corruptions.moved(one, shifts[..., None]))(
-      image, corruptions.still(z)
-    )
-    return jnp.where(
-      jnp.all(z == 0, axis=(1, 2)).reshape(-1, *(1,) * (image.ndim - 1)), image, moved
-    )
+    moved = jax.vmap(lambda one, shifts: corruptions.moved(one, shifts[..., None]))
+    return image + (moved(image, corruptions.still(z)) - moved(image, jnp.zeros_like(z)))
 
   return Transform((2, lines), apply, 'shift in shares of the side')
 
@@ -37,7 +34,7 @@ def ghosting(image_shape: Sequence[int], *, every: int = 4) -> Transform:
 
   Lines of k-space are acquired in turn as `every` groups, each with an amplitude and a phase of its
   own, which are the parameters: [2, every], shares and radians. Lines are those of `motion`; the
-  central ones are as they were, and intensities are magnitudes.
+  central ones are as they were. Intensities are as in `motion`.
   """
   if len(image_shape) < 3:
     raise errors.UserError(f'ghosting needs at least two spatial axes, not shape {image_shape}')
@@ -51,8 +48,8 @@ def ghosting(image_shape: Sequence[int], *, every: int = 4) -> Transform:
     error = corruptions.still(z[..., group])
     gain = (1 + error[:, 0]) * jnp.exp(1j * error[:, 1])
     gain = gain.reshape(len(z), *(lines if k == axis else 1 for k in range(1, image.ndim)))
-    changed = jnp.abs(jnp.fft.ifft(jnp.fft.fft(image, axis=axis) * gain, axis=axis))
-    untouched = jnp.all(z == 0, axis=(1, 2)).reshape(-1, *(1,) * (image.ndim - 1))
-    return jnp.where(untouched, image, changed.astype(image.dtype))
+    spectrum = jnp.fft.fft(image, axis=axis)
+    size = lambda spectrum: jnp.abs(jnp.fft.ifft(spectrum, axis=axis)).astype(image.dtype)
+    return image + (size(spectrum * gain) - size(spectrum * jnp.ones_like(gain)))
 
   return Transform((2, every), apply, 'share of the amplitude, and radians, of a group of lines')
