@@ -61,11 +61,11 @@ def checked(model: onnx.ModelProto, path, *, inline: bool = True) -> onnx.ModelP
     raise errors.UserError(f'{path}: no ONNX model (it has no graph)')
   _drop_unused_control_flow(model)
   _refuse_subgraphs(model, path)
-  _refuse_explosions(model, path)
   files = collections.Counter()
   for tensor in _tensors(model):
     _load_external(tensor, path, files)
     _check_size(tensor, path)
+  _refuse_explosions(model, path)
   try:
     onnx.checker.check_model(model)
     if inline and model.functions:
@@ -166,12 +166,19 @@ def _refuse_explosions(model, path):
     ]
   except graphlib.CycleError as error:
     raise errors.UserError(f'{path}: its functions call each other in a circle') from error
-  size = {}
+  size, weight = {}, {}  # nodes and bytes that a call becomes
   for name in order:
     inner = sum(size[called] for called in calls(bodies[name])) if name in bodies else 1
     size[name] = min(inner, MOST_NODES + 1)
-  if sum(size.get(called, 1) for called in calls(model.graph.node)) > MOST_NODES:
+    weight[name] = sum(
+      node.ByteSize() + weight[called]
+      for node, called in zip(bodies.get(name, ()), calls(bodies.get(name, ())))
+    )
+  called = calls(model.graph.node)
+  if sum(size.get(name, 1) for name in called) > MOST_NODES:
     raise errors.UserError(f'{path}: its functions become more than {MOST_NODES} nodes; refused')
+  if sum(weight.get(name, 0) for name in called) > LARGEST_FILE:
+    raise errors.UserError(f'{path}: its functions become more than {LARGEST_FILE} bytes; refused')
 
 
 def _tensors(model):

@@ -224,6 +224,12 @@ def _calling(*, twice):
 def test_functions_that_become_more_nodes_than_memory_holds(tmp_path):
   _refused(_saved(tmp_path, _calling(twice=True)), 'become more than 1000000 nodes')
   _refused(_saved(tmp_path, _calling(twice=False)), 'call each other in a circle')
+  heavy = _calling(twice=True)  # 8,192 calls of a function that has half a megabyte
+  del heavy.functions[14:]
+  heavy.graph.node[0].op_type = 'f13'
+  weights = numpy_helper.from_array(np.zeros(2**17, np.float32))
+  heavy.functions[0].node.append(node('Constant', [], ['unused'], value=weights))
+  _refused(_saved(tmp_path, heavy), 'become more than 2147483648 bytes')
 
 
 def test_tensors_that_declare_more_than_they_hold(tmp_path):

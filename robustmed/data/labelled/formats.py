@@ -58,7 +58,7 @@ def read(path: pathlib.Path) -> Stored:
     )
   if not np.isfinite(found.array).all():
     raise errors.UserError(f'{path}: has NaN or infinite values')
-  if found.array.dtype.kind == 'f' and np.abs(found.array).max() > _LARGEST:
+  if found.array.dtype.kind == 'f' and float(np.abs(found.array).max()) > _LARGEST:
     raise errors.UserError(f'{path}: has values beyond {_LARGEST:.3g}, which float32 does not hold')
   native = found.array.dtype.newbyteorder('=')
   return found._replace(array=found.array.astype(native, copy=False), dtype=_native(found.dtype))
