@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import shutil
 
 import jax
@@ -118,3 +119,12 @@ def test_networks_of_a_run_are_packed_with_what_they_were_trained_on_and_score(
   for arm, said in (('sat_5', 'has no scores'), ('gone', 'no arm gone')):
     with pytest.raises(errors.UserError, match=said):
       pack([*FLAGS, str(workdir), '--arms', arm], folder)
+
+
+def test_the_commands_of_the_members_page_are_read():
+  parse = _script('members').parsed
+  lines = pd.read_csv(RESULTS / 'runs.csv', dtype=str, keep_default_na=False)
+  for line in lines[lines.page == 'members'].itertuples():
+    asked, command = parse(shlex.split(line.command)[2:])
+    assert asked.examples in (8, 16) and asked.pairs == ('--pairs' in line.command)
+    assert line.run.startswith(asked.run) and command.config.evaluate.budget == 'quick'

@@ -239,15 +239,21 @@ def add(path, lines, run):
   fresh.to_csv(path, index=False)
 
 
-def main(words):
+def parsed(words):
+  """Returns the script's own flags, and the run's command."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
   parser.add_argument('--run', required=True, help='its name in the tables')
   parser.add_argument('--examples', type=int, default=16)
   parser.add_argument(
     '--time', default='', metavar='ARM', help='only times the robust share of ARM'
   )
+  parser.add_argument('--pairs', action='store_true', help='only members beside PGD')
   asked, rest = parser.parse_known_args(words)
-  command = commandline.parse(rest)
+  return asked, commandline.parse(rest)
+
+
+def main(words):
+  asked, command = parsed(words)
   exp = papers.find(command.config.experiment).build(command.config)
   if asked.time:
     line = timed(exp, command.config, command.workdir, asked.time, asked.examples)
