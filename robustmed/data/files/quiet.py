@@ -1,4 +1,4 @@
-"""Keeps what a C++ library prints from the user, unless it has read its file."""
+"""Shows what a C++ library prints only after it has read its file."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ class _Readings:
 
   @contextlib.contextmanager
   def _redirected(self) -> Iterator[None]:
-    """Sends the descriptor of stderr to a file, while what Python prints goes on to its place."""
+    """Sends the descriptor of stderr to a file; what sys.stderr prints goes on to its place."""
     before, terminal = sys.stderr, os.dup(_STDERR)
     with tempfile.TemporaryFile() as file:
       if _descriptor(before) == _STDERR:
