@@ -11,7 +11,7 @@ SMOKE_PATCH = (24, 16)
 # converge within minutes, with shorter attacks; the paper trains every arm from scratch. The rule
 # of the optimiser is `_short`; 'warm_lr' is the rate of what goes on from STD.
 SHORT = {'width': 0.25, 'batch_size': 32, 'num_steps': 5, 'lr': 1e-2, 'warm_lr': 3e-3}
-SHORT_STEPS = {'demo': {'std': 400, 'others': 250}, 'real': {'std': 800, 'others': 300}}
+SHORT_STEPS = {'demo': {'std': 400, 'others': 250}, 'real': {'std': 1500, 'others': 300}}
 SIZES = ('demo', 'smoke', 'real', 'paper')
 # The paper's text and its authors' code differ; the printed numbers are of the code. Segmentation
 # follows the code by default, landmarks and objects the text but for `when` and `cap` (see
