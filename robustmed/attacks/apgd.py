@@ -36,6 +36,14 @@ def checkpoints(num_steps):
   return sorted(mark for mark in marks if 0 < mark < num_steps)
 
 
+def first_step(num_steps):
+  """Returns the first step in units of eps: 2 as published, less where few steps can halve it.
+
+  It falls to 1 from 20 steps to 10. A single step has to cross the ball.
+  """
+  return 2.0 if num_steps == 1 else float(np.clip(num_steps / 10, 1.0, 2.0))
+
+
 def _init(problem, x):
   low = jnp.full_like(problem.eps, -jnp.inf)
   zero = jnp.zeros_like(problem.eps)
@@ -45,7 +53,7 @@ def _init(problem, x):
     best_x=x,
     best_grad=jnp.zeros_like(x),
     best_value=low,
-    step_size=2.0 * problem.eps,
+    step_size=first_step(problem.num_steps) * problem.eps,
     improved=zero,
     checkpoint_value=low,
     halved=zero > 1,
@@ -108,8 +116,9 @@ def apgd(
 ):
   """Returns ascent with momentum whose step, first 2 * eps, is halved per example when it stalls.
 
-  A halved step starts from the best point so far. No step size is given; `select='best'` is the
-  published choice. The other arguments are those of `engine.LoopAttack` and `threat.Threat`.
+  Fewer than 20 steps begin with less, see `first_step`. A halved step starts from the best point so
+  far. No step size is given; `select='best'` is the published choice. The other arguments are those
+  of `engine.LoopAttack` and `threat.Threat`.
   """
   return engine.LoopAttack(
     threat=Threat(norm, bounds, region, max_change),

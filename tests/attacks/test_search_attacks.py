@@ -43,7 +43,7 @@ class _Around(attacks.Threat):
 def _apgd_reference(grad, value, x, eps, num_steps, bounds):
   """Algorithm 1 for one example in float64, linf, without a random start."""
   place = lambda z: np.clip(np.clip(z, x - eps, x + eps), *bounds)
-  step, now, before = 2 * eps, x.copy(), x.copy()
+  step, now, before = eps * min(2, num_steps / 10), x.copy(), x.copy()
   best, best_value, last_value = x.copy(), -np.inf, -np.inf
   mark_value, halved, rises, mark = -np.inf, False, 0, 0
   halvings = 0
@@ -94,7 +94,8 @@ def test_sea_is_three_runs_of_apgd_each_from_the_projected_best_of_the_one_befor
   assert np.all(with_restarts.value >= alone.value)
 
 
-def test_apgd_against_numpy():
+@pytest.mark.parametrize('num_steps', [20, 10])  # the second begins with half the step
+def test_apgd_against_numpy(num_steps):
   rng = np.random.default_rng(0)
   x, scale = rng.uniform(size=(2, 6)), rng.uniform(0.5, 9.0, size=6)
   goal = x + np.asarray([[0.03], [0.3]]) * rng.choice([-1, 1], size=(2, 6))
@@ -103,7 +104,7 @@ def test_apgd_against_numpy():
       jnp.asarray(scale, jnp.float32)[None] * (image - jnp.asarray(goal, jnp.float32)) ** 2, 1
     )
   )
-  attack = attacks.apgd(num_steps=20, bounds=(0.0, 1.0), random_start=False)
+  attack = attacks.apgd(num_steps=num_steps, bounds=(0.0, 1.0), random_start=False)
   result = attack(objective, jnp.asarray(x, jnp.float32), eps=0.1, key=jax.random.key(0))
   total = 0
   for i in range(2):
@@ -112,7 +113,7 @@ def test_apgd_against_numpy():
       lambda z, i=i: -(scale * (z - goal[i]) ** 2).sum(),
       x[i],
       0.1,
-      20,
+      num_steps,
       (0, 1),
     )
     total += halvings
