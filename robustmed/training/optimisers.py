@@ -5,9 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from robustmed import errors
+
+_SHARES = ('b1', 'b2', 'decay', 'momentum')  # of a moving average: from 0 to below 1
+_SIZES = ('lr', 'eps', 'weight_decay', 'clip', 'clip_weights', 'warmup_steps', 'power')
+_PARTS = ('warmup_share', 'final_fraction')  # from 0 to 1
 
 
 def schedule(
@@ -55,6 +60,7 @@ def make(
   keeps every parameter in [-c, c] after its update (Arjovsky et al. 2017). `num_steps` and
   `updates_per_step` (`step.updates_per_step`) are those of `schedule`.
   """
+  _check(config)
   name = config.get('name', 'adam')
   b1, b2, eps = config.get('b1', 0.9), config.get('b2', 0.999), config.get('eps', 1e-8)
   momentum, nesterov = config.get('momentum', 0.9), config.get('nesterov', False)
@@ -82,6 +88,17 @@ def make(
   if config.get('clip_weights', 0.0):
     chain.append(_clip_parameters(config['clip_weights']))
   return optax.chain(*chain)
+
+
+def _check(config):
+  for names, most, words in (
+    (_SHARES, np.nextafter(1.0, 0.0), 'from 0 to below 1'),
+    (_SIZES, np.finfo(np.float32).max, 'at least 0'),
+    (_PARTS, 1.0, 'from 0 to 1'),
+  ):
+    for name in names:
+      if not 0 <= config.get(name, 0.0) <= most:
+        raise errors.UserError(f'{name} of an optimiser must be {words}, not {config[name]:g}')
 
 
 def _decay(weight: float, of: str) -> optax.GradientTransformation:

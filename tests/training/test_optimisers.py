@@ -107,6 +107,22 @@ def test_schedules():
   assert float(rate(warmup_share=0.04)(0)) == 0.5 and float(rate(warmup_share=0.04)(3)) == 2.0
 
 
+@pytest.mark.parametrize(
+  'field, value, words',
+  [
+    ('decay', -0.5, 'from 0 to below 1, not -0.5'),
+    ('momentum', 1.0, 'from 0 to below 1, not 1'),
+    ('lr', -1e-3, 'at least 0, not -0.001'),
+    ('clip', float('nan'), 'at least 0, not nan'),
+    ('lr', float('inf'), 'at least 0, not inf'),
+    ('final_fraction', 1.5, 'from 0 to 1, not 1.5'),
+  ],
+)
+def test_numbers_out_of_range_are_user_errors(field, value, words):
+  with pytest.raises(errors.UserError, match=f'{field} of an optimiser must be {words}'):
+    optimisers.make({'name': 'sgd', 'lr': 1.0, field: value}, num_steps=1)
+
+
 def test_unknown_names_are_user_errors():
   with pytest.raises(errors.UserError, match=r"unknown optimiser 'adamx'.*did you mean 'adamax'"):
     optimisers.make({'name': 'adamx', 'lr': 1.0}, num_steps=1)

@@ -22,7 +22,7 @@ import numpy as np
 from robustmed import errors
 from robustmed.data import store
 from robustmed.data.cephalograms import points as cephalograms
-from robustmed.data.files import exams, pictures
+from robustmed.data.files import exams, numbers, pictures
 from robustmed.process import files, links
 
 DEFAULTS = {
@@ -193,7 +193,7 @@ def read_points(path: pathlib.Path, row: int | None = None) -> np.ndarray:
   points = []
   for line in lines:
     try:
-      x, y = (float(cell) for cell in line)
+      x, y = (numbers.parsed(cell) for cell in line)
     except ValueError:
       break  # the lines after the landmarks, in a file with too few of them
     points.append((x, y))

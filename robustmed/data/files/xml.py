@@ -8,6 +8,7 @@ import defusedxml
 from defusedxml import ElementTree
 
 from robustmed import errors
+from robustmed.data.files import numbers
 from robustmed.process import files
 
 _DEEPEST = 200  # elements in elements; the freeing of a tree of 100,000 takes seconds
@@ -54,7 +55,7 @@ def number(node, key: str, *, where: str) -> float:
   that begins with `where`."""
   text = node.findtext(key)
   try:
-    value = float(text if text is not None else 'nothing')
+    value = numbers.parsed(text if text is not None else 'nothing')
   except ValueError:
     value = math.nan
   if not math.isfinite(value):

@@ -104,6 +104,7 @@ def test_lines_after_the_landmarks_are_ignored(tmp_path):
     (18, ('1', '3', '2'), r'001\.txt: has 18 landmarks'),  # the clinical classes follow
     (0, (), r'001\.txt: has 0 landmarks'),
     (18, ('1,2,3',), 'has 18 landmarks'),
+    (18, ('1_0,2',), 'has 18 landmarks'),
     (18, ('2000,10',), r'001\.txt: landmark 19 at \[2000\.0, 10\.0\] is outside the 1935 x 2400'),
     (18, ('nan,10',), r'landmark 19 at \[nan, 10\.0\] is outside'),
   ],

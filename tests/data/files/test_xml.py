@@ -37,7 +37,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
     xml.read(tmp_path / 'gone.xml', kind='a list')
 
 
-@pytest.mark.parametrize('value', ['two', 'nan', 'inf', ''])
+@pytest.mark.parametrize('value', ['two', 'nan', 'inf', '', '1_000'])
 def test_what_is_no_finite_number_is_a_mistake(tmp_path, value):
   root = xml.read(write(tmp_path, f'<a><b>{value}</b></a>'), kind='a list')
   with pytest.raises(errors.UserError, match=f"here: b is '{value}', not a number"):

@@ -130,6 +130,10 @@ def test_landmarks_of_a_table(tmp_path):
   assert example['image'].min() >= -1 and example['image'].max() <= 1
   (folder / 'points.csv').write_text('image,nose_x,nose_y,chin_x,chin_y\n' + rows + 'p0.png,1,1,,1')
   refused(folder, tmp_path, "row 7: '' is not a number")
+  (folder / 'points.csv').write_text(
+    'image,nose_x,nose_y,chin_x,chin_y\n' + rows.replace('10,5', '1_0,5')
+  )
+  refused(folder, tmp_path, "row 2: '1_0' is not a number")
   (folder / 'points.csv').write_text('image,nose_x,nose_y,chin_x,chin_y\n' + rows + 'q.png,1,1,1,1')
   refused(folder, tmp_path, 'row 7: the image q.png is not in the folder')
   (folder / 'points.csv').write_text(

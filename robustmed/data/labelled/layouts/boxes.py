@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from robustmed import errors
-from robustmed.data.files import exams, xml
+from robustmed.data.files import exams, numbers, xml
 from robustmed.data.labelled import folders, formats
 from robustmed.process import files, links
 
@@ -105,8 +105,8 @@ def _voc_objects(path) -> Iterator[tuple[str, tuple[float, ...]]]:
     name = (node.findtext('name') or '').strip()
     if not name:
       raise errors.UserError(f'{path}: object {number} has no name')
-    texts = [node.findtext(f'bndbox/{key}') for key in _CORNERS]
-    yield name, _box(texts, f'{path}: object {number}')
+    where = f'{path}: object {number}'
+    yield name, _box([xml.number(node, f'bndbox/{key}', where=where) for key in _CORNERS], where)
 
 
 def _box(values: Iterable[Any], where: str) -> tuple[float, ...]:
@@ -285,7 +285,7 @@ def _yolo_boxes(path) -> Iterator[folders.Box]:
       continue
     where = f'{path}, line {number}'
     try:
-      kind, *values = (float(word) for word in line.split())
+      kind, *values = (numbers.parsed(word) for word in line.split())
     except ValueError:
       raise errors.UserError(f'{where}: must be numbers, not {line[:40]!r}') from None
     if kind < 0 or not kind.is_integer() or len(values) < 4 or len(values) % 2:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from robustmed import errors
-from robustmed.data.files import exams
+from robustmed.data.files import exams, numbers
 from robustmed.data.labelled import folders, formats, partition
 from robustmed.process import files, links
 
@@ -181,7 +181,7 @@ def _folder(root, layout, kind, cases, classes: Sequence[str]):
 
 def _number(text: str, where: str) -> float:
   try:
-    value = float(text)
+    value = numbers.parsed(text)
   except ValueError:
     value = math.nan
   if not math.isfinite(value):
