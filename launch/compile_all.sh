@@ -6,7 +6,7 @@
 # Then FOLDER/programs.csv has a row for each program, FOLDER/runs.csv one for each experiment, and
 # FOLDER/table.md both for a page.
 # ROBUSTMED_JOBS programs are compiled at once (1). ROBUSTMED_TARGETS: other slices ("v5e-16 v5e-256").
-# ROBUSTMED_QUICK=yes: with --quick, in a fifth of the time. ROBUSTMED_ONLY=main: none but the first.
+# ROBUSTMED_FULL=yes: with --full, in five times the time. ROBUSTMED_ONLY=main: none but the first.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 folder=${1:-runs/compile}
@@ -38,7 +38,7 @@ failed=0
 compile() { # TARGET CONFIG PROGRAMS
   local words=(--config "configs/$2.py:${ROBUSTMED_PRESET:-paper}" --stage compile --target "$1")
   words+=(--programs "$3" --jobs "${ROBUSTMED_JOBS:-1}" --workdir "$folder/$2")
-  [ -z "${ROBUSTMED_QUICK:-}" ] || words+=(--quick)
+  [ -z "${ROBUSTMED_FULL:-}" ] || words+=(--full)
   say "$2 for $1: $3"
   "$python" -m robustmed.main "${words[@]}" || failed=1
   "$python" -m robustmed.runs.compilation "$folder" >&2

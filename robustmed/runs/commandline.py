@@ -72,7 +72,7 @@ class Command(NamedTuple):
   target: str = ''
   programs: tuple[str, ...] = ()
   largest: bool = False
-  quick: bool = False
+  full: bool = False
   allow_memory: bool = False
   follow_links: bool = False
   rerun_flags: tuple[str, ...] = ()  # those of the same run, without --stage and --arms
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
   add('--target', metavar='KIND-N', help=f'--stage compile: {targets.EXAMPLES}')
   add('--programs', metavar='A,B', help="--stage compile: only these, as train or 'attack pgd'")
   add('--largest', action='store_true', help='--stage compile: also the most examples that fit')
-  add('--quick', action='store_true', help='--stage compile: optimise less, in less time')
+  add('--full', action='store_true', help='--stage compile: optimise as a run does, for longer')
   add('--checkpoint', metavar='DIR', help='attack this saved network instead of training')
   add('--allow-memory', action='store_true', help='train also what seems to need too much memory')
   add(links.FOLLOW, action='store_true', help='data may lie where links in their folder lead to')
@@ -161,7 +161,7 @@ def parse(words: Sequence[str]) -> Command:
     target=target,
     programs=tuple(one.strip() for one in (known.programs or '').split(',') if one.strip()),
     largest=known.largest,
-    quick=known.quick,
+    full=known.full,
     allow_memory=known.allow_memory,
     follow_links=known.follow_links,
     rerun_flags=(

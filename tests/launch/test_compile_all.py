@@ -28,9 +28,9 @@ def test_every_experiment_has_its_main_programs_before_any_has_all(tmp_path):
   assert [_asked(call) for call in calls] == expected
   assert all('--programs train amat,attack pgd --jobs 1' in calls[place] for place in (0, 2))
   assert '--programs train amat,attack pgd,augment,train,score,attack --jobs 1' in calls[4]
-  assert not any('--quick' in call for call in calls)
+  assert not any('--full' in call for call in calls)
 
 
-def test_only_the_main_programs_with_little_effort(tmp_path):
-  calls = _calls(tmp_path, ROBUSTMED_ONLY='main', ROBUSTMED_QUICK='yes', ROBUSTMED_TARGETS='v5e-16')
-  assert len(calls) == 2 and all(call.endswith('--quick') for call in calls)
+def test_only_the_main_programs_in_full(tmp_path):
+  calls = _calls(tmp_path, ROBUSTMED_ONLY='main', ROBUSTMED_FULL='yes', ROBUSTMED_TARGETS='v5e-16')
+  assert len(calls) == 2 and all(call.endswith('--full') for call in calls)

@@ -70,7 +70,7 @@ def program_rows(config: str, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
       'hours': f'{row["hours"]["predicted"]:.3g}',
       'fit a chip': row['largest'] or 'does not fit',
       'compiled in CPU s': round(row.get('cpu') or row['compiled_in']),
-      'quick': 'yes' if told.get('quick') else '',
+      'quick': 'yes' if row.get('quick', told.get('quick')) else '',
       'too much': row['advice'],
     }
 

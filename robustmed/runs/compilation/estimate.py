@@ -10,7 +10,10 @@ from robustmed.runs.compilation import hlo, programs, targets
 # Of the peak of matrix products, what convolutions are taken to reach in `seconds`.
 REACHED = 0.3
 SPARE = 0.05  # of the memory, that is left free where the largest batch is looked for
-_NEEDED = re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm')
+_NEEDED = re.compile(
+  r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm'
+  r'|memory required for [\w ]+ \(([\d.]+)([KMGT])\) exceeds available HBM'
+)
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -50,7 +53,8 @@ def compile_program(lowered: Any, options: Mapping[str, Any] | None = None) -> F
     over = _NEEDED.search(str(error))
     if 'RESOURCE_EXHAUSTED' not in str(error) or not over:
       raise
-    needed = int(float(over[1]) * _UNITS[over[2]])
+    size, unit = (word for word in over.groups() if word)
+    needed = int(float(size) * _UNITS[unit])
     return Found(needed=needed, **took())
   memory, text = compiled.memory_analysis(), compiled.as_text()
   flops, moved = hlo.costs(compiled)
@@ -112,15 +116,25 @@ def confirmed(
   return number if compiled(number).held <= chip.memory else 2 * program.each
 
 
-def advice(program: programs.Program, found: Found, chip: targets.Chip) -> str:
-  """One line on a program that does not fit, '' for others."""
+def advice(
+  program: programs.Program, found: Found, chip: targets.Chip, *, full: bool = True
+) -> str:
+  """One line on a program that does not fit, '' for others.
+
+  Where it was not compiled in full, see `targets.options`, that is said to be worth a try.
+  """
   memory = chip.memory
   if not memory or found.held <= memory:
     return ''
   gib = targets.GIB
   line = (
-    f'{program.label} does not fit: it needs {found.held / gib:.1f} GiB of {memory / gib:.0f} GiB '
+    f'{program.label} does not fit: it needs {found.held / gib:.1f} GiB of {memory / gib:.4g} GiB '
     f'with {program.each} examples a device, {(found.held - memory) / gib:.1f} GiB too much; '
+  )
+  line += (
+    ''
+    if full
+    else f"first try --full --programs '{program.kind} {program.name}', which may need less; "
   )
   fewer = int(program.each * memory / found.held)
   if program.each == 1 or not fewer:

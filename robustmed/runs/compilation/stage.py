@@ -14,7 +14,7 @@ import jax
 import robustmed
 from robustmed import errors
 from robustmed.data import store
-from robustmed.process import console, files, parallel
+from robustmed.process import commit, console, files, parallel
 from robustmed.runs import description, experiment
 from robustmed.runs.compilation import estimate, programs, targets
 
@@ -45,12 +45,13 @@ def run(
   exact: the experiment that evaluates, see `experiment.in_float32`; None: `exp`.
   A row is printed and stored as soon as its program is compiled, so that what is stopped leaves all
   that it had. It is stored in the workdir's compile/, or in the cache, with the compilation of each
-  program: those of equal programs are not compiled again.
+  program: those of equal programs are not compiled again. Below the rows of this call stand those
+  of earlier ones, of other programs of the same run compiled by the same versions.
   """
   config, only, chosen = command.config, command.programs, targets.parse(command.target)
   folder = (command.workdir or store.cache_root('')) / 'compile'
   devices = targets.devices_of(chosen)
-  cached = _Cache(folder / 'programs', chosen, quick=command.quick)
+  cached = _Cache(folder / 'programs', chosen, full=command.full)
   hosts = parallel.hosts_of(devices)
   listed = list(
     programs.of_run(exp, config, command.arms, devices=devices, hosts=hosts, exact=exact)
@@ -61,17 +62,23 @@ def run(
   console.say(f'{len(wanted)} programs for {chosen.devices} devices of {chosen.name}')
   light = description.describe(exp, config, command.arms, light=True)['passes']
   path = folder / f'{config.experiment}.{config.preset}.{chosen.name}.json'.replace(',', '_')
-  width = max(len(one.label) for one in wanted)
+  origin = _origin(command, chosen)
+  before = _before(path, origin)
+  width = max(len(one.label) for one in listed)
   print(_line(_COLUMNS, width), flush=True)
   told: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
   for program, (name, found) in zip(wanted, _compile(wanted, cached, jobs=command.jobs)):
     most = _confirmed(program, found, cached, chosen.chip) if command.largest else None
-    rows.append(_row(program, name, found, chosen.chip, most=most))
+    rows.append(_row(program, name, found, chosen.chip, most=most, full=command.full))
     left = [one.label for one in listed if one not in wanted[: len(rows)]]
-    told = _told(chosen, config, rows, passes=light, left=left, quick=command.quick)
+    kept = [before[label] for label in left if label in before]
+    left = [label for label in left if label not in before]
+    told = {**_told(chosen, config, [*rows, *kept], passes=light, left=left), **origin}
     files.write_json(path, told)
     print(_line(_cells(rows[-1], known=bool(chosen.chip.memory)), width), flush=True)
+  for row in told['programs'][len(rows) :]:
+    print(_line(_cells(row, known=bool(chosen.chip.memory)), width), flush=True)
   print('\n'.join(['', *summary(told)]))
   print(f'stored: {path}')
   return told
@@ -83,12 +90,28 @@ def _chosen(listed, only) -> list[programs.Program]:
   return sorted((one for one in listed if one.names & {*only}), key=first) if only else listed
 
 
+def _origin(command, target) -> dict[str, Any]:
+  """What the rows of a table are made by and of."""
+  versions = {name: _version(name) for name in ('jax', 'jaxlib')}
+  versions['compiler'] = targets.compiler(target)
+  versions |= {'robustmed': robustmed.__version__, 'commit': commit.of_checkout()}
+  text = json.dumps([command.config.to_dict(), command.arms], sort_keys=True)
+  return {'versions': versions, 'config': hashlib.sha256(text.encode()).hexdigest()[:24]}
+
+
+def _before(path, origin) -> dict[str, dict[str, Any]]:
+  """Label -> row of an earlier call, where the table stored at `path` has this origin."""
+  told = files.read_json(path) if path.is_file() else {}
+  same = all(told.get(name) == value for name, value in origin.items())
+  return {row['program']: row for row in told['programs']} if same else {}
+
+
 class _Cache:
   """Compilations by what was compiled, for what, and with which versions."""
 
-  def __init__(self, folder: pathlib.Path, target: targets.Target, *, quick: bool):
+  def __init__(self, folder: pathlib.Path, target: targets.Target, *, full: bool):
     self._folder = folder
-    self.options = targets.options(target, quick=quick)
+    self.options = targets.options(target, full=full)
     self._key = [target.name, jax.__version__, robustmed.__version__, targets.compiler(target)]
     self._key += [self.options] if self.options else []
 
@@ -146,7 +169,7 @@ def _confirmed(program, found, cached, chip) -> int:
   return estimate.confirmed(program, found, chip, compiled=compiled)
 
 
-def _row(program, name, found, chip, *, most) -> dict[str, Any]:
+def _row(program, name, found, chip, *, most, full) -> dict[str, Any]:
   seconds = lambda reached: estimate.seconds(found, chip, devices=program.devices, reached=reached)
   each = {'roofline': seconds(1.0), 'predicted': seconds(estimate.REACHED)}
   return {
@@ -163,22 +186,20 @@ def _row(program, name, found, chip, *, most) -> dict[str, Any]:
     'hours': {name: value * program.calls / 3600 for name, value in each.items()},
     'largest': estimate.largest(program, found, chip) if most is None else most,
     'confirmed': most is not None,
-    'advice': estimate.advice(program, found, chip),
+    'advice': estimate.advice(program, found, chip, full=full),
+    'quick': not full,
     'text': name.partition('.')[0],
   }
 
 
-def _told(target, config, rows, *, passes, left, quick) -> dict[str, Any]:
+def _told(target, config, rows, *, passes, left) -> dict[str, Any]:
   total = lambda kind: sum(row['hours'][kind] for row in rows)
-  compiler = targets.compiler(target)
   return {
     'experiment': config.experiment,
     'preset': config.preset,
     'target': target.name,
     'devices': target.devices,
     'memory': target.chip.memory,
-    'quick': quick,
-    'versions': {**{name: _version(name) for name in ('jax', 'jaxlib')}, 'compiler': compiler},
     'programs': rows,
     'left out': left,
     'distinct': len({row['text'] for row in rows}),
@@ -237,14 +258,16 @@ def _summary(told) -> list[str]:
     hours, left = told['hours'], told['left out']
     what = f'these programs, {len(left)} others left out, take' if left else 'the run takes'
     found.append(
-      f'{told["memory"] / 2**30:.0f} GiB a device; {what} about {hours["predicted"]:.3g} '
+      f'{told["memory"] / 2**30:.4g} GiB a device; {what} about {hours["predicted"]:.3g} '
       f'hours at {estimate.REACHED:.0%} of the peak of matrix products, no less than '
       f'{hours["roofline"]:.3g} at all of it; compiling, loading and studies not counted'
     )
-  if told['quick']:
+  full = [row['program'] for row in told['programs'] if not row['quick']]
+  if len(full) < len(told['programs']):
     found.append(
-      'compiled with --quick, which optimises less: temporaries, size and bytes moved are not '
-      'quite those of the program that runs'
+      f'compiled quickly{", all but " if full else ""}{", ".join(full)}: temporaries and bytes '
+      'moved are up to several times those of the program that runs, its code is larger; --full '
+      'compiles as a run does'
     )
   if told['studies']:
     found.append(f'studies beside the grid, {told["studies"]:.0%} of all passes, are not compiled')

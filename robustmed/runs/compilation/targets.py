@@ -24,11 +24,12 @@ class Chip(NamedTuple):
   link: float = 0.0  # bytes a second that it sends to others
 
 
+# The memory is what the compiler of libtpu 0.0.42 calls available when a program is too large.
 CHIPS = {
-  'v4': Chip(32 * GIB, 275e12, 1.2e12, 150e9),
-  'v5e': Chip(16 * GIB, 197e12, 0.82e12, 100e9),
-  'v5p': Chip(95 * GIB, 459e12, 2.76e12, 300e9),
-  'v6e': Chip(32 * GIB, 918e12, 1.64e12, 224e9),
+  'v4': Chip(30.75 * GIB, 275e12, 1.2e12, 150e9),
+  'v5e': Chip(15.75 * GIB, 197e12, 0.82e12, 100e9),
+  'v5p': Chip(95.74 * GIB, 459e12, 2.76e12, 300e9),
+  'v6e': Chip(31.25 * GIB, 918e12, 1.64e12, 224e9),
   'cpu': Chip(),
 }
 # Chips of a slice -> its shape; the number in the names of v4 and v5p is that of cores, two a chip.
@@ -88,7 +89,7 @@ def chosen(flags: Any) -> str:
     raise errors.UserError(
       f'--stage compile needs --target, such as {EXAMPLES}, and no other stage has one'
     )
-  for name in ('programs', 'largest', 'quick'):
+  for name in ('programs', 'largest', 'full'):
     if getattr(flags, name) and not flags.target:
       raise errors.UserError(f'--{name} can be used with --stage compile only')
   if not flags.target:
@@ -152,14 +153,14 @@ def compiler(target: Target) -> str:
     return f'{found.stat().st_size} bytes' if found.is_file() else ''
 
 
-def options(target: Target, *, quick: bool) -> dict[str, Any]:
-  """What the compiler is told beside its defaults; with `quick`, to spend little on fast programs.
+def options(target: Target, *, full: bool) -> dict[str, Any]:
+  """What the compiler is told beside its defaults; unless `full`, to spend little on fast programs.
 
-  For v5e that takes about a fifth of the time. The operations are the same within a
-  hundredth, the program is a half to a tenth of the size, and temporaries may differ either way:
-  fewer of them are kept in the fast memory of a chip.
+  For v5e that takes about a fifth of the time. The operations are the same within a hundredth, and
+  the program is a half to a tenth of the size. Temporaries are up to several times as large, since
+  fewer of them are kept in the fast memory of a chip; 3 % smaller at most was seen.
   """
-  if not quick:
+  if full:
     return {}
   if target.topology:
     return {'exec_time_optimization_effort': -1.0}

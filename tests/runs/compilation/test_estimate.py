@@ -62,9 +62,12 @@ def test_the_largest_batch_is_on_the_line_of_two_and_is_compiled(bytes_of, asked
 )
 def test_what_does_not_fit_says_by_how_much_and_what_mends_it(kind, batch, flag):
   program = _program(kind, batch=batch)
-  line = estimate.advice(program, estimate.Found(needed=20 * GIB), CHIP)
+  found = estimate.Found(needed=20 * GIB)
+  line = estimate.advice(program, found, CHIP)
   assert line.startswith(f'{kind} adv does not fit: it needs 20.0 GiB of 16 GiB') and flag in line
-  assert '4.0 GiB too much' in line
+  assert '4.0 GiB too much' in line and '--full' not in line
+  quick = estimate.advice(program, found, CHIP, full=False)
+  assert f"first try --full --programs '{kind} adv', which may need less; " in quick
   assert not estimate.advice(program, estimate.Found(temporaries=15 * GIB), CHIP)
 
 
@@ -79,5 +82,10 @@ class Full:
 def test_a_program_that_is_too_large_is_a_result():
   message = 'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.'
   assert estimate.compile_program(Full(message)).held == 20.5 * GIB
+  message = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries '
+    '(256.00G) exceeds available HBM (15.75G).'
+  )
+  assert estimate.compile_program(Full(message)).held == 256 * GIB
   with pytest.raises(RuntimeError, match='other'):
     estimate.compile_program(Full('other'))

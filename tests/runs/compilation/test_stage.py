@@ -133,18 +133,45 @@ def test_programs_come_in_the_order_of_their_names(tmp_path, monkeypatch):
   _listed_as(monkeypatch, *(_Lowered(text, []) for text in ('first', 'second', 'third')))
   told = _run(tmp_path, '--programs', 'attack second,attack')
   assert [row['arms'][0] for row in told['programs']] == ['second', 'first', 'third']
-  told = _run(tmp_path, '--programs', 'attack third')
+  told = _run(tmp_path / 'new', '--programs', 'attack third')
   assert told['left out'] == ['attack first', 'attack second']
 
 
-def test_quick_asks_the_compiler_for_less_and_is_a_compilation_of_its_own(tmp_path, monkeypatch):
+def test_other_programs_of_a_run_are_added_to_its_table(tmp_path, capsys, monkeypatch):
+  _listed_as(monkeypatch, *(_Lowered(text, []) for text in ('first', 'second', 'third')))
+  _run(tmp_path, '--programs', 'attack first,attack third', '--full')
+  capsys.readouterr()
+  told = _run(tmp_path, '--programs', 'attack second,attack first')
+  found = [(row['arms'][0], row['quick']) for row in told['programs']]
+  assert found == [('second', True), ('first', True), ('third', False)]
+  assert told['left out'] == [] and _stored(tmp_path)['programs'] == told['programs']
+  shown = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:4]]
+  assert shown == ['second', 'first', 'third']
+  told = _run(tmp_path, '--programs', 'attack first', '--config.train.batch_size=12')
+  assert told['left out'] == ['attack second', 'attack third']  # of another run
+
+
+def test_rows_of_another_version_are_dropped(tmp_path, monkeypatch):
+  _listed_as(monkeypatch, *(_Lowered(text, []) for text in ('first', 'second')))
+  _run(tmp_path, '--programs', 'attack first')
+  monkeypatch.setattr(stage.commit, 'of_checkout', lambda: 'another')
+  assert _run(tmp_path, '--programs', 'attack second')['left out'] == ['attack first']
+
+
+def test_full_asks_the_compiler_for_more_and_is_a_compilation_of_its_own(tmp_path, monkeypatch):
   compiled = []
   _listed_as(monkeypatch, _Lowered('text', compiled))
-  assert not _run(tmp_path)['quick']
-  told = _run(tmp_path, '--quick')
-  _run(tmp_path, '--quick')
-  assert [given for _, given in compiled] == [{}, {'xla_llvm_disable_expensive_passes': True}]
-  assert told['quick'] and any('compiled with --quick' in line for line in stage.lines(told))
+  said = lambda told: any('compiled quickly' in line for line in stage.lines(told))
+  assert said(_run(tmp_path)) and not said(_run(tmp_path, '--full'))
+  assert said(_run(tmp_path))
+  assert [given for _, given in compiled] == [{'xla_llvm_disable_expensive_passes': True}, {}]
+
+
+def test_the_last_lines_name_what_was_compiled_in_full(tmp_path, monkeypatch):
+  _listed_as(monkeypatch, *(_Lowered(text, []) for text in ('first', 'second')))
+  _run(tmp_path, '--programs', 'attack first', '--full')
+  text = '\n'.join(stage.lines(_run(tmp_path, '--programs', 'attack second')))
+  assert 'compiled quickly, all but attack first: temporaries' in text and '--full' in text
 
 
 @pytest.mark.long
@@ -154,7 +181,7 @@ def test_all_programs_of_a_smoke_preset_compile_for_8_devices(path, tmp_path):
     pytest.skip('it has no stages')
   # What compiles fastest: only that everything lowers and compiles is asked here.
   flags = os.environ['XLA_FLAGS'].replace('device_count=2', 'device_count=8')
-  words = ['--config', f'{path}:smoke', '--stage', 'compile', '--target', 'cpu-8', '--quick']
+  words = ['--config', f'{path}:smoke', '--stage', 'compile', '--target', 'cpu-8']
   runs.main(*words, '--workdir', tmp_path, XLA_FLAGS=flags)
   (stored,) = (tmp_path / 'compile').glob('*.cpu-8.json')
   told = json.loads(stored.read_text())

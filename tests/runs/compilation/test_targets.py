@@ -1,4 +1,8 @@
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -53,8 +57,8 @@ def test_the_compiler_of_tpus_that_is_absent_is_one_line(capsys, monkeypatch):
 
 def test_flags_that_do_not_go_together(capsys):
   assert '--stage compile needs --target' in _error(capsys, '--stage', 'compile')
-  assert '--quick can be used with --stage compile only' in _error(
-    capsys, '--stage', 'describe', '--quick'
+  assert '--full can be used with --stage compile only' in _error(
+    capsys, '--stage', 'describe', '--full'
   )
   assert 'no other stage has one' in _error(capsys, '--stage', 'describe', '--target', 'cpu-2')
   assert 'JAX has started with 2 CPU devices' in _error(
@@ -62,8 +66,39 @@ def test_flags_that_do_not_go_together(capsys):
   )
 
 
-def test_quick_is_less_effort_of_the_compiler():
+def test_unless_in_full_the_compiler_spends_less_effort():
   tpu, cpu = targets.parse('v5e-16'), targets.parse('cpu-2')
-  assert targets.options(tpu, quick=False) == targets.options(cpu, quick=False) == {}
-  assert targets.options(tpu, quick=True) == {'exec_time_optimization_effort': -1.0}
-  assert targets.options(cpu, quick=True) == {'xla_llvm_disable_expensive_passes': True}
+  assert targets.options(tpu, full=True) == targets.options(cpu, full=True) == {}
+  assert targets.options(tpu, full=False) == {'exec_time_optimization_effort': -1.0}
+  assert targets.options(cpu, full=False) == {'xla_llvm_disable_expensive_passes': True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['v5e-16', 'v6e-8', 'v4-8', 'v5p-8'])
+def test_the_memory_of_a_chip_is_what_the_compiler_says(name):
+  """In a process of its own: topologies of two kinds of chips do not go together in one."""
+  if importlib.util.find_spec('libtpu') is None and not os.environ.get('TPU_LIBRARY_PATH'):
+    pytest.skip('the compiler of TPUs is not installed')
+  done = subprocess.run([sys.executable, '-c', _TOO_LARGE, name], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  wanted, there_is = re.findall(r'\(([\d.]+)G\)', done.stdout)
+  assert targets.parse(name).chip.memory == float(there_is) * targets.GIB
+  assert f'needed {float(wanted)} GiB' in done.stdout
+
+
+_TOO_LARGE = """
+import sys
+from robustmed.runs.compilation import estimate, targets
+target = targets.parse(sys.argv[1])
+targets.prepare(target)
+import jax
+import jax.numpy as jnp
+device = jax.sharding.SingleDeviceSharding(targets.devices_of(target)[0])
+array = jax.ShapeDtypeStruct((32, 2**30), jnp.float32, sharding=device)
+lowered = jax.jit(lambda x: x + 1).lower(array)
+try:
+  lowered.compile()
+except RuntimeError as error:
+  print(error)
+print('needed', estimate.compile_program(lowered).needed / targets.GIB, 'GiB')
+"""
