@@ -24,8 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = ('spine', 'hippo', 'brats3d', 'ceph', 'bccd')
 
 
-def _ours(name, args):
-  """Returns (number of gradients, run once)."""
+def attack_of(name, args):
+  """Returns (number of gradients, our attack under jit, its arguments)."""
   from robustmed.process import cpu_flags
 
   cpu_flags.tune()  # as robustmed.main does, before JAX starts
@@ -45,9 +45,13 @@ def _ours(name, args):
     return attack(lambda x: problem.objective(variables, x, target), image, eps=eps, key=key).x
 
   data = problem.variables, problem.image, problem.target, jnp.float32(problem.levels[3])
-  return steps * len(problem.image), lambda: jax.block_until_ready(
-    attacked(*data, jax.random.key(0))
-  )
+  return steps * len(problem.image), attacked, (*data, jax.random.key(0))
+
+
+def _ours(name, args):
+  """Returns (number of gradients, run once)."""
+  count, attacked, data = attack_of(name, args)
+  return count, lambda: attacked(*data).block_until_ready()
 
 
 def _soft_dice(probability, target, axes):
