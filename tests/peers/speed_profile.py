@@ -4,9 +4,9 @@
 
 Of the workloads of speed.py, on one core: then the operations run one after the other, and the
 times that JAX's profiler notes for them add up. profile.csv has a row per workload, layers.csv one
-for every shape of convolution. An operation belongs to the module of robustmed/ops that made it, and
-is a copy where it only moves numbers. Milliseconds are CPU time without the profiler, divided in
-the shares that it found. FLOPs are those of the compiled program, borders included.
+for every shape of convolution. An operation belongs to the module of robustmed/ops that made it,
+and is a copy where it only moves numbers. Milliseconds are CPU time without the profiler, divided
+in the shares that it found. FLOPs are those of the compiled program, borders included.
 """
 
 import argparse
@@ -32,10 +32,9 @@ PARTS = {
 PRODUCTS, COPIES, REST, BETWEEN = 'convolutions', 'copies', 'other elements', 'between'
 COLUMNS = (PRODUCTS, 'norms', COPIES, 'pools and resizes', REST, BETWEEN)
 # Opcodes that compute nothing.
-_MOVES = frozenset(
-  'parameter bitcast copy transpose reshape slice pad concatenate reverse broadcast constant tuple '
-  'get-tuple-element dynamic-slice dynamic-update-slice'.split()
-)
+_MOVES = ('parameter', 'bitcast', 'copy', 'transpose', 'reshape', 'slice', 'pad', 'concatenate')
+_MOVES += ('reverse', 'broadcast', 'constant', 'tuple', 'get-tuple-element', 'dynamic-slice')
+_MOVES += ('dynamic-update-slice',)
 _LINE = re.compile(r'^\s*(?:ROOT )?%([\w.-]+) = (\([^=]*\)|\S+) ([\w-]+)\((.*)$')
 _SIZES = re.compile(r'\w+\[([\d,]*)\]')
 
