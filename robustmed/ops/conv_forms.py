@@ -193,17 +193,6 @@ def _pad_depth(window, x):
 
 def _forward_3d(window, x, k):
   batch, plane = x.shape[0], window.without_first()
-  if window.strides[0] == 1:
-    # One convolution to the features of all depth taps, which reads its input once.
-    n, m = window.size[0], window.out[0]
-    y = forward(plane, x.reshape(-1, *x.shape[2:]), jnp.concatenate(list(k), axis=-1))
-    y = y.reshape(batch, n, *y.shape[1:])
-    starts = [t * window.dilation[0] - window.padding[0][0] for t in range(window.taps[0])]
-    pieces = jnp.split(y, window.taps[0], axis=-1)
-    return sum(
-      lax.pad(piece, jnp.zeros((), y.dtype), [(0, 0, 0), (-a, m + a - n, 0), *[(0, 0, 0)] * 3])
-      for piece, a in zip(pieces, starts, strict=True)
-    )
   x = _pad_depth(window, x)
   y = sum(forward(plane, _depth_slice(window, x, t), k[t]) for t in range(window.taps[0]))
   return y.reshape(batch, *window.out, -1)
@@ -252,11 +241,15 @@ def transpose(window, y, k):
 
 def _transpose_3d(window, y, k):
   batch, plane = y.shape[0], window.without_first()
-  x = transpose(plane, y.reshape(-1, *y.shape[2:]), jnp.concatenate(list(k), axis=-2))
-  x = x.reshape(batch, window.out[0], *x.shape[1:])
-  pieces = jnp.split(x, window.taps[0], axis=-1)
-  fronts = [t * window.dilation[0] - window.padding[0][0] for t in range(window.taps[0])]
-  return sum(_dilate(piece, window, [0], [a]) for piece, a in zip(pieces, fronts, strict=True))
+  d, m = window.dilation[0], window.out[0]
+  flat = y.reshape(-1, *y.shape[2:])
+  total = None
+  for t in range(window.taps[0]):
+    piece = transpose(plane, flat, k[t])
+    piece = piece.reshape(batch, m, *piece.shape[1:])
+    piece = _dilate(piece, window, [0], [t * d - window.padding[0][0]])
+    total = piece if total is None else total + piece
+  return total
 
 
 def _phase_plan(n, k, s, lo):
