@@ -1,4 +1,4 @@
-"""Makes the pages of docs/results, and the README's table of verdicts, from CSV files.
+"""Makes the pages of docs/results, and the README's verdicts and speeds, from CSV files.
 
   python docs/results/make.py            writes what has changed
   python docs/results/make.py --check    writes nothing, exit code 1 where something would change
@@ -125,12 +125,26 @@ def verdicts(runs: pd.DataFrame) -> str:
   return markdown(table[list(columns)].rename(columns=columns).replace('', '-'))
 
 
-def with_block(path: pathlib.Path, name: str, content: str) -> str:
-  """The file's text with `content` between its markers `<!-- name -->` and `<!-- /name -->`."""
+def speeds() -> str:
+  """The README's line on the CPU: how many times as fast as PyTorch attacks are, and goals."""
+  table = read(FOLDER / 'benchmark' / 'speed.csv')
+  names = table['attack'].replace('', None).ffill().str.extract('`(.*)`')[0]
+  found = []
+  for name, rows in table.groupby(names, sort=False):
+    times = ', '.join(f'{row.times} ({row.instructions})' for row in rows.itertuples())
+    found.append(f'`{name}` {times}, goal {rows["goal"].iloc[0]}')
+  return '; '.join(found) + '.'
+
+
+def with_block(path: pathlib.Path, name: str, content: str, *, text: str = '') -> str:
+  """The file's text with `content` between its markers `<!-- name -->` and `<!-- /name -->`.
+
+  text: taken in place of the file's.
+  """
   text, found = re.subn(
     rf'(<!-- {name}\b[^>]*-->\n).*?(\n<!-- /{name} -->)',
     lambda match: match[1] + content + match[2],
-    path.read_text('utf-8'),
+    text or path.read_text('utf-8'),
     flags=re.S,
   )
   if found != 1:
@@ -145,6 +159,7 @@ def pages() -> dict[pathlib.Path, str]:
   index = '\n'.join(f'- [{title}]({name}.md)' for name, title in titles().items())
   made[FOLDER / 'README.md'] = with_block(FOLDER / 'README.md', 'pages', index)
   made[README] = with_block(README, 'verdicts', verdicts(runs))
+  made[README] = with_block(README, 'speeds', speeds(), text=made[README])
   return made
 
 

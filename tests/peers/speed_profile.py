@@ -4,9 +4,10 @@
 
 Of the workloads of speed.py, on one core: then the operations run one after the other, and the
 times that JAX's profiler notes for them add up. profile.csv has a row per workload, layers.csv one
-for every shape of convolution. An operation belongs to the module of robustmed/ops that made it,
-and is a copy where it only moves numbers. Milliseconds are CPU time without the profiler, divided
-in the shares that it found. FLOPs are those of the compiled program, borders included.
+for every shape of convolution that takes at least 1 %. An operation belongs to the module of
+robustmed/ops that made it, and is a copy where it only moves numbers. Milliseconds are CPU time
+without the profiler, divided in the shares that it found. FLOPs are those of the compiled program,
+borders included.
 """
 
 import argparse
@@ -185,6 +186,8 @@ def _peak(rounds) -> float:
 
 def profile(name, args):
   """Returns (row of the workload, rows of its convolutions)."""
+  from robustmed.benchmark import workloads
+
   count, attacked, data = speed.attack_of(name, args)
   compiled = attacked.lower(*data).compile()
   known = operations(compiled.as_text())
@@ -210,13 +213,22 @@ def profile(name, args):
   total = sum(parts.values())
   share = lambda nanoseconds: f'{100 * nanoseconds / total:.1f}'
   rate = lambda spent, flops: f'{flops / (spent / total * cpu * count * 1e6):.0f}'
-  row = {'workload': name, 'ms': f'{cpu:.4g}', **{part: share(parts[part]) for part in COLUMNS}}
   flops = sum(layer[1] for layer in layers.values())
-  row |= {'GFLOP': f'{flops / count / 1e9:.4g}', 'GFLOP/s': rate(parts[PRODUCTS], flops)}
-  row['peak'] = f'{_peak(args.rounds):.0f}'
+  row = {
+    'workload': name,
+    'steps': args.steps or workloads.WORKLOADS[name].steps,
+    'CPU ms a gradient': f'{cpu:.4g}',
+    **{f'% {part}': share(parts[part]) for part in COLUMNS},
+    'GFLOP a gradient': f'{flops / count / 1e9:.4g}',
+    'GFLOP/s of convolutions': rate(parts[PRODUCTS], flops),
+    'GFLOP/s of a matrix product': f'{_peak(args.rounds):.0f}',
+  }
+  own, peak = list(row.values())[-2:]
+  row['% of it'] = f'{100 * float(own) / float(peak):.0f}'
   found = [
-    {'workload': name, 'layer': layer, 'share': share(spent), 'GFLOP/s': rate(spent, flops)}
+    {'workload': name, 'convolution': layer, '%': share(spent), 'GFLOP/s': rate(spent, flops)}
     for layer, (spent, flops) in sorted(layers.items(), key=lambda one: -one[1][0])
+    if spent >= 0.01 * total
   ]
   return row, found
 
