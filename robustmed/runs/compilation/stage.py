@@ -64,7 +64,7 @@ def run(
   path = folder / f'{config.experiment}.{config.preset}.{chosen.name}.json'.replace(',', '_')
   origin = _origin(command, chosen)
   before = _before(path, origin)
-  width = max(len(one.label) for one in listed)
+  width = max(len(one.label) for one in listed if one in wanted or one.label in before)
   print(_line(_COLUMNS, width), flush=True)
   told: dict[str, Any] = {}
   rows: list[dict[str, Any]] = []
