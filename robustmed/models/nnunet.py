@@ -66,8 +66,11 @@ class NnUNet(nn.Module):
   def _strides(self, image):
     rank = image.ndim - 2
     strides = [(s,) * rank if isinstance(s, int) else tuple(s) for s in self.strides]
-    if not strides or any(len(s) != rank for s in strides):
-      raise errors.UserError(f'NnUNet strides {self.strides} do not fit images {image.shape}')
+    if not strides or rank < 1 or any(len(s) != rank for s in strides):
+      raise errors.UserError(
+        f'NnUNet strides {self.strides} do not fit images {image.shape}, which must be [b, *sides, '
+        'channels] with a stride for each side'
+      )
     whole = [math.prod(axis) for axis in zip(*strides, strict=True)]
     grid = image.shape[1:-1]
     if image.shape[-1] != self.channels or any(n % m for n, m in zip(grid, whole, strict=True)):

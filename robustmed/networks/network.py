@@ -46,6 +46,15 @@ class Network(NamedTuple):
   mirrored: str = ''  # axes whose mirror images the network's own prediction averages
   notes: tuple[str, ...] = ()  # what its user should know, a line each
 
+  def __repr__(self) -> str:
+    sides = ', '.join('any' if side is None else str(side) for side in self.shape)
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(self.variables))
+    told = ''.join(f', {name}={value!r}' for name, (value, _) in self.stated.items())
+    return (
+      f'Network({self.name!r}, {self.format}, images [b, {sides}, {self.channels}], '
+      f'{count:,} parameters{told})'
+    )
+
   @property
   def axes(self) -> int:
     """The number of spatial axes."""

@@ -31,7 +31,7 @@ from robustmed import errors
 
 _TINY = 1e-8
 OF_CASE = {'case': 'case', 'case_zscore': 'zscore'}  # -> intensity of data/labelled/units.py
-_NUMBERS = {
+NUMBERS = {
   **dict.fromkeys(OF_CASE, 0),
   'none': 0,
   'zscore': 0,
@@ -42,6 +42,12 @@ _NUMBERS = {
   'window': 2,
   'standard': 2,
   'ct': 4,
+}
+EXAMPLES = {  # of intensities as stored, such as Hounsfield units
+  'scale': 'scale:BY, such as scale:255',
+  'window': 'window:LOW:HIGH, such as window:-100:240',
+  'standard': 'standard:MEAN:DEVIATION, such as standard:80:40',
+  'ct': 'ct:LOW:HIGH:MEAN:DEVIATION, such as ct:-100:240:80:40',
 }
 _CROPPED = 'nonzero:'
 
@@ -68,15 +74,15 @@ def parse(text: str, *, channels: int | None = None) -> Callable[[jax.Array], ja
 def _one(text):
   """Returns the function (channels, all channels, box or None) -> normalised channels."""
   name, *parts = text.split(':')
-  count = errors.lookup(_NUMBERS, name, kind='normalisation')
+  count = errors.lookup(NUMBERS, name, kind='normalisation')
   try:
     numbers = [np.array([float(one) for one in part.split(',')], np.float32) for part in parts]
   except ValueError:
     numbers = []
   if len(numbers) != count or not all(np.isfinite(one).all() for one in numbers):
     raise errors.UserError(
-      f'input.normalise={text}: {name} takes {count} numbers, such as '
-      f'{":".join([name, *["1"] * count])}'
+      f'input.normalise={text}: {name} takes {count} numbers'
+      f'{", " + EXAMPLES[name] if count else ""}'
     )
   same = lambda image, *_: image
   plain = {**dict.fromkeys(OF_CASE, same), 'none': same, 'zscore': _zscore, 'minmax': _minmax}

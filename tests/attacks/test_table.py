@@ -94,6 +94,13 @@ def test_the_report_and_the_figure(table, tmp_path):
   path = table.report(tmp_path / 'out')
   text = path.read_text()
   assert '| attack | 0 | 0.1 | 0.3 |' in text and '| worst |' in text and '7 examples' in text
+  ball = 'levels in the linf norm of images, values from 0 to 1'
+  assert table.settings == {
+    'pgd': f'{ball}, 4 steps of 0.5 of the level, 1 start, the last iterate',
+    'judged': f'{ball}, 4 steps, 1 start, the iterate that is worst by the metric',
+    'noise': f'{ball}, a random image',
+  }
+  assert f'- pgd: {table.settings["pgd"]}.' in text
   names = {one.name for one in path.parent.iterdir()}
   assert names == {'report.md', 'curve.png', 'means.csv', 'examples.csv'}
   stored = pd.read_csv(path.parent / 'examples.csv')

@@ -72,6 +72,8 @@ def test_wrong_images_and_strides_are_named():
     shapes(net, 2, 56, 40, 2)
   with pytest.raises(errors.UserError, match='do not fit images'):
     shapes(net.clone(strides=((2, 2),)), 2, 8, 8, 8, 1)
+  with pytest.raises(errors.UserError, match=r'\(40, 40\), which must be \[b, \*sides, channels\]'):
+    shapes(net, 40, 40)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Networks from elsewhere: files and functions, what is guessed, outputs as logits of labels."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ def test_a_file_gives_variables_and_a_function(axes, tmp_path):
   found = networks.load(audited.brightness(tmp_path / 'net.onnx', axes=axes, last='Softmax'))
   assert found.channels == 1 and found.shape == (None,) * axes and found.activation == 'softmax'
   assert len(found.digest) == 64 and found.multiple() == 2
+  shown = f'Network({found.name!r}, ONNX, images [b, {"any, " * axes}1], '
+  assert repr(found).startswith(shown) and '\n' not in repr(found) and len(repr(found)) < 300
   image = jax.random.normal(jax.random.key(0), (2, *(8, 6, 4)[:axes], 1))
   outputs = jax.jit(found.predict)(found.variables, image)
   assert outputs.shape == (*image.shape[:-1], 3)
@@ -72,7 +75,8 @@ def test_flag_before_sidecar_before_guess(tmp_path):
     ('input.channels', 3, 'takes 1 channels'),
     ('input.orientation', 'xz', 'letters of yx'),
     ('input.window', (8,), '2 positive sides'),
-    ('input.normalise', 'window:1', 'takes 2 numbers'),
+    ('input.normalise', 'window:1', 'takes 2 numbers, window:LOW:HIGH, such as window:-100:240'),
+    ('input.normalise', 'zscore:1', 'zscore takes 0 numbers$'),
     ('output.kind', 'boxes', 'output.kind'),
     ('output.activation', 'tanh', 'output.activation'),
   ],
@@ -217,3 +221,14 @@ def test_networks_that_come_with_the_package(name):
 def test_the_networks_of_the_package_are_small():
   sizes = [path.stat().st_size for path in networks.shipped.FOLDER.rglob('*') if path.is_file()]
   assert sum(sizes) < 6 * 2**20
+
+
+def test_the_normalisations_of_the_documentation_are_those_that_there_are():
+  text = (pathlib.Path(__file__).parents[2] / 'docs' / 'networks.md').read_text()
+  table = text.split('| `input.normalise` |')[1].split('\n\n')[0]
+  first = [line.split('|')[1] for line in table.splitlines() if line.startswith('| `')]
+  listed = [name.strip().strip('`') for cell in first for name in cell.split(',')]
+  assert sorted(one.split(':')[0] for one in listed) == sorted(normalise.NUMBERS)
+  for one in listed:
+    assert one.count(':') == normalise.NUMBERS[one.split(':')[0]]
+    normalise.parse(one if ':' not in one else normalise.EXAMPLES[one.split(':')[0]].split()[-1])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.attacks import inputs, objectives
+from robustmed.attacks import engine, inputs, objectives
 from robustmed.attacks.apgd import apgd
 from robustmed.attacks.ensemble.budgets import BUDGETS
 from robustmed.attacks.pgd import pgd
@@ -32,11 +32,12 @@ class Table:
   frame: one row per attack, level and example: attack ('none': the image itself, 'worst': the worst
   of all, but not of artefacts), eps, index, value (the metric), objective, distance, and the flags
   of `types.Flags`; `worst` has in `by` and `by_eps` the attack and level that found it, a lower one
-  too.
+  too. settings: what each attack does, in words.
   """
 
   frame: pd.DataFrame
   higher_is_better: bool
+  settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def means(self) -> pd.DataFrame:
@@ -90,6 +91,7 @@ class Table:
       cells = ['' if np.isnan(value) else f'{value:.4g}' for value in line]
       lines.append(f'| {name} | {" | ".join(cells)} |')
     lines += ['', '![mean by level](curve.png)', '']
+    lines += [f'- {name}: {said}.' for name, said in self.settings.items()]
     attacked = self.frame[~self.frame['attack'].isin((NONE, WORST))]
     for flag, said in _FLAGS.items():
       if count := int(attacked[flag].sum()):
@@ -169,7 +171,8 @@ def evaluate(
   frame = pd.concat(rows, ignore_index=True)
   flags = [flag for flag in _FLAGS if flag in frame]
   frame[flags] = frame[flags].fillna(False).astype(bool)
-  return Table(_with_worst(frame, candidates, levels, higher_is_better), higher_is_better)
+  settings = {name: _in_words(attack) for name, (attack, _) in chosen.items()}
+  return Table(_with_worst(frame, candidates, levels, higher_is_better), higher_is_better, settings)
 
 
 def _attacks(given, objective, threat) -> dict[str, tuple[Attack, Callable[..., Array]]]:
@@ -198,6 +201,27 @@ def _of_budget(name, threat) -> dict[str, Attack]:
     how = {'num_steps': budget.queries, 'select': 'best', 'start': start, **threat}
     found[f'square_{budget.queries}'] = square(**how)
   return found
+
+
+def _in_words(attack) -> str:
+  threat, said = getattr(attack, 'threat', None), []
+  if norm := getattr(threat, 'norm', None):
+    said.append(f'levels in the {norm} norm of images')
+  if (bounds := getattr(threat, 'bounds', None)) is not None:
+    low, high = (' '.join(f'{value:g}' for value in np.ravel(bound)) for bound in bounds)
+    said.append(f'values from {low} to {high}')
+  if getattr(threat, 'region', None) is not None:
+    said.append('within a region')
+  if isinstance(attack, engine.LoopAttack) and not attack.num_steps:
+    said.append('a random image' if attack.restarts == 1 else f'{attack.restarts} random images')
+  elif isinstance(attack, engine.LoopAttack):
+    said.append(f'{attack.num_steps} {"steps" if attack.solver.needs_gradient else "queries"}')
+    if isinstance(attack.relative_step, int | float):
+      said[-1] += f' of {attack.relative_step:g} of the level'
+    said.append('1 start' if attack.restarts == 1 else f'{attack.restarts} starts')
+    iterates = {'monitor': 'the iterate that is worst by the metric'}
+    said.append(iterates.get(attack.select, f'the {attack.select} iterate'))
+  return ', '.join(said) or 'a function, whose settings are not known'
 
 
 def _of_one_ball(chosen) -> set[str]:
