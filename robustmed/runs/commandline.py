@@ -31,20 +31,18 @@ Any field of the configuration can be set:
 so can every setting of an attack, whether the file names it or not:
   --config.evaluate.attacks.pgd_seg.restarts=5
 
---config takes a file, or the name of a configuration that comes with the package. Without a
-checkout: robustmed quickstart:smoke --workdir runs/smoke. Other commands: robustmed doctor (is this
-machine fit?), robustmed froc, robustmed lidc_masks; each has --help.
+--config takes a file, or the name of a configuration that comes with the package. Other commands:
+robustmed doctor (is this machine fit?), robustmed froc, robustmed lidc_masks; each has --help. Where
+it is not installed, `python -m robustmed.main` stands for robustmed.
 
 examples:
-  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart
-  python -m robustmed.main --config configs/quickstart.py:smoke --workdir runs/smoke
-  python -m robustmed.main --config configs/quickstart.py --stage describe
-  python -m robustmed.main --config configs/quickstart.py --workdir runs/quickstart \\
-      --stage train --arms adv
-  python -m robustmed.main --config configs/spine.py --workdir runs/spine --stage plan --jobs 8
-  python -m robustmed.main --config configs/spine.py:paper --stage compile --target v5e-16
-  python -m robustmed.main --config configs/quickstart.py --workdir runs/other \\
-      --stage evaluate --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
+  robustmed quickstart:smoke --workdir runs/smoke
+  robustmed quickstart --stage describe
+  robustmed quickstart --workdir runs/quickstart --stage train --arms adv
+  robustmed spine --workdir runs/spine --stage plan --jobs 8
+  robustmed spine:paper --stage compile --target v5e-16
+  robustmed quickstart --workdir runs/other --stage evaluate \\
+      --checkpoint runs/quickstart/checkpoints/adv/seed0 \\
       --config.data.source=lumbar_disks --config.data.dir=DIR
 """
 # Types of settings whose default is None.
@@ -89,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
   add = out.add_argument
   add(
     '--config',
-    required=True,
     metavar='NAME[:PRESET]',
     help='experiment, as spine or configs/spine.py; --config may be left out before it',
   )
@@ -125,6 +122,11 @@ def parse(words: Sequence[str]) -> Command:
   if words and not words[0].startswith('-'):
     words.insert(0, '--config')
   known, overrides = parser().parse_known_args(words)
+  if not known.config:
+    raise errors.UserError(
+      'no configuration is named: robustmed quickstart:smoke --workdir runs/smoke, or --config '
+      'FILE.py; see --help'
+    )
   target = targets.chosen(known)
   config = load_config(known.config)
   _apply(config, _names_of_attacks(overrides))
@@ -212,8 +214,10 @@ def _find(path: str) -> pathlib.Path:
     known = {found.stem: found for found in sorted(CONFIGS.glob('[!_]*.py'))}
     if path in known:
       return known[path]
+    near = difflib.get_close_matches(path, list(known), n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
     raise errors.UserError(
-      f'no configuration {path!r} comes with robustmed (there are: {", ".join(known)}); '
+      f'no configuration {path!r} comes with robustmed{hint} (there are: {", ".join(known)}); '
       'the name of a file ends in .py'
     )
   if not file.is_absolute() and (CONFIGS.parent / file).is_file():

@@ -135,8 +135,14 @@ def test_configurations_lie_in_an_installed_package(tmp_path, monkeypatch):
   monkeypatch.setattr(commandline, 'CONFIGS', tmp_path / 'robustmed' / 'configs')
   assert commandline.load_config('amat_heart:smoke').preset == 'smoke'
   assert commandline.load_config('configs/harden.py:smoke').preset == 'smoke'
-  with pytest.raises(errors.UserError, match=r"no configuration 'spin' comes.*spine"):
+  with pytest.raises(errors.UserError, match=r"'spin' comes with robustmed; did you mean 'spine'"):
     commandline.load_config('spin:real')
+
+
+def test_a_command_without_a_configuration_says_what_to_type():
+  for words in ([], ['--workdir', 'x']):
+    with pytest.raises(errors.UserError, match='named: robustmed quickstart:smoke --workdir'):
+      commandline.parse(words)
 
 
 def test_main_turns_a_mistake_into_one_line_and_code_2(capsys):
