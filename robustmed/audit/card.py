@@ -24,13 +24,16 @@ def _of(found, name) -> str:
   smallest = found['smallest_breaking_eps'][name]
   words = {None: 'not known', 'above': 'above the largest level'}
   level = lambda value: words.get(value) or f'{value:.4g}'
+  cases = f'{data["cases"]}'
+  if data['cases'] < data['cases_in_folder']:
+    cases += f' of {data["cases_in_folder"]}'
   attacks = [n for n in found['attacks'] if found['attacks'][n]['settings']['name'] != 'corruption']
   lines = [
     f'## {name}',
     '',
     f'{network["format"]} file `{network["file"]}`, sha256 `{network["sha256"]}`, '
     f'{network["parameters"]:,} parameters.',
-    f'Audited on {data["cases"]} cases of {data["groups"]} patients (`{data["folder"]}`, sha256 '
+    f'Audited on {cases} cases of {data["groups"]} patients (`{data["folder"]}`, sha256 '
     f'`{data["sha256"][:16]}`) on {found["provenance"]["date"][:10]}, preset '
     f'`{found["provenance"]["preset"]}`.',
     '',
@@ -51,6 +54,11 @@ def _of(found, name) -> str:
     f'{level(smallest["quartile_3"])}; {smallest["not_broken"]} of {smallest["cases"]} cases '
     'withstood every level.',
     '',
+    *(
+      f'**Check, {check["status"]}: {check["name"]}.** {check["detail"]}.\n'
+      for check in found['checks']
+      if check['arm'] == name and check['status'] in ('warn', 'fail')
+    ),
     '**Limits.** Attacks give upper bounds of robustness: a stronger attack can only lower these '
     'numbers. Nothing is said of images from other scanners or of other diseases.',
     '',

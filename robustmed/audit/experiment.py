@@ -6,10 +6,11 @@ import jax
 import ml_collections
 
 from robustmed import errors
-from robustmed.audit import breaking, page, results, setup, threat
+from robustmed.audit import breaking, label_maps, page, results, setup, threat
 from robustmed.data.labelled import study
-from robustmed.evaluation import grid, stored_tables
+from robustmed.evaluation import checks, grid, stored_tables
 from robustmed.evaluation.smoothing import beside
+from robustmed.own_data import segmentation as own_data
 from robustmed.process import console
 from robustmed.runs import costs, experiment
 
@@ -51,6 +52,8 @@ def choose(config: ml_collections.ConfigDict, made: setup.Setup) -> None:
     config.evaluate.levels = made.threat.levels
     if not config.report.picture_eps:
       config.report.picture_eps = made.threat.levels[(len(made.threat.levels) - 1) // 2]
+  if said := page.demonstration(config):
+    console.say(said)
   if config.network or config.networks or config.data.dir:
     for line in (*study.lines(made.study), *sum((one.lines for one in made.audited.values()), ())):
       console.say(line)
@@ -87,6 +90,12 @@ def grid_of(
     subjects=functools.partial(made.part.subjects, made),
     host=made.part.host(made),
     inspected=inspected,
+    more_checks=functools.partial(
+      checks.of_untouched,
+      metric=made.part.METRIC,
+      poor=made.part.POOR,
+      classes=own_data.names(made) if made.part is label_maps else (),
+    ),
   )
 
 

@@ -79,7 +79,7 @@ def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   dark = np.where(around, np.inf, made['image']).min(axis=axes, keepdims=True)
   for name in ('image', 'adversarial'):
     made[name] = np.where(around, dark, made[name])
-  for name in ('seg_clean', 'seg_adv'):
+  for name in ('seg_clean', 'seg_adv', 'labels_clean', 'labels_adv'):
     made[name] = np.where(outside, 0, made[name])
   if found.image.ndim < 5:
     return made
@@ -133,6 +133,10 @@ def notes(made) -> list[str]:
   if {grid.shape for grid in found.grids} != {found.window}:
     kept.append(_PADDED[made.padding])
   kept.append(f'NSD and HD95 are of {made.distances.words}.')
+  kept.append(
+    'HD95 of a structure that only the labels or only the network shows is the diagonal of the '
+    'image, and NSD is 0: a penalty, not a distance.'
+  )
   if found.axes < found.spatial:
     kept.append('Of a volume the attacked slices alone are measured (data.slices_per_case).')
   return kept

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import card, coverage, label_maps, results, setup
+from robustmed.audit import card, coverage, label_maps, results, setup, structures
 from robustmed.evaluation import claims
 from robustmed.process import files
 from robustmed.report import spec
@@ -55,7 +55,7 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
   headline = float(config.report.picture_eps)
   return spec.ReportSpec(
     title=f'Audit of {", ".join(one.network.name for one in made.audited.values())}',
-    description=(*clinician(found, headline, made.part), 'Details follow.'),
+    description=(*_demo(config), *clinician(found, headline, made.part), 'Details follow.'),
     panels=tuple(made.part.panels(made, probes)),
     level_units=made.threat.units,
     arms=tuple(spec.Arm(name, one.network.name) for name, one in made.audited.items()),
@@ -86,7 +86,41 @@ def write(folder, made: setup.Setup, config, probes) -> spec.ReportSpec:
     ),
     headline_eps=headline,
     arms_are='a network',
+    attack_units=results.units_of(probes),
+    group_names=patients(made, rows),
+    classes=made.study.classes if made.part is label_maps else (),
   )
+
+
+def _demo(config) -> tuple[str, ...]:
+  said = demonstration(config)
+  return (f'**{said[0].upper()}{said[1:]}.**',) if said else ()
+
+
+def demonstration(config) -> str:
+  """Returns what is the demonstration's because no flag names the user's own; '' if nothing is."""
+  network, folder = config.network or config.networks, config.data.dir
+  shown, flags = [], []
+  if not network:
+    shown.append('the network (brightness, never trained)')
+    flags.append('--config.network')
+  if not folder:
+    shown.append('the images (synthetic)')
+    flags.append('--config.data.dir')
+  if not shown:
+    return ''
+  verb = 'are' if not folder else 'is'
+  given = f'no {" and no ".join(flags)} {"were" if len(flags) > 1 else "was"} given'
+  return f'this is a demonstration: {" and ".join(shown)} {verb} not yours, because {given}'
+
+
+def patients(made: setup.Setup, rows: pd.DataFrame) -> dict[int, str]:
+  """Returns the name of the patient of every group."""
+  cases = rows.drop_duplicates('group')
+  return {
+    int(group): made.study.partition.patients[int(case)]
+    for group, case in zip(cases['group'], cases['index'])
+  }
 
 
 def clinician(found, headline: float, part) -> tuple[str, ...]:
@@ -94,6 +128,8 @@ def clinician(found, headline: float, part) -> tuple[str, ...]:
   data, said = found['data'], []
   words = next(one['plain'] for one in found['threat']['levels'] if one['eps'] == headline)
   patients = f'{data["cases"]} cases of {data["groups"]} patients'
+  if left := data['cases_in_folder'] - data['cases']:
+    patients += f'; {left} of {data["cases_in_folder"]} cases were left out (data.most_examples)'
   said.append(
     f'**What was asked.** If every pixel changes by no more than a small amount ({words}), chosen '
     f'by an adversary who knows the network, {part.ASKED} Measured on {patients}.'
@@ -118,12 +154,9 @@ def _of_network(found, name: str, headline: float, part) -> str:
     'attack. '
   )
   if found['distances']:
-    near, far = at('none', 0.0, 'HD95'), at('pgd', headline, 'HD95')
-    if near['mean'] is not None and far['mean'] is not None:
-      line += (
-        f'Of the outline 95 % lies within {near["mean"]:.3g} {found["distances"]["unit"]} of the '
-        f'reference on untouched images, within {far["mean"]:.3g} under attack. '
-      )
+    mine = [one for one in found['structures'] if one['network'] == name]
+    means = [one and one['mean'] for one in (at('none', 0, 'HD95'), at('pgd', headline, 'HD95'))]
+    line += structures.words(mine, unit=found['distances']['unit'], means=means)
   if artefacts := _artefacts(found, name):
     line += f'Under artefacts of acquisition of middle severity: {artefacts}. '
   where = f'A case counts as broken where {smallest["broken_where"]}: '

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import breaking, coverage, setup
+from robustmed.audit import breaking, coverage, label_maps, setup, structures, threat
 from robustmed.evaluation import grid, statistics, trials
 from robustmed.evaluation import probes as plain_probes
 from robustmed.evaluation.smoothing import beside
 from robustmed.networks import network
+from robustmed.own_data import segmentation as own_data
 from robustmed.process import files
 from robustmed.report import inputs
 
 SCHEMA = 'robustmed.audit/1'
+_RANGE = "share of the image's range from 0.5 to 99.5 %"
 
 
 def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
   checks = files.read_json(folder / 'results' / 'checks.json')
   limited = bounded(probes, config)
   attacks = plain_probes.settings(next(iter(setup.tasks(made).values())), config)
-  groups = int(rows['group'].nunique())
+  groups, units = int(rows['group'].nunique()), units_of(probes)
   listed = coverage.items(
     attacks=attacks,
     corruptions=tuple(config.evaluate.corruptions),
@@ -51,9 +53,12 @@ def make(folder: pathlib.Path, made: setup.Setup, config, probes) -> dict[str, A
         'words': made.part.SHOWN,
         'higher_is_better': made.part.HIGHER_IS_BETTER,
       },
-      'attacks': {name: _attack(name, attacks, probes) for name in probes},
+      'attacks': {
+        name: _attack(name, attacks, probes, units.get(name, made.threat.units)) for name in probes
+      },
       'results': _results(made, rows, attacks, config),
       'distances': made.distances and made.distances._asdict() | {'words': made.distances.words},
+      'structures': _structures(made, rows, config),
       'smallest_breaking_eps': {
         name: _breaking(folder, made, rows, name, limited, config) for name in made.audited
       },
@@ -94,6 +99,7 @@ def _data(made: setup.Setup, rows) -> dict[str, Any]:
     'folder': made.fields.get('dir') or 'synthetic volumes',
     'layout': found.folder.layout,
     'cases': int(rows['index'].nunique()),
+    'cases_in_folder': len(found.partition.parts['test']),
     'groups': int(rows['group'].nunique()),
     'images_attacked': len(made.chosen),
     'axes': found.axes,
@@ -114,14 +120,21 @@ def _level(made: setup.Setup, eps: float) -> dict[str, Any]:
   }
 
 
-def _attack(name, attacks, probes) -> dict[str, Any]:
+def _attack(name, attacks, probes, unit) -> dict[str, Any]:
   probe = probes[name]
   return {
     'settings': attacks.get(name, {'name': 'corruption', 'kind': name}),
     'objective': probe.objective,
     'levels': list(probe.levels),
+    'unit': unit,
     'gradients': probe.attack.num_gradients,
   }
+
+
+def units_of(probes) -> dict[str, str]:
+  """Returns the unit of the severities of each artefact, whose image is in shares of its range."""
+  own = plain_probes.severities(probes)
+  return {name: unit.replace('units of the image', _RANGE) for name, unit in own.items()}
 
 
 def bounded(probes, config) -> list[str]:
@@ -164,6 +177,13 @@ def _groups(cell, metric) -> int:
   return int(cell['group'].nunique())
 
 
+def _structures(made, rows, config) -> list[dict[str, Any]]:
+  if made.part is not label_maps:
+    return []
+  how = {'attack': 'pgd', 'eps': config.report.picture_eps, 'whole': made.distances.whole}
+  return structures.lines(rows, names=own_data.names(made), **how)
+
+
 def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
   share = config.report.broken
   part, ids = made.part, _names(made)
@@ -172,16 +192,13 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
   if refined.exists():
     table = pd.read_csv(files.opened(refined))
   first, middle, third = breaking.quartiles(table['level'])
-  text = lambda level: (
-    made.threat.plain(statistics.level(round(level, 6))) if np.isfinite(level) else ''
-  )
   return {
     'broken_below_share_of_clean': share,
     'broken_where': part.BROKEN.format(share=share),
     'metric': part.BREAKING,
     'halvings': config.evaluate.halvings if refined.exists() else 0,
     'median': middle,
-    'median_words': text(middle),
+    'median_words': level_words(made.threat, middle),
     'quartile_1': first,
     'quartile_3': third,
     'not_broken': np.isinf(table['level']).sum(),
@@ -197,6 +214,13 @@ def _breaking(folder, made, rows, name, attacks, config) -> dict[str, Any]:
       for row in table.rename(columns={'index': 'index_'}).itertuples(index=False)
     ],
   }
+
+
+def level_words(made: threat.Threat, level: float) -> str:
+  """Returns a breaking level in words; '' where it is not known."""
+  if np.isfinite(level):
+    return made.plain(statistics.level(round(level, 6)))
+  return f'above the largest level, {made.plain(made.levels[-1])}' if level > 0 else ''
 
 
 def _cases(made, rows) -> list[dict[str, Any]]:

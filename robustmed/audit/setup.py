@@ -302,7 +302,7 @@ def load(setup: Setup, made: Mapping[str, types.Task]):
       'weights': digests,
       'networks': {name: one.network.digest for name, one in setup.audited.items()},
     },
-    'name': f'{source.info["name"]} or the network',
+    'name': f'{source.info["name"]}, with the networks',
   }
   _check_outputs(setup, made, crop(test[0]))
   return source._replace(train=train, test=test, sampling=drawn, crop=crop, info=info)

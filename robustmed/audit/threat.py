@@ -61,19 +61,29 @@ class Threat(NamedTuple):
     """Returns 'eps = 0.04 of ... = 24 in the files (20 to 31)'."""
     own = f'eps = {eps:g} {self.words}'
     if self.name in ('hu', 'raw'):
-      return own
+      return own + self._rounded(eps)
     middle, low, high = self.stored(eps)
     spread = f' (median; {low:g} to {high:g})' if high > low else ''
-    return f'{own} = {middle:g} {"HU" if self.ct else "in the units of the files"}{spread}'
+    unit = 'HU' if self.ct else 'in the units of the files'
+    return f'{own} = {middle:g} {unit}{spread}{self._rounded(eps)}'
 
   def plain(self, eps: float) -> str:
-    """Returns '4 % of the image's intensity range, about 24 HU', for people."""
+    """Returns '4 % of the image's intensity range, about 24 HU' (the median over cases)."""
     if self.name in ('hu', 'raw'):
-      return f'{eps:g} {self.words}'
+      return f'{eps:g} {self.words}{self._rounded(eps)}'
     share = f'{100 * eps:g} %' if self.words.startswith('of ') else f'{eps:g}'
     words = self.words.partition(' (')[0]
     unit = 'HU' if self.ct else 'in the units of the files'
-    return f'{share} {words}, about {self.stored(eps)[0]:.2g} {unit}'
+    middle, low, high = self.stored(eps)
+    about = 'about ' if high > low else ''
+    return f'{share} {words}, {about}{middle:g} {unit}{self._rounded(eps)}'
+
+  def _rounded(self, eps: float) -> str:
+    """', 2 after rounding' where images are rounded to what a file can hold, '' else."""
+    if self.step is None:
+      return ''
+    whole = np.trunc(self.stored(eps)[0] / self.step + _ROUNDING) * self.step
+    return f', {whole:g} after rounding'
 
   def sizes(self, case: int) -> dict[str, np.ndarray]:
     """Returns what `space` reads from the target of an example of a case, each [2, c]."""

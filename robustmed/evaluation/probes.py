@@ -62,6 +62,15 @@ def make(
   return probes
 
 
+def severities(probes: Mapping[str, grid.Probe]) -> dict[str, str]:
+  """Returns the unit of the levels of each artefact among the probes, in words."""
+  kinds = {
+    name: getattr(getattr(probe.attack, 'threat', None), 'kind', '')
+    for name, probe in probes.items()
+  }
+  return {name: corruptions.CORRUPTIONS[kind].unit for name, kind in kinds.items() if kind}
+
+
 def make_attack(options: Mapping[str, Any]) -> types.Attack:
   """Returns an attack from plain data: {'name', its settings}."""
   return attacks.make(options['name'], **{k: v for k, v in options.items() if k != 'name'})

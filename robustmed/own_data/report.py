@@ -53,4 +53,5 @@ def spec_of(
     claims=claims_of(config, part),
     notes=(*chosen.lines[1:], *part.notes(chosen)),
     headline_eps=config.report.picture_eps,
+    classes=chosen.study.classes,
   )

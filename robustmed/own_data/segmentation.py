@@ -183,7 +183,13 @@ def _nnunet(chosen, mirror, max_angle):
 
 def pictures(found: examples.Example) -> dict[str, np.ndarray]:
   """Returns the outlines of stacked examples for the report; the index is that of the case."""
-  return {**slice_examples.pictures(found), 'index': found.example['target']['case']}
+  return {
+    **slice_examples.pictures(found),
+    'labels_true': np.maximum(found.example['target']['labels'], 0),
+    'labels_clean': np.argmax(found.clean['head0'], axis=-1),
+    'labels_adv': np.argmax(found.attacked['head0'], axis=-1),
+    'index': found.example['target']['case'],
+  }
 
 
 def lattice_of(chosen: choices.Choices, facts: Sequence[Mapping[str, Any]], crop=None):

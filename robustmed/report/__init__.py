@@ -105,7 +105,8 @@ def _results(build: _Build) -> list:
       printed.append(pages.Text(f'`{panel.metric}` under `{panel.attack}`: not run.'))
       continue
     style = {'arms': build.arms, 'paper': spec.paper}
-    png = figures.curves(held.summary, panel=panel, units=build.units, **style)
+    units = _units(build, panel.attack)
+    png = figures.curves(held.summary, panel=panel, units=units, **style)
     aim = '' if panel.aimed else content.NOT_AIMED
     drawn.append(_figure(build, f'curve_{name}', png, f'{panel.shown} under {panel.attack}{aim}'))
     cells = {'metric': panel.metric, 'attack': panel.attack, 'paper': spec.paper}
@@ -114,7 +115,7 @@ def _results(build: _Build) -> list:
     labels = {arm.name: arm.shown for arm in build.arms}
     shown = tables.pivot(held.summary, show=True, labels=labels, failed=failed, **cells)
     better = 'higher is better' if panel.higher_is_better else 'lower is better'
-    caption = f'{panel.shown} under {panel.attack} by level {build.units} – {better}{aim}'
+    caption = f'{panel.shown} under {panel.attack} by level {units} – {better}{aim}'
     printed.append(pages.Table(caption, shown))
   more = [*_other_attacks(build), *_groups(build)]
   return [*blocks, *([pages.Row(drawn)] if drawn else []), *printed, *more]
@@ -123,7 +124,9 @@ def _results(build: _Build) -> list:
 def _other_attacks(build: _Build) -> list:
   frames = content.other_attacks(build.held, spec=build.spec, arms=build.arms)
   blocks = [
-    pages.Table(f'{build.spec.panels[0].shown} under {attack} by level {build.units}', frame)
+    pages.Table(
+      f'{build.spec.panels[0].shown} under {attack} by level {_units(build, attack)}', frame
+    )
     for attack, frame in frames.items()
   ]
   title = f'The other attacks of this run: {", ".join(frames)}'
@@ -139,9 +142,10 @@ def _groups(build: _Build) -> list:
   frame = provenance.by_group(held, panel=panel, eps=eps or 0.0, arms=build.arms)
   if frame.empty:
     return []
+  frame['group'] = [spec.group_names.get(group, group) for group in frame['group']]
   _csv(build, 'groups', frame)
   title = 'Every patient, volume or scan, the worst first'
-  caption = f'{panel.shown} under {panel.attack} {build.units}'.strip()
+  caption = f'{panel.shown} under {panel.attack} {_units(build, panel.attack)}'.strip()
   shown = frame.head(MAX_GROUPS).map(_printed)
   more = f'{MAX_GROUPS} of {len(frame)}; `tables/groups.csv` has all.'
   blocks = [pages.Table(caption, shown)] + [pages.Text(more)] * (len(frame) > MAX_GROUPS)
@@ -197,7 +201,8 @@ def _examples(build: _Build) -> list:
   for attack, eps in cells[:MAX_EXAMPLE_FIGURES]:
     here = {'attack': attack, 'eps': eps, 'arms': build.arms}
     captions = content.example_captions(build.held, spec=build.spec, **here)
-    png = figures.examples(stored, captions=captions, units=build.units, **here)
+    how = {'units': _units(build, attack), 'classes': build.spec.classes}
+    png = figures.examples(stored, captions=captions, **how, **here)
     if png is not None:
       caption = (
         f'One example under {attack} at {eps:g}, the first of those kept, whatever came of it; '
@@ -311,7 +316,13 @@ def _text_table(build: _Build) -> str:
   cells = {'metric': panel.metric, 'attack': panel.attack}
   frame = tables.pivot(build.held.summary, arms=[arm.name for arm in build.arms], **cells)
   body = frame.to_string(index=False, float_format=lambda value: f'{value:.3f}')
-  return f'{panel.metric} under {panel.attack} by level {build.units}\n{body}'
+  return f'{panel.metric} under {panel.attack} by level {_units(build, panel.attack)}\n{body}'
+
+
+def _units(build: _Build, attack: str) -> str:
+  """The unit of the levels of an attack in brackets, that of the page where it has none."""
+  own = build.spec.attack_units.get(attack, '')
+  return f'({own})' if own else build.units
 
 
 def _printed(value) -> str:

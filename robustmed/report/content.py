@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import checks, claims, statistics
-from robustmed.report import figures, provenance, tables
+from robustmed.report import figures, provenance, ranking, tables
 from robustmed.report import inputs as inputs_lib
 from robustmed.report import spec as spec_lib
 
@@ -29,7 +29,7 @@ def verdict(
 ) -> str:
   """One paragraph: the main finding in numbers, the claims, and what the checks allow."""
   sentences = [
-    *_finding(held, spec=spec, arms=arms),
+    *_finding(held, spec=spec, arms=arms, decided=decided),
     _claims(decided),
     _checks(held.checks),
     unseen_attacks(held.config.get('config', {})),
@@ -52,7 +52,11 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   seeds = rows['seed'].nunique()
   count = rows[['group', 'index']].drop_duplicates().shape[0]
   groups = rows['group'].nunique()
-  units = f' Levels are given in: {spec.level_units}.' if spec.level_units else ''
+  units = f' Levels are given in: {spec.level_units}' if spec.level_units else ''
+  if units and spec.attack_units:
+    own = '; '.join(f'`{name}`: {unit}' for name, unit in spec.attack_units.items())
+    units += f' (artefacts and transforms have severities of their own, {own})'
+  units += '.' * bool(units)
   trained = (
     f', {seeds} training runs (seeds) per arm' if seeds > 1 else ', one training run per arm'
   )
@@ -129,7 +133,7 @@ def headline(
   return max(levels, key=lambda eps: max(known[eps], default=0) - min(known[eps], default=0))
 
 
-def _finding(held, *, spec, arms) -> list[str]:
+def _finding(held, *, spec, arms, decided) -> list[str]:
   if not spec.panels:
     return []
   panel = spec.panels[0]
@@ -156,7 +160,8 @@ def _finding(held, *, spec, arms) -> list[str]:
     f'Under the attack `{panel.attack}` at level {eps:g}, `{panel.metric}` ({better}) is {said}.'
   ]
   if len(known) > 1:
-    sentences.append(_best(known, panel=panel, failed=failed_arms(held.checks)))
+    how = {'panel': panel, 'eps': eps, 'decided': decided, 'failed': failed_arms(held.checks)}
+    sentences.append(ranking.sentence(known, held.rows, **how))
   if panel.higher_is_better and panel.limits == (0.0, 1.0):
     poor = [arm.shown for arm, before, _ in known if before < HARDLY_TRAINED]
     if poor:
@@ -187,25 +192,8 @@ def _under_worst(held, known, *, panel, eps) -> list[str]:
   pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
   best, failed = pick(found)[0], failed_arms(held.checks)
   if len(found) > 1 and best != pick(known)[0] and best.name not in failed:
-    sentences.append(f'Against all of them {best.shown} does best.')
+    sentences.append(f'Against all of them the best figure is that of {best.shown} (not tested).')
   return sentences
-
-
-def _best(known, *, panel, failed) -> str:
-  """Names the arm that withstands the attack best, but none with a failed check."""
-  pick = functools.partial(max if panel.higher_is_better else min, key=lambda line: line[2])
-  best, sound = pick(known)[0], [line for line in known if line[0].name not in failed]
-  alike = [line[0].shown for line in known if line[2] == pick(known)[2]]
-  if len(alike) == len(known):
-    return 'At this level no arm withstands the attack better than another.'
-  if best.name not in failed:
-    return f'At this level {best.shown} withstands the attack best.'
-  text = f'The best figure at this level is that of {best.shown}, one of whose checks failed'
-  if len(sound) > 1:
-    text += (
-      f'; of the arms without a failed check {pick(sound)[0].shown} withstands the attack best'
-    )
-  return f'{text}.'
 
 
 def _claims(decided: pd.DataFrame) -> str:

@@ -146,12 +146,13 @@ def examples(
   arms: Sequence[spec_lib.Arm],
   captions: Mapping[tuple[str, bool], str] | None = None,
   units: str = '',
+  classes: Sequence[str] = (),
 ) -> bytes | None:
   """Rows are arms; clean image, perturbation, attacked image, with truth and output.
 
   One example is shown: the first that every arm has, else each arm's first. `captions` gives a
-  line under the image by (arm, attacked). Images are [n, h, w, c], of which channel 0 is drawn;
-  other ranks give None.
+  line under the image by (arm, attacked), `classes` the names of labels in the legend. Images are
+  [n, h, w, c], of which channel 0 is drawn; other ranks give None.
   """
   here = (stored['attack'] == attack) & np.isclose(stored['eps'], eps)
   picked = _pick(stored, here=here, arms=arms)
@@ -196,7 +197,8 @@ def examples(
   bar.set_label(f'added to the image {units}'.strip(), fontsize=9)
   bar.set_ticks([-largest, 0, largest], labels=[f'{-largest:.3g}', '0', f'{largest:.3g}'])
   figure.suptitle(f'{attack} at {eps:g}', x=0.02, ha='left', fontweight='bold')
-  legend(figure, overlays.handles(stored))
+  shown = {name: stored[name][positions] for name in stored if name.startswith('labels_')}
+  legend(figure, overlays.handles({**stored, **shown}, classes))
   return png(figure)
 
 

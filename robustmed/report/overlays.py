@@ -3,7 +3,7 @@
 Colours are those of Okabe and Ito, which differ for every kind of colour vision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
 import matplotlib.patches
@@ -11,6 +11,7 @@ import numpy as np
 
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 TRUE, PREDICTED, REGION = '#F0E442', '#D55E00', '#56B4E9'
+_OF_CLASSES = ('#56B4E9', '#E69F00', '#009E73', '#CC79A7', '#F0E442', '#D55E00', '#0072B2')
 
 
 def draw(axes, stored: Mapping[str, np.ndarray], position: int, *, suffix: str) -> None:
@@ -18,6 +19,9 @@ def draw(axes, stored: Mapping[str, np.ndarray], position: int, *, suffix: str) 
 
   A region is where it is above 0.5; suffix: 'clean' or 'adv', of the output.
   """
+  if 'labels_true' in stored:
+    labels(axes, stored['labels_true'][position], stored[f'labels_{suffix}'][position])
+    return
   region = stored.get(f'seg_{suffix}')
   if region is not None:
     shown = np.squeeze(region[position])
@@ -43,6 +47,24 @@ def draw(axes, stored: Mapping[str, np.ndarray], position: int, *, suffix: str) 
     boxes(axes, stored['boxes_true'][position], found, stored[f'classes_{suffix}'][position])
 
 
+def labels(axes, true: np.ndarray, found: np.ndarray) -> None:
+  """Draws two label maps [h, w], 0 is the background: true ones as outlines, found ones filled."""
+  for kind in sorted({*np.unique(true), *np.unique(found)} - {0}):
+    colour = of_class(kind)
+    overlay = np.zeros((*found.shape, 4))
+    overlay[..., :3] = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    overlay[..., 3] = 0.45 * (found == kind)
+    axes.imshow(overlay, interpolation='nearest')
+    mask = (true == kind).astype(float)
+    if mask.min() < 0.5 < mask.max():
+      axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.6)
+
+
+def of_class(kind: int) -> str:
+  """The colour of a class from 1 on; those that are seen on grey come first and come again."""
+  return _OF_CLASSES[(int(kind) - 1) % len(_OF_CLASSES)]
+
+
 def points(axes, true: np.ndarray, found: np.ndarray) -> None:
   """Draws landmarks [n, 2] as (x, y), a line from each true one to the found one."""
   for one, other in zip(true, found, strict=True):
@@ -65,10 +87,19 @@ def known(found: np.ndarray) -> np.ndarray:
   return found[np.isfinite(found).all(axis=-1)]
 
 
-def handles(stored: Mapping[str, np.ndarray]) -> list:
-  """The legend of what `draw` draws."""
+def handles(stored: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> list:
+  """The legend of what `draw` draws; classes: names of labels, the background first."""
   line, patch = matplotlib.lines.Line2D, matplotlib.patches.Patch
   kept = []
+  if 'labels_true' in stored:
+    used = set().union(*(np.unique(stored[f'labels_{part}']) for part in ('true', 'clean', 'adv')))
+    name = lambda kind: classes[kind] if kind < len(classes) else f'class {kind}'
+    kinds = [int(kind) for kind in sorted(used - {0})]
+    return [
+      *(patch(color=of_class(kind), label=name(kind)) for kind in kinds),
+      line([], [], color='#555555', lw=2, label='line: true'),
+      patch(color='#555555', alpha=0.45, label='filled: found'),
+    ]
   if 'contour_true' in stored or 'mask_true' in stored:
     kept.append(line([], [], color=TRUE, lw=3, label='true outline'))
   if 'contour_adv' in stored:

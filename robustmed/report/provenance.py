@@ -38,7 +38,8 @@ def sentence(held: inputs_lib.Inputs) -> str:
 def table(held: inputs_lib.Inputs) -> pd.DataFrame:
   """Returns the same in full, with the digest of every trained network."""
   lines = [(name, held.evaluated[key]) for key, name in _EVALUATED.items() if key in held.evaluated]
-  lines += [(f'data: {name}', value) for name, value in tables.flatten(held.data)]
+  data = {'source' if name == 'name' else name: value for name, value in held.data.items()}
+  lines += [(f'data: {name}', value) for name, value in tables.flatten(data)]
   lines += [(f'network {name}: sha256', digest) for name, digest in held.networks.items()]
   frame = pd.DataFrame(lines, columns=['what', 'value'])
   return frame[frame['value'].astype(str) != ''].astype(str)

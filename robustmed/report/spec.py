@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -59,6 +59,8 @@ class ReportSpec:
   `arms` gives order and style; other arms of the rows follow, arms without rows are left out.
   `paper` holds published means with the columns of `PAPER`. `headline_eps` is the level of the
   verdict in the opening paragraph (None: where the arms differ most). `arms_are`: what an arm is.
+  `attack_units` are the units of the levels of attacks that have units of their own. `group_names`
+  are names of groups, `classes` those of the labels of stored label maps, the background first.
   """
 
   title: str
@@ -72,6 +74,9 @@ class ReportSpec:
   sections: tuple[Section, ...] = ()
   headline_eps: float | None = None
   arms_are: str = 'one way of training the network'
+  attack_units: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  group_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  classes: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.paper is not None:

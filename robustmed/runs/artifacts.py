@@ -162,7 +162,8 @@ def save_rows(
   metrics = [name for name in subjects.columns if name not in keys and name[0] != '_']
   _save(folder / 'summary.csv', statistics.summary(subjects, metrics=metrics, seed=seed))
   worst = _save_worst(found, rows, subjects, folder, seed)
-  listed = [*checks.run(subjects, **found.checks), *worst, *more]
+  own = [*checks.run(subjects, **found.checks), *found.more_checks(subjects)]
+  listed = [*own, *worst, *more]
   files.write_json(folder / 'checks.json', [check._asdict() for check in listed])
   _save_date(folder)
 

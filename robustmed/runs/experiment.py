@@ -98,6 +98,8 @@ class Grid(NamedTuple):
   subjects: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
   host: grid.HostMetrics | None = None
   inspected: tuple[str, ...] = ()  # arms whose networks are checked for what fools attacks
+  # rows of the results -> checks besides those of `checks.run`
+  more_checks: Callable[[pd.DataFrame], Sequence[Any]] = lambda rows: ()
 
 
 class Artifacts(NamedTuple):

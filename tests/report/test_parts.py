@@ -80,8 +80,10 @@ def test_no_arm_with_a_failed_check_is_called_the_best(workdir, failed, said):
   held = inputs.read(workdir)
   std = held.summary[held.summary['arm'] == 'std']
   half = std.assign(arm='half', mean=std['mean'] * 1.01)
+  rows = held.rows[held.rows['arm'] == 'std']
   held = held._replace(
     summary=pd.concat([held.summary, half]),
+    rows=pd.concat([held.rows, rows.assign(arm='half', DICE_seg=rows['DICE_seg'] * 1.01)]),
     checks=tuple(checks.Check('x', arm, 'fail', '') for arm in failed),
   )
   words = {
@@ -93,6 +95,25 @@ def test_no_arm_with_a_failed_check_is_called_the_best(workdir, failed, said):
   assert said in text and text.count('withstands') + text.count('best figure') == (
     1 + ('of the arms' in said)
   )
+
+
+@pytest.mark.parametrize('gap', [0.0005, 0.05])
+def test_the_best_is_named_where_a_paired_test_can_tell_it(gap, workdir):
+  """Two arms whose noise is 0.005 in each of 16 images."""
+  held = inputs.read(workdir)
+  std = held.rows[held.rows['arm'] == 'std']
+  noise = np.random.default_rng(3).normal(gap, 0.005, len(std))
+  rows = pd.concat([std, std.assign(arm='adv', DICE_seg=std['DICE_seg'] + noise)])
+  summary = statistics.summary(rows, metrics=['DICE_seg'], resamples=50)
+  words = {
+    'spec': report.ReportSpec(title='', panels=(report.Panel('DICE_seg', 'pgd_seg'),)),
+    'arms': [report.Arm(name) for name in ('std', 'adv')],
+    'decided': pd.DataFrame({'p': [0.2] * 5, 'verdict': ['undecided'] * 5}),
+  }
+  text = content.verdict(held._replace(summary=summary, rows=rows), **words)
+  assert ('adv withstands the attack best' in text) == (gap > 0.01)
+  told = 'At this level no difference can be told between '
+  assert (told in text) == (gap < 0.01)
 
 
 def test_no_arm_is_the_best_where_all_are_alike(workdir):
@@ -130,9 +151,10 @@ def test_the_verdict_says_what_the_worst_of_all_attacks_leaves(workdir):
     'Under the worst of the attacks in the same ball it is **0.300** for std and **0.100** for adv.'
     in text
   )
-  assert 'Against all of them std does best.' in text
+  best = 'Against all of them the best figure is that of std (not tested).'
+  assert best in text
   checked = held._replace(worst=worst, checks=(checks.Check('x', 'std', 'fail', ''),))
-  assert 'does best' not in content.verdict(checked, **words)
+  assert 'Against all' not in content.verdict(checked, **words)
 
 
 def test_sums_of_stored_files_are_no_results(tmp_path):
@@ -269,6 +291,23 @@ def test_examples_pick_a_shared_example_and_draw_both_outlines(workdir):
     'adversarial': stored['image'][..., None],
   }
   assert figures.examples(volumes, **at) is None
+
+
+def test_examples_show_each_class_in_its_colour(workdir):
+  """Class 1 is found where it is; class 2 is true and never found, class 3 found and not true."""
+  with np.load(workdir / 'results' / 'examples.npz') as stored:
+    stored = dict(stored)
+  count = len(stored['index'])
+  true, found = np.zeros((2, count, 16, 16), int)
+  true[:, 2:8, 2:8], true[:, 10:14, 2:8] = 1, 2
+  found[:, 2:8, 2:8], found[:, 2:6, 10:14] = 1, 3
+  maps = {'labels_true': true, 'labels_clean': found, 'labels_adv': found}
+  at = {'attack': 'pgd_seg', 'eps': 0.07, 'arms': [report.Arm('std')]}
+  image = pixels(figures.examples({**stored, **maps}, **at))
+  assert all(has_colour(image, overlays.of_class(kind)) for kind in (1, 2, 3))
+  assert not has_colour(image, overlays.of_class(4)) and not has_colour(image, overlays.TRUE)
+  names = [one.get_label() for one in overlays.handles(maps, ('background', 'liver', 'spleen'))]
+  assert names == ['liver', 'spleen', 'class 3', 'line: true', 'filled: found']
 
 
 def test_examples_show_landmarks_and_boxes(workdir, monkeypatch):

@@ -171,6 +171,23 @@ def test_every_patient_has_a_line_with_the_means_of_its_images(written):
   assert worst.is_monotonic_increasing
 
 
+def test_every_table_states_the_unit_of_its_own_levels_and_groups_their_names(workdir, spec):
+  own = {'noise': 'largest logarithm of the field'}
+  panels = (*spec.panels, report.Panel('DICE_seg', 'noise'))
+  named = dataclasses.replace(
+    spec, panels=panels, attack_units=own, group_names={n: f'patient{n}' for n in range(8)}
+  )
+  text = report.write(workdir, spec=named).markdown.read_text()
+  assert 'DICE_seg under noise by level (largest logarithm of the field)' in text
+  assert 'segmentation Dice under pgd_seg by level (intensity)' in text
+  assert '`noise`: largest logarithm of the field' in text
+  table = pd.read_csv(workdir / 'report' / 'tables' / 'groups.csv', index_col='group')
+  assert sorted(table.index) == [f'patient{n}' for n in range(8)] and '| patient3 | 2 |' in text
+  other = dataclasses.replace(spec, attack_units=own)
+  text = report.write(workdir, spec=other).markdown.read_text()
+  assert 'under noise by level (largest logarithm of the field)' in text
+
+
 def test_of_many_arms_the_verdict_names_the_extremes(workdir, spec):
   path = workdir / 'results' / 'rows.parquet'
   rows = pd.read_parquet(path)

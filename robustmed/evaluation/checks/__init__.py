@@ -2,6 +2,7 @@
 
 check    what a check says
 rows     of the rows of a run
+untouched of a network on untouched images: its metric, whether every class is found
 members  of the worst of all attacks, against each of them
 network  of a network, before it is attacked; `inspection` of those of a run. Both import JAX, which
          a report does not need, so they are imported by their own names
@@ -10,5 +11,6 @@ network  of a network, before it is attacked; `inspection` of those of a run. Bo
 from robustmed.evaluation.checks.check import STATUSES, Check, worst
 from robustmed.evaluation.checks.members import of_worst
 from robustmed.evaluation.checks.rows import run
+from robustmed.evaluation.checks.untouched import of_untouched
 
-__all__ = ['STATUSES', 'Check', 'of_worst', 'run', 'worst']
+__all__ = ['STATUSES', 'Check', 'of_untouched', 'of_worst', 'run', 'worst']

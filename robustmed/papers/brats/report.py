@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
+from robustmed.ops import corruptions
 from robustmed.papers.brats import claims as brats_claims
 from robustmed.papers.brats import evaluation, notes, pairing, published
 from robustmed.papers.brats import figures as drawings
@@ -338,4 +339,7 @@ def spec_of(config, task, folder: pathlib.Path) -> spec.ReportSpec:
     notes=notes.notes(config),
     sections=page.sections(),
     headline_eps=EPS,
+    attack_units={
+      name: corruptions.CORRUPTIONS[name].unit for name in config.evaluate.get('corruptions', ())
+    },
   )
