@@ -7,7 +7,6 @@ label_maps.py, classes.py, landmarks.py   what is measured of each kind of label
 whole_images.py   networks that give classes or landmarks, and data that fit them
 threat.py      the size of an attack in the user's units, in numbers and words
 results.py     report/audit.json
-structures.py  which structures are found at all, and how far off these are
 breaking.py    the smallest level that breaks each case
 page.py        the page; its first part is for a clinician
 card.py        report/card.md, a section of a model card

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import card, coverage, label_maps, results, setup, structures
+from robustmed.audit import card, coverage, label_maps, results, setup
 from robustmed.evaluation import claims
+from robustmed.own_data import structures
 from robustmed.process import files
 from robustmed.report import spec
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustmed.audit import breaking, coverage, label_maps, setup, structures, threat
+from robustmed.audit import breaking, coverage, label_maps, setup, threat
 from robustmed.evaluation import grid, statistics, trials
 from robustmed.evaluation import probes as plain_probes
 from robustmed.evaluation.smoothing import beside
 from robustmed.networks import network
 from robustmed.own_data import segmentation as own_data
+from robustmed.own_data import structures
 from robustmed.process import files
 from robustmed.report import inputs
 
