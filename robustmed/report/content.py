@@ -55,7 +55,7 @@ def how_to_read(held: inputs_lib.Inputs, *, spec: spec_lib.ReportSpec) -> str:
   units = f' Levels are given in: {spec.level_units}' if spec.level_units else ''
   if units and spec.attack_units:
     own = '; '.join(f'`{name}`: {unit}' for name, unit in spec.attack_units.items())
-    units += f' (artefacts and transforms have severities of their own, {own})'
+    units += f'; those of artefacts have units of their own ({own})'
   units += '.' * bool(units)
   trained = (
     f', {seeds} training runs (seeds) per arm' if seeds > 1 else ', one training run per arm'
