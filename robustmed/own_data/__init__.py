@@ -7,5 +7,6 @@ printed.
   segmentation.py, landmarks.py, objects.py, classes.py   networks, data and files of each kind
   photos.py        what the last three share
   surfaces.py      NSD and HD95 of label maps
+  structures.py    which of their structures are found at all, and how far off these are
   report.py        the page
 """
