@@ -2,11 +2,12 @@
 
 Presets: none or `demo` (synthetic hippocampi, a quarter of the width), `smoke` (seconds, for
 tests), `real` (`--config.data.dir=.../Task04_Hippocampus`, all training cases, a quarter of the
-width) and `paper` (full width, batch 366, 100 x 50 steps, PGD-20; 6 networks, 8 hours at 10
-TFLOP/s; Table 2 gives 10, 114 and 120 seconds per epoch of STD, SAT and AMAT on one V100; clean
-TVDI of STD is 0.88). In demo and real SAT and AMAT go on from STD with PGD-5. Margins grow as in
-the authors' code; `text` (the size of `paper`), `demo,text` and `real,text` are the paper's
-Algorithm 1, `authors` all of the code.
+width; 2 hours of CPU time, 37 minutes of them for the longest arm and its evaluation) and `paper`
+(full width, batch 366, 100 x 50 steps, PGD-20; 6 networks, 8 hours at 10 TFLOP/s; Table 2 gives 10,
+114 and 120 seconds per epoch of STD, SAT and AMAT on one V100; clean TVDI of STD is 0.88). In demo
+and real SAT and AMAT go on from STD with PGD-5. Margins grow as in the authors' code; `text` (the
+size of `paper`), `demo,text` and `real,text` are the paper's Algorithm 1, `authors` all of the
+code.
 """
 
 import importlib

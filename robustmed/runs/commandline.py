@@ -32,8 +32,8 @@ so can every setting of an attack, whether the file names it or not:
   --config.evaluate.attacks.pgd_seg.restarts=5
 
 --config takes a file, or the name of a configuration that comes with the package. Other commands:
-robustmed doctor (is this machine fit?), robustmed froc, robustmed lidc_masks; each has --help. Where
-it is not installed, `python -m robustmed.main` stands for robustmed.
+robustmed doctor (is this machine fit?), robustmed froc, robustmed lidc_masks; each has --help.
+Where it is not installed, `python -m robustmed.main` stands for robustmed.
 
 examples:
   robustmed quickstart:smoke --workdir runs/smoke
