@@ -187,3 +187,13 @@ def test_a_larger_budget_has_the_candidates_of_the_smaller(monkeypatch):
     np.testing.assert_array_equal(one, two)
   one, two = (frame[frame['attack'] == 'worst'].set_index('index') for frame in frames.values())
   assert (two['value'] >= one['value']).all()
+
+
+def test_units_and_sizes_that_do_not_fit():
+  told = {'objective': loss, 'metric': right, 'attacks': {'noise': NOISE}, 'progress': False}
+  with pytest.raises(errors.UserError, match=r'a target of shape \(1.*\) for 7 images'):
+    attacks.evaluate(network, (IMAGE, TARGET[:1]), levels=0.1, **told)
+  with pytest.warns(RuntimeWarning, match='level 8 is more than the whole range of values, 1;'):
+    attacks.evaluate(network, (IMAGE, TARGET), levels=8, **told)
+  with pytest.warns(RuntimeWarning, match='100% of the values of the images are outside'):
+    attacks.evaluate(network, (IMAGE + 5, TARGET), levels=0.1, **told)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,7 @@ def evaluate(
   data,
   *,
   objective: Callable[..., Array],
-  levels: Sequence[float],
+  levels: Sequence[float] | float,
   metric: Callable[..., Array] | None = None,
   higher_is_better: bool = True,
   attacks: str | Mapping[str, Any] = 'quick',
@@ -138,7 +139,7 @@ def evaluate(
   """
   chosen = _attacks(attacks, objective, threat)
   candidates = _of_one_ball(chosen)
-  levels = sorted({float(eps) for eps in levels})
+  levels = sorted({float(eps) for eps in np.ravel(levels)})
   if not levels or not all(0 < eps < float('inf') for eps in levels):
     raise errors.UserError(f'levels must be numbers above 0, not {levels}')
   if metric is None:
@@ -146,10 +147,11 @@ def evaluate(
   predict = network if variables is not None else lambda _, image: network(image)
   batches, first = [], 0
   for image, target in _batches(data):
-    batches.append((first, inputs.image(image), target))
+    batches.append((first, inputs.image(image), _checked(target, len(image))))
     first += len(image)
   if not first:
     raise errors.UserError('there are no examples to attack')
+  _warn_of_units(chosen, batches, levels)
   shown = _Progress(len(batches) * (1 + len(chosen) * len(levels)), progress)
   key, rows = jax.random.key(seed), []
   judge = jax.jit(lambda v, x, target: _scores(predict(v, x), target, metric, objective))
@@ -237,6 +239,39 @@ def _of_one_ball(chosen) -> set[str]:
       'other and they have no worst in common; call evaluate once for each'
     )
   return set(chosen) - set(balls) | set(known)
+
+
+def _checked(target, count):
+  for leaf in jax.tree.leaves(target):
+    if np.ndim(leaf) and len(leaf) != count:
+      raise errors.UserError(
+        f'a target of shape {np.shape(leaf)} for {count} images; its first axis must be that of '
+        'the images'
+      )
+  return target
+
+
+def _warn_of_units(chosen, batches, levels):
+  """Warns of a level that is wider than the values of images, and of images outside of bounds."""
+  threats = [getattr(attack, 'threat', None) for attack, _ in chosen.values()]
+  threat = next((one for one in threats if getattr(one, 'bounds', None) is not None), None)
+  if threat is None:
+    return
+  low, high = (np.asarray(bound) for bound in threat.bounds)
+  width, told = float(np.max(high - low)), {'category': RuntimeWarning, 'stacklevel': 3}
+  if getattr(threat, 'norm', '') == 'linf' and levels[-1] > width:
+    warnings.warn(
+      f'level {levels[-1]:g} is more than the whole range of values, {width:g}; levels are in the '
+      'units of the images',
+      **told,
+    )
+  outside = [np.mean((np.asarray(x) < low) | (np.asarray(x) > high)) for _, x, _ in batches]
+  if (share := float(np.mean(outside))) > 0.001:
+    warnings.warn(
+      f'{share:.0%} of the values of the images are outside of the bounds of an attack, where it '
+      'may leave them',
+      **told,
+    )
 
 
 def _batches(data) -> Iterable[tuple[Any, PyTree]]:
