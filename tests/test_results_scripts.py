@@ -126,5 +126,5 @@ def test_the_commands_of_the_members_page_are_read():
   lines = pd.read_csv(RESULTS / 'runs.csv', dtype=str, keep_default_na=False)
   for line in lines[lines.page == 'members'].itertuples():
     asked, command = parse(shlex.split(line.command)[2:])
-    assert asked.examples in (8, 16) and asked.pairs == ('--pairs' in line.command)
+    assert asked.examples in (8, 16, 48) and asked.pairs == ('--pairs' in line.command)
     assert line.run.startswith(asked.run) and command.config.evaluate.budget == 'quick'
