@@ -321,7 +321,7 @@ def test_2_mm_of_the_phantom_brain_with_labels_that_move_along_or_stay():
   warp = physical.deformation(image.shape[1:], spacing=(1.0,) * 3, grid=8)
   assert physical.largest(image.shape[1:], spacing=(1.0,) * 3, grid=8) > 2.0
   told = {'transform': warp, 'eps': 2.0, 'key': jax.random.key(0), 'badness': badness}
-  attack = attacks.apgd(num_steps=6, select='monitor')
+  attack = attacks.apgd(num_steps=6, select='monitor', fold='max')
   values = {}
   for follows in (False, True):
     run = jax.jit(
@@ -338,7 +338,7 @@ def test_2_mm_of_the_phantom_brain_with_labels_that_move_along_or_stay():
     np.testing.assert_array_equal(seen['target']['labels'], labels)
     assert np.any(np.asarray(labels) != case.labels) == follows
     values[follows] = float(badness(predict(seen['image']), seen)[0])
-    np.testing.assert_allclose(values[follows], result.monitored[0], atol=0.02)
+    np.testing.assert_allclose(values[follows], result.monitored[0], atol=2e-3)
   clean = float(badness(predict(image), batch)[0])
   assert values[False] > clean and values[True] > clean
   assert values[False] > values[True]  # labels that stay are wrong wherever the anatomy moved
