@@ -1,6 +1,7 @@
 """APGD (Croce & Hein 2020, algorithm 1): PGD with a step size adapted per example."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def first_step(num_steps):
   return 2.0 if num_steps == 1 else float(np.clip(num_steps / 10, 1.0, 2.0))
 
 
-def _init(problem, x):
+def _init(problem, x, first=None):
   low = jnp.full_like(problem.eps, -jnp.inf)
   zero = jnp.zeros_like(problem.eps)
   state = _State(
@@ -53,7 +54,7 @@ def _init(problem, x):
     best_x=x,
     best_grad=jnp.zeros_like(x),
     best_value=low,
-    step_size=first_step(problem.num_steps) * problem.eps,
+    step_size=(first or first_step(problem.num_steps)) * problem.eps,
     improved=zero,
     checkpoint_value=low,
     halved=zero > 1,
@@ -116,7 +117,7 @@ def apgd(
 ):
   """Returns ascent with momentum whose step, first 2 * eps, is halved per example when it stalls.
 
-  Fewer than 20 steps begin with less, see `first_step`. A halved step starts from the best point so
+  2 to 19 steps begin with less, see `first_step`. A halved step starts from the best point so
   far. No step size is given; `select='best'` is the published choice. The other arguments are those
   of `engine.LoopAttack` and `threat.Threat`.
   """
@@ -141,4 +142,6 @@ def sea(**settings):
   models', SEA: 30, 30 and 40 % of the steps. With the objectives masked_ce, balanced_ce and js, the
   worst per image of which is their ensemble. Takes the settings of `apgd`.
   """
-  return dataclasses.replace(apgd(**settings), stages=((0.3, 2.0), (0.3, 1.5), (0.4, 1.0)))
+  solver = engine.Solver(functools.partial(_init, first=2.0), _step)  # in every stage, as published
+  stages = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
+  return dataclasses.replace(apgd(**settings), solver=solver, stages=stages)

@@ -83,7 +83,7 @@ class Threat(NamedTuple):
     if self.step is None:
       return ''
     whole = np.trunc(self.stored(eps)[0] / self.step + _ROUNDING) * self.step
-    return f', {whole:g} after rounding'
+    return '' if f'{whole:g}' == f'{self.stored(eps)[0]:g}' else f', {whole:g} after rounding'
 
   def sizes(self, case: int) -> dict[str, np.ndarray]:
     """Returns what `space` reads from the target of an example of a case, each [2, c]."""

@@ -49,7 +49,7 @@ def _words(best, *, arms, **how: Any) -> str:
     return f'{best.shown} withstands the attack best'
   names = f'{", ".join(alike[:-1])} or {alike[-1]}' if len(alike) > 1 else alike[0]
   names = f'{len(alike)} others' if len(alike) > _MOST_NAMED else names
-  return f'no difference can be told between {best.shown}, which has the best figure, and {names}'
+  return f'{best.shown} has the best figure, which is not told apart from that of {names}'
 
 
 def _better(best, other, *, rows, panel, eps: float, decided) -> bool:

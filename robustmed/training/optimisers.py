@@ -97,8 +97,13 @@ def _check(config):
     (_PARTS, 1.0, 'from 0 to 1'),
   ):
     for name in names:
-      if not 0 <= config.get(name, 0.0) <= most:
-        raise errors.UserError(f'{name} of an optimiser must be {words}, not {config[name]:g}')
+      value = config.get(name)
+      try:
+        inside = value is None or 0 <= float(value) <= most
+      except (TypeError, ValueError):
+        inside = False
+      if not inside or isinstance(value, str):
+        raise errors.UserError(f'{name} of an optimiser must be {words}, not {value!r}')
 
 
 def _decay(weight: float, of: str) -> optax.GradientTransformation:

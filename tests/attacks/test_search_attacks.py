@@ -82,7 +82,9 @@ def test_sea_is_three_runs_of_apgd_each_from_the_projected_best_of_the_one_befor
       start = threat.project(start, x, radius * eps)
       # APGD that begins where it is told, in the ball around x
       told = dataclasses.replace(
-        attacks.apgd(num_steps=steps, select=select, score_last=last), threat=_Around(start)
+        attacks.apgd(num_steps=steps, select=select, score_last=last),
+        threat=_Around(start),
+        solver=sea.solver,  # whose first step is 2 eps
       )
       start = problems.call(told, objective, x, radius * eps, monitor=monitor).x
     np.testing.assert_allclose(found.x, start, atol=1e-6)

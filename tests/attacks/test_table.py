@@ -96,7 +96,7 @@ def test_the_report_and_the_figure(table, tmp_path):
   assert '| attack | 0 | 0.1 | 0.3 |' in text and '| worst |' in text and '7 examples' in text
   ball = 'levels in the linf norm of images, values from 0 to 1'
   assert table.settings == {
-    'pgd': f'{ball}, 4 steps of 0.5 of the level, 1 start, the last iterate',
+    'pgd': f'{ball}, 4 steps of 0.5 times the level, 1 start, the last iterate',
     'judged': f'{ball}, 4 steps, 1 start, the iterate that is worst by the metric',
     'noise': f'{ball}, a random image',
   }
@@ -195,5 +195,12 @@ def test_units_and_sizes_that_do_not_fit():
     attacks.evaluate(network, (IMAGE, TARGET[:1]), levels=0.1, **told)
   with pytest.warns(RuntimeWarning, match='level 8 is more than the whole range of values, 1;'):
     attacks.evaluate(network, (IMAGE, TARGET), levels=8, **told)
-  with pytest.warns(RuntimeWarning, match='100% of the values of the images are outside'):
-    attacks.evaluate(network, (IMAGE + 5, TARGET), levels=0.1, **told)
+  with pytest.warns(RuntimeWarning, match='of the values of the images are outside') as found:
+    halves = [(IMAGE[:6], TARGET[:6]), (IMAGE[6:] + 5, TARGET[6:])]
+    attacks.evaluate(network, halves, levels={0.1}, **told)
+  assert str(found[0].message).startswith('14 %')
+  artefact = attacks.corruption(kind='rician', bounds=(0.0, 1.0))
+  table = attacks.evaluate(
+    network, (IMAGE, TARGET), levels=8, **{**told, 'attacks': {'r': artefact}}
+  )
+  assert table.settings == {'r': 'an artefact, whose level has a unit of its own'}

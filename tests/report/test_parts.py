@@ -112,7 +112,7 @@ def test_the_best_is_named_where_a_paired_test_can_tell_it(gap, workdir):
   }
   text = content.verdict(held._replace(summary=summary, rows=rows), **words)
   assert ('adv withstands the attack best' in text) == (gap > 0.01)
-  told = 'At this level no difference can be told between '
+  told = 'has the best figure, which is not told apart from that of '
   assert (told in text) == (gap < 0.01)
 
 

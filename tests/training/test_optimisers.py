@@ -111,8 +111,9 @@ def test_schedules():
   'field, value, words',
   [
     ('decay', -0.5, 'from 0 to below 1, not -0.5'),
-    ('momentum', 1.0, 'from 0 to below 1, not 1'),
+    ('momentum', 1.0, 'from 0 to below 1, not 1.0'),
     ('lr', -1e-3, 'at least 0, not -0.001'),
+    ('lr', '1e-3', "at least 0, not '1e-3'"),
     ('clip', float('nan'), 'at least 0, not nan'),
     ('lr', float('inf'), 'at least 0, not inf'),
     ('final_fraction', 1.5, 'from 0 to 1, not 1.5'),

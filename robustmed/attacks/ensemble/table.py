@@ -5,7 +5,6 @@ import os
 import pathlib
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from robustmed import errors
-from robustmed.attacks import engine, inputs, objectives
+from robustmed.attacks import inputs, objectives
 from robustmed.attacks.apgd import apgd
+from robustmed.attacks.ensemble import units
 from robustmed.attacks.ensemble.budgets import BUDGETS
 from robustmed.attacks.pgd import pgd
 from robustmed.attacks.square import square
@@ -139,7 +139,8 @@ def evaluate(
   """
   chosen = _attacks(attacks, objective, threat)
   candidates = _of_one_ball(chosen)
-  levels = sorted({float(eps) for eps in np.ravel(levels)})
+  levels = [levels] if isinstance(levels, int | float) else levels
+  levels = sorted({float(eps) for eps in levels})
   if not levels or not all(0 < eps < float('inf') for eps in levels):
     raise errors.UserError(f'levels must be numbers above 0, not {levels}')
   if metric is None:
@@ -147,11 +148,11 @@ def evaluate(
   predict = network if variables is not None else lambda _, image: network(image)
   batches, first = [], 0
   for image, target in _batches(data):
-    batches.append((first, inputs.image(image), _checked(target, len(image))))
+    batches.append((first, inputs.image(image), units.checked(target, len(image))))
     first += len(image)
   if not first:
     raise errors.UserError('there are no examples to attack')
-  _warn_of_units(chosen, batches, levels)
+  units.warn_of_units([attack for attack, _ in chosen.values()], [x for _, x, _ in batches], levels)
   shown = _Progress(len(batches) * (1 + len(chosen) * len(levels)), progress)
   key, rows = jax.random.key(seed), []
   judge = jax.jit(lambda v, x, target: _scores(predict(v, x), target, metric, objective))
@@ -173,7 +174,7 @@ def evaluate(
   frame = pd.concat(rows, ignore_index=True)
   flags = [flag for flag in _FLAGS if flag in frame]
   frame[flags] = frame[flags].fillna(False).astype(bool)
-  settings = {name: _in_words(attack) for name, (attack, _) in chosen.items()}
+  settings = {name: units.in_words(attack) for name, (attack, _) in chosen.items()}
   return Table(_with_worst(frame, candidates, levels, higher_is_better), higher_is_better, settings)
 
 
@@ -205,27 +206,6 @@ def _of_budget(name, threat) -> dict[str, Attack]:
   return found
 
 
-def _in_words(attack) -> str:
-  threat, said = getattr(attack, 'threat', None), []
-  if norm := getattr(threat, 'norm', None):
-    said.append(f'levels in the {norm} norm of images')
-  if (bounds := getattr(threat, 'bounds', None)) is not None:
-    low, high = (' '.join(f'{value:g}' for value in np.ravel(bound)) for bound in bounds)
-    said.append(f'values from {low} to {high}')
-  if getattr(threat, 'region', None) is not None:
-    said.append('within a region')
-  if isinstance(attack, engine.LoopAttack) and not attack.num_steps:
-    said.append('a random image' if attack.restarts == 1 else f'{attack.restarts} random images')
-  elif isinstance(attack, engine.LoopAttack):
-    said.append(f'{attack.num_steps} {"steps" if attack.solver.needs_gradient else "queries"}')
-    if isinstance(attack.relative_step, int | float):
-      said[-1] += f' of {attack.relative_step:g} of the level'
-    said.append('1 start' if attack.restarts == 1 else f'{attack.restarts} starts')
-    iterates = {'monitor': 'the iterate that is worst by the metric'}
-    said.append(iterates.get(attack.select, f'the {attack.select} iterate'))
-  return ', '.join(said) or 'a function, whose settings are not known'
-
-
 def _of_one_ball(chosen) -> set[str]:
   """Returns the attacks whose images have a worst in common; artefacts have no ball."""
   threats = {name: getattr(attack, 'threat', None) for name, (attack, _) in chosen.items()}
@@ -239,39 +219,6 @@ def _of_one_ball(chosen) -> set[str]:
       'other and they have no worst in common; call evaluate once for each'
     )
   return set(chosen) - set(balls) | set(known)
-
-
-def _checked(target, count):
-  for leaf in jax.tree.leaves(target):
-    if np.ndim(leaf) and len(leaf) != count:
-      raise errors.UserError(
-        f'a target of shape {np.shape(leaf)} for {count} images; its first axis must be that of '
-        'the images'
-      )
-  return target
-
-
-def _warn_of_units(chosen, batches, levels):
-  """Warns of a level that is wider than the values of images, and of images outside of bounds."""
-  threats = [getattr(attack, 'threat', None) for attack, _ in chosen.values()]
-  threat = next((one for one in threats if getattr(one, 'bounds', None) is not None), None)
-  if threat is None:
-    return
-  low, high = (np.asarray(bound) for bound in threat.bounds)
-  width, told = float(np.max(high - low)), {'category': RuntimeWarning, 'stacklevel': 3}
-  if getattr(threat, 'norm', '') == 'linf' and levels[-1] > width:
-    warnings.warn(
-      f'level {levels[-1]:g} is more than the whole range of values, {width:g}; levels are in the '
-      'units of the images',
-      **told,
-    )
-  outside = [np.mean((np.asarray(x) < low) | (np.asarray(x) > high)) for _, x, _ in batches]
-  if (share := float(np.mean(outside))) > 0.001:
-    warnings.warn(
-      f'{share:.0%} of the values of the images are outside of the bounds of an attack, where it '
-      'may leave them',
-      **told,
-    )
 
 
 def _batches(data) -> Iterable[tuple[Any, PyTree]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from robustmed.evaluation import statistics
@@ -24,6 +25,11 @@ def of_untouched(
     clean = mine[mine['attack'] == statistics.CLEAN]
     if poor is not None:
       mean = clean[metric].mean()
+      if not np.isfinite(mean):
+        found.append(
+          Check('clean value', arm, 'skipped', f'{metric} of untouched images is unknown')
+        )
+        continue
       below = mean < poor
       text = f'{metric} on untouched images is {mean:.3f}, '
       text += f'below {poor:g}: {ADVICE}' if below else f'not below {poor:g}'
