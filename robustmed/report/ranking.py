@@ -23,7 +23,7 @@ def sentence(
   decided: pd.DataFrame,
   failed: Collection[str],
 ) -> str:
-  """Returns which arm withstands the attack best, or that no difference can be told.
+  """Returns which arm withstands the attack best, or from which others it is not told apart.
 
   An arm with a failed check is never called the best. decided: the tested claims of the page, whose
   p values are of the same family.

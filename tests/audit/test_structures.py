@@ -50,6 +50,12 @@ def test_a_class_that_is_never_found_and_a_low_clean_value_are_warnings(rows):
   assert 'organ' not in detail
   assert 'DICE on untouched images is 0.450, below 0.5' in found['blind', 'clean value'].detail
   assert checks.of_untouched(rows, metric='DICE', poor=None) == []
+  unknown = checks.of_untouched(rows.assign(DICE=np.nan), **how)
+  assert [one.status for one in unknown if one.name == 'clean value'] == ['skipped'] * 2
+  assert {one.arm: one.status for one in unknown if one.name == 'every class is found'} == {
+    'whole': 'pass',
+    'blind': 'warn',
+  }
 
 
 def test_penalties_are_no_distances(rows):

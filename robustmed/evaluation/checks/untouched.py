@@ -24,19 +24,19 @@ def of_untouched(
   for arm, mine in rows.groupby('arm', sort=False):
     clean = mine[mine['attack'] == statistics.CLEAN]
     if poor is not None:
-      mean = clean[metric].mean()
-      if not np.isfinite(mean):
-        found.append(
-          Check('clean value', arm, 'skipped', f'{metric} of untouched images is unknown')
-        )
-        continue
-      below = mean < poor
-      text = f'{metric} on untouched images is {mean:.3f}, '
-      text += f'below {poor:g}: {ADVICE}' if below else f'not below {poor:g}'
-      found.append(Check('clean value', arm, 'warn' if below else 'pass', text))
+      found.append(Check('clean value', arm, *_value(clean[metric].mean(), metric, poor)))
     if classes:
       found.append(Check('every class is found', arm, *_classes(clean, classes)))
   return found
+
+
+def _value(mean: float, metric: str, poor: float) -> tuple[str, str]:
+  if not np.isfinite(mean):
+    return 'skipped', f'{metric} of untouched images is unknown'
+  text = f'{metric} on untouched images is {mean:.3f}'
+  if mean < poor:
+    return 'warn', f'{text}, below {poor:g}: {ADVICE}'
+  return 'pass', f'{text}, not below {poor:g}'
 
 
 def _classes(clean: pd.DataFrame, classes: Sequence[str]) -> tuple[str, str]:
