@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from robustmed.audit import card, coverage, label_maps, results, setup
-from robustmed.evaluation import claims
+from robustmed.evaluation import checks, claims
 from robustmed.own_data import structures
 from robustmed.process import files
 from robustmed.report import spec
@@ -165,12 +165,12 @@ def _of_network(found, name: str, headline: float, part) -> str:
     line += f'{where}half of the cases or more withstood every level.'
   elif smallest['median'] is not None:
     line += f'{where}half of them are broken by {smallest["median_words"]} or less.'
-  if part.POOR and clean and clean['mean'] is not None and clean['mean'] < part.POOR:
-    line += (
-      f' **The {part.SHOWN} on untouched images is below {part.POOR}: check the input (normalise, '
-      'orientation, spacing, classes) before reading on.**'
-    )
-  return line
+  warned = [
+    check['detail']
+    for check in found['checks']
+    if check['arm'] == name and check['status'] == 'warn' and check['name'] in checks.UNTOUCHED
+  ]
+  return line + ''.join(f' **Before reading on: {detail}.**' for detail in warned)
 
 
 def _artefacts(found, name: str) -> str:

@@ -11,6 +11,6 @@ network  of a network, before it is attacked; `inspection` of those of a run. Bo
 from robustmed.evaluation.checks.check import STATUSES, Check, worst
 from robustmed.evaluation.checks.members import of_worst
 from robustmed.evaluation.checks.rows import run
-from robustmed.evaluation.checks.untouched import of_untouched
+from robustmed.evaluation.checks.untouched import UNTOUCHED, of_untouched
 
-__all__ = ['STATUSES', 'Check', 'of_untouched', 'of_worst', 'run', 'worst']
+__all__ = ['STATUSES', 'UNTOUCHED', 'Check', 'of_untouched', 'of_worst', 'run', 'worst']

@@ -11,6 +11,9 @@ from robustmed.evaluation.checks.check import Check
 ADVICE = 'check the input (normalise, orientation, spacing) and the names and order of the classes'
 
 
+VALUE, CLASSES = UNTOUCHED = 'clean value', 'every class is found'  # names of the checks
+
+
 def of_untouched(
   rows: pd.DataFrame, *, metric: str, poor: float | None, classes: Sequence[str] = ()
 ) -> list[Check]:
@@ -24,9 +27,9 @@ def of_untouched(
   for arm, mine in rows.groupby('arm', sort=False):
     clean = mine[mine['attack'] == statistics.CLEAN]
     if poor is not None:
-      found.append(Check('clean value', arm, *_value(clean[metric].mean(), metric, poor)))
+      found.append(Check(VALUE, arm, *_value(clean[metric].mean(), metric, poor)))
     if classes:
-      found.append(Check('every class is found', arm, *_classes(clean, classes)))
+      found.append(Check(CLASSES, arm, *_classes(clean, classes)))
   return found
 
 
